@@ -1,0 +1,65 @@
+# Everything a fresh machine needs, with only python3 (3.11 or newer) and make installed.
+#
+#   make quickstart   install into .venv, then the main job: a dream agent against PPO on a real game
+#   make test         install the developer tools, then lint, types and tests
+#
+# PYTHON chooses the interpreter:           make test PYTHON=python3.12
+# TORCH_ARGS goes to the install of torch:  make test TORCH_ARGS="--index-url ..."
+# Without it pip takes the default build, on Linux the one with CUDA, which also runs without a GPU.
+
+PYTHON ?= python3
+TORCH_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PINNED := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+quickstart: $(VENV)/.installed
+	$(BIN)/mbrl quickstart
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu and not bench"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	find mbrl agents envs tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: an install step runs again only when what it was made from has changed.
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Reverie needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# torch comes first and alone: an installed build, whichever it is, then satisfies everything else.
+$(VENV)/.torch: $(VENV)/.created constraints.txt
+	$(PIP) install $(TORCH_ARGS) --constraint constraints.txt torch
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(PINNED)
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch $(PINNED)
+	$(PIP) install --constraint constraints.txt --editable ".[dev,box2d]"
+	@touch $@ $(VENV)/.installed
