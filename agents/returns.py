@@ -1,0 +1,160 @@
+"""The arithmetic of returns: targets, weights, scales and histograms, as pure functions of tensors.
+
+Row (n, k) is step k of rollout n. `reward[n, k]` and `cont[n, k]` are what the action chosen in step
+k led to; `value[n, k]` is the critic's estimate of the state the action was chosen in, so `value` has
+one column more. Nothing here knows of policies, networks or devices.
+"""
+
+import torch
+from torch import Tensor
+
+
+def lambda_return(reward: Tensor, cont: Tensor, value: Tensor, gamma: float, lam: float) -> Tensor:
+    """TD(lambda) targets along rollouts.
+
+    target[k] = reward[k] + gamma * cont[k] * ((1 - lam) * value[k+1] + lam * target[k+1]),
+    target[K] = value[K].
+
+    Args:
+        reward: (N, K), earned by the action of step k.
+        cont: (N, K) in [0, 1], probability that the state arrived in is not terminal.
+        value: (N, K + 1), critic; the last column is the bootstrap.
+        gamma: discount per step.
+        lam: in [0, 1]; 0 is one-step TD, 1 is Monte Carlo with bootstrap.
+
+    Returns:
+        (N, K) targets for steps 0 .. K-1.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+
+    Source: Sutton & Barto (2018), section 12.8.
+    """
+    if reward.shape != cont.shape or value.shape != (reward.shape[0], reward.shape[1] + 1):
+        raise ValueError(
+            "expected reward (N, K), cont (N, K), value (N, K + 1), got "
+            f"{tuple(reward.shape)}, {tuple(cont.shape)}, {tuple(value.shape)}"
+        )
+    discount = gamma * cont
+    one_step = torch.addcmul(reward, discount, value[:, 1:], value=1.0 - lam)
+    carry = discount * lam
+    target = value[:, -1]
+    out = torch.empty_like(one_step)
+    for k in range(reward.shape[1] - 1, -1, -1):
+        target = torch.addcmul(one_step[:, k], carry[:, k], target)
+        out[:, k] = target
+    return out
+
+
+def arrival_weight(cont: Tensor) -> Tensor:
+    """Probability that each state of a rollout is reached: the product of `cont` before it.
+
+    Args:
+        cont: (N, K) in [0, 1].
+
+    Returns:
+        (N, K); column 0 is one.
+    """
+    return torch.cat([torch.ones_like(cont[:, :1]), torch.cumprod(cont[:, :-1], dim=1)], dim=1)
+
+
+def percentile_range(returns: Tensor, low: float = 0.05, high: float = 0.95) -> Tensor:
+    """The two quantiles of all elements, as a tensor of shape (2,), without interpolation.
+
+    The nearest rank is taken, which needs two selections instead of a sort.
+    """
+    flat = returns.reshape(-1)
+    last = flat.numel() - 1
+    ranks = [1 + round(q * last) for q in (low, high)]
+    return torch.stack([torch.kthvalue(flat, rank).values for rank in ranks])
+
+
+class ReturnScale:
+    """Running range of returns, to give advantages one size whatever the rewards are.
+
+    scale = max(1, EMA of the 95th percentile - EMA of the 5th), with the start-up bias of the EMA
+    removed. Small returns are not blown up, so noise around zero stays noise.
+
+    Source: Hafner et al., arXiv:2301.04104, section "Actor critic learning".
+    """
+
+    def __init__(self, decay: float) -> None:
+        """`decay` in [0, 1) is the share of the old value kept by each update."""
+        self.decay = decay
+        self.low = 0.0
+        self.high = 0.0
+        self.mass = 0.0
+
+    def update(self, low: float, high: float) -> None:
+        """Take in the two percentiles of a new batch of returns."""
+        keep = self.decay
+        self.low = keep * self.low + (1 - keep) * low
+        self.high = keep * self.high + (1 - keep) * high
+        self.mass = keep * self.mass + (1 - keep)
+
+    @property
+    def scale(self) -> float:
+        """Divisor of advantages, at least 1."""
+        if self.mass == 0.0:
+            return 1.0
+        return max(1.0, (self.high - self.low) / self.mass)
+
+    def get_state(self) -> dict[str, float]:
+        """What `set_state` needs to go on exactly here."""
+        return {"low": self.low, "high": self.high, "mass": self.mass}
+
+    def set_state(self, state: dict[str, float]) -> None:
+        """Go on from `get_state`."""
+        self.low, self.high, self.mass = (float(state[k]) for k in ("low", "high", "mass"))
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) * ln(1 + |x|). Source: Webber, Meas. Sci. Technol. 24 (2013) 027001."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """sign(x) * (exp(|x|) - 1), the inverse of `symlog`."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def value_bins(count: int, limit: float) -> Tensor:
+    """Bin values (count,), evenly spaced under symlog, from -limit to limit.
+
+    Raises:
+        ValueError: `count` is even, so that no bin would be exactly zero.
+    """
+    if count % 2 == 0:
+        raise ValueError(f"expected an odd number of value bins (the middle one is 0), got {count}")
+    edge = float(symlog(torch.tensor(limit, dtype=torch.float64)))
+    return symexp(torch.linspace(-edge, edge, count, dtype=torch.float64)).float()
+
+
+def twohot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy between softmax(logits) and the two-hot code of the targets.
+
+    The code puts all mass on the two bins around the target, so that its mean is the target exactly.
+    It is never built: only the two logits concerned are gathered. Targets beyond the last bins are
+    clamped to them.
+
+    Args:
+        logits: (M, bins).
+        target: (M,), raw returns.
+        bins: as `value_bins` made them.
+
+    Returns:
+        (M,) nats.
+    """
+    target = target.clamp(bins[0], bins[-1])
+    # Position under symlog names the lower bin at once: no search.
+    place = (symlog(target) / symlog(bins[-1]) + 1.0) * (0.5 * (len(bins) - 1))
+    lower = place.floor().long().clamp(0, len(bins) - 2)
+    left, right = bins[lower], bins[lower + 1]
+    share = ((target - left) / (right - left)).clamp(0.0, 1.0)
+    pair = logits.gather(1, torch.stack([lower, lower + 1], dim=1))
+    return logits.logsumexp(1) - torch.lerp(pair[:, 0], pair[:, 1], share)
+
+
+def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
+    """Expected value (M,) of the distribution softmax(logits) over `bins`."""
+    return logits.softmax(-1) @ bins

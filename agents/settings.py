@@ -1,0 +1,48 @@
+"""Settings of everything that learns a policy: the dream learner and the model-free baselines.
+
+Plain pydantic models, without torch or Ray, so that reading a configuration stays fast. What the
+numbers do is in the module that uses them: `agents.dream_ppo` and `agents.model_free`.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DreamPolicySettings(BaseModel):
+    """PPO on imagined rollouts (`agents.dream_ppo`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    horizon: int = Field(15, ge=1, description="K, imagined steps per dream")
+    dreams: int = Field(512, ge=1, description="N, dreams per round, over all learners together")
+    epochs: int = Field(2, ge=1, description="passes over the N*K rows of a round")
+    minibatch_size: int = Field(
+        1920, ge=1, description="rows per gradient step and learner, at most; the last may be less"
+    )
+    lr: float = Field(5e-4, gt=0, description="Adam step size")
+    adam_eps: float = Field(1e-5, gt=0, description="Adam epsilon")
+    grad_clip: float = Field(1.0, gt=0, description="largest global norm of the gradient")
+    clip: float = Field(0.2, gt=0, lt=1, description="PPO clip range of the probability ratio")
+    entropy: float = Field(0.005, ge=0, description="weight of the entropy bonus")
+    gamma: float = Field(0.99, gt=0, le=1, description="discount per step")
+    lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
+    value_coeff: float = Field(0.5, ge=0, description="weight of the critic's loss")
+    hidden: tuple[int, ...] = Field((128, 128), description="widths of the actor and of the critic")
+    critic: Literal["twohot", "mse"] = Field(
+        "twohot",
+        description="critic output: a histogram over returns, or one number with squared error",
+    )
+    value_bins: int = Field(63, ge=3, description="bins of the twohot critic, odd")
+    value_limit: float = Field(
+        1e4, gt=0, description="largest return, by magnitude, that the twohot critic can say"
+    )
+    advantage: Literal["return_scale", "batch", "none"] = Field(
+        "return_scale",
+        description="divide advantages by the running 5..95 % range of returns (at least 1), "
+        "standardise them over the round, or leave them",
+    )
+    return_scale_decay: float = Field(
+        0.99, ge=0, lt=1, description="decay per round of the running range of returns"
+    )
+    autocast: bool = Field(False, description="bfloat16 matrix products in actor and critic")

@@ -1,0 +1,268 @@
+"""Learning inside a tensor environment: it learns, it resumes exactly, it fails loudly."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import ray
+import torch
+
+from agents.dream_ppo import DreamPPO, DreamPPOConfig, PolicyLearningError, roll_out
+from agents.settings import DreamPolicySettings
+from agents.tensor_env import TensorEnv
+
+FAST = DreamPolicySettings(
+    horizon=8, dreams=128, minibatch_size=256, epochs=3, hidden=(32,), lr=3e-3, gamma=0.9
+)
+
+
+class Corridor:
+    """Five rooms in a row, entered in the middle. Action 1 goes right, 0 left.
+
+    The right end pays 1 and the left end 0.2; both are terminal. Always right is optimal: two steps
+    to the end, so the value of the middle is gamma.
+    """
+
+    obs_dim = 5
+    action_space = gym.spaces.Discrete(2)
+    device = torch.device("cpu")
+
+    def __init__(self, num_envs: int, reward: float = 1.0) -> None:
+        self.num_envs = num_envs
+        self.reward = reward
+        self.place = torch.full((num_envs,), 2)
+
+    def reset(self) -> torch.Tensor:
+        self.place = torch.full((self.num_envs,), 2)
+        return self._obs()
+
+    def _obs(self) -> torch.Tensor:
+        return torch.nn.functional.one_hot(self.place, 5).float()
+
+    def step(self, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.place = (self.place + 2 * action - 1).clamp(0, 4)
+        right, left = self.place == 4, self.place == 0
+        reward = self.reward * right.float() + 0.2 * self.reward * left.float()
+        info: Any = {"right": right.float()}
+        return self._obs(), reward, 1.0 - (right | left).float(), info
+
+    def share(self, index: int, count: int) -> "Corridor":
+        return Corridor(self.num_envs // count, self.reward)
+
+
+class Aim:
+    """One step: the observation is a point in [-1, 1], the action should be 3 times it, in [-4, 4]."""
+
+    obs_dim = 1
+    action_space = gym.spaces.Box(-4.0, 4.0, (1,), np.float32)
+    device = torch.device("cpu")
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.generator = torch.Generator().manual_seed(0)
+        self.point = torch.zeros(num_envs, 1)
+
+    def reset(self) -> torch.Tensor:
+        self.point = torch.rand(self.num_envs, 1, generator=self.generator) * 2 - 1
+        return self.point
+
+    def step(self, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if action.min() < -4 or action.max() > 4:
+            raise ValueError("action out of bounds")
+        reward = -((action - 3 * self.point) ** 2).squeeze(1)
+        info: Any = {}
+        return self.reset(), reward, torch.ones(self.num_envs), info
+
+
+def right_probability(agent: DreamPPO) -> torch.Tensor:
+    """Probability of going right in the three inner rooms."""
+    with torch.no_grad():
+        return agent.module.policy(torch.eye(5)).softmax(-1)[1:4, 1]
+
+
+def test_the_stub_satisfies_the_protocol() -> None:
+    assert isinstance(Corridor(2), TensorEnv)
+
+
+def test_first_policy_is_uniform_and_first_values_are_zero() -> None:
+    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    batch = {"obs": torch.eye(5)}
+    assert torch.equal(right_probability(agent), torch.full((3,), 0.5))
+    assert agent.module.compute_values(batch).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("critic", ["twohot", "mse"])
+@pytest.mark.parametrize("reward", [1.0, 300.0])
+def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: float) -> None:
+    settings = FAST.model_copy(update={"critic": critic})
+    agent = DreamPPO(settings, 5, Corridor.action_space, seed=0)
+    metrics = agent.learn(Corridor(128, reward), rounds=60)
+    assert right_probability(agent).min() > 0.95
+    assert metrics["dream_steps"] == 60 * 8 * 128
+    if critic == "twohot" or reward == 1.0:
+        value = agent.module.compute_values({"obs": torch.eye(5)})
+        assert value[3].item() == pytest.approx(reward, rel=0.1)
+        assert value[2].item() == pytest.approx(0.9 * reward, rel=0.1)
+
+
+def test_policy_learns_with_bfloat16_matrix_products() -> None:
+    agent = DreamPPO(
+        FAST.model_copy(update={"autocast": True}), 5, Corridor.action_space, seed=0
+    )
+    agent.learn(Corridor(128), rounds=40)
+    assert right_probability(agent).min() > 0.9
+
+
+def test_policy_learns_continuous_actions_within_their_bounds() -> None:
+    settings = FAST.model_copy(update={"horizon": 4, "gamma": 0.5, "entropy": 0.0, "lr": 5e-3})
+    agent = DreamPPO(settings, 1, Aim.action_space, seed=0)
+    agent.learn(Aim(128), rounds=150)
+    points = torch.linspace(-1, 1, 9).unsqueeze(1)
+    aimed = agent.module.act(points, explore=False)
+    assert (aimed - 3 * points).abs().mean() < 0.4
+
+
+def test_roll_out_rows_are_what_the_environment_was_told() -> None:
+    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    rollout = roll_out(Corridor(16), agent.module, 4, torch.Generator().manual_seed(1))
+    assert rollout.obs.shape == (5, 16, 5)
+    place = torch.full((16,), 2)
+    for k in range(4):
+        assert torch.equal(rollout.obs[k].argmax(-1), place)
+        place = (place + 2 * rollout.action[k] - 1).clamp(0, 4)
+        assert torch.equal(rollout.cont[k], ((place != 0) & (place != 4)).float())
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
+    def trained(seed: int) -> torch.Tensor:
+        agent = DreamPPO(FAST, 5, Corridor.action_space, seed=seed)
+        agent.learn(Corridor(128), rounds=2)
+        return agent.get_weights()["actor.0.weight"]
+
+    assert torch.equal(trained(3), trained(3))
+    assert not torch.equal(trained(3), trained(4))
+
+
+def test_building_a_learner_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            assert isinstance(key, str)
+            yield from leaves(value)
+    else:
+        yield tree
+
+
+def test_state_is_only_tensors_and_numbers() -> None:
+    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    agent.learn(Corridor(128), rounds=1)
+    for leaf in leaves(agent.get_state()):
+        assert isinstance(leaf, torch.Tensor | int | float | str)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_stop_and_resume_equals_never_stopped_bit_for_bit(autocast: bool) -> None:
+    settings = FAST.model_copy(update={"autocast": autocast})
+    whole = DreamPPO(settings, 5, Corridor.action_space, seed=0)
+    whole.learn(Corridor(128), rounds=3)
+    saved = copy.deepcopy(whole.get_state())
+    expected = whole.learn(Corridor(128), rounds=3)
+
+    resumed = DreamPPO(settings, 5, Corridor.action_space, seed=99)
+    resumed.set_state(saved)
+    got = resumed.learn(Corridor(128), rounds=3)
+
+    assert resumed.version == whole.version == 6
+    for name, weight in whole.get_weights().items():
+        assert torch.equal(weight, resumed.get_weights()[name]), name
+    for name in ("policy_loss", "value_loss", "return", "return_scale", "kl", "env/right"):
+        assert got[name] == expected[name], name
+
+
+def test_older_state_can_be_put_back_into_the_same_agent() -> None:
+    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    agent.learn(Corridor(128), rounds=1)
+    saved = agent.get_state()
+    agent.learn(Corridor(128), rounds=2)
+    agent.set_state(saved)
+    assert torch.equal(agent.get_weights()["actor.0.weight"], saved["module"]["actor.0.weight"])
+    assert torch.equal(agent.module.state_dict()["actor.0.weight"], saved["module"]["actor.0.weight"])
+
+
+def test_state_of_another_number_of_learners_is_refused() -> None:
+    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    state = agent.get_state()
+    state["learners"]["1"] = state["learners"]["0"]
+    with pytest.raises(ValueError, match="state of 1 learners, got 2"):
+        agent.set_state(state)
+
+
+def test_reward_that_is_not_a_number_is_an_error_and_leaves_the_weights_alone() -> None:
+    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    with pytest.raises(PolicyLearningError, match="finite returns"):
+        agent.learn(Corridor(128, float("nan")), rounds=1)
+    assert torch.isfinite(agent.get_weights()["actor.0.weight"]).all()
+
+
+def test_loss_that_is_not_finite_is_an_error() -> None:
+    class Broken(Corridor):
+        def step(self, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            obs, reward, cont, info = super().step(action)
+            return obs, reward, cont * torch.where(self.place == 3, torch.nan, 1.0), info
+
+    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    with pytest.raises(PolicyLearningError, match="expected"):
+        agent.learn(Broken(128), rounds=1)
+    assert all(torch.isfinite(w).all() for w in agent.get_weights().values())
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_two_learners_dream_their_shares_and_keep_equal_weights(cluster: None) -> None:
+    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0, num_learners=2)
+    metrics = agent.learn(Corridor(128), rounds=40)
+    assert metrics["dream_steps"] == 40 * 8 * 128
+    assert right_probability(agent).min() > 0.9
+    first, second = agent._each(lambda learner: learner.dream_state())
+    assert torch.equal(first["module"]["actor.0.weight"], second["module"]["actor.0.weight"])
+    assert first["own"]["return_scale"] == second["own"]["return_scale"]
+    assert not torch.equal(first["own"]["generator"], second["own"]["generator"])
+
+    saved = agent.get_state()
+    agent.learn(Corridor(128), rounds=1)
+    agent.set_state(saved)
+    assert torch.equal(agent.get_weights()["actor.0.weight"], first["module"]["actor.0.weight"])
+
+    with pytest.raises(ValueError, match=r"share\(index, count\)"):
+        agent.learn(Corridor(127), rounds=1)
+    agent.close()
+
+
+def test_rllib_saves_and_restores_the_learner_with_its_own_tools(tmp_path: Any) -> None:
+    spec = {"default_policy": (gym.spaces.Box(-1, 1, (5,), np.float32), Corridor.action_space)}
+    config = DreamPPOConfig().dream(FAST, seed=0)
+    learner = config.build_learner(spaces=spec)
+    learner.learn_in_dream(Corridor(128), 2)
+    learner.save_to_path(tmp_path)
+    other = DreamPPOConfig().dream(FAST, seed=9).build_learner(spaces=spec)
+    other.restore_from_path(tmp_path)
+    learner.learn_in_dream(Corridor(128), 2)
+    other.learn_in_dream(Corridor(128), 2)
+    expected = learner.dream_state()["module"]
+    for name, weight in other.dream_state()["module"].items():
+        assert torch.equal(weight, expected[name]), name
