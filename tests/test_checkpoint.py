@@ -1,0 +1,312 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mbrl import checkpoint
+from mbrl.errors import CheckpointError
+
+
+def round_trip(tmp_path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    checkpoint.save(tmp_path, 7, state)
+    step, loaded = checkpoint.load(tmp_path)
+    assert step == 7
+    return loaded
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+TENSOR_DTYPES = [
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8),
+    *(torch.uint64, torch.uint32, torch.uint16, torch.uint8, torch.float8_e4m3fn),
+]
+
+
+@pytest.mark.parametrize("dtype", TENSOR_DTYPES, ids=str)
+def test_every_tensor_dtype_comes_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    size = torch.empty(0, dtype=dtype).element_size()
+    raw = torch.arange(6 * size, dtype=torch.uint8)
+    tensor = (raw % 2).bool() if dtype is torch.bool else raw.view(dtype)
+    tensor = tensor.reshape(2, 3)
+
+    loaded = round_trip(tmp_path, {"x": tensor})["x"]
+
+    assert loaded.dtype == dtype
+    assert loaded.shape == (2, 3)
+    assert bits(loaded) == bits(tensor)
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "i2", "u4", "i8", "u8", "f2", "f4", "f8", "c8"])
+def test_every_array_dtype_comes_back_as_an_array(tmp_path: Path, dtype: str) -> None:
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    loaded = round_trip(tmp_path, {"x": array, "one": array[1, 2]})
+    assert type(loaded["x"]) is np.ndarray
+    assert loaded["x"].dtype == array.dtype
+    np.testing.assert_array_equal(loaded["x"], array)
+    assert type(loaded["one"]) is type(array[1, 2])
+    assert loaded["one"] == array[1, 2]
+
+
+def test_numbers_strings_and_containers_keep_value_and_type(tmp_path: Path) -> None:
+    state = {
+        "int": 2**200,
+        "negative zero": -0.0,
+        "third": 1 / 3,
+        "infinities": [float("inf"), float("-inf")],
+        "text": "λ \x00 é",
+        "bytes": b"\x00\xff",
+        "none": None,
+        "bools": (True, False),
+        "nested": {"a": [{"b": ((1,), [])}], "empty": {}},
+        "$dollar": {"$tensor": "not a tensor"},
+    }
+    loaded = round_trip(tmp_path, state)
+    assert loaded == state
+    assert repr(loaded) == repr(state)  # tells 1 from True, -0.0 from 0.0, tuples from lists
+
+
+def test_nan_comes_back_as_nan(tmp_path: Path) -> None:
+    loaded = round_trip(tmp_path, {"x": float("nan"), "t": torch.tensor(float("nan"))})
+    assert np.isnan(loaded["x"])
+    assert torch.isnan(loaded["t"])
+
+
+def test_integer_keys_stay_integers_beside_their_strings(tmp_path: Path) -> None:
+    state = {"adam": {0: "int", "0": "string", None: "none", True: "bool"}}
+    assert {1: "a"} != {"1": "a"}
+    assert repr(round_trip(tmp_path, state)) == repr(state)
+
+
+def test_ordered_dict_comes_back_as_a_dict_in_the_same_order(tmp_path: Path) -> None:
+    loaded = round_trip(tmp_path, {"x": OrderedDict(b=1, a=2)})["x"]
+    assert type(loaded) is dict
+    assert list(loaded) == ["b", "a"]
+
+
+def test_empty_and_scalar_tensors_keep_their_shape(tmp_path: Path) -> None:
+    state = {"empty": torch.empty(0, 3), "scalar": torch.tensor(2.5), "zero_d": np.array(4)}
+    loaded = round_trip(tmp_path, state)
+    assert loaded["empty"].shape == (0, 3)
+    assert loaded["scalar"].shape == ()
+    assert loaded["zero_d"].shape == ()
+
+
+def test_views_and_shared_tensors_come_back_equal_and_apart(tmp_path: Path) -> None:
+    base = torch.arange(6.0)
+    state = {"base": base, "again": base, "tail": base[3:], "t": base.view(2, 3).T, "flip": base}
+    loaded = round_trip(tmp_path, state)
+    torch.testing.assert_close(loaded["tail"], torch.tensor([3.0, 4.0, 5.0]), rtol=0, atol=0)
+    assert loaded["t"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+    loaded["base"].zero_()
+    assert loaded["again"].tolist() == base.tolist()
+
+
+def test_reversed_and_read_only_arrays_are_stored(tmp_path: Path) -> None:
+    frozen = np.arange(3)
+    frozen.flags.writeable = False
+    loaded = round_trip(tmp_path, {"reversed": np.arange(3)[::-1], "frozen": frozen})
+    assert loaded["reversed"].tolist() == [2, 1, 0]
+    assert loaded["frozen"].tolist() == [0, 1, 2]
+
+
+def test_optimizer_goes_on_exactly_after_a_round_trip(tmp_path: Path) -> None:
+    def build() -> tuple[torch.nn.Linear, torch.optim.Adam]:
+        torch.manual_seed(0)
+        net = torch.nn.Linear(3, 2)
+        return net, torch.optim.Adam(net.parameters(), lr=0.1)
+
+    def learn(net: torch.nn.Linear, optimizer: torch.optim.Adam) -> None:
+        optimizer.zero_grad()
+        net(torch.ones(4, 3)).square().sum().backward()
+        optimizer.step()
+
+    net, optimizer = build()
+    learn(net, optimizer)
+    state = round_trip(tmp_path, {"net": net.state_dict(), "optimizer": optimizer.state_dict()})
+    other, other_optimizer = build()
+    other.load_state_dict(state["net"])
+    other_optimizer.load_state_dict(state["optimizer"])
+    for pair in ((net, optimizer), (other, other_optimizer)):
+        learn(*pair)
+    assert bits(net.weight.detach()) == bits(other.weight.detach())
+
+
+def test_random_generators_go_on_exactly_after_a_round_trip(tmp_path: Path) -> None:
+    rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
+    state = {"numpy": rng.bit_generator.state, "torch": generator.get_state()}
+    loaded = round_trip(tmp_path, state)
+    expected = rng.random(3).tolist(), torch.rand(3, generator=generator).tolist()
+    again, again_torch = np.random.default_rng(), torch.Generator()
+    again.bit_generator.state = loaded["numpy"]
+    again_torch.set_state(loaded["torch"])
+    assert (again.random(3).tolist(), torch.rand(3, generator=again_torch).tolist()) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({1, 2}, r"state\['a'\]\[0\] of type builtins.set"),
+        (np.array(["x"]), r"dtype <U1"),
+        (np.zeros(2, dtype=complex), r"complex128"),
+        (torch.zeros(2, 2).to_sparse(), r"sparse"),
+        ({1.5: 0}, r"got 1.5 of type float"),
+        (Path("x"), r"PosixPath"),
+    ],
+    ids=["set", "text array", "complex128", "sparse", "float key", "path"],
+)
+def test_what_cannot_be_stored_is_refused_by_place_and_type(
+    tmp_path: Path, value: Any, said: str
+) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.save(tmp_path, 1, {"a": [value]})
+    assert checkpoint.steps(tmp_path) == []
+
+
+def test_load_takes_the_latest_or_the_step_asked_for(tmp_path: Path) -> None:
+    for step in (900_000_000, 5, 10_000_000_000):
+        checkpoint.save(tmp_path, step, {"step": step})
+    assert checkpoint.steps(tmp_path) == [5, 900_000_000, 10_000_000_000]
+    assert checkpoint.load(tmp_path)[0] == 10_000_000_000
+    assert checkpoint.load(tmp_path, 5) == (5, {"step": 5})
+    with pytest.raises(CheckpointError, match=r"step 6 .* found steps \[5, "):
+        checkpoint.load(tmp_path, 6)
+
+
+def test_latest_can_be_pointed_back_by_hand(tmp_path: Path) -> None:
+    first = checkpoint.save(tmp_path, 1, {})
+    checkpoint.save(tmp_path, 2, {})
+    (tmp_path / "latest").write_text(first.name + "\n")
+    assert checkpoint.load(tmp_path)[0] == 1
+
+
+def test_saving_a_step_twice_keeps_the_first_and_loads_the_second(tmp_path: Path) -> None:
+    first = checkpoint.save(tmp_path, 4, {"x": 1})
+    second = checkpoint.save(tmp_path, 4, {"x": 2})
+    assert first != second
+    assert first.is_dir()
+    assert checkpoint.load(tmp_path) == (4, {"x": 2})
+    assert checkpoint.load(tmp_path, 4) == (4, {"x": 2})
+    assert checkpoint.prune(tmp_path, 1) == [4]
+    assert checkpoint.load(tmp_path) == (4, {"x": 2})
+
+
+def test_missing_checkpoint_is_an_error_with_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"found none; train first, or check run\.dir"):
+        checkpoint.load(tmp_path / "nowhere")
+
+
+def test_folder_without_done_does_not_count(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, {"x": 1})
+    unfinished = checkpoint.save(tmp_path, 2, {"x": 2})
+    (unfinished / "done").unlink()
+    assert checkpoint.steps(tmp_path) == [1]
+    assert checkpoint.load(tmp_path) == (1, {"x": 1})
+
+
+def test_prune_keeps_the_newest_and_the_one_that_latest_names(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        checkpoint.save(tmp_path, step, {})
+    (tmp_path / "latest").write_text("000000001\n")
+    assert checkpoint.prune(tmp_path, 2) == [2]
+    assert checkpoint.steps(tmp_path) == [1, 3, 4]
+    with pytest.raises(CheckpointError, match="keep >= 1"):
+        checkpoint.prune(tmp_path, 0)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "done"])
+@pytest.mark.parametrize("how", ["flip", "cut"])
+def test_damage_to_any_file_is_found_and_the_way_back_is_told(
+    tmp_path: Path, name: str, how: str
+) -> None:
+    checkpoint.save(tmp_path, 1, {"x": torch.ones(3)})
+    path = checkpoint.save(tmp_path, 2, {"x": torch.ones(3)}) / name
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data if how == "flip" else data[:-2])
+    with pytest.raises(CheckpointError, match=r"Remove that folder, .* resumes from step 1"):
+        checkpoint.load(tmp_path)
+    assert checkpoint.load(tmp_path, 1)[0] == 1
+
+
+def test_missing_tensor_file_is_found(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, {"x": torch.ones(3)})
+    (path / "tensors.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"tensors.safetensors is missing.* the beginning"):
+        checkpoint.load(tmp_path)
+
+
+def test_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 1, {})
+    (path / "done").write_text(json.dumps({"format": "reverie-checkpoint/9"}))
+    with pytest.raises(CheckpointError, match=r"expected format reverie-checkpoint/1, found .*/9"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("step", 2), ("files", {}), ("files", None)])
+def test_done_that_tells_another_story_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    path = checkpoint.save(tmp_path, 1, {}) / "done"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.load(tmp_path)
+
+
+def test_full_disk_is_told_and_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, {"x": 1})
+    # A process that may write at most 64 KiB to one file meets the error a full disk gives.
+    script = """
+        import resource, sys, torch
+        from mbrl import checkpoint
+        from mbrl.errors import CheckpointError
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+        try:
+            checkpoint.save(sys.argv[1], 2, {sys.argv[2]: eval(sys.argv[3])})
+        except CheckpointError as error:
+            print(error)
+    """
+    for value in ("torch.zeros(100_000)", "'x' * 100_000"):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), "x", value],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            check=True,
+        )
+        assert "The checkpoint of step 1 is intact. Make room" in done.stdout
+        assert checkpoint.load(tmp_path) == (1, {"x": 1})
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["000000001", "latest"]
+
+
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
+    leftover = tmp_path / ".tmp-dead"
+    leftover.mkdir(parents=True)
+    (leftover / "state.json").write_text("{")
+    checkpoint.save(tmp_path, 1, {})
+    assert not leftover.exists()
+
+
+def test_crash_before_latest_moved_resumes_from_what_latest_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, 1, {"x": 1})
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError):
+        patch.setattr(checkpoint, "_point_latest", _raise_no_space)
+        checkpoint.save(tmp_path, 2, {"x": 2})
+    assert checkpoint.load(tmp_path) == (1, {"x": 1})
+    checkpoint.save(tmp_path, 2, {"x": 3})
+    assert checkpoint.load(tmp_path) == (2, {"x": 3})
+
+
+def _raise_no_space(folder: Path, name: str) -> None:
+    raise OSError(28, "No space left on device")
