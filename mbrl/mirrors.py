@@ -1,0 +1,174 @@
+"""Trackers that repeat `metrics.jsonl` elsewhere: TensorBoard, Weights & Biases, MLflow.
+
+A mirror gets scalars by name at a count of env steps and returns nothing; the run never reads one.
+If a mirror fails while the run is going, it is dropped with a warning in the log: a tracker that
+is down does not cost a day of training. The two services are extras and load only when asked for.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from mbrl.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+class Mirror(Protocol):
+    """One tracker, open for writing."""
+
+    def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
+        """Repeat finite scalars of one line."""
+
+    def close(self) -> None:
+        """Flush and finish."""
+
+
+class Mirrors:
+    """All trackers of a run: opened at the first write, dropped one by one if they fail."""
+
+    def __init__(self, openers: Sequence[Callable[[int], Mirror]]) -> None:
+        self._openers = tuple(openers)
+        self._open: list[Mirror] | None = None
+        self._first_step = 0
+
+    def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
+        """Send the finite scalars to every tracker that still works."""
+        if self._open is None:
+            self._open = [opener(self._first_step) for opener in self._openers]
+        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        for mirror in list(self._open):
+            try:
+                mirror.write(env_steps, finite)
+            except Exception:
+                self._open.remove(mirror)
+                name = type(mirror).__name__
+                _log.warning("%s failed and is off; metrics.jsonl goes on", name, exc_info=True)
+
+    def restart_after(self, env_steps: int) -> None:
+        """Reopen at the next write and hide what was sent for later steps, if the tracker can."""
+        self.close()
+        self._first_step = env_steps + 1
+
+    def close(self) -> None:
+        """Finish all trackers."""
+        for mirror in self._open or ():
+            mirror.close()
+        self._open = None
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboardX import SummaryWriter  # a twentieth of the import time of torch's own
+
+        purge = {"purge_step": first_step} if first_step else {}
+        # Two writers within one second would share a file name; viewers read files in name order.
+        self._writer = SummaryWriter(str(folder), filename_suffix=f".{time.time_ns()}", **purge)
+
+    def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, env_steps)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, run_dir: Path, options: Mapping[str, Any]) -> None:
+        wandb = _load("wandb")
+        # The same identity after a resume, and a step axis of our own: W&B's must never go back.
+        identity = _identity(run_dir / "wandb_id", wandb.util.generate_id)
+        defaults = {"dir": str(run_dir), "id": identity, "resume": "allow", "name": run_dir.name}
+        self._run = wandb.init(**{**defaults, **options})
+        self._run.define_metric("env_steps")
+        self._run.define_metric("*", step_metric="env_steps")
+
+    def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
+        self._run.log({**scalars, "env_steps": env_steps})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _MLflow:
+    def __init__(self, run_dir: Path, options: Mapping[str, Any]) -> None:
+        mlflow = _load("mlflow")
+        self._client = mlflow.MlflowClient(tracking_uri=options.get("tracking_uri"))
+        name = options.get("experiment", "reverie")
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else self._client.create_experiment(name)
+
+        def start() -> str:
+            return str(self._client.create_run(experiment, run_name=run_dir.name).info.run_id)
+
+        self._run_id = _identity(run_dir / "mlflow_id", start)
+        self._metric = mlflow.entities.Metric
+
+    def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        metrics = [self._metric(k, v, now, env_steps) for k, v in scalars.items()]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run_id)
+
+
+def tensorboard(run_dir: Path | str) -> Callable[[int], Mirror]:
+    """TensorBoard event files in `<run_dir>/tensorboard`, by env steps."""
+    return lambda first_step: _TensorBoard(Path(run_dir) / "tensorboard", first_step)
+
+
+def wandb(run_dir: Path | str, **options: Any) -> Callable[[int], Mirror]:
+    """Weights & Biases; a resumed run goes on under the same identity.
+
+    Args:
+        run_dir: the run folder.
+        options: passed to `wandb.init`, such as `project`, or `mode="offline"`.
+
+    Returns:
+        An opener for `MetricsLog`.
+
+    Raises:
+        ConfigError: the extra is not installed.
+    """
+    _load("wandb")
+    return lambda _: _WandB(Path(run_dir), options)
+
+
+def mlflow(run_dir: Path | str, **options: Any) -> Callable[[int], Mirror]:
+    """MLflow; a resumed run goes on under the same identity.
+
+    Args:
+        run_dir: the run folder.
+        options: `tracking_uri` (MLflow's own default if left out) and `experiment` ("reverie").
+
+    Returns:
+        An opener for `MetricsLog`.
+
+    Raises:
+        ConfigError: the extra is not installed.
+    """
+    _load("mlflow")
+    return lambda _: _MLflow(Path(run_dir), options)
+
+
+def _load(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"tracking with {module} is on, but its package cannot be imported ({error}); "
+            f"install it with `pip install 'reverie-rl[{module}]'` or turn it off in the config"
+        ) from error
+
+
+def _identity(path: Path, make: Callable[[], str]) -> str:
+    """The tracker's name for this run, made once and kept in the run folder."""
+    if not path.exists():
+        path.write_text(make(), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
