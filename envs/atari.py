@@ -1,0 +1,175 @@
+"""Atari 2600 through ALE, with one documented preprocessing.
+
+In: an id such as `ALE/Pong-v5`. Out: uint8 (64, 64, 1) frames, raw rewards, and
+`info["life_loss"]`. It refuses to end an episode when a life is lost, to clip rewards or to stack
+frames: the first two change the task that is scored, and a recurrent model needs no stack.
+
+The protocol, each part a setting: 4 frames per step with a maximum over the last two; area
+interpolation to 64x64; intensity instead of colour; up to 30 idle frames at the start; sticky
+actions, where each *frame* repeats the previous action with probability 0.25 (Machado et al. 2018,
+arXiv:1709.06009); the game's minimal action set (`kwargs: {full_action_space: true}` for all 18).
+Scores with and without sticky actions are not comparable.
+
+Seeds: ALE takes a new seed only by loading the ROM again, which costs as much as 200 steps. So the
+sticky draws are made here, from the episode's seed, and each episode starts from a snapshot of the
+game's first frame; ALE starts every game in the same state whatever its seed, so nothing is lost.
+
+When a game ends in the middle of a step, the preprocessing returns the frames it last saw: the
+final observation can be up to three frames old.
+"""
+
+import random
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import AtariPreprocessing, TimeLimit
+from numpy.typing import NDArray
+
+from envs.errors import EnvError
+
+SETTING_OF = {
+    "frameskip": "frame_skip",
+    "repeat_action_probability": "sticky_actions",
+    "obs_type": "grayscale",
+}
+"""ALE's constructor arguments that our settings decide."""
+
+
+class SeededGame(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
+    """Episodes that follow from their seed and the actions, without loading the ROM again.
+
+    Wraps ALE itself, one frame per step and with its own sticky actions off.
+    """
+
+    def __init__(self, env: gym.Env[NDArray[np.uint8], Any], sticky_actions: float) -> None:
+        """Wrap ALE's environment; each frame repeats the last action with this probability."""
+        super().__init__(env)
+        self._emulator: Any = env.unwrapped
+        self._sticky_actions = sticky_actions
+        self._idle: Any = 0
+        if isinstance(env.action_space, gym.spaces.Box):
+            self._idle = np.zeros(env.action_space.shape, env.action_space.dtype)
+        self._last = self._idle
+        self._random = random.Random()
+        self._first_state: Any = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Go back to the first frame; with a seed, start the sticky and idle draws anew."""
+        if seed is not None:
+            self._emulator.seed_game(seed)  # only the generator that draws the idle frames
+            self._random.seed(seed)
+        self._last = self._idle
+        obs, info = self.env.reset(options=options)
+        if self._first_state is None:
+            self._first_state = self._emulator.ale.cloneState()
+        # Resetting the console leaves traces of the last game in some games (Seaquest, Krull).
+        self._emulator.ale.restoreState(self._first_state)
+        return obs, info
+
+    def step(
+        self, action: Any
+    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+        """Play one frame, with this action or, by chance, the one before it."""
+        if self._random.random() >= self._sticky_actions:
+            self._last = action
+        return self.env.step(self._last)
+
+
+class LifeLoss(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
+    """Adds `info["life_loss"]`: this step's action cost a life. A signal, never an ending.
+
+    True also on the step that ends the game, if its last life went there; always False in games
+    without lives, such as Pong.
+    """
+
+    _lives = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode and count its lives."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._lives = info["lives"]
+        return obs, info
+
+    def step(
+        self, action: Any
+    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+        """Take one step and compare the lives before and after."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        info["life_loss"] = info["lives"] < self._lives
+        self._lives = info["lives"]
+        return obs, reward, terminated, truncated, info
+
+
+def register() -> None:
+    """Tell gymnasium about ALE's ids, once per process.
+
+    Raises:
+        EnvError: ale-py is not installed.
+    """
+    try:
+        import ale_py
+    except ImportError as error:
+        raise EnvError(f"expected the package ale-py, got {error!r}; pip install ale-py") from error
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner on stderr
+    gym.register_envs(ale_py)
+
+
+def make(
+    env_id: str,
+    kwargs: dict[str, Any],
+    *,
+    max_episode_steps: int | None,
+    image_size: int,
+    grayscale: bool,
+    frame_skip: int,
+    sticky_actions: float,
+    noop_max: int,
+) -> gym.Env[Any, Any]:
+    """Build one Atari game.
+
+    Args:
+        env_id: `ALE/<Game>-v5`.
+        kwargs: for ALE's constructor, such as `full_action_space`, `mode`, `difficulty`.
+        max_episode_steps: agent steps after which an episode is truncated; None leaves ALE's own
+            limit of 108,000 frames.
+        image_size: height and width of the observation, pixels.
+        grayscale: one intensity channel instead of RGB.
+        frame_skip: emulator frames per agent step.
+        sticky_actions: probability, per frame, of repeating the previous action.
+        noop_max: most idle frames at the start; at least 1 is taken unless this is 0.
+
+    Returns:
+        The environment, with observations uint8 (image_size, image_size, 1 or 3).
+
+    Raises:
+        EnvError: ale-py is not installed, or `kwargs` repeats what a setting decides.
+        gymnasium.error.Error: there is no such game.
+    """
+    for name in SETTING_OF.keys() & kwargs.keys():
+        raise EnvError(f"expected env.{SETTING_OF[name]}, got env.kwargs.{name}; use the setting")
+    register()
+    env = gym.make(
+        env_id,
+        disable_env_checker=True,
+        frameskip=1,
+        repeat_action_probability=0.0,
+        # The preprocessing reads the screen itself; grey is the cheapest thing ALE can return.
+        obs_type="grayscale" if grayscale else "rgb",
+        **kwargs,
+    )
+    env = AtariPreprocessing(
+        SeededGame(env, sticky_actions),
+        noop_max=noop_max,
+        frame_skip=frame_skip,
+        screen_size=image_size,
+        terminal_on_life_loss=False,
+        grayscale_obs=grayscale,
+        grayscale_newaxis=True,
+    )
+    env = LifeLoss(env)
+    return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)

@@ -1,0 +1,70 @@
+"""CarRacing: a car on a random track, seen from above.
+
+In: `CarRacing-v3`. Out: uint8 (64, 64, 3) frames, resized from 96x96 by area interpolation, the
+indicator bar at the bottom included. Actions are steering, gas and brake in a Box of 3, or five
+choices with `kwargs: {continuous: false}`. It refuses to know about rendering to a screen.
+
+An episode is truncated after 1,000 steps unless the settings say otherwise; it terminates when the
+lap is done or the car leaves the field (reward -100).
+"""
+
+import importlib
+import os
+import warnings
+from typing import Any
+
+import gymnasium as gym
+
+from envs.errors import EnvError
+from envs.images import prepare_images
+
+
+def import_box2d() -> None:
+    """Import Box2D and pygame in a way that works without a display and under strict warnings.
+
+    Raises:
+        EnvError: one of them is not installed.
+    """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        with warnings.catch_warnings():
+            # Box2D's compiled module warns about its own types while it loads. If warnings are
+            # errors, that kills the process with a segmentation fault.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            importlib.import_module("Box2D")
+            importlib.import_module("pygame")
+    except ImportError as error:
+        raise EnvError(
+            f"expected the packages box2d and pygame, got {error!r}; pip install box2d pygame-ce"
+        ) from error
+
+
+def make(
+    env_id: str,
+    kwargs: dict[str, Any],
+    *,
+    max_episode_steps: int | None,
+    image_size: int,
+    grayscale: bool,
+) -> gym.Env[Any, Any]:
+    """Build CarRacing.
+
+    Args:
+        env_id: `CarRacing-v3`.
+        kwargs: for its constructor, such as `continuous` or `domain_randomize`.
+        max_episode_steps: steps after which an episode is truncated; None for gymnasium's 1,000.
+        image_size: height and width of the observation, pixels.
+        grayscale: one intensity channel instead of RGB.
+
+    Returns:
+        The environment, with observations uint8 (image_size, image_size, 3 or 1).
+
+    Raises:
+        EnvError: Box2D or pygame is not installed.
+        gymnasium.error.Error: there is no such version.
+    """
+    if kwargs.get("render_mode") != "human":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    import_box2d()
+    env = gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+    return prepare_images(env, image_size, grayscale)

@@ -1,0 +1,356 @@
+"""check_env: does an environment keep its promises, and can Reverie use it?
+
+In: settings. Out: an `EnvReport` with what was seen over some steps of random play, every broken
+promise (`problems`: the environment is wrong) and every limit of ours (`limits`: the environment is
+fine, Reverie cannot handle it yet), one sentence each. `mbrl check-env` prints it. It refuses to
+repair anything.
+"""
+
+import time
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from envs.make import make_env
+from envs.settings import EnvSettings
+
+MOST_PROBLEMS = 10
+COMPARED_STEPS = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvReport:
+    """What `check_env` saw.
+
+    Attributes:
+        name: id or factory.
+        applied: preprocessing settings in force, family defaults filled in.
+        observation_space: as text.
+        action_space: as text.
+        wrappers: class names, outermost first, the environment itself last.
+        steps: random steps taken for the measurements below.
+        steps_per_second: of one environment in this process, resets included, checks not.
+        same_in_two_copies: two environments with one seed and the same actions agree exactly.
+        same_after_reuse: a used environment, reset with a seed, equals a new one.
+        reward_range: smallest and largest reward seen; (nan, nan) if none was.
+        episode_lengths: steps of each finished episode.
+        episode_returns: summed rewards of each finished episode.
+        problems: promises that the environment broke.
+        limits: what Reverie cannot handle, and the way out.
+    """
+
+    name: str
+    applied: dict[str, Any]
+    observation_space: str
+    action_space: str
+    wrappers: tuple[str, ...]
+    steps: int
+    steps_per_second: float
+    same_in_two_copies: bool
+    same_after_reuse: bool
+    reward_range: tuple[float, float]
+    episode_lengths: tuple[int, ...]
+    episode_returns: tuple[float, ...]
+    problems: tuple[str, ...]
+    limits: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True if no promise is broken and nothing is beyond us."""
+        return not self.problems and not self.limits
+
+
+def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvReport:
+    """Play at random and look.
+
+    Args:
+        settings: the environment.
+        steps: random steps to measure; `COMPARED_STEPS` of them at most are played twice more, to
+            compare.
+        seed: of the first episode and of the actions; later episodes count up from it.
+
+    Returns:
+        The report. Broken promises are in it, not raised.
+
+    Raises:
+        EnvError: the environment cannot be made at all.
+        ValueError: `steps` is not positive.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+    env, copy = make_env(settings), make_env(settings)
+    compared = min(steps, COMPARED_STEPS)
+    try:
+        first = _play(env, seed, steps)
+        reused = _play(env, seed, compared)
+        second = _play(copy, seed, compared)
+        problems = list(dict.fromkeys(first.problems + reused.problems + second.problems))
+        expected = first.trace[:compared]
+        same_in_two_copies = second.trace == expected
+        same_after_reuse = reused.trace == expected
+        if not same_in_two_copies:
+            problems.append(_difference("two copies with one seed", expected, second.trace))
+        if not same_after_reuse:
+            problems.append(_difference("a used environment after reset", expected, reused.trace))
+        return EnvReport(
+            name=settings.name,
+            applied=settings.applied(),
+            observation_space=str(env.observation_space),
+            action_space=str(env.action_space),
+            wrappers=_chain(env),
+            steps=len(first.trace),
+            steps_per_second=len(first.trace) / max(first.seconds, 1e-9),
+            same_in_two_copies=same_in_two_copies,
+            same_after_reuse=same_after_reuse,
+            reward_range=(min(first.rewards), max(first.rewards))
+            if first.rewards
+            else (float("nan"), float("nan")),
+            episode_lengths=tuple(first.lengths),
+            episode_returns=tuple(first.returns),
+            problems=tuple(problems[:MOST_PROBLEMS]),
+            limits=tuple(describe_limits(env)),
+        )
+    finally:
+        env.close()  # type: ignore[no-untyped-call]
+        copy.close()  # type: ignore[no-untyped-call]
+
+
+def describe_limits(env: gym.Env[Any, Any]) -> list[str]:
+    """What Reverie cannot handle about an environment, one sentence each.
+
+    Args:
+        env: as `make_env` returned it.
+
+    Returns:
+        Sentences with the way out; empty if everything can be handled.
+    """
+    sentences = [_limit_of_observations(env.observation_space)]
+    sentences.append(_limit_of_actions(env.action_space))
+    return [sentence for sentence in sentences if sentence]
+
+
+def format_report(report: EnvReport) -> str:
+    """The report as lines for a terminal.
+
+    Args:
+        report: from `check_env`.
+
+    Returns:
+        Text of several lines, without a final newline.
+    """
+    applied = ", ".join(f"{name}={value}" for name, value in report.applied.items())
+    lengths = report.episode_lengths
+    episodes = "none ended"
+    if lengths:
+        episodes = (
+            f"{len(lengths)} ended, {min(lengths)} to {max(lengths)} steps, "
+            f"mean return {np.mean(report.episode_returns):.3g} at random"
+        )
+    rows = [
+        ("environment", report.name),
+        ("settings", applied),
+        ("observations", report.observation_space),
+        ("actions", report.action_space),
+        ("wrappers", " < ".join(report.wrappers)),
+        ("speed", f"{report.steps_per_second:,.0f} steps/s over {report.steps:,} steps"),
+        ("same seed", "same episode" if report.same_in_two_copies else "DIFFERENT EPISODES"),
+        ("after reuse", "same episode" if report.same_after_reuse else "DIFFERENT EPISODES"),
+        ("rewards", f"{report.reward_range[0]:g} to {report.reward_range[1]:g}"),
+        ("episodes", episodes),
+    ]
+    lines = [f"{label:<13}{text}" for label, text in rows]
+    lines += [f"problem      {sentence}" for sentence in report.problems]
+    lines += [f"limit        {sentence}" for sentence in report.limits]
+    lines.append("verdict      " + ("ready" if report.ok else "see problems and limits above"))
+    return "\n".join(lines)
+
+
+@dataclass
+class _Played:
+    """One random play. `trace` has one entry per step: what must be equal under one seed."""
+
+    trace: list[tuple[int, float, bool, bool]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
+    """Play `steps` random steps, or until the environment raises or breaks the step format."""
+    played = _Played()
+    env.action_space.seed(seed)
+    episode, length, total = 0, 0, 0.0
+    begin = time.perf_counter()
+    checking = 0.0
+    try:
+        obs, _ = env.reset(seed=seed)
+        fingerprint = _fingerprint(obs)
+        played.problems += _obs_problems(env.observation_space, obs, "reset()")
+        for _ in range(steps):
+            before = time.perf_counter()
+            action = env.action_space.sample()
+            checking += time.perf_counter() - before
+            result: Any = env.step(action)
+            before = time.perf_counter()
+            problems = _step_problems(env.observation_space, result)
+            played.problems += [text for text in problems if text not in played.problems]
+            if not isinstance(result, tuple) or len(result) != 5:
+                break
+            obs, reward, terminated, truncated, _ = result
+            fingerprint = zlib.crc32(_fingerprint(obs).to_bytes(4, "big"), fingerprint)
+            number = float(np.float64(reward))
+            played.trace.append((fingerprint, number, bool(terminated), bool(truncated)))
+            played.rewards.append(number)
+            length, total = length + 1, total + number
+            checking += time.perf_counter() - before
+            if terminated or truncated:
+                played.lengths.append(length)
+                played.returns.append(total)
+                episode, length, total = episode + 1, 0, 0.0
+                obs, _ = env.reset(seed=seed + episode)
+                fingerprint = zlib.crc32(_fingerprint(obs).to_bytes(4, "big"), fingerprint)
+    except Exception as error:
+        step = len(played.trace)
+        played.problems.append(f"At step {step} it raised {type(error).__name__}: {error}.")
+    played.seconds = time.perf_counter() - begin - checking
+    return played
+
+
+def _step_problems(space: gym.Space[Any], result: Any) -> list[str]:
+    """Promises of `step` that one result breaks."""
+    if not isinstance(result, tuple) or len(result) != 5:
+        return [
+            f"step() must return (obs, reward, terminated, truncated, info), got {result!r:.100}."
+        ]
+    obs, reward, terminated, truncated, info = result
+    problems = _obs_problems(space, obs, "step()")
+    if np.ndim(reward) != 0 or not np.issubdtype(np.asarray(reward).dtype, np.number):
+        problems.append(f"The reward must be one number, got {reward!r:.100}.")
+    elif not np.isfinite(reward):
+        problems.append(f"The reward must be finite, got {reward}.")
+    for name, flag in (("terminated", terminated), ("truncated", truncated)):
+        if not isinstance(flag, bool | np.bool_):
+            problems.append(f"{name} must be a bool, got {type(flag).__name__}.")
+    if not isinstance(info, dict):
+        problems.append(f"info must be a dict, got {type(info).__name__}.")
+    return problems
+
+
+def _obs_problems(space: gym.Space[Any], obs: Any, source: str) -> list[str]:
+    """How an observation differs from its space."""
+    if space.contains(obs):
+        return []
+    if isinstance(space, Box) and isinstance(obs, np.ndarray):
+        if obs.shape != space.shape or obs.dtype != space.dtype:
+            return [
+                f"{source} must return observations of shape {space.shape} and dtype "
+                f"{space.dtype}, got {obs.shape} and {obs.dtype}."
+            ]
+        return [f"{source} returned an observation outside the bounds of its space."]
+    return [f"{source} returned a {type(obs).__name__} that is not in the observation space."]
+
+
+def _fingerprint(obs: Any) -> int:
+    """A number that changes with any part of an observation, nested ones included."""
+    if isinstance(obs, dict):
+        obs = tuple(obs[key] for key in sorted(obs))
+    if isinstance(obs, tuple | list):
+        whole = 0
+        for part in obs:
+            whole = zlib.crc32(_fingerprint(part).to_bytes(4, "big"), whole)
+        return whole
+    if isinstance(obs, str):
+        return zlib.crc32(obs.encode())
+    return zlib.crc32(np.ascontiguousarray(obs).tobytes())
+
+
+def _difference(
+    who: str,
+    expected: list[tuple[int, float, bool, bool]],
+    got: list[tuple[int, float, bool, bool]],
+) -> str:
+    """Where two plays part."""
+    pairs = zip(expected, got, strict=False)
+    step = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(got)))
+    return (
+        f"The same seed and actions gave another episode in {who}, from step {step} on: "
+        f"evaluation with fixed seeds will not repeat."
+    )
+
+
+def _chain(env: gym.Env[Any, Any]) -> tuple[str, ...]:
+    """Class names from the outermost wrapper to the environment."""
+    names = []
+    while isinstance(env, gym.Wrapper):
+        names.append(type(env).__name__)
+        env = env.env
+    return (*names, type(env).__name__)
+
+
+def _limit_of_observations(space: gym.Space[Any]) -> str:
+    """One sentence about observations that we cannot handle, or nothing."""
+    if isinstance(space, gym.spaces.Dict):
+        return (
+            f"Observations are a Dict of {', '.join(space)}; we handle one image, so pick or "
+            f"combine entries with a wrapper in an env.factory."
+        )
+    if not isinstance(space, Box):
+        return (
+            f"Observations are {type(space).__name__}; we handle one uint8 image, so convert them "
+            f"with a wrapper in an env.factory."
+        )
+    shape = space.shape
+    if len(shape) == 1:
+        return (
+            f"Observations are a vector of {shape[0]} numbers; the world model reads images "
+            f"(H, W, C) so far."
+        )
+    if len(shape) not in (2, 3):
+        return (
+            f"Observations have {len(shape)} axes, {shape}; we handle images (H, W, C), so drop "
+            f"frame stacks and merge other axes into channels in an env.factory."
+        )
+    if space.dtype != np.uint8:
+        return (
+            f"Observations are {space.dtype} arrays of shape {shape}; we handle uint8 images "
+            f"(0 to 255), so scale and round them in an env.factory."
+        )
+    if shape[0] <= 4 and shape[2] > 4:
+        return (
+            f"Observations of shape {shape} look channel-first; we handle (H, W, C), so transpose "
+            f"them in an env.factory."
+        )
+    return ""
+
+
+def _limit_of_actions(space: gym.Space[Any]) -> str:
+    """One sentence about actions that we cannot handle, or nothing."""
+    if isinstance(space, Discrete):
+        if space.start != 0:
+            return (
+                f"Actions are counted from {space.start}; we count from 0, so shift them with "
+                f"gymnasium.wrappers.TransformAction in an env.factory."
+            )
+        return ""
+    if not isinstance(space, Box):
+        return (
+            f"Actions are {type(space).__name__}; we handle one Discrete or one Box, so flatten "
+            f"them with a wrapper in an env.factory."
+        )
+    if len(space.shape) != 1 or space.dtype not in (np.float32, np.float64):
+        return (
+            f"Actions are {space.dtype} arrays of shape {space.shape}; we handle vectors of "
+            f"floats, so reshape them in an env.factory."
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        return (
+            "Actions have no finite bounds; we need them, so rescale with "
+            "gymnasium.wrappers.RescaleAction in an env.factory."
+        )
+    return ""

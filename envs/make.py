@@ -1,0 +1,139 @@
+"""make_env: from settings to one environment.
+
+In: `EnvSettings`. Out: a `gymnasium.Env`, prepared as the settings say. It refuses to know any
+game: a family's own file does, and everything else goes to gymnasium or to the user's factory.
+"""
+
+import contextlib
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import TimeLimit
+
+from envs import atari, car_racing, counting, minatar
+from envs.errors import EnvError
+from envs.images import prepare_images
+from envs.settings import EnvSettings, family
+
+Maker = Callable[..., gym.Env[Any, Any]]
+
+MAKERS: dict[str, Maker] = {
+    "ALE/": atari.make,
+    "MinAtar/": minatar.make,
+    "CarRacing-v": car_racing.make,
+    "reverie/Counting": counting.make,
+}
+"""Family prefix of an id to the function that builds it; every other id goes to gymnasium."""
+
+
+def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
+    """Build the environment that the settings name.
+
+    Args:
+        settings: one id or factory, and how to prepare it.
+
+    Returns:
+        The environment. uint8 images come as (H, W, C), grey ones with a channel axis of 1; other
+        observations, and all rewards and actions, are left as they are.
+
+    Raises:
+        EnvError: there is no such id (the message names the nearest ones) or factory, a package is
+            missing, or the constructor fails.
+    """
+    applied = settings.applied()
+    try:
+        if settings.factory is not None:
+            return _from_factory(settings.factory, settings.kwargs, **applied)
+        env_id = settings.id or ""
+        maker: Maker = MAKERS.get(family(env_id), _from_gymnasium)
+        return maker(env_id, settings.kwargs, **applied)
+    except EnvError:
+        raise
+    except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
+        raise EnvError(_unknown(settings.name, error)) from error
+    except Exception as error:
+        raise EnvError(
+            f"cannot make {settings.name} with kwargs {settings.kwargs}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _from_gymnasium(
+    env_id: str,
+    kwargs: dict[str, Any],
+    *,
+    max_episode_steps: int | None,
+    image_size: int | None,
+    grayscale: bool | None,
+) -> gym.Env[Any, Any]:
+    """Any id that gymnasium knows, or learns by importing the module in `module:Id`."""
+    env = gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+    return prepare_images(env, image_size, grayscale)
+
+
+def _from_factory(
+    factory: str,
+    kwargs: dict[str, Any],
+    *,
+    max_episode_steps: int | None,
+    image_size: int | None,
+    grayscale: bool | None,
+) -> gym.Env[Any, Any]:
+    """Call the user's own function."""
+    module_name, _, name = factory.rpartition(".")
+    function: Any = getattr(importlib.import_module(module_name), name, None)
+    if not callable(function):
+        raise EnvError(
+            f"expected a function {name} in module {module_name}, got {function!r}; "
+            f"env.factory is written pkg.module.fn"
+        )
+    env = function(**kwargs)
+    if not isinstance(env, gym.Env):
+        raise EnvError(
+            f"expected {factory} to return a gymnasium.Env, got {type(env).__name__}; "
+            f"environments of the old gym package need an adapter"
+        )
+    if max_episode_steps is not None:
+        env = TimeLimit(env, max_episode_steps)
+    return prepare_images(env, image_size, grayscale)
+
+
+def nearest_ids(env_id: str, count: int = 3) -> list[str]:
+    """Known ids that look most like `env_id`.
+
+    Args:
+        env_id: what the user wrote.
+        count: at most this many.
+
+    Returns:
+        Ids of gymnasium and of the families whose packages are installed, the nearest first.
+    """
+    for register in (atari.register, minatar.register, counting.register):
+        with contextlib.suppress(EnvError):  # a package that is missing has no names to offer
+            register()
+    wanted = env_id.rpartition(":")[2].lower()
+    by_name: dict[str, str] = {}
+    for known in gym.registry:  # the bare name too: "Breakout" is near "MinAtar/Breakout-v1"
+        by_name[known.lower()] = known
+        if MAKERS.get(family(known)) is not None:
+            by_name[known.rpartition("/")[2].rpartition("-v")[0].lower()] = known
+    near = difflib.get_close_matches(wanted, by_name, n=4 * count, cutoff=0.6)
+    return list(dict.fromkeys(by_name[name] for name in near))[:count]
+
+
+def _unknown(name: str, error: Exception) -> str:
+    """What to say about an id or a factory that does not exist."""
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"cannot make {name}: {error}; install it, or run from the "
+            f"folder that holds it"
+        )
+    near = nearest_ids(name)
+    hint = f"the nearest known ids are {', '.join(near)}" if near else "no known id looks like it"
+    return (
+        f"unknown environment {name!r}: {hint}; for an environment of your own write module:Id "
+        f"or use env.factory"
+    )

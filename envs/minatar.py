@@ -1,0 +1,151 @@
+"""MinAtar: five Atari-like games on a 10x10 grid, one binary channel per kind of object.
+
+In: an id such as `MinAtar/Breakout-v1` (minimal actions) or `-v0` (all six). Out: uint8
+(10, 10, C) observations of 0 and 1, in `Box(0, 1)`. It refuses to know about learning; the colours
+that video code needs are here because only this file knows what a channel is.
+
+Young & Tian (2019), "MinAtar", arXiv:1903.03176. What differs between the games, and from Atari:
+
+* Sticky actions: MinAtar repeats the previous action with probability 0.1, and that is our default.
+* Time: MinAtar has no step limit, except that Freeway ends after 2,501 steps, which it reports as
+  *terminated* although nothing in the picture announces it. We add `max_episode_steps` (truncation)
+  and leave Freeway's ending as it is, so that scores stay comparable.
+* There are no lives: `life_loss` is never set.
+* Seeding: MinAtar keeps the last action of the previous episode for the sticky draw, so that
+  `reset(seed)` on a used environment differs from a new one. We clear it at every reset.
+"""
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import EnvError
+
+COLOURS = np.array(
+    [
+        [230, 230, 230],
+        [255, 210, 63],
+        [116, 78, 130],
+        [64, 160, 255],
+        [240, 80, 60],
+        [80, 200, 120],
+        [255, 140, 40],
+        [60, 220, 220],
+        [235, 110, 190],
+        [160, 110, 70],
+    ],
+    dtype=np.uint8,
+)
+"""One RGB colour per channel, for up to ten channels (Seaquest has ten)."""
+
+
+def palette(channels: int) -> NDArray[np.uint8]:
+    """Colours of the channels.
+
+    Args:
+        channels: C, from 1 to 10.
+
+    Returns:
+        (C, 3) uint8 RGB, well apart from each other and from the black background.
+
+    Raises:
+        ValueError: there are more channels than colours.
+    """
+    if not 1 <= channels <= len(COLOURS):
+        raise ValueError(f"expected 1 to {len(COLOURS)} channels, got {channels}")
+    return COLOURS[:channels].copy()
+
+
+def frame_to_rgb(frame: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Paint binary channels; where several are set, the last channel is on top, as in MinAtar.
+
+    Args:
+        frame: (..., H, W, C) of 0 and 1, or bool; leading axes (time, batch) are kept.
+
+    Returns:
+        (..., H, W, 3) uint8 RGB; black where no channel is set.
+
+    Raises:
+        ValueError: the last axis has more channels than there are colours.
+    """
+    channels = frame.shape[-1]
+    colours = np.concatenate([np.zeros((1, 3), np.uint8), palette(channels)])
+    order = np.arange(1, channels + 1, dtype=np.uint8)
+    top = (frame.astype(bool) * order).max(axis=-1)
+    return np.asarray(colours[top], dtype=np.uint8)
+
+
+class MinAtarObservation(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.bool_], Any]):
+    """Bool planes to uint8, and a reset that depends on its seed alone."""
+
+    def __init__(self, env: gym.Env[NDArray[np.bool_], Any]) -> None:
+        """Wrap `env`, whose innermost environment is MinAtar's own."""
+        super().__init__(env)
+        self._game = env.unwrapped.game  # type: ignore[attr-defined]
+        self.observation_space = gym.spaces.Box(0, 1, tuple(self._game.state_shape()), np.uint8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode; with a seed, the whole episode depends on the seed and the actions."""
+        self._game.last_action = 0
+        obs, info = self.env.reset(seed=seed, options=options)
+        return obs.view(np.uint8), info
+
+    def step(
+        self, action: Any
+    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+        """Take one step. MinAtar makes a new array each time, so a view of it is safe to keep."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs.view(np.uint8), float(reward), bool(terminated), truncated, info
+
+
+def register() -> None:
+    """Tell gymnasium about MinAtar's ids, once per process.
+
+    Raises:
+        EnvError: MinAtar is not installed.
+    """
+    try:
+        from minatar.gym import register_envs
+    except ImportError as error:
+        raise EnvError(
+            f"expected the package MinAtar, got {error!r}; pip install MinAtar"
+        ) from error
+    if "MinAtar/Breakout-v1" not in gym.registry:
+        register_envs()
+
+
+def make(
+    env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, sticky_actions: float
+) -> gym.Env[Any, Any]:
+    """Build one MinAtar game.
+
+    Args:
+        env_id: `MinAtar/<Game>-v1` (minimal actions) or `-v0` (six actions).
+        kwargs: for MinAtar's constructor, such as `difficulty_ramping`.
+        max_episode_steps: steps after which an episode is truncated.
+        sticky_actions: probability of repeating the previous action.
+
+    Returns:
+        The environment; rewards are MinAtar's own, usually 0 or 1.
+
+    Raises:
+        EnvError: MinAtar is not installed, or `kwargs` names the sticky probability again.
+        gymnasium.error.Error: there is no such game.
+    """
+    if "sticky_action_prob" in kwargs:
+        raise EnvError(
+            "expected env.sticky_actions, got env.kwargs.sticky_action_prob; use the setting"
+        )
+    register()
+    env = gym.make(
+        env_id,
+        max_episode_steps=max_episode_steps,
+        disable_env_checker=True,
+        sticky_action_prob=sticky_actions,
+        **kwargs,
+    )
+    return MinAtarObservation(env)

@@ -1,0 +1,151 @@
+"""EnvSettings: which environment, and how its observations are prepared.
+
+In: the `env` section of a config. Out: a checked, frozen value that `envs.make_env` turns into an
+environment. It refuses to know how any environment is built, so it imports neither gymnasium nor a
+game. A setting that the chosen family cannot honour is refused here, before anything is built;
+nothing is ever silently ignored.
+
+A *family* is a prefix of the id with its own preprocessing: `DEFAULTS` lists which settings each
+one takes, and what they are when the config does not say (`None`). Ids of no family, and
+factories, are taken as they come.
+"""
+
+from typing import Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+ANY = ""
+"""Family of every id and factory that has no preprocessing of its own."""
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    # Machado et al. (2018) as gymnasium's ALE/*-v5 has it, on 64x64; ALE itself stops at 108,000
+    # frames (27,000 steps).
+    "ALE/": {
+        "max_episode_steps": None,
+        "image_size": 64,
+        "grayscale": True,
+        "frame_skip": 4,
+        "sticky_actions": 0.25,
+        "noop_max": 30,
+    },
+    # MinAtar's own 0.1. MinAtar has no step limit but Freeway's 2,501; 5,000 is ours, so that an
+    # evaluation always ends.
+    "MinAtar/": {"max_episode_steps": 5_000, "sticky_actions": 0.1},
+    # gymnasium's own limit is 1,000 steps.
+    "CarRacing-v": {"max_episode_steps": None, "image_size": 64, "grayscale": False},
+    "reverie/Counting": {"max_episode_steps": None},
+    ANY: {"max_episode_steps": None, "image_size": None, "grayscale": None},
+}
+
+
+def family(env_id: str | None) -> str:
+    """The key of `DEFAULTS` that an id belongs to.
+
+    Args:
+        env_id: a gymnasium id, with or without a leading `module:`; None for a factory.
+
+    Returns:
+        The family whose prefix the id starts with; `ANY` if there is none.
+    """
+    name = (env_id or "").rpartition(":")[2]
+    return next((prefix for prefix in DEFAULTS if prefix and name.startswith(prefix)), ANY)
+
+
+class EnvSettings(BaseModel):
+    """The real environment of a run. Exactly one of `id` and `factory` must be given.
+
+    `None` means the family's default, listed in `DEFAULTS`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str | None = Field(
+        None,
+        min_length=1,
+        description="gymnasium id such as ALE/Pong-v5 or MinAtar/Breakout-v1, or module:Id, "
+        "where importing the module registers the id",
+    )
+    factory: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$",
+        description="pkg.module.fn, called with kwargs; returns a gymnasium.Env",
+    )
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the environment's constructor or the factory"
+    )
+    max_episode_steps: int | None = Field(
+        None, ge=1, description="agent steps after which an episode is truncated"
+    )
+    image_size: int | None = Field(
+        None, ge=8, le=512, description="height and width of the observation, pixels"
+    )
+    grayscale: bool | None = Field(None, description="one intensity channel instead of colour")
+    frame_skip: int | None = Field(
+        None, ge=1, le=60, description="emulator frames per step (ALE only)"
+    )
+    sticky_actions: float | None = Field(
+        None, ge=0.0, lt=1.0, description="probability that the previous action is repeated"
+    )
+    noop_max: int | None = Field(
+        None, ge=0, description="most idle frames at the start of an episode (ALE only)"
+    )
+
+    @field_validator(
+        "max_episode_steps",
+        "image_size",
+        "grayscale",
+        "frame_skip",
+        "sticky_actions",
+        "noop_max",
+        mode="after",
+    )
+    @classmethod
+    def _must_apply(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse a value that the family of the chosen environment cannot honour."""
+        name = info.field_name or ""
+        if value is None or "id" not in info.data:  # a bad id is reported on its own
+            return value
+        env_id = info.data["id"]
+        known = DEFAULTS[family(env_id)]
+        if name not in known:
+            raise ValueError(
+                f"expected a setting that {env_id or 'a factory'} can honour "
+                f"({', '.join(known)}), got {name}={value!r}; remove it, or build the "
+                f"environment with it in env.kwargs or an env.factory of your own"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one_source(self) -> Self:
+        """Refuse both, or neither, of id and factory."""
+        if (self.id is None) == (self.factory is None):
+            raise ValueError(
+                f"expected exactly one of id and factory, got id={self.id!r} "
+                f"and factory={self.factory!r}; set the other to null"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """The id or the factory's dotted name, for messages, reports and run folders."""
+        return self.id or self.factory or ""
+
+    def applied(self) -> dict[str, Any]:
+        """Every preprocessing setting in force, family defaults filled in.
+
+        Returns:
+            Setting name to value, in the order of `DEFAULTS`; only what applies to this family.
+        """
+        defaults = DEFAULTS[family(self.id)]
+        given = {name: getattr(self, name) for name in defaults}
+        return {
+            name: default if given[name] is None else given[name]
+            for name, default in defaults.items()
+        }

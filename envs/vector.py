@@ -1,0 +1,291 @@
+"""VectorEnv: E environments stepped together, each with its own seeds and its own accidents.
+
+In: settings and actions. Out: arrays of one row per environment. It exists because gymnasium's
+vectors reset by themselves with seeds of their own, and die whole when one environment dies. Here
+the caller starts every episode with a seed it chose, and a crashed environment is closed, made anew
+and reported. It refuses to know who acts, and what an episode is used for.
+
+Crashes (any exception from the environment) and broken promises (a NaN reward, an observation of
+another shape) are different: the first can be bad luck and is survived, the second would poison the
+data and stops the run.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
+
+from envs.errors import EnvError
+from envs.make import make_env
+from envs.settings import EnvSettings
+
+logger = logging.getLogger(__name__)
+
+BoolArray = NDArray[np.bool_]
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Rewards are stored as float32; this bound refuses NaN and infinity too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorStep:
+    """What one step of all environments gave. The arrays are new each step and safe to keep.
+
+    Attributes:
+        obs: (E, *shape), where the actions led; the final observation if the episode ended, the
+            observation before the step if the environment crashed.
+        rewards: (E,) float32, raw; 0 where it crashed.
+        terminateds: (E,) bool, the MDP ended.
+        truncateds: (E,) bool, the episode was cut from outside.
+        life_loss: (E,) bool, this step cost a life (`info["life_loss"]`, False if not given).
+        crashed: (E,) bool, the environment raised and was made anew; the step did not happen.
+    """
+
+    obs: NDArray[Any]
+    rewards: NDArray[np.float32]
+    terminateds: BoolArray
+    truncateds: BoolArray
+    life_loss: BoolArray
+    crashed: BoolArray
+
+
+class VectorEnv:
+    """E single environments in this process, without autoreset.
+
+    Every slot must be `reset` before its first step, and again after it ended or crashed.
+
+    Attributes:
+        num_envs: E.
+        single_observation_space: of one environment, a Box.
+        single_action_space: of one environment, a Discrete starting at 0 or a Box.
+        restarts: environments made anew after a crash, since the start.
+    """
+
+    def __init__(self, settings: EnvSettings, num_envs: int, *, max_restarts: int = 10) -> None:
+        """Make the environments; nothing is reset yet.
+
+        Args:
+            settings: the same for all of them.
+            num_envs: E, >= 1.
+            max_restarts: crashes survived in a row, that is without any episode ending properly
+                in between.
+
+        Raises:
+            EnvError: an environment cannot be made, or its spaces cannot be put in one array.
+            ValueError: `num_envs` or `max_restarts` is out of range.
+        """
+        if num_envs < 1 or max_restarts < 0:
+            raise ValueError(
+                f"expected num_envs >= 1 and max_restarts >= 0, got {num_envs} and {max_restarts}"
+            )
+        self._settings = settings
+        self._envs: list[gym.Env[Any, Any]] = [make_env(settings)]
+        obs_space, action_space = self._envs[0].observation_space, self._envs[0].action_space
+        if not isinstance(obs_space, Box):
+            self._refuse("one array (a Box) per observation", obs_space)
+        if not isinstance(action_space, Box | Discrete):
+            self._refuse("a Discrete or Box action space", action_space)
+        if isinstance(action_space, Discrete) and action_space.start != 0:
+            self._refuse("actions counted from 0", action_space)
+        self._envs += [make_env(settings) for _ in range(num_envs - 1)]
+        self.num_envs = num_envs
+        self.single_observation_space: Box = obs_space
+        self.single_action_space: Box | Discrete[Any] = action_space
+        self._num_actions = int(action_space.n) if isinstance(action_space, Discrete) else 0
+        self.restarts = 0
+        self._max_restarts = max_restarts
+        self._crashes_in_a_row = 0
+        self._shape = obs_space.shape
+        self._dtype = np.dtype(obs_space.dtype)
+        self._obs = np.zeros((num_envs, *self._shape), self._dtype)
+        self._obs_is_shared = False  # someone outside may hold self._obs: copy before writing
+        self._running = [False] * num_envs
+        self._seeds = [0] * num_envs
+        self._clock = 0  # steps of the whole vector
+        self._started = [0] * num_envs  # the clock when each slot's episode began
+
+    @property
+    def obs(self) -> NDArray[Any]:
+        """(E, *shape) current observations; never changed afterwards, so safe to keep."""
+        self._obs_is_shared = True
+        return self._obs
+
+    def reset(self, index: int, seed: int) -> None:
+        """Start a new episode in one slot.
+
+        Args:
+            index: slot, 0 to E - 1.
+            seed: the episode's seed, in [0, 2**31); the episode depends on it and the actions.
+
+        Raises:
+            EnvError: the environment keeps crashing, or the observation is not as promised.
+        """
+        self._seeds[index] = seed
+        self._started[index] = self._clock
+        self._running[index] = False
+        while True:
+            try:
+                obs, _ = self._envs[index].reset(seed=seed)
+                break
+            except Exception as error:
+                self._remake(index, error)
+        self._check_obs(index, obs)
+        if self._obs_is_shared:
+            self._obs = self._obs.copy()
+            self._obs_is_shared = False
+        self._obs[index] = obs
+        self._running[index] = True
+
+    def step(self, actions: NDArray[Any]) -> VectorStep:
+        """Take one step in every slot.
+
+        Args:
+            actions: (E,) integers for a Discrete space, (E, A) floats for a Box. They are copied,
+                not clipped.
+
+        Returns:
+            The step; see `VectorStep`.
+
+        Raises:
+            EnvError: a slot was not reset, an environment keeps crashing, or it broke its promise
+                (reward not finite, observation of another shape or dtype).
+            ValueError: the actions have the wrong shape or are outside a Discrete space.
+        """
+        if not all(self._running):
+            self._refuse_unreset()
+        choices = self._checked_actions(actions)
+        n = self.num_envs
+        obs = np.empty_like(self._obs)
+        rewards = np.zeros(n, np.float32)
+        terminateds, truncateds = np.zeros(n, bool), np.zeros(n, bool)
+        life_loss, crashed = np.zeros(n, bool), np.zeros(n, bool)
+        shape, dtype, running = self._shape, self._dtype, self._running
+        for i, env in enumerate(self._envs):
+            try:
+                result: Any = env.step(choices[i])
+            except Exception as error:
+                self._remake(i, error)
+                obs[i] = self._obs[i]
+                crashed[i] = True
+                running[i] = False
+                continue
+            try:
+                seen, reward, terminated, truncated, info = result
+                if not -LARGEST < reward < LARGEST:
+                    self._refuse_reward(i, reward)
+                rewards[i] = reward
+                if terminated or truncated:
+                    terminateds[i] = terminated
+                    truncateds[i] = truncated
+                    running[i] = False
+                    self._crashes_in_a_row = 0
+                if info.get("life_loss", False):
+                    life_loss[i] = True
+            except (TypeError, ValueError, AttributeError) as error:
+                self._refuse_result(i, result, error)
+            if type(seen) is not np.ndarray or seen.shape != shape or seen.dtype != dtype:
+                self._check_obs(i, seen)
+            obs[i] = seen
+        self._clock += 1
+        self._obs = obs
+        self._obs_is_shared = True
+        return VectorStep(
+            obs=obs,
+            rewards=rewards,
+            terminateds=terminateds,
+            truncateds=truncateds,
+            life_loss=life_loss,
+            crashed=crashed,
+        )
+
+    def close(self) -> None:
+        """Close every environment; the vector cannot be used afterwards."""
+        for env in self._envs:
+            env.close()  # type: ignore[no-untyped-call]
+        self._envs = []
+        self._running = [False] * self.num_envs
+
+    def _checked_actions(self, actions: NDArray[Any]) -> Any:
+        """The actions as environments expect them: Python integers, or rows of a fresh array."""
+        space = self.single_action_space
+        if isinstance(space, Discrete):
+            numbers: NDArray[Any] = np.asarray(actions)
+            if numbers.shape != (self.num_envs,) or numbers.dtype.kind not in "iu":
+                raise ValueError(
+                    f"actions: expected ({self.num_envs},) integers, "
+                    f"got shape {numbers.shape} of {numbers.dtype}"
+                )
+            choices = numbers.tolist()
+            if min(choices) < 0 or max(choices) >= self._num_actions:
+                raise ValueError(f"actions: expected 0 to {self._num_actions - 1}, got {choices}")
+            return choices
+        rows = np.array(actions, dtype=space.dtype)
+        if rows.shape != (self.num_envs, *space.shape):
+            raise ValueError(
+                f"actions: expected shape {(self.num_envs, *space.shape)}, got {rows.shape}"
+            )
+        return rows
+
+    def _remake(self, index: int, error: Exception) -> None:
+        """Replace a crashed environment, or give up after too many crashes in a row."""
+        self.restarts += 1
+        self._crashes_in_a_row += 1
+        where = self._where(index)
+        if self._crashes_in_a_row > self._max_restarts:
+            raise EnvError(
+                f"{where} crashed, and no episode has ended since {self._max_restarts} restarts "
+                f"before it: {type(error).__name__}: {error}; mend the environment, or "
+                f"raise max_restarts"
+            ) from error
+        logger.warning(
+            "%s crashed and is made anew (%d so far)", where, self.restarts, exc_info=error
+        )
+        try:
+            self._envs[index].close()  # type: ignore[no-untyped-call]
+        except Exception:
+            logger.warning("%s could not be closed after its crash", where, exc_info=True)
+        self._envs[index] = make_env(self._settings)
+
+    def _where(self, index: int) -> str:
+        """Names one slot and how to see its trouble again."""
+        return (
+            f"environment {index} ({self._settings.name}, episode seed {self._seeds[index]}, "
+            f"step {self._clock - self._started[index]})"
+        )
+
+    def _check_obs(self, index: int, obs: Any) -> None:
+        """Refuse an observation that is not what the space promises."""
+        got = np.asarray(obs)
+        if got.shape != self._shape or got.dtype != self._dtype:
+            raise EnvError(
+                f"{self._where(index)}: expected observations of shape {self._shape} and dtype "
+                f"{self._dtype}, as its space says, got {got.shape} and {got.dtype}"
+            )
+
+    def _refuse(self, expected: str, space: gym.Space[Any]) -> NoReturn:
+        """Refuse a space; `envs.contract` tells the user more."""
+        self._envs[0].close()  # type: ignore[no-untyped-call]
+        raise EnvError(
+            f"{self._settings.name}: expected {expected}, got {space}; "
+            f"`mbrl check-env` says what can be done about it"
+        )
+
+    def _refuse_unreset(self) -> NoReturn:
+        waiting = [i for i, running in enumerate(self._running) if not running]
+        raise EnvError(f"expected reset(index, seed) before step() for slots {waiting}, got none")
+
+    def _refuse_result(self, index: int, result: Any, error: Exception) -> NoReturn:
+        raise EnvError(
+            f"{self._where(index)}: expected (obs, number, bool, bool, dict) from step(), "
+            f"got {result!r:.200}"
+        ) from error
+
+    def _refuse_reward(self, index: int, reward: Any) -> NoReturn:
+        raise EnvError(
+            f"{self._where(index)}: expected a finite float32 reward, got {reward}; mend the "
+            f"environment, or wrap it in an env.factory that decides what such a reward means"
+        )
