@@ -1,0 +1,265 @@
+"""Statistics of few runs: what may be claimed from a handful of seeds, and how surely.
+
+Scores and learning curves go in, estimates with bootstrap intervals come out; every function is a
+formula on numpy arrays and takes its random generator as an argument. It knows nothing of agents,
+files or plots.
+
+Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+NeurIPS 2021, arXiv:2108.13264 (interquartile mean, stratified bootstrap, probability of
+improvement).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
+
+
+def iqm(scores: ArrayLike) -> Floats:
+    """Interquartile mean: the mean of what is left when the lowest and highest quarter are cut.
+
+    Args:
+        scores: (..., n) float, n >= 1 runs.
+
+    Returns:
+        (...,) float64. From each end floor(n / 4) values are cut, so with fewer than four runs it
+        is the plain mean.
+
+    Raises:
+        ValueError: no scores, or one that is not a number.
+    """
+    values = np.sort(_scores(scores), axis=-1)
+    n = values.shape[-1]
+    cut = n // 4
+    return np.asarray(values[..., cut : n - cut].mean(axis=-1))
+
+
+def stratified_bootstrap_ci(
+    scores_per_task: Sequence[ArrayLike],
+    statistic: Statistic = iqm,
+    *,
+    rng: np.random.Generator,
+    reps: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic over all runs, resampling the runs within each task.
+
+    Args:
+        scores_per_task: one (runs,) array per task; the numbers of runs may differ.
+        statistic: (reps, all runs) -> (reps,), such as `iqm`.
+        rng: makes the resamples; the same state gives the same interval.
+        reps: bootstrap replicates.
+        level: of the interval, in (0, 1).
+
+    Returns:
+        Lower and upper limit. One run per task gives an interval of no width, which says nothing.
+
+    Raises:
+        ValueError: no task, a task without runs, or a score that is not a number.
+    """
+    tasks = [_scores(scores) for scores in scores_per_task]
+    if not tasks:
+        raise ValueError("expected the scores of at least one task, got none")
+    resampled = [task[rng.integers(len(task), size=(reps, len(task)))] for task in tasks]
+    return _interval(statistic(np.concatenate(resampled, axis=1)), level)
+
+
+def probability_of_improvement(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> float:
+    """Probability that a run of X beats a run of Y on a task drawn at random; ties count half.
+
+    Args:
+        x: one (runs,) array per task.
+        y: the same tasks in the same order; the numbers of runs may differ.
+
+    Returns:
+        In [0, 1]: the mean over tasks of the Mann-Whitney statistic U / (runs of x * runs of y).
+
+    Raises:
+        ValueError: the numbers of tasks differ, or there is none.
+    """
+    if len(x) != len(y) or not x:
+        raise ValueError(f"expected the same tasks for both, got {len(x)} and {len(y)}")
+    per_task = []
+    for a, b in zip(x, y, strict=True):
+        difference = _scores(a)[:, None] - _scores(b)[None, :]
+        per_task.append(np.mean((difference > 0) + 0.5 * (difference == 0)))
+    return float(np.mean(per_task))
+
+
+def align(curves: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
+    """Bring learning curves to one grid, by linear interpolation.
+
+    Args:
+        curves: one (points, 2) array per seed: env steps (ascending), then the score. Points whose
+            score is NaN are left out.
+
+    Returns:
+        steps: (G,) all env steps at which some seed was evaluated, within the range that all seeds
+            cover.
+        scores: (seeds, G).
+
+    Raises:
+        ValueError: a curve has no points or steps that descend, or the curves share no range.
+    """
+    clean = [_curve(curve) for curve in curves]
+    if not clean:
+        raise ValueError("expected at least one curve, got none")
+    first = max(curve[0, 0] for curve in clean)
+    last = min(curve[-1, 0] for curve in clean)
+    if first > last:
+        raise ValueError(
+            f"expected curves that overlap: one begins at {first:g} env steps, another ends at "
+            f"{last:g}"
+        )
+    grid = np.unique(np.concatenate([curve[:, 0] for curve in clean]))
+    grid = grid[(grid >= first) & (grid <= last)]
+    return grid, np.stack([np.interp(grid, curve[:, 0], curve[:, 1]) for curve in clean])
+
+
+def steps_to_threshold(curve: ArrayLike, threshold: float) -> float:
+    """Env steps at which a learning curve first reaches a score.
+
+    Args:
+        curve: (points, 2): env steps (ascending), then the score; NaN scores are left out.
+        threshold: the score to reach.
+
+    Returns:
+        Interpolated between the two evaluations around the crossing; the first evaluation's steps
+        if it is there already (an upper bound); inf if it is never reached.
+    """
+    clean = _curve(curve)
+    return float(first_crossing(clean[:, 0], clean[None, :, 1], threshold)[0])
+
+
+def first_crossing(steps: Floats, scores: Floats, threshold: float) -> Floats:
+    """`steps_to_threshold` of many curves on one grid.
+
+    Args:
+        steps: (G,) ascending.
+        scores: (curves, G).
+        threshold: the score to reach.
+
+    Returns:
+        (curves,), inf where a curve never reaches it.
+    """
+    reached = scores >= threshold
+    after = reached.argmax(axis=1)  # 0 also where nothing is reached; replaced below
+    before = np.maximum(after - 1, 0)
+    rows = np.arange(len(scores))
+    low, high = scores[rows, before], scores[rows, after]
+    rise = np.where(high > low, high - low, 1.0)
+    share = np.where(after > 0, (threshold - low) / rise, 0.0)
+    crossing = steps[before] + share * (steps[after] - steps[before])
+    return np.where(reached.any(axis=1), crossing, np.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsRatio:
+    """How many times the env steps B needs that A needs, to reach one score.
+
+    Attributes:
+        threshold: the score.
+        value: steps of B / steps of A, by their mean curves; above 1, A is the thriftier. None if A
+            does not reach the score.
+        ci95: percentile interval over seeds, or None with `value`.
+        at_least: B does not reach the score within its budget; `value` and `ci95` are then lower
+            bounds, made with the budget.
+        steps_a: env steps of A's mean curve, or None if it does not reach the score.
+        steps_b: the same of B.
+    """
+
+    threshold: float
+    value: float | None
+    ci95: tuple[float, float] | None
+    at_least: bool
+    steps_a: float | None
+    steps_b: float | None
+
+
+def steps_ratio(
+    curves_a: Sequence[ArrayLike],
+    curves_b: Sequence[ArrayLike],
+    threshold: float,
+    *,
+    rng: np.random.Generator,
+    reps: int = 2000,
+    level: float = 0.95,
+) -> StepsRatio:
+    """Ratio of the env steps that B and A need until their mean curves reach a score.
+
+    The interval resamples the seeds of A and of B. Every replicate is a lower bound: where B does
+    not reach the score it counts with its budget, where A does not the ratio counts as 0.
+
+    Args:
+        curves_a: one (points, 2) curve per seed of the agent in question.
+        curves_b: the same of the baseline.
+        threshold: the score to reach.
+        rng: makes the resamples.
+        reps: bootstrap replicates.
+        level: of the interval, in (0, 1).
+
+    Returns:
+        The ratio with its interval.
+
+    Raises:
+        ValueError: as `align`.
+    """
+    grid_a, scores_a = align(curves_a)
+    grid_b, scores_b = align(curves_b)
+    steps_a = float(first_crossing(grid_a, scores_a.mean(axis=0)[None], threshold)[0])
+    steps_b = float(first_crossing(grid_b, scores_b.mean(axis=0)[None], threshold)[0])
+    budget_b = grid_b[-1]
+    value = ci95 = None
+    if np.isfinite(steps_a):
+        value = min(steps_b, budget_b) / max(steps_a, 1.0)
+        crossing_a = first_crossing(grid_a, _mean_of_resamples(scores_a, reps, rng), threshold)
+        crossing_b = first_crossing(grid_b, _mean_of_resamples(scores_b, reps, rng), threshold)
+        ratios = np.minimum(crossing_b, budget_b) / np.maximum(crossing_a, 1.0)  # x / inf is 0
+        ci95 = _interval(ratios, level)
+    return StepsRatio(
+        threshold=float(threshold),
+        value=value,
+        ci95=ci95,
+        at_least=value is not None and not np.isfinite(steps_b),
+        steps_a=steps_a if np.isfinite(steps_a) else None,
+        steps_b=steps_b if np.isfinite(steps_b) else None,
+    )
+
+
+def _mean_of_resamples(scores: Floats, reps: int, rng: np.random.Generator) -> Floats:
+    """(reps, G): mean curves of seeds (seeds, G) drawn with replacement."""
+    seeds = len(scores)
+    counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=reps)
+    return np.asarray(counts @ scores / seeds)
+
+
+def _interval(values: Floats, level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level in (0, 1), got {level}")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _scores(scores: ArrayLike) -> Floats:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim == 0 or values.shape[-1] == 0:
+        raise ValueError(f"expected scores of at least one run, got shape {values.shape}")
+    if np.isnan(values).any():
+        raise ValueError("expected scores that are numbers, got NaN: a run without an evaluation?")
+    return values
+
+
+def _curve(curve: ArrayLike) -> Floats:
+    points = np.asarray(curve, dtype=np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"expected a curve of shape (points, 2), got {points.shape}")
+    points = points[~np.isnan(points[:, 1])]
+    if len(points) == 0:
+        raise ValueError("expected a curve with at least one evaluation, got none")
+    if (np.diff(points[:, 0]) < 0).any():
+        raise ValueError(f"expected a curve with ascending env steps, got {points[:, 0].tolist()}")
+    return points

@@ -1,0 +1,181 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu, trim_mean
+
+from mbrl.stats import (
+    align,
+    first_crossing,
+    iqm,
+    probability_of_improvement,
+    steps_ratio,
+    steps_to_threshold,
+    stratified_bootstrap_ci,
+)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def mean(scores: np.ndarray) -> np.ndarray:
+    return scores.mean(axis=-1)
+
+
+def test_iqm_cuts_a_quarter_from_each_end() -> None:
+    assert iqm([100, 1, 2, 3, 4, 5, 6, -100]) == (2 + 3 + 4 + 5) / 4
+    assert iqm([1, 2, 3, 4, 1000]) == 3  # floor(5 / 4) = 1 from each end
+    assert iqm([1, 2, 9]) == 4  # too few to cut
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 7, 8, 30])
+def test_iqm_is_the_trimmed_mean_that_rliable_uses(n: int) -> None:
+    scores = rng().normal(size=(6, n))
+    np.testing.assert_allclose(iqm(scores), trim_mean(scores, 0.25, axis=-1))
+
+
+@pytest.mark.parametrize("scores", [[], 3.0, [1.0, math.nan]])
+def test_iqm_refuses_what_is_no_score(scores: object) -> None:
+    with pytest.raises(ValueError, match="expected scores"):
+        iqm(scores)  # type: ignore[arg-type]
+
+
+def test_interval_of_equal_scores_has_no_width() -> None:
+    assert stratified_bootstrap_ci([[2.0] * 5, [4.0] * 5], rng=rng()) == (3.0, 3.0)
+
+
+def test_interval_resamples_within_tasks_only() -> None:
+    # Resampled across tasks, the mean would vary; within tasks it cannot.
+    assert stratified_bootstrap_ci([[0.0, 0.0], [10.0]], mean, rng=rng()) == pytest.approx(
+        (10 / 3, 10 / 3)
+    )
+
+
+def test_interval_of_two_runs_ends_at_the_runs() -> None:
+    # The mean of a resample of {0, 1} is 0, 1/2, 1 with probability 1/4, 1/2, 1/4.
+    assert stratified_bootstrap_ci([[0.0, 1.0]], mean, rng=rng()) == (0.0, 1.0)
+    assert stratified_bootstrap_ci([[0.0, 1.0]], mean, rng=rng(), level=0.4) == (0.5, 0.5)
+
+
+def test_interval_has_the_width_of_the_normal_one_for_many_runs() -> None:
+    scores = rng().normal(3, 2, size=400)
+    low, high = stratified_bootstrap_ci([scores], mean, rng=rng(), reps=4000)
+    half = 1.96 * scores.std() / math.sqrt(400)
+    assert low == pytest.approx(scores.mean() - half, abs=0.03)
+    assert high == pytest.approx(scores.mean() + half, abs=0.03)
+
+
+def test_interval_depends_on_the_generator_alone() -> None:
+    scores = [rng().normal(size=5)]
+    first = stratified_bootstrap_ci(scores, rng=rng())
+    np.random.seed(1)
+    assert stratified_bootstrap_ci(scores, rng=rng()) == first
+
+
+def test_interval_refuses_nothing_and_levels_out_of_range() -> None:
+    with pytest.raises(ValueError, match="at least one task"):
+        stratified_bootstrap_ci([], rng=rng())
+    with pytest.raises(ValueError, match="level in"):
+        stratified_bootstrap_ci([[1.0]], rng=rng(), level=95)
+
+
+def test_probability_of_improvement_counts_pairs_and_half_of_ties() -> None:
+    # pairs: 2>1, 2=2, 3>1, 3>2
+    assert probability_of_improvement([[2, 3]], [[1, 2]]) == 3.5 / 4
+    assert probability_of_improvement([[1, 2]], [[2, 3]]) == 0.5 / 4
+    assert probability_of_improvement([[1], [5]], [[0], [9]]) == 0.5  # mean of two tasks
+
+
+def test_probability_of_improvement_is_the_mann_whitney_statistic() -> None:
+    x, y = rng().integers(0, 6, size=9), rng().integers(1, 7, size=5)
+    expected = mannwhitneyu(x, y).statistic / (9 * 5)
+    assert probability_of_improvement([x], [y]) == pytest.approx(expected)
+
+
+def test_probability_of_improvement_refuses_different_tasks() -> None:
+    with pytest.raises(ValueError, match="same tasks for both, got 1 and 2"):
+        probability_of_improvement([[1]], [[1], [2]])
+
+
+def test_steps_to_threshold_interpolates_the_first_crossing() -> None:
+    curve = [[0, 0.0], [100, 2.0], [200, 1.0], [300, 5.0]]
+    assert steps_to_threshold(curve, 1.5) == 75
+    assert steps_to_threshold(curve, 2.0) == 100
+    assert steps_to_threshold(curve, 3.0) == 250
+    assert steps_to_threshold(curve, -1.0) == 0
+    assert steps_to_threshold(curve, 5.1) == math.inf
+
+
+def test_steps_to_threshold_leaves_out_missing_evaluations() -> None:
+    assert steps_to_threshold([[0, 0.0], [50, math.nan], [100, 2.0]], 1.0) == 50
+
+
+def test_first_crossing_of_many_curves_is_that_of_each() -> None:
+    steps = np.array([0.0, 10.0, 20.0, 40.0])
+    scores = rng().normal(size=(50, 4)).cumsum(axis=1)
+    each = [steps_to_threshold(np.stack([steps, row], axis=1), 0.7) for row in scores]
+    np.testing.assert_allclose(first_crossing(steps, scores, 0.7), each)
+
+
+def test_align_interpolates_within_the_common_range() -> None:
+    steps, scores = align([[[0, 0], [100, 1], [200, 2]], [[50, 4], [150, 6]]])
+    assert steps.tolist() == [50, 100, 150]
+    assert scores.tolist() == [[0.5, 1, 1.5], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("curves", "said"),
+    [
+        ([], "at least one curve"),
+        ([[[0, 1], [10, 2]], [[20, 1]]], "one begins at 20 env steps, another ends at 10"),
+        ([[[10, 1], [5, 2]]], "ascending env steps"),
+        ([[[10, math.nan]]], "at least one evaluation"),
+        ([[1, 2, 3]], r"shape \(points, 2\), got \(3,\)"),
+    ],
+)
+def test_align_refuses_curves_it_cannot_compare(curves: list[object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        align(curves)  # type: ignore[arg-type]
+
+
+def line(slope: float, until: float = 1000) -> list[list[float]]:
+    return [[0, 0], [until, slope * until]]
+
+
+def test_ratio_of_two_lines_is_that_of_their_slopes() -> None:
+    ratio = steps_ratio([line(0.04)] * 3, [line(0.01)] * 3, threshold=4, rng=rng())
+    assert ratio.value == pytest.approx(4)
+    assert ratio.ci95 == pytest.approx((4, 4))
+    assert not ratio.at_least
+    assert (ratio.steps_a, ratio.steps_b) == (pytest.approx(100), pytest.approx(400))
+
+
+def test_ratio_of_curves_that_differ_between_seeds_has_an_interval_around_it() -> None:
+    ours = [line(s) for s in (0.03, 0.04, 0.05)]
+    ratio = steps_ratio(ours, [line(0.01)] * 3, threshold=4, rng=rng())
+    assert ratio.value == pytest.approx(4)
+    assert ratio.ci95 is not None
+    # the slowest and the fastest seed alone would give 3 and 5
+    assert 3 <= ratio.ci95[0] < 4 < ratio.ci95[1] <= 5
+
+
+def test_ratio_is_a_lower_bound_when_the_baseline_never_arrives() -> None:
+    ratio = steps_ratio([line(0.04)], [line(0.001)], threshold=4, rng=rng())
+    assert ratio.value == pytest.approx(1000 / 100)
+    assert ratio.at_least
+    assert ratio.steps_b is None
+
+
+def test_ratio_has_no_value_when_the_agent_itself_never_arrives() -> None:
+    ratio = steps_ratio([line(0.001)], [line(0.04)], threshold=4, rng=rng())
+    assert (ratio.value, ratio.ci95, ratio.steps_a) == (None, None, None)
+    assert not ratio.at_least
+
+
+def test_replicates_in_which_the_agent_does_not_arrive_pull_the_interval_to_zero() -> None:
+    ours = [line(0.04), line(0.0), line(0.0)]
+    ratio = steps_ratio(ours, [line(0.008)], threshold=6, rng=rng())
+    assert ratio.value == pytest.approx(750 / 450)
+    assert ratio.ci95 is not None
+    assert ratio.ci95[0] == 0
