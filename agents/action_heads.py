@@ -1,9 +1,9 @@
 """How the numbers a policy network puts out become actions, for Discrete and Box action spaces.
 
-A head turns (N, `inputs`) network outputs into samples, log-probabilities and entropies. It draws
-nothing itself: `noise` is drawn for a whole rollout in one call from the caller's generator, which
-is what makes sampling cheap, and `sample` is a pure function of it. The layouts are those of RLlib's
-`TorchCategorical` and `TorchDiagGaussian`, so stock RLlib can act with the same outputs.
+A head turns (N, `inputs`) network outputs into samples, log-probabilities and entropies. `noise`
+is drawn for a whole rollout in one call from the caller's generator, which is what makes sampling
+cheap, and `sample` is a pure function of it. The layouts are those of RLlib's `TorchCategorical`
+and `TorchDiagGaussian`, so stock RLlib can act with the same outputs.
 
 Box actions live twice: the *raw* action is the Gaussian sample, which the learner stores; the
 environment gets it clipped to [-1, 1] and stretched to the bounds of its space, RLlib's
@@ -11,7 +11,7 @@ environment gets it clipped to [-1, 1] and stretched to the bounds of its space,
 """
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -62,7 +62,7 @@ def _device(generator: torch.Generator | None) -> torch.device:
 class CategoricalHead:
     """Discrete actions from logits (N, A); raw actions are (N,) int64 counted from 0."""
 
-    def __init__(self, space: gym.spaces.Discrete) -> None:  # noqa: D107
+    def __init__(self, space: gym.spaces.Discrete[Any]) -> None:
         self.inputs = int(space.n)
         self.start = int(space.start)
 
@@ -93,7 +93,7 @@ class GaussianHead:
     Raw actions are (N, A) float32, unbounded.
     """
 
-    def __init__(self, space: gym.spaces.Box) -> None:  # noqa: D107
+    def __init__(self, space: gym.spaces.Box) -> None:
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(
                 f"expected a Box action space with finite bounds, got {space}; "
@@ -134,7 +134,7 @@ class GaussianHead:
         return scaled.reshape(-1, *self.shape)
 
 
-def make_head(space: gym.Space) -> ActionHead:  # type: ignore[type-arg]
+def make_head(space: gym.Space[Any]) -> ActionHead:
     """The head for an action space.
 
     Raises:
@@ -145,5 +145,5 @@ def make_head(space: gym.Space) -> ActionHead:  # type: ignore[type-arg]
     if isinstance(space, gym.spaces.Box):
         return GaussianHead(space)
     raise ValueError(
-        f"expected a Discrete or Box action space, got {space}; flatten it in an environment wrapper"
+        f"expected a Discrete or Box action space, got {space}; flatten it in an env wrapper"
     )

@@ -1,9 +1,10 @@
-"""RLModules: the networks of the dream policy (`LatentModule`) and of the baselines (`PixelModule`).
+"""RLModules: the networks of the dream policy (`LatentModule`) and the baselines (`PixelModule`).
 
 Both are ordinary modules of RLlib's new API stack: they put out `action_dist_inputs` and implement
 `ValueFunctionAPI`, so stock PPO can train either and stock env runners can act with either.
-`LatentModule` sees features (N, F) and never pixels; `PixelModule` sees uint8 images (N, H, W, C) and
-divides them by the space's upper bound itself, so that no float images travel between processes.
+`LatentModule` sees features (N, F) and never pixels; `PixelModule` sees uint8 images (N, H, W, C)
+and divides them by the space's upper bound itself, so that no float images travel between
+processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from ray.rllib.algorithms.dqn.dqn_catalog import DQNCatalog
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
+from ray.rllib.core.models.base import ENCODER_OUT
 from ray.rllib.core.rl_module.apis.value_function_api import ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
@@ -38,12 +42,12 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers, last)
 
 
-class LatentModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]
+class LatentModule(TorchRLModule, ValueFunctionAPI):
     """Actor and critic over features (N, F).
 
     `model_config` has the keys `hidden`, `critic`, `value_bins`, `value_limit` and `autocast`, with
-    the meanings of `DreamPolicySettings`; `latent_spec` fills it. The last layers start at zero: the
-    first policy is uniform (or a unit Gaussian) and the first values are zero.
+    the meanings of `DreamPolicySettings`; `latent_spec` fills it. The last layers start at zero:
+    the first policy is uniform (or a unit Gaussian) and the first values are zero.
     """
 
     def setup(self) -> None:
@@ -135,3 +139,131 @@ def latent_spec(
         action_space=action_space,
         model_config=latent_model_config(settings),
     )
+
+
+class PixelEncoder(nn.Module):
+    """Observations to (N, dense) features: images by convolution, vectors by two dense layers.
+
+    Images up to 20 pixels high get the MinAtar network (16 filters of 3x3, one dense layer; Young &
+    Tian, arXiv:1903.03176), larger ones the strided one of DQN (Mnih et al. 2015).
+    """
+
+    def __init__(self, space: gym.spaces.Box, dense: int) -> None:
+        """Build for a Box of shape (H, W, C) or (F,).
+
+        Raises:
+            ValueError: observations have another number of axes, or an image space has no bound.
+        """
+        super().__init__()
+        self.images = len(space.shape) == 3
+        if self.images:
+            high = float(np.max(space.high))
+            if not np.isfinite(high) or high <= 0:
+                raise ValueError(f"expected an image space with a finite upper bound, got {space}")
+            self.scale = 1.0 / high
+            height, width, channels = space.shape
+            if min(height, width) <= 20:
+                convs: list[nn.Module] = [nn.Conv2d(channels, 16, 3), nn.ReLU()]
+            else:
+                convs = [nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2)]
+                convs += [nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()]
+            self.body = nn.Sequential(*convs, nn.Flatten())
+            with torch.no_grad():
+                flat = self.body(torch.zeros(1, channels, height, width)).shape[1]
+        elif len(space.shape) == 1:
+            self.scale = 1.0
+            self.body = nn.Sequential(nn.Linear(space.shape[0], dense), nn.ReLU())
+            flat = dense
+        else:
+            raise ValueError(f"expected observations (H, W, C) or (F,), got {space}")
+        self.dense = nn.Sequential(nn.Linear(flat, dense), nn.ReLU())
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(N, H, W, C) of any number type, or (N, F), to (N, dense)."""
+        if self.images:
+            obs = obs.permute(0, 3, 1, 2)
+        return self.dense(self.body(obs.float() * self.scale))
+
+
+def _action_layer(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that starts at zero, so that the first policy is uniform."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PixelModule(TorchRLModule, ValueFunctionAPI):
+    """PPO's actor and critic on images: one `PixelEncoder`, two linear layers.
+
+    `model_config` has the key `dense`.
+    """
+
+    def setup(self) -> None:
+        """Build the networks; called by RLlib's constructor."""
+        dense = int(self.model_config["dense"])
+        self.head = make_head(self.action_space)
+        self.encoder = PixelEncoder(self.observation_space, dense)
+        self.actor = _action_layer(dense, self.head.inputs)
+        self.critic = _action_layer(dense, 1)
+
+    def policy(self, obs: Tensor) -> Tensor:
+        """Inputs of the action head, (N, head.inputs)."""
+        return self.actor(self.encoder(obs))
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS])}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        features = self.encoder(batch[Columns.OBS])
+        return {Columns.ACTION_DIST_INPUTS: self.actor(features), Columns.EMBEDDINGS: features}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any | None = None) -> Tensor:
+        """Expected returns (N,) of the observations in `batch`."""
+        features = self.encoder(batch[Columns.OBS]) if embeddings is None else embeddings
+        return self.critic(features).squeeze(-1)
+
+
+class _Encoded(nn.Module):
+    """`PixelEncoder` with the calling convention of RLlib's catalog encoders."""
+
+    def __init__(self, space: gym.spaces.Box, dense: int) -> None:
+        super().__init__()
+        self.net = PixelEncoder(space, dense)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {ENCODER_OUT: self.net(batch[Columns.OBS])}
+
+
+class PixelCatalog(DQNCatalog):
+    """Gives RLlib's own DQN module the networks of `PixelModule`; the module itself is stock."""
+
+    def __init__(
+        self,
+        observation_space: gym.spaces.Box,
+        action_space: gym.spaces.Discrete[Any],
+        model_config_dict: dict[str, Any],
+        view_requirements: Any = None,
+    ) -> None:
+        """Called by RLlib; `model_config_dict` has the key `dense`."""
+        # The parent would look for a default convolution for this image size, and refuse 10x10.
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.dense = int(model_config_dict["dense"])
+
+    def build_encoder(self, framework: str) -> nn.Module:
+        """Images to features."""
+        return _Encoded(self.observation_space, self.dense)
+
+    def build_af_head(self, framework: str) -> nn.Module:
+        """Features to advantages, or to Q-values without the dueling streams."""
+        # Not zero at first: RLlib's exploration takes a Q-value of exactly 0 for a masked action.
+        return nn.Linear(self.dense, int(self.action_space.n))
+
+    def build_vf_head(self, framework: str) -> nn.Module:
+        """Features to the state's value."""
+        return nn.Linear(self.dense, 1)
+
+    def get_action_dist_cls(self, framework: str) -> type:
+        """Categorical; RLlib takes its mode."""
+        return TorchCategorical

@@ -1,8 +1,8 @@
 """The arithmetic of returns: targets, weights, scales and histograms, as pure functions of tensors.
 
-Row (n, k) is step k of rollout n. `reward[n, k]` and `cont[n, k]` are what the action chosen in step
-k led to; `value[n, k]` is the critic's estimate of the state the action was chosen in, so `value` has
-one column more. Nothing here knows of policies, networks or devices.
+Row (n, k) is step k of rollout n. `reward[n, k]` and `cont[n, k]` are what the action chosen in
+step k led to; `value[n, k]` is the critic's estimate of the state the action was chosen in, so
+`value` has one column more. Nothing here knows of policies, networks or devices.
 """
 
 import torch
@@ -133,9 +133,9 @@ def value_bins(count: int, limit: float) -> Tensor:
 def twohot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy between softmax(logits) and the two-hot code of the targets.
 
-    The code puts all mass on the two bins around the target, so that its mean is the target exactly.
-    It is never built: only the two logits concerned are gathered. Targets beyond the last bins are
-    clamped to them.
+    The code puts all mass on the two bins around the target, so that its mean is the target
+    exactly. It is never built: only the two logits concerned are gathered. Targets beyond the last
+    bins are clamped to them.
 
     Args:
         logits: (M, bins).

@@ -46,3 +46,50 @@ class DreamPolicySettings(BaseModel):
         0.99, ge=0, lt=1, description="decay per round of the running range of returns"
     )
     autocast: bool = Field(False, description="bfloat16 matrix products in actor and critic")
+
+
+class PPOSettings(BaseModel):
+    """Stock RLlib PPO on the real environment (`agents.model_free`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_envs: int = Field(8, ge=1, description="environments per env runner")
+    batch_steps: int = Field(1024, ge=1, description="environment steps per iteration")
+    minibatch_size: int = Field(128, ge=1, description="rows per gradient step")
+    epochs: int = Field(8, ge=1, description="passes over the steps of an iteration")
+    lr: float = Field(5e-4, gt=0, description="Adam step size")
+    gamma: float = Field(0.99, gt=0, le=1, description="discount per step")
+    lam: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
+    clip: float = Field(0.2, gt=0, lt=1, description="clip range of the probability ratio")
+    entropy: float = Field(0.01, ge=0, description="weight of the entropy bonus")
+    value_coeff: float = Field(0.5, ge=0, description="weight of the critic's loss")
+    grad_clip: float = Field(0.5, gt=0, description="largest global norm of the gradient")
+    dense: int = Field(128, ge=1, description="width of the layer after the convolutions")
+
+
+class DQNSettings(BaseModel):
+    """Stock RLlib DQN with Rainbow's parts on the real environment (`agents.model_free`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_envs: int = Field(4, ge=1, description="environments per env runner")
+    batch_size: int = Field(32, ge=1, description="transitions per gradient step")
+    training_intensity: float = Field(
+        32.0, gt=0, description="transitions replayed per environment step (replay ratio)"
+    )
+    learning_starts: int = Field(1000, ge=0, description="steps before the first gradient step")
+    buffer_steps: int = Field(100_000, ge=1, description="steps the replay buffer keeps")
+    prioritized: bool = Field(True, description="prioritised instead of uniform replay")
+    n_step: int = Field(3, ge=1, description="steps of reward before the bootstrap")
+    double_q: bool = Field(True, description="double Q-learning")
+    dueling: bool = Field(True, description="separate value and advantage streams")
+    target_update_steps: int = Field(
+        500, ge=1, description="environment steps between copies into the target network"
+    )
+    lr: float = Field(3e-4, gt=0, description="Adam step size")
+    gamma: float = Field(0.99, gt=0, le=1, description="discount per step")
+    epsilon_start: float = Field(1.0, ge=0, le=1, description="random actions at first")
+    epsilon_end: float = Field(0.02, ge=0, le=1, description="random actions from then on")
+    epsilon_steps: int = Field(4000, ge=1, description="steps over which the share falls linearly")
+    grad_clip: float = Field(10.0, gt=0, description="largest global norm of the gradient")
+    dense: int = Field(128, ge=1, description="width of the layer after the convolutions")

@@ -41,9 +41,7 @@ class TensorEnv(Protocol):
         """Start N new environments and return their observations, (N, F) floating point."""
         ...
 
-    def step(
-        self, action: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Info]:
+    def step(self, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Info]:
         """Step all environments once; never resets.
 
         Args:

@@ -10,9 +10,13 @@ import pytest
 import ray
 import torch
 
-from agents.dream_ppo import DreamPPO, DreamPPOConfig, PolicyLearningError, roll_out
+from agents.dream_learner import roll_out
+from agents.dream_ppo import DreamPPO, DreamPPOConfig, PolicyLearningError
 from agents.settings import DreamPolicySettings
 from agents.tensor_env import TensorEnv
+
+# Ray Data copies its own deprecated settings when a learner actor starts.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 FAST = DreamPolicySettings(
     horizon=8, dreams=128, minibatch_size=256, epochs=3, hidden=(32,), lr=3e-3, gamma=0.9
@@ -54,7 +58,7 @@ class Corridor:
 
 
 class Aim:
-    """One step: the observation is a point in [-1, 1], the action should be 3 times it, in [-4, 4]."""
+    """The observation is a point in [-1, 1]; the action in [-4, 4] should be 3 times it."""
 
     obs_dim = 1
     action_space = gym.spaces.Box(-4.0, 4.0, (1,), np.float32)
@@ -109,9 +113,7 @@ def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: 
 
 
 def test_policy_learns_with_bfloat16_matrix_products() -> None:
-    agent = DreamPPO(
-        FAST.model_copy(update={"autocast": True}), 5, Corridor.action_space, seed=0
-    )
+    agent = DreamPPO(FAST.model_copy(update={"autocast": True}), 5, Corridor.action_space, seed=0)
     agent.learn(Corridor(128), rounds=40)
     assert right_probability(agent).min() > 0.9
 
@@ -196,7 +198,9 @@ def test_older_state_can_be_put_back_into_the_same_agent() -> None:
     agent.learn(Corridor(128), rounds=2)
     agent.set_state(saved)
     assert torch.equal(agent.get_weights()["actor.0.weight"], saved["module"]["actor.0.weight"])
-    assert torch.equal(agent.module.state_dict()["actor.0.weight"], saved["module"]["actor.0.weight"])
+    assert torch.equal(
+        agent.module.state_dict()["actor.0.weight"], saved["module"]["actor.0.weight"]
+    )
 
 
 def test_state_of_another_number_of_learners_is_refused() -> None:

@@ -1,0 +1,364 @@
+"""The RLlib learner that makes its own data: it rolls a `TensorEnv` out on its own device.
+
+Stock RLlib moves every step through Python episode objects, which costs more than the dream itself.
+Here a rollout is N dreams times K steps, tensors only; then come lambda-returns, and then RLlib's
+own `Learner.update` over minibatches. With several learners each dreams its own share, and DDP
+averages the gradients.
+
+The loss is PPO's clipped surrogate (Schulman et al., arXiv:1707.06347) on lambda-returns minus
+values, with advantages divided by the running range of returns and every row weighted by the
+probability that its state is reached at all (Hafner et al., arXiv:2301.04104).
+
+It refuses to know what a world model is, and does not survive a loss that is not finite: that is a
+`PolicyLearningError`, before the weights are touched.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from torch import Tensor
+
+from agents.modules import VALUE_LOGITS, LatentModule
+from agents.returns import (
+    ReturnScale,
+    arrival_weight,
+    lambda_return,
+    percentile_range,
+    twohot_cross_entropy,
+)
+from agents.settings import DreamPolicySettings
+from agents.tensor_env import TensorEnv
+
+WEIGHT = "dream_weight"
+"""Batch column: probability that the row's state is reached."""
+
+State = dict[str, Any]
+"""Nested dict with string keys and tensors, numbers or strings as leaves."""
+
+
+class PolicyLearningError(RuntimeError):
+    """Learning in the dream cannot go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """K steps of N dreams, time first, on the learner's device.
+
+    Attributes:
+        obs: (K + 1, N, F), bfloat16 under autocast, else float32.
+        inputs: (K, N, I), what the policy put out.
+        action: (K, N, ...), raw.
+        reward: (K, N).
+        cont: (K, N).
+        info: means over all rows of the environment's extra tensors.
+    """
+
+    obs: Tensor
+    inputs: Tensor
+    action: Tensor
+    reward: Tensor
+    cont: Tensor
+    info: dict[str, Tensor]
+
+
+@torch.no_grad()
+def roll_out(
+    env: TensorEnv, module: LatentModule, horizon: int, generator: torch.Generator
+) -> Rollout:
+    """Let the policy act in the environment for `horizon` steps from a fresh reset.
+
+    The noise of all actions is drawn in one call; nothing is copied to the host.
+    """
+    head, device = module.head, generator.device
+    noise = head.noise((horizon, env.num_envs), generator)
+    obs = env.reset()
+    dtype = torch.bfloat16 if module.autocast else torch.float32
+    store = torch.empty(horizon + 1, env.num_envs, env.obs_dim, dtype=dtype, device=device)
+    inputs, actions, rewards, conts = [], [], [], []
+    infos: dict[str, list[Tensor]] = {}
+    for k in range(horizon):
+        store[k] = obs
+        inputs.append(module.policy(store[k]))
+        actions.append(head.sample(inputs[k], noise[k]))
+        obs, reward, cont, info = env.step(head.to_env(actions[k]).to(env.device))
+        rewards.append(reward)
+        conts.append(cont)
+        for name, extra in info.items():
+            infos.setdefault(name, []).append(extra.float().mean())
+    store[horizon] = obs
+    return Rollout(
+        obs=store,
+        inputs=torch.stack(inputs),
+        action=torch.stack(actions),
+        reward=torch.stack(rewards).to(device, torch.float32),
+        cont=torch.stack(conts).to(device, torch.float32),
+        info={name: torch.stack(means).mean() for name, means in infos.items()},
+    )
+
+
+class DreamPPOLearner(PPOTorchLearner):
+    """PPO learner that makes its own data in a `TensorEnv`.
+
+    Everything beyond RLlib's own state (action noise, range of returns, counters) is in
+    `dream_state`, and in the state that RLlib's checkpoints save.
+    """
+
+    def build(self) -> None:
+        """Build as PPO does, then the parts that dream."""
+        self.settings = DreamPolicySettings(**self.config.dream_settings)
+        super().build()
+        self.generator = torch.Generator(self._device)
+        self.generator.manual_seed(self.config.dream_seed * 1_000_003 + self._learner_index)
+        self.return_scale = ReturnScale(self.settings.return_scale_decay)
+        self.rounds = 0
+        self._sums: dict[str, Tensor] = {}
+        self._sum_count = 0
+
+    def _make_module(self) -> MultiRLModule:
+        # The first weights come from our seed, and the process-wide generator is left as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.dream_seed)
+            return super()._make_module()
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """One fused Adam for actor and critic."""
+        params = self.get_parameters(self._module[module_id])
+        optimizer = torch.optim.Adam(
+            params, lr=self.settings.lr, eps=self.settings.adam_eps, fused=True
+        )
+        self.register_optimizer(
+            module_id=module_id, optimizer=optimizer, params=params, lr_or_lr_schedule=config.lr
+        )
+
+    @property
+    def latent_module(self) -> LatentModule:
+        """The module without any DDP wrapper."""
+        module = self.module[DEFAULT_MODULE_ID].unwrapped()
+        if not isinstance(module, LatentModule):
+            raise ValueError(f"expected a LatentModule, got {type(module).__name__}")
+        return module
+
+    def learn_in_dream(self, env: TensorEnv, rounds: int) -> dict[str, float]:
+        """Dream, learn from it, and again.
+
+        Args:
+            env: this learner's environments, on this learner's device or on any other.
+            rounds: how many rollouts of `settings.horizon` steps, each with its own update.
+
+        Returns:
+            Means over the rounds, and `dream_steps`, `gradient_steps`, `rollout_s`, `update_s`.
+
+        Raises:
+            PolicyLearningError: rewards, values or the loss are not finite.
+        """
+        self._sums, self._sum_count = {}, 0
+        totals: dict[str, float] = {}
+        rollout_s = update_s = 0.0
+        for _ in range(rounds):
+            start = time.perf_counter()
+            rollout = roll_out(env, self.latent_module, self.settings.horizon, self.generator)
+            batch, metrics = self._make_batch(rollout)
+            middle = time.perf_counter()
+            self.update(
+                batch=batch,
+                num_epochs=self.settings.epochs,
+                minibatch_size=self.settings.minibatch_size,
+                shuffle_batch_per_epoch=True,
+                _no_metrics_reduce=True,
+            )
+            self.rounds += 1
+            rollout_s += middle - start
+            update_s += time.perf_counter() - middle
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, 0.0) + value / rounds
+        losses = {name: float(value) / self._sum_count for name, value in self._sums.items()}
+        self.metrics.log_dict({**totals, **losses}, key=DEFAULT_MODULE_ID, window=1)
+        return {
+            **totals,
+            **losses,
+            "dream_steps": float(rounds * self.settings.horizon * env.num_envs),
+            "gradient_steps": float(self._sum_count),
+            "rollout_s": rollout_s,
+            "update_s": update_s,
+        }
+
+    @torch.no_grad()
+    def _make_batch(self, rollout: Rollout) -> tuple[MultiAgentBatch, dict[str, float]]:
+        """Targets and advantages of a rollout, as rows for the loss."""
+        settings, module = self.settings, self.latent_module
+        steps, dreams = rollout.reward.shape
+        rows = steps * dreams
+        value = module.value_of(module.value_logits(rollout.obs.flatten(0, 1)))
+        value = value.view(steps + 1, dreams).T
+        target = lambda_return(
+            rollout.reward.T, rollout.cont.T, value, settings.gamma, settings.lam
+        )
+        weight = arrival_weight(rollout.cont.T)
+        self._update_return_scale(target)
+        advantage = target - value[:, :-1]
+        if settings.advantage == "return_scale":
+            advantage = advantage / self.return_scale.scale
+        elif settings.advantage == "batch":
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        inputs, action = rollout.inputs.flatten(0, 1), rollout.action.flatten(0, 1)
+        columns = {
+            Columns.OBS: rollout.obs[:-1].flatten(0, 1),
+            Columns.ACTIONS: action,
+            Columns.ACTION_LOGP: module.head.log_prob(inputs, action),
+            Postprocessing.ADVANTAGES: advantage.T.reshape(rows),
+            Postprocessing.VALUE_TARGETS: target.T.reshape(rows),
+            WEIGHT: weight.T.reshape(rows),
+        }
+        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=rows)
+        return batch, {
+            "reward": float(rollout.reward.mean()),
+            "cont": float(rollout.cont.mean()),
+            "value": float(value.mean()),
+            "return": float(target.mean()),
+            "return_scale": self.return_scale.scale,
+            **{f"env/{name}": float(mean) for name, mean in rollout.info.items()},
+        }
+
+    def _update_return_scale(self, target: Tensor) -> None:
+        bounds = percentile_range(target)
+        if self.distributed:
+            torch.distributed.all_reduce(bounds)
+            bounds = bounds / torch.distributed.get_world_size()
+        low, high = bounds.tolist()
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            raise PolicyLearningError(
+                f"expected finite returns in the dream, got percentiles {low} and {high} in round "
+                f"{self.rounds}; look at the rewards the environment gives"
+            )
+        self.return_scale.update(low, high)
+
+    def _create_iterator_if_necessary(
+        self,
+        *,
+        training_data: Any,
+        num_epochs: int = 1,
+        minibatch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Iterator[MultiAgentBatch]:
+        # RLlib's iterator shuffles with numpy's global generator, which no checkpoint holds, and
+        # not before the first epoch.
+        columns = dict(training_data.batch.policy_batches[DEFAULT_MODULE_ID].items())
+        rows = len(columns[WEIGHT])
+        size = minibatch_size or rows
+        for _ in range(num_epochs):
+            order = torch.randperm(rows, generator=self.generator, device=self._device)
+            for index in order.split(size):
+                picked = {name: column.index_select(0, index) for name, column in columns.items()}
+                yield MultiAgentBatch(
+                    {DEFAULT_MODULE_ID: SampleBatch(picked)}, env_steps=len(index)
+                )
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        """Clipped surrogate, critic and entropy, each row weighted by its chance to be reached.
+
+        Raises:
+            PolicyLearningError: the loss is not finite.
+        """
+        settings, head = self.settings, self.latent_module.head
+        inputs, advantage = fwd_out[Columns.ACTION_DIST_INPUTS], batch[Postprocessing.ADVANTAGES]
+        weight = batch[WEIGHT] / batch[WEIGHT].sum().clamp_min(1e-8)
+        log_ratio = head.log_prob(inputs, batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP]
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
+        policy_loss = -(weight * torch.minimum(advantage * ratio, advantage * clipped)).sum()
+        entropy = (weight * head.entropy(inputs)).sum()
+        value_loss = (weight * self._value_loss(fwd_out[VALUE_LOGITS], batch)).sum()
+        loss = policy_loss + settings.value_coeff * value_loss - settings.entropy * entropy
+        if not torch.isfinite(loss):
+            raise PolicyLearningError(
+                f"expected a finite loss in round {self.rounds}, got policy "
+                f"{float(policy_loss)}, value {float(value_loss)}, entropy {float(entropy)}; "
+                "lower policy.lr, or look at the features and rewards of the dream"
+            )
+        with torch.no_grad():
+            self._add(
+                policy_loss=policy_loss,
+                value_loss=value_loss,
+                entropy=entropy,
+                kl=(weight * (ratio - 1 - log_ratio)).sum(),
+                clipped=(weight * (ratio != clipped)).sum(),
+            )
+        return loss
+
+    def _value_loss(self, value_logits: Tensor, batch: dict[str, Any]) -> Tensor:
+        """Loss (M,) of the critic, of the same size whatever the size of the rewards."""
+        target, bins = batch[Postprocessing.VALUE_TARGETS], self.latent_module.bins
+        if len(bins):
+            return twohot_cross_entropy(value_logits, target, bins)
+        return ((value_logits.squeeze(-1) - target) / self.return_scale.scale).square()
+
+    def _add(self, **terms: Tensor) -> None:
+        for name, term in terms.items():
+            kept = term.detach()
+            self._sums[name] = self._sums[name] + kept if name in self._sums else kept
+        self._sum_count += 1
+
+    def dream_state(self) -> State:
+        """Everything that decides how learning goes on, as tensors and numbers."""
+        adam = self.get_optimizer(DEFAULT_MODULE_ID).state_dict()["state"]
+        return {
+            "module": {k: v.detach().clone() for k, v in self.latent_module.state_dict().items()},
+            "adam": {
+                str(index): {k: v.detach().clone() for k, v in moments.items()}
+                for index, moments in adam.items()
+            },
+            "own": self._own_state(),
+        }
+
+    def set_dream_state(self, state: State) -> None:
+        """Go on exactly where `dream_state` was taken."""
+        self.latent_module.load_state_dict(state["module"])
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        groups = optimizer.state_dict()["param_groups"]
+        adam = {int(index): dict(moments) for index, moments in state["adam"].items()}
+        optimizer.load_state_dict({"state": adam, "param_groups": groups})
+        self._set_own_state(state["own"])
+
+    def _own_state(self) -> State:
+        return {
+            "generator": self.generator.get_state(),
+            "return_scale": self.return_scale.get_state(),
+            "rounds": self.rounds,
+        }
+
+    def _set_own_state(self, state: State) -> None:
+        self.generator.set_state(state["generator"].cpu())
+        self.return_scale.set_state(state["return_scale"])
+        self.rounds = int(state["rounds"])
+
+    def get_state(self, *args: Any, **kwargs: Any) -> State:
+        """RLlib's learner state, with what dreaming needs under `dream`."""
+        return {**super().get_state(*args, **kwargs), "dream": self._own_state()}
+
+    def set_state(self, state: State) -> None:
+        """Take over RLlib's learner state and what dreaming needs."""
+        super().set_state(state)
+        if "dream" in state:
+            self._set_own_state(state["dream"])
+
+    # RLlib logs a dozen values through its metrics logger for every minibatch, which takes longer
+    # than a small network's gradient. The sums in `_add` replace them, once per call.
+    def _log_steps_trained_metrics(self, batch: MultiAgentBatch) -> None:
+        pass
+
+    def _log_metrics(self, batch: MultiAgentBatch) -> None:
+        pass
+
+    def _compute_off_policyness(self, batch: dict[str, Any]) -> None:
+        pass
