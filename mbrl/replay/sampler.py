@@ -1,0 +1,299 @@
+"""Fixed-length sequences from the newest rows of a replay store: the fast half of replay.
+
+In go episodes or fragments in any interleaving, out come `SequenceBatch`es of (B, T) rows. The last
+`capacity_steps` rows that were added live in a ring of memory-mapped columns. Over the ring lies a
+conceptual circular *tape*: all live rows grouped by episode, in step order inside an episode,
+episodes by the arrival of their oldest live fragment. `is_first` marks each tape row that does not
+continue the row before it: a new episode, a gap, a head that was overwritten, the tape's own seam.
+
+Start positions are uniform over the whole circle, so every row is equally likely at every position
+of a window, the ends of episodes as likely as their middles, and a window may cross from one
+episode into the next; the crossing row is marked.
+
+What is live, and the tape, follow from the last `capacity_steps` rows added and from nothing else.
+A sampler rebuilt from the segments in `segments`, in that order, therefore gives the batches that
+the living one would have given.
+"""
+
+import math
+import mmap
+import os
+import tempfile
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from mbrl.episode import Array, Episode, SequenceBatch, arrival
+from mbrl.errors import ReplayError
+from mbrl.replay.names import SegmentInfo
+from mbrl.replay.segment import cut, uncovered
+from mbrl.replay.store import ReplayStore
+from mbrl.replay.tape import FragmentTable, Tape
+
+_RESERVE_BYTES = 16 << 20  # disk is claimed in pieces of this size
+
+
+class _Column:
+    """One ring column in an unnamed file, which vanishes with the process even if it is killed."""
+
+    def __init__(
+        self, capacity: int, shape: tuple[int, ...], dtype: DTypeLike, directory: Path | None
+    ) -> None:
+        self._row_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        self._size = max(1, capacity * self._row_bytes)
+        self._reserved = 0
+        self._descriptor, path = tempfile.mkstemp(prefix="ring-", dir=directory)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        os.unlink(path)
+        os.truncate(self._descriptor, self._size)
+        mapped = mmap.mmap(self._descriptor, self._size)
+        self.rows: Array = np.frombuffer(
+            mapped, np.dtype(dtype), count=capacity * math.prod(shape)
+        ).reshape(capacity, *shape)
+
+    def reserve(self, rows: int) -> None:
+        """Claim disk for the first `rows` rows: a full disk must be an error, not a SIGBUS."""
+        while self._reserved < rows * self._row_bytes:
+            piece = min(_RESERVE_BYTES, self._size - self._reserved)
+            self._reserved += os.pwrite(self._descriptor, bytes(piece), self._reserved)
+
+    def close(self) -> None:
+        self.rows = self.rows[:0].copy()
+        self._close()
+
+
+class SequenceSampler:
+    """A ring of rows and the tape over it.
+
+    Args:
+        capacity_steps: rows that are kept, final observations included; the oldest go first.
+        obs_shape: of one observation.
+        obs_dtype: of observations.
+        action_shape: () for a discrete space, (A,) for a Box.
+        action_dtype: "int64" or "float32".
+        directory: on which disk the ring lives (such as /dev/shm); None for the system's temporary
+            folder. Nothing is left there.
+
+    Raises:
+        ReplayError: the capacity is below 1, or the folder cannot hold the ring.
+    """
+
+    def __init__(
+        self,
+        capacity_steps: int,
+        obs_shape: Sequence[int],
+        obs_dtype: DTypeLike = np.uint8,
+        action_shape: Sequence[int] = (),
+        action_dtype: DTypeLike = np.int64,
+        directory: Path | None = None,
+    ) -> None:
+        if capacity_steps < 1:
+            raise ReplayError(f"replay.capacity_steps: expected at least 1, got {capacity_steps}")
+        self.capacity = capacity_steps
+        shapes: list[tuple[tuple[int, ...], DTypeLike]] = [
+            (tuple(obs_shape), obs_dtype),
+            (tuple(action_shape), action_dtype),
+            ((), np.float32),
+            ((), np.bool_),
+        ]
+        try:
+            if directory is not None:
+                directory.mkdir(parents=True, exist_ok=True)
+            self._columns = [_Column(capacity_steps, *shape, directory) for shape in shapes]
+        except OSError as error:
+            raise _ring_error(error) from error
+        self._total = 0  # rows ever added; row i lies in slot i % capacity
+        self._fragments = FragmentTable()
+        self._tape: Tape | None = None
+        self._seen: set[str] = set()
+        self._loaded: deque[tuple[str, int]] = deque()  # segment, value of _total after it
+
+    def __enter__(self) -> "SequenceSampler":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the ring and free its disk space; the sampler is of no use afterwards."""
+        for column in self._columns:
+            column.close()
+        self._fragments, self._total, self._tape = FragmentTable(), 0, None
+
+    @property
+    def num_rows(self) -> int:
+        """Live rows, final observations included."""
+        return self._fragments.rows
+
+    @property
+    def num_steps(self) -> int:
+        """Live rows that hold an action."""
+        return self._fragments.rows - self._fragments.ended
+
+    @property
+    def segments(self) -> list[str]:
+        """Names of the loaded segments with live rows, in load order: what a checkpoint pins."""
+        return [name for name, _ in self._loaded]
+
+    def add(self, episode: Episode) -> int:
+        """Add a fragment's rows; rows whose (eps_id, t) is live already are dropped.
+
+        Returns:
+            The number of rows added.
+
+        Raises:
+            ReplayError: another shape or dtype than the ring's, or the ring's disk is full.
+        """
+        obs, actions, *_ = (column.rows for column in self._columns)
+        for name, got, ring in (("obs", episode.obs, obs), ("actions", episode.actions, actions)):
+            if got.shape[1:] != ring.shape[1:] or got.dtype != ring.dtype:
+                raise ReplayError(
+                    f"{name}: expected {ring.dtype}{ring.shape[1:]} as the sampler was made for, "
+                    f"got {got.dtype}{got.shape[1:]}; make a new sampler for another environment"
+                )
+        known = self._fragments.spans(episode.eps_id, episode.t0)
+        pieces = [cut(episode, *rows) for rows in uncovered(episode.t0, episode.rows, known)]
+        for piece in pieces:
+            self._append(cut(piece, max(0, piece.rows - self.capacity), piece.rows))
+        return sum(piece.rows for piece in pieces)
+
+    def refresh(self, store: ReplayStore, order: Sequence[str] | None = None) -> int:
+        """Load the segments that are new since the last call.
+
+        Args:
+            store: which store to follow.
+            order: on resume, the checkpoint's `segments` after `store.restore(order)`: exactly
+                these are loaded, in this order, and all others now in the store count as seen.
+
+        Returns:
+            The number of rows added.
+
+        Raises:
+            ReplayError: a segment of `order` is missing or broken, or as in `add`.
+        """
+        listed = store.segments()
+        if order is None:
+            fresh = [info for info in listed if info.name not in self._seen]
+            return sum(self._load(store, info) or 0 for info in fresh)
+        by_name = {info.name: info for info in listed}
+        added = 0
+        for name in order:
+            rows = self._load(store, by_name[name]) if name in by_name else None
+            if rows is None:
+                raise ReplayError(
+                    f"expected the checkpoint's segment {name} in {store.data}, got none that can "
+                    "be read; choose an older checkpoint"
+                )
+            added += rows
+        self._seen.update(by_name)
+        return added
+
+    def sample(
+        self,
+        batch_size: int,
+        length: int,
+        rng: np.random.Generator,
+        out: Array | None = None,
+    ) -> SequenceBatch:
+        """Draw windows of the tape, uniformly and with replacement.
+
+        Args:
+            batch_size: B.
+            length: T, rows per sequence.
+            rng: decides the starts; one call draws B integers from it.
+            out: (B, T, *obs_shape) C-contiguous buffer that receives `obs` (pinned memory, say).
+
+        Returns:
+            (B, T) rows in arrival order; arrays are the caller's.
+
+        Raises:
+            ReplayError: fewer rows than `length` are stored.
+        """
+        rows = self.num_rows
+        if rows < length or rows == 0:
+            raise ReplayError(
+                f"cannot sample sequences of {length} rows: replay holds {rows} rows; "
+                "collect more steps first or lower the sequence length"
+            )
+        if self._tape is None:
+            self._tape = self._fragments.tape(self.capacity)
+        starts = rng.integers(rows, size=batch_size)
+        positions = (starts[:, None] + np.arange(-1, length)) % rows
+        slots = self._tape.slots[positions]
+        obs, actions, rewards, terminateds = (column.rows for column in self._columns)
+        frames = _frame_buffer(out, (batch_size, length, *obs.shape[1:]), obs.dtype)
+        # "clip" skips the copy that "raise" makes of `out`; slots are in range by construction.
+        np.take(obs, slots[:, 1:], axis=0, out=frames, mode="clip")
+        return arrival(
+            obs=frames,
+            actions=actions[slots],
+            rewards=rewards[slots].astype(np.float32, copy=False),
+            terminateds=terminateds[slots].astype(np.bool_, copy=False),
+            is_first=self._tape.is_first[positions],
+        )
+
+    def _append(self, piece: Episode) -> None:
+        """Write a fragment of at most `capacity` rows over the oldest rows."""
+        start = self._total % self.capacity
+        split = min(piece.rows, self.capacity - start)
+        values = (piece.obs, piece.actions, piece.rewards, piece.terminateds)
+        try:
+            for column in self._columns:
+                column.reserve(min(self.capacity, self._total + piece.rows))
+        except OSError as error:
+            raise _ring_error(error) from error
+        for column, new in zip(self._columns, values, strict=True):
+            column.rows[start : start + split] = new[:split]
+            column.rows[: piece.rows - split] = new[split:]
+        if piece.ended:
+            self._columns[1].rows[(self._total + piece.rows - 1) % self.capacity] = 0
+        self._fragments.append(piece, self._total)
+        self._total += piece.rows
+        self._fragments.drop_before(self._total - self.capacity)
+        while self._loaded and self._loaded[0][1] <= self._total - self.capacity:
+            self._loaded.popleft()
+        self._tape = None
+
+    def _load(self, store: ReplayStore, info: SegmentInfo) -> int | None:
+        """Add one segment; None if the store could not read it."""
+        loaded = store.load(info)
+        self._seen.add(info.name)
+        if loaded is None:
+            return None
+        header, episodes = loaded
+        added, position = 0, 0
+        for name, count in header.sources or ((info.name, len(episodes)),):
+            if name == info.name or name not in self._seen:  # else compaction rewrote known rows
+                added += sum(self.add(e) for e in episodes[position : position + count])
+            position += count
+        self._seen.update(name for name, _ in header.sources)
+        if added:
+            self._loaded.append((info.name, self._total))
+        return added
+
+
+def _frame_buffer(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        raise ValueError(
+            f"out: expected a C-contiguous {dtype}{shape} buffer, got {out.dtype}{out.shape}"
+        )
+    return out
+
+
+def _ring_error(error: OSError) -> ReplayError:
+    return ReplayError(
+        f"cannot hold the sampling ring: {error.strerror or error}; lower replay.capacity_steps or "
+        "choose a disk with more space"
+    )

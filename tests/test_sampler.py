@@ -1,0 +1,348 @@
+"""The ring and its tape: uniform, aligned, never silent about a boundary, and rebuildable."""
+
+import errno
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbrl.episode import Episode
+from mbrl.errors import ReplayError
+from mbrl.replay import ReplayStore, SequenceSampler
+
+
+def episode(number, rows, *, t0=0, ended=True, shape=(2,)):
+    """Row t of episode n: obs 1000 n + t, action obs + 1, reward obs + 2; terminates at the end."""
+    value = 1000 * number + t0 + np.arange(rows)
+    acted = np.arange(rows) < rows - ended
+    terminateds = np.zeros(rows, bool)
+    if ended and rows > 1:
+        terminateds[-2] = True
+    return Episode(
+        eps_id=f"e{number}",
+        t0=t0,
+        obs=np.broadcast_to(value.reshape(-1, *[1] * len(shape)), (rows, *shape)).astype(np.int32),
+        actions=np.where(acted, value + 1, 0),
+        rewards=np.where(acted, value + 2, 0).astype(np.float32),
+        terminateds=terminateds,
+        truncateds=np.zeros(rows, bool),
+        life_loss=np.zeros(rows, bool),
+        ended=ended,
+    )
+
+
+def make(capacity=1000, **kwargs):
+    return SequenceSampler(capacity, (2,), np.int32, **kwargs)
+
+
+class EveryStart:
+    """In place of a generator: draws 0, 1, 2, ... so that each start comes exactly once."""
+
+    def integers(self, high, size):
+        return np.arange(size) % high
+
+
+def every_window(sampler, length):
+    return sampler.sample(sampler.num_rows, length, EveryStart())
+
+
+def values(batch):
+    return batch.obs[:, :, 0]
+
+
+def tape(sampler):
+    """The tape's observations from position 0, with a bar in front of each `is_first`."""
+    batch = every_window(sampler, 1)
+    return " ".join(
+        ("| " if first else "") + str(value)
+        for value, first in zip(values(batch)[:, 0], batch.is_first[:, 0], strict=True)
+    )
+
+
+def assert_aligned(batch):
+    """All columns follow from the observations: nothing is shifted or crosses unmarked."""
+    seen, going_on = values(batch), ~batch.is_first[:, 1:]
+    assert (np.diff(seen, axis=1)[going_on] == 1).all()
+    on = ~batch.is_first
+    assert (batch.prev_action[on] == seen[on]).all()  # the action before was obs - 1 + 1
+    assert (batch.reward[on] == seen[on] + 1).all()
+    for column in (batch.prev_action, batch.reward, batch.terminated):
+        assert (column[batch.is_first] == 0).all()
+
+
+def test_alignment_of_one_window_by_hand():
+    sampler = make()
+    sampler.add(episode(1, 3))
+    sampler.add(episode(2, 4))
+    batch = every_window(sampler, 4)
+    assert values(batch)[1].tolist() == [1001, 1002, 2000, 2001]
+    assert batch.prev_action[1].tolist() == [1001, 1002, 0, 2001]
+    assert batch.reward[1].tolist() == [1002, 1003, 0, 2002]
+    assert batch.terminated[1].tolist() == [False, True, False, False]
+    assert batch.is_first[1].tolist() == [False, False, True, False]
+    assert batch.obs.dtype == np.int32 and batch.reward.dtype == np.float32
+    assert batch.prev_action.dtype == np.int64 and batch.shape == (7, 4)
+
+
+def test_window_over_the_seam_of_the_tape_is_marked():
+    sampler = make()
+    sampler.add(episode(1, 3))
+    batch = every_window(sampler, 3)
+    assert values(batch)[2].tolist() == [1002, 1000, 1001]
+    assert batch.is_first[2].tolist() == [False, True, False]
+    assert batch.terminated[2].tolist() == [True, False, False]
+
+
+def test_final_row_has_no_action_whatever_was_stored_there():
+    sampler = make()
+    strange = episode(1, 3)
+    strange.actions[-1] = 77
+    sampler.add(strange)
+    sampler.add(episode(1, 1, t0=3))  # would read the final row's action as its own past
+    assert every_window(sampler, 1).prev_action[3, 0] == 0
+
+
+def test_every_row_is_equally_often_at_every_position_of_a_window():
+    sampler = make()
+    for number, rows in ((1, 2), (2, 9), (3, 5)):
+        sampler.add(episode(number, rows))
+    batch = every_window(sampler, 6)
+    for position in range(6):
+        counts = Counter(values(batch)[:, position].tolist())
+        assert len(counts) == 16 and set(counts.values()) == {1}
+    assert_aligned(batch)
+
+
+def test_drawn_starts_are_uniform_and_ends_as_frequent_as_middles():
+    sampler = make()
+    for number in range(1, 11):
+        sampler.add(episode(number, 10))
+    batch = sampler.sample(20_000, 5, np.random.default_rng(0))
+    counts = np.array([(values(batch) % 1000 == t).sum() for t in range(10)])
+    # 100,000 rows over 10 steps; windows overlap, so the rows of one depend on each other
+    assert np.abs(counts / 10_000 - 1).max() < 0.05
+    starts = np.unique(values(batch)[:, 0], return_counts=True)[1]
+    chi_square = ((starts - 200) ** 2 / 200).sum()
+    assert len(starts) == 100 and chi_square < 149.4  # 99 degrees of freedom, p = 0.001
+    assert_aligned(batch)
+
+
+def test_interleaved_fragments_of_several_episodes_are_stitched():
+    sampler = make()
+    for t0 in (0, 3):
+        for number in (1, 2):
+            sampler.add(episode(number, 3, t0=t0, ended=t0 == 3))
+    assert tape(sampler) == ("| 1000 1001 1002 1003 1004 1005 | 2000 2001 2002 2003 2004 2005")
+    assert (sampler.num_rows, sampler.num_steps) == (12, 10)
+
+
+def test_a_missing_fragment_is_a_marked_gap():
+    sampler = make()
+    sampler.add(episode(1, 2, ended=False))
+    sampler.add(episode(1, 2, t0=5))
+    assert tape(sampler) == "| 1000 1001 | 1005 1006"
+
+
+def test_late_fragment_is_put_in_its_place():
+    sampler = make()
+    sampler.add(episode(1, 2, t0=2))
+    sampler.add(episode(1, 2, ended=False))
+    assert tape(sampler) == "| 1000 1001 1002 1003"
+
+
+def test_rows_that_are_live_already_are_dropped():
+    sampler = make()
+    assert sampler.add(episode(1, 4, ended=False)) == 4
+    assert sampler.add(episode(1, 4, ended=False)) == 0
+    assert sampler.add(episode(1, 4, t0=2)) == 2
+    assert tape(sampler) == "| 1000 1001 1002 1003 1004 1005"
+    assert sampler.num_steps == 5
+
+
+def test_oldest_rows_go_when_the_ring_is_full():
+    sampler = make(8)
+    for number in (1, 2, 3):
+        sampler.add(episode(number, 3))
+    assert tape(sampler) == "| 1001 1002 | 2000 2001 2002 | 3000 3001 3002"
+    assert (sampler.num_rows, sampler.num_steps) == (8, 5)
+    sampler.add(episode(4, 20))
+    assert tape(sampler) == "| " + " ".join(str(4000 + t) for t in range(12, 20))
+    assert_aligned(every_window(sampler, 8))
+    assert sampler.add(episode(1, 3)) == 3  # forgotten rows may come again
+
+
+def random_fragments(seed, count):
+    """Fragments of four interleaved environments with episodes of 1 to 30 rows."""
+    rng = np.random.default_rng(seed)
+    number, left, t = [1, 2, 3, 4], rng.integers(1, 30, 4).tolist(), [0] * 4
+    following, fragments = 5, []
+    for _ in range(count):
+        slot = int(rng.integers(4))
+        rows = min(left[slot], int(rng.integers(1, 8)))
+        ended = rows == left[slot]
+        fragments.append(episode(number[slot], rows, t0=t[slot], ended=ended))
+        left[slot], t[slot] = left[slot] - rows, t[slot] + rows
+        if ended:
+            number[slot], left[slot], t[slot] = following, int(rng.integers(1, 30)), 0
+            following += 1
+    return fragments
+
+
+def test_ring_equals_a_plain_list_of_the_newest_rows():
+    sampler, rows = make(50), []
+    for fragment in random_fragments(0, 400):
+        sampler.add(fragment)
+        number = int(fragment.eps_id[1:])
+        rows += [(number, fragment.t0 + i) for i in range(fragment.rows)]
+        live = rows[-50:]
+        order = list(dict.fromkeys(n for n, _ in live))
+        expected = [n * 1000 + t for n in order for t in sorted(t for m, t in live if m == n)]
+        batch = every_window(sampler, min(7, len(live)))
+        assert values(batch)[:, 0].tolist() == expected
+        assert_aligned(batch)
+        continues = np.diff(expected) == 1
+        assert (batch.is_first[1:, 0] == ~continues).all() and batch.is_first[0, 0]
+
+
+def equal_batches(left, right):
+    one, two = (s.sample(16, 9, np.random.default_rng(3)) for s in (left, right))
+    return all(
+        np.array_equal(getattr(one, name), getattr(two, name))
+        for name in ("obs", "prev_action", "reward", "terminated", "is_first")
+    )
+
+
+def commit_all(store, fragments, writer="w", start=0):
+    for i in range(0, len(fragments), 3):
+        store.commit(fragments[i : i + 3], writer, start + i)
+
+
+@pytest.mark.parametrize("capacity", [10_000, 120, 37])
+def test_sampler_rebuilt_from_a_checkpoint_gives_the_same_batches(tmp_path, capacity):
+    store, fragments = ReplayStore(tmp_path), random_fragments(1, 150)
+    lived = make(capacity)
+    for i in range(0, 90, 3):
+        store.commit(fragments[i : i + 3], "w", i)
+        lived.refresh(store)
+    order = lived.segments
+    store.pin(order)
+    rng = np.random.default_rng(3)
+    at_checkpoint = lived.sample(16, 9, rng).obs
+    commit_all(store, fragments[90:], start=90)  # these are lost with the killed run
+
+    resumed_store, resumed = ReplayStore(tmp_path), make(capacity)
+    resumed_store.restore(order)
+    resumed.refresh(resumed_store, order)
+    assert np.array_equal(resumed.sample(16, 9, np.random.default_rng(3)).obs, at_checkpoint)
+    assert resumed.segments == order and resumed.refresh(resumed_store) == 0
+    commit_all(resumed_store, fragments[90:], start=90)
+    lived.refresh(resumed_store)
+    resumed.refresh(resumed_store)
+    assert equal_batches(lived, resumed) and lived.segments == resumed.segments
+
+
+def test_load_order_of_a_checkpoint_wins_over_the_order_of_names(tmp_path):
+    store, lived = ReplayStore(tmp_path), make()
+    store.commit([episode(1, 4)], "a", 100)
+    lived.refresh(store)
+    store.commit([episode(2, 4)], "b", 90)  # a slower writer
+    lived.refresh(store)
+    resumed = make()
+    resumed.refresh(store, lived.segments)
+    assert tape(resumed) == tape(lived) == "| 1000 1001 1002 1003 | 2000 2001 2002 2003"
+
+
+def test_refresh_of_a_lost_checkpoint_segment_is_refused(tmp_path):
+    store = ReplayStore(tmp_path)
+    info = store.commit([episode(1, 4)], "a", 1)
+    (store.data / info.name).write_bytes(b"damaged")
+    with pytest.raises(ReplayError, match="none that can be read; choose an older checkpoint"):
+        make().refresh(store, [info.name])
+
+
+def test_refresh_skips_a_broken_segment_and_goes_on(tmp_path):
+    store, sampler = ReplayStore(tmp_path), make()
+    first = store.commit([episode(1, 4)], "a", 1)
+    store.commit([episode(2, 3)], "a", 2)
+    (store.data / first.name).write_bytes(b"damaged")
+    assert sampler.refresh(store) == 3 and store.quarantined == 1
+    assert sampler.refresh(store) == 0
+
+
+@pytest.mark.parametrize("seen", [0, 2, 4])
+def test_compaction_behind_a_samplers_back_brings_no_row_twice(tmp_path, seen):
+    store, sampler = ReplayStore(tmp_path), make(7)
+    for number in range(1, seen + 1):
+        store.commit([episode(number, 3)], "a", number)
+        sampler.refresh(store)
+    for number in range(seen + 1, 5):
+        store.commit([episode(number, 3)], "a", number)
+    store.compact(1 << 20)
+    assert sampler.refresh(store) == 3 * (4 - seen)
+    assert tape(sampler) == "| 2002 | 3000 3001 3002 | 4000 4001 4002"
+    store.commit([episode(5, 3)], "a", 5)
+    store.compact(1 << 20)
+    assert sampler.refresh(store) == 3
+
+
+def test_too_little_replay_is_refused_with_a_way_out():
+    sampler = make()
+    with pytest.raises(ReplayError, match="holds 0 rows; collect more"):
+        sampler.sample(1, 1, np.random.default_rng(0))
+    sampler.add(episode(1, 4))
+    with pytest.raises(ReplayError, match="sequences of 5 rows: replay holds 4 rows"):
+        sampler.sample(1, 5, np.random.default_rng(0))
+    assert sampler.sample(1, 4, np.random.default_rng(0)).shape == (1, 4)
+
+
+def test_out_receives_the_frames_and_must_fit():
+    sampler = make()
+    sampler.add(episode(1, 9))
+    out = np.empty((3, 4, 2), np.int32)
+    batch = sampler.sample(3, 4, np.random.default_rng(0), out=out)
+    assert np.shares_memory(batch.obs, out)
+    assert_aligned(batch)
+    with pytest.raises(ValueError, match="out: expected a C-contiguous"):
+        sampler.sample(2, 4, np.random.default_rng(0), out=out)
+
+
+def test_box_actions_and_images_keep_their_shape(tmp_path):
+    sampler = SequenceSampler(20, (4, 3, 2), np.int32, (2,), np.float32, directory=tmp_path / "r")
+    images = episode(1, 5, shape=(4, 3, 2))
+    actions = np.stack([images.actions, -images.actions], axis=1).astype(np.float32)
+    sampler.add(Episode(**{**vars(images), "actions": actions}))
+    batch = every_window(sampler, 3)
+    assert batch.obs.shape == (5, 3, 4, 3, 2) and batch.prev_action.shape == (5, 3, 2)
+    assert batch.prev_action[1, 0].tolist() == [1001.0, -1001.0]
+    assert list((tmp_path / "r").iterdir()) == []  # the ring has no name that could be left behind
+
+
+def test_wrong_shapes_and_capacity_are_refused():
+    with pytest.raises(ReplayError, match="capacity_steps: expected at least 1, got 0"):
+        make(0)
+    with pytest.raises(ReplayError, match=r"obs: expected int32\(2,\)"):
+        make().add(episode(1, 3, shape=(3,)))
+
+
+def test_full_ring_disk_is_a_plain_error(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    sampler = make()
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(ReplayError, match=r"No space left on device; lower replay.capacity_steps"):
+        sampler.add(episode(1, 3))
+    with pytest.raises(ReplayError, match="cannot hold the sampling ring"):
+        make(directory=Path("/dev/null/ring"))
+
+
+def test_batches_belong_to_the_caller_and_a_closed_ring_is_empty():
+    with make(8) as sampler:
+        sampler.add(episode(1, 8))
+        batch = every_window(sampler, 8)
+        before = batch.obs.copy()
+        sampler.add(episode(2, 8))
+        assert np.array_equal(batch.obs, before)
+    assert sampler.num_rows == 0

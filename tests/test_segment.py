@@ -1,0 +1,227 @@
+"""One parquet file: what goes in comes out, and nothing else is let through."""
+
+import io
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mbrl.episode import Episode
+from mbrl.errors import ReplayError
+from mbrl.replay import SegmentVersionError, decode_segment, encode_segment
+from mbrl.replay.segment import cut, read_header, uncovered
+
+
+def make_episode(
+    rows=4, *, eps_id="a", t0=0, ended=True, obs_shape=(2, 3, 1), obs_dtype="uint8", action_shape=()
+):
+    """Row t: every pixel t + 1, action t + 1, reward (t + 1) / 2; zeros in a final row."""
+    number = np.arange(t0 + 1, t0 + rows + 1)
+    spread = number.reshape(rows, *[1] * len(obs_shape))
+    obs = np.broadcast_to(spread, (rows, *obs_shape)).astype(obs_dtype)
+    action = np.where(number == t0 + rows, 0 if ended else number, number)
+    actions = np.repeat(action, int(np.prod(action_shape))).reshape(rows, *action_shape)
+    flags = np.zeros((3, rows), bool)
+    flags[0, -2 if ended and rows > 1 else 0] = rows > 1
+    flags[2, 0] = rows > 1
+    return Episode(
+        eps_id=eps_id,
+        t0=t0,
+        obs=obs,
+        actions=actions.astype("float32" if action_shape else "int64"),
+        rewards=(action / 2).astype("float32"),
+        terminateds=flags[0],
+        truncateds=flags[1],
+        life_loss=flags[2],
+        policy_version=7,
+        env_steps_total=100 + t0,
+        ended=ended,
+    )
+
+
+def assert_equal(left, right):
+    for field in fields(Episode):
+        a, b = getattr(left, field.name), getattr(right, field.name)
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype and a.shape == b.shape, field.name
+            assert np.array_equal(a, b), field.name
+        else:
+            assert a == b, field.name
+
+
+@pytest.mark.parametrize("action_shape", [(), (1,), (3,), (2, 2)])
+@pytest.mark.parametrize("obs_dtype", ["uint8", "bool", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("obs_shape", [(), (5,), (4, 3), (6, 5, 3)])
+def test_segment_returns_what_was_encoded(obs_shape, obs_dtype, action_shape):
+    kind = {"obs_shape": obs_shape, "obs_dtype": obs_dtype, "action_shape": action_shape}
+    episodes = [
+        make_episode(4, eps_id="a", **kind),
+        make_episode(3, eps_id="b", t0=9, ended=False, **kind),
+        make_episode(1, eps_id="b", t0=12, ended=True, **kind),
+    ]
+    header, back = decode_segment(encode_segment(episodes, "Env-v0"))
+    assert header.layout.env_id == "Env-v0"
+    assert [(f.eps_id, f.t0, f.rows, f.steps, f.ended) for f in header.fragments] == [
+        ("a", 0, 4, 3, True),
+        ("b", 9, 3, 3, False),
+        ("b", 12, 1, 0, True),
+    ]
+    assert header.fragments[0].reward_sum == 0.5 + 1.0 + 1.5
+    for left, right in zip(episodes, back, strict=True):
+        assert_equal(left, right)
+
+
+def test_segment_of_many_row_groups_returns_what_was_encoded():
+    episodes = [make_episode(700, eps_id=str(i), obs_dtype="int32") for i in range(5)]
+    for left, right in zip(episodes, decode_segment(encode_segment(episodes))[1], strict=True):
+        assert_equal(left, right)
+
+
+def test_non_contiguous_and_big_endian_frames_are_stored_by_value():
+    episode = make_episode(4, obs_dtype="int32")
+    strange = replace(episode, obs=np.asfortranarray(episode.obs).astype(">i4"))
+    assert np.array_equal(decode_segment(encode_segment([strange]))[1][0].obs, episode.obs)
+
+
+def test_nan_reward_is_a_value_and_not_a_missing_action():
+    rewards = np.array([np.nan, 1, 2, 0], np.float32)
+    back = decode_segment(encode_segment([replace(make_episode(4), rewards=rewards)]))[1][0]
+    assert np.array_equal(back.rewards, rewards, equal_nan=True) and back.steps == 3
+
+
+def test_pandas_reads_the_columns_without_us():
+    frame = pd.read_parquet(io.BytesIO(encode_segment([make_episode(4)])))
+    assert list(frame.columns) == [
+        *("eps_id", "t", "obs", "actions", "rewards", "terminateds", "truncateds"),
+        *("life_loss", "policy_version", "env_steps_total"),
+    ]
+    assert frame.t.tolist() == [0, 1, 2, 3]
+    assert frame.actions.isna().tolist() == [False, False, False, True]
+    assert frame.rewards.isna().tolist() == [False, False, False, True]
+    assert frame.terminateds.dtype == bool and frame.terminateds.tolist() == [0, 0, 1, 0]
+    assert np.frombuffer(frame.obs[2], np.uint8).reshape(2, 3, 1).tolist() == [[[3]] * 3] * 2
+
+
+def test_row_groups_are_small_and_frames_are_one_binary_value():
+    file = pq.ParquetFile(io.BytesIO(encode_segment([make_episode(3000)])))
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert groups == [1024, 1024, 952]
+    assert file.schema_arrow.field("obs").type == pa.binary()
+    assert file.metadata.row_group(0).column(2).compression == "ZSTD"
+
+
+def test_equal_episodes_have_equal_hashes_and_one_pixel_changes_it():
+    episode = make_episode(4)
+    changed = replace(episode, obs=episode.obs.copy())
+    changed.obs[1, 0, 0, 0] += 1
+    sha = [read_header(encode_segment([e])).sha256 for e in (episode, make_episode(4), changed)]
+    assert sha[0] == sha[1] != sha[2]
+
+
+def test_every_truncation_is_refused():
+    data = encode_segment([make_episode(4)])
+    for length in range(0, len(data), 17):
+        with pytest.raises(ReplayError, match="expected a whole parquet file"):
+            decode_segment(data[:length])
+
+
+def test_no_flipped_bit_ever_changes_a_row_unnoticed():
+    episode = make_episode(4)
+    data, rng = encode_segment([episode]), np.random.default_rng(0)
+    refused = 0
+    for position in rng.integers(len(data), size=300):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << rng.integers(8)
+        try:
+            back = decode_segment(bytes(damaged))[1]
+        except ReplayError:
+            refused += 1
+        else:  # the flip hit something redundant
+            assert_equal(back[0], episode)
+    assert refused > 100
+
+
+def test_garbage_is_refused():
+    with pytest.raises(ReplayError, match="expected a whole parquet file"):
+        decode_segment(b"not parquet at all" * 100)
+    with pytest.raises(ReplayError, match="expected a whole parquet file"):
+        read_header(b"")
+
+
+def rewritten(**changes):
+    """A healthy segment whose footer fields were changed."""
+    file = pq.ParquetFile(io.BytesIO(encode_segment([make_episode(4)])))
+    kept = {k.decode(): v.decode() for k, v in file.metadata.metadata.items() if b":" not in k}
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, file.schema_arrow) as writer:
+        writer.write_table(file.read())
+        writer.add_key_value_metadata({**kept, **changes})
+    return sink.getvalue()
+
+
+def test_a_rewritten_but_equal_segment_is_accepted():
+    assert_equal(decode_segment(rewritten())[1][0], make_episode(4))
+
+
+def test_another_format_version_is_refused_by_name():
+    with pytest.raises(SegmentVersionError, match=r"got reverie-replay/2; read it with"):
+        decode_segment(rewritten(format="reverie-replay/2"))
+
+
+def test_a_foreign_parquet_file_is_refused():
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"x": [1]}), sink)
+    with pytest.raises(ReplayError, match="got a foreign parquet file"):
+        decode_segment(sink.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": "0" * 64}, "SHA-256"),
+        ({"env_id": "Other-v0"}, "SHA-256"),
+        ({"episodes": "["}, "complete footer"),
+        ({"episodes": "[]"}, "expected 0 rows"),
+        ({"obs": '{"dtype": "object", "shape": []}'}, "known dtype"),
+        ({"obs": '{"dtype": "uint8", "shape": [7]}'}, "7 bytes per observation"),
+        ({"action": '{"dtype": "float32", "shape": [1]}'}, "expected the columns"),
+    ],
+)
+def test_a_footer_that_does_not_fit_the_rows_is_refused(changes, message):
+    with pytest.raises(ReplayError, match=message):
+        decode_segment(rewritten(**changes))
+
+
+def test_rows_that_break_the_contract_are_refused():
+    good = make_episode(4)
+    with pytest.raises(ReplayError, match="at least one episode"):
+        encode_segment([])
+    with pytest.raises(ReplayError, match="one shape and dtype"):
+        encode_segment([good, make_episode(4, obs_shape=(1,))])
+    with pytest.raises(ReplayError, match=r"expected int64 .* got int32"):
+        encode_segment([replace(good, actions=good.actions.astype(np.int32))])
+    with pytest.raises(ReplayError, match="numeric dtype, got object"):
+        encode_segment([replace(good, obs=good.obs.astype(object))])
+    with pytest.raises(ReplayError, match=r"rewards: expected \(rows,\) float32"):
+        encode_segment([replace(good, rewards=good.rewards.astype(np.float64))])
+    late = good.terminateds.copy()
+    late[-1] = True
+    with pytest.raises(ReplayError, match=r"zeros in the final row.*terminateds"):
+        encode_segment([replace(good, terminateds=late)])
+
+
+def test_a_cut_episode_ends_only_with_its_last_row():
+    episode = make_episode(5)
+    head, tail = cut(episode, 0, 3), cut(episode, 3, 5)
+    assert (head.t0, head.rows, head.ended) == (0, 3, False)
+    assert (tail.t0, tail.rows, tail.ended, tail.obs[0, 0, 0, 0]) == (3, 2, True, 4)
+
+
+def test_uncovered_finds_the_gaps_between_known_spans():
+    assert uncovered(10, 5, []) == [(0, 5)]
+    assert uncovered(10, 5, [(0, 10), (15, 20)]) == [(0, 5)]
+    assert uncovered(10, 5, [(0, 20)]) == []
+    assert uncovered(10, 10, [(17, 30), (0, 12), (13, 15)]) == [(2, 3), (5, 7)]

@@ -1,0 +1,342 @@
+"""The folder of segments: atomic, self-describing, and calm about damage."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_segment import assert_equal, make_episode
+
+from mbrl.errors import ReplayError
+from mbrl.replay import ReplayStore, SegmentVersionError, format_stats
+from mbrl.replay.names import parse_name
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ReplayStore(tmp_path / "replay", env_id="Counting-v0")
+
+
+def fill(store, count, rows=5):
+    """Commit `count` segments of one whole episode each."""
+    return [
+        store.commit([make_episode(rows, eps_id=f"e{i}")], "w", env_steps_total=(i + 1) * 4)
+        for i in range(count)
+    ]
+
+
+def test_commit_is_visible_to_another_reader_and_read_back_equal(store):
+    episode = make_episode(6)
+    info = store.commit([episode], "collector0", env_steps_total=5)
+    other = ReplayStore(store.directory)
+    assert other.segments() == [info]
+    assert_equal(other.read(info)[0], episode)
+    assert other.verify() == {}
+
+
+def test_file_name_is_the_index(store):
+    info = store.commit([make_episode(6), make_episode(2, eps_id="b", ended=False)], "c0", 7)
+    assert re.fullmatch(r"e000000000007-c0-000000-n7-r8-k1-[0-9a-f]{8}\.parquet", info.name)
+    assert parse_name(info.name) == info
+    assert parse_name("e7-c0-0-n7-r8-k1-zz.parquet") is None
+
+
+def test_equal_histories_give_equal_names(tmp_path):
+    names = [[s.name for s in fill(ReplayStore(tmp_path / side), 3)] for side in "ab"]
+    assert names[0] == names[1]
+
+
+def test_segments_come_in_collected_order(store):
+    for writer, steps in (("b", 20), ("a", 30), ("a", 20), ("c", 10)):
+        store.commit([make_episode(3, eps_id=f"{writer}{steps}")], writer, steps)
+    assert [s.place for s in store.segments()] == [
+        (10, "c", 0),
+        (20, "a", 1),
+        (20, "b", 0),
+        (30, "a", 0),
+    ]
+
+
+def test_writer_counts_on_after_a_restart(store):
+    fill(store, 2)
+    reopened = ReplayStore(store.directory)
+    assert reopened.commit([make_episode(eps_id="z")], "w", 99).seq == 2
+    assert reopened.commit([make_episode(eps_id="y")], "other", 99).seq == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "swapped"])
+def test_broken_file_is_quarantined_counted_and_reading_goes_on(store, damage, caplog):
+    first, second = fill(store, 2)
+    path = store.data / first.name
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "truncated": whole[: len(whole) // 2],
+            "garbage": os.urandom(500),
+            "empty": b"",
+            "swapped": (store.data / second.name).read_bytes(),
+        }[damage]
+    )
+    assert list(store.verify()) == [first.name]
+    assert [len(store.read(s)) for s in store.segments()] == [0, 1]
+    assert store.quarantined == 1 and "moved to bad/" in caplog.text
+    assert store.segments() == [second]
+    assert [p.name for p in (store.directory / "bad").iterdir()] == [first.name]
+    assert store.stats().quarantined == 1
+
+
+def test_parquet_file_with_a_foreign_name_is_quarantined(store):
+    fill(store, 1)
+    (store.data / "mine.parquet").write_bytes(b"x")
+    (store.data / "notes.txt").write_text("left alone")
+    assert len(store.segments()) == 1 and store.quarantined == 1
+    assert (store.data / "notes.txt").exists()
+
+
+def test_newer_format_is_refused_and_left_in_place(store, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("mbrl.replay.header.FORMAT", "reverie-replay/2")
+        (info,) = fill(store, 1)
+    with pytest.raises(SegmentVersionError, match=r"got reverie-replay/2"):
+        ReplayStore(store.directory).read(info)
+    assert (store.data / info.name).exists()
+
+
+def test_evicted_file_is_not_an_error_for_a_running_reader(store, caplog):
+    (info,) = fill(store, 1)
+    (store.data / info.name).unlink()
+    assert store.read(info) == [] and store.quarantined == 0
+    assert "removed since it was listed" in caplog.text
+
+
+def test_crash_between_write_and_rename_leaves_data_clean(store, monkeypatch):
+    fill(store, 1)
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.commit([make_episode(eps_id="z")], "w", 9)
+    assert len(list(store.data.iterdir())) == 1
+    (left,) = (store.directory / "_tmp").iterdir()
+    assert left.suffix != ".parquet"
+    fresh = ReplayStore(store.directory)
+    fresh.commit([make_episode(eps_id="z")], "w", 9)
+    assert left.exists()  # younger than an hour: its writer may live
+    os.utime(left, (time.time() - 4000,) * 2)
+    assert fresh.sweep() == 1 and not left.exists()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_full_disk_is_a_plain_error_and_leaves_nothing(store, monkeypatch, call):
+    fill(store, 1)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(ReplayError, match="No space left on device; free disk space"):
+            store.commit([make_episode(eps_id="z")], "w", 9)
+    assert len(list(store.data.iterdir())) == 1
+    assert list((store.directory / "_tmp").iterdir()) == []
+
+
+WRITER = """
+import sys
+import numpy as np
+from mbrl.episode import Episode
+from mbrl.replay import ReplayStore
+store, n, flag = ReplayStore(sys.argv[1]), 200, np.zeros(200, bool)
+obs = np.zeros((n, 500), np.uint8)
+for i in range(1_000_000):
+    store.commit([Episode(eps_id=sys.argv[2] + str(i), t0=0, obs=obs + np.uint8(i % 256),
+        actions=np.zeros(n, np.int64), rewards=np.ones(n, np.float32), terminateds=flag,
+        truncateds=flag, life_loss=flag)], sys.argv[2], (i + 1) * n)
+"""
+
+
+def test_killed_writers_lose_at_most_what_was_not_committed(store):
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(store.directory), name], cwd=ROOT)
+        for name in ("a", "b")
+    ]
+    deadline = time.time() + 60
+    try:
+        while len(store.segments()) < 30 and time.time() < deadline:
+            for info in store.segments():  # a reader beside living writers
+                assert len(store.read(info)) == 1
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    for name in ("a", "b"):
+        numbers = [s.seq for s in store.segments() if s.writer == name]
+        assert numbers == list(range(len(numbers)))
+    assert len(store.segments()) >= 30 and store.quarantined == 0 and store.verify() == {}
+
+
+def test_short_writes_are_completed(store, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, view: write(fd, view[:100]))
+    assert store.verify() == {} and len(store.read(fill(store, 1)[0])) == 1
+
+
+def test_rows_of_another_environment_are_refused(store):
+    fill(store, 1)
+    with pytest.raises(ReplayError, match="use another folder"):
+        store.commit([make_episode(obs_shape=(7,))], "w", 9)
+    with pytest.raises(ReplayError, match=r"env Counting-v0.*env Pong"):
+        ReplayStore(store.directory, "Pong").commit([make_episode()], "w", 9)
+    unnamed = ReplayStore(store.directory)
+    unnamed.commit([make_episode(eps_id="z")], "v", 9)
+    assert unnamed.layout().env_id == "Counting-v0"
+
+
+def test_writer_and_step_count_that_no_name_can_carry_are_refused(store):
+    with pytest.raises(ReplayError, match="writer: expected letters"):
+        store.commit([make_episode()], "a-b", 1)
+    with pytest.raises(ReplayError, match="env_steps_total: expected 0 or more, got -1"):
+        store.commit([make_episode()], "a", -1)
+
+
+def test_restore_makes_the_store_equal_to_the_checkpoint(store):
+    infos = fill(store, 5)
+    names = [s.name for s in infos]
+    store.pin(names[:3])
+    fresh = ReplayStore(store.directory)
+    assert fresh.restore(names[:3]) == infos[:3]
+    assert fresh.segments() == infos[:3]
+    assert sorted(p.name for p in (store.directory / "unpinned").iterdir()) == names[3:]
+    assert fill(fresh, 5)[0].seq == 3  # as it was when the checkpoint was made
+
+
+def test_restore_keeps_what_is_older_than_the_pin_and_brings_back_what_it_moved(store):
+    infos = fill(store, 5)
+    names = [s.name for s in infos]
+    store.restore(names[1:2])
+    assert store.segments() == infos[:2]
+    store.restore(names[1:4])
+    assert store.segments() == infos[:4]
+    assert store.restore([]) == [] and store.segments() == []
+
+
+def test_restore_of_a_missing_segment_is_refused(store):
+    names = [s.name for s in fill(store, 2)]
+    (store.data / names[0]).unlink()
+    with pytest.raises(ReplayError, match=r"1 missing .*older checkpoint"):
+        store.restore(names)
+    with pytest.raises(ReplayError, match="1 missing"):
+        store.pin(names)
+
+
+def test_evict_deletes_the_oldest_but_nothing_that_is_needed(store):
+    infos = fill(store, 6)
+    store.pin([infos[0].name], label="step-4")
+    size = max((store.data / s.name).stat().st_size for s in infos)
+    assert store.evict(3 * size, keep=[infos[2].name]) == [infos[1], infos[3], infos[4]]
+    assert store.segments() == [infos[0], infos[2], infos[5]]
+    store.unpin("step-4")
+    assert store.evict(0, keep=[infos[2].name]) == [infos[0], infos[5]]
+
+
+def test_pin_label_must_be_a_file_name(store):
+    with pytest.raises(ReplayError, match="plain file name"):
+        store.pin([], label="../x")
+
+
+def test_compaction_keeps_every_row_and_the_order(store):
+    fill(store, 6)
+    before = list(store.episodes())
+    merged = store.compact(1 << 20)
+    assert len(merged) == 1 and store.segments() == merged
+    for left, right in zip(before, store.episodes(), strict=True):
+        assert_equal(left, right)
+    assert store.verify() == {}
+    assert store.commit([make_episode(eps_id="z")], "w", 99).seq == 6
+
+
+def test_compaction_respects_target_size_and_pins(store):
+    infos = fill(store, 6)
+    size = max((store.data / s.name).stat().st_size for s in infos)
+    store.pin([infos[2].name])
+    store.compact(2 * size)
+    assert [s.rows for s in store.segments()] == [10, 5, 10, 5]
+    assert infos[2] in store.segments()
+
+
+def test_crash_inside_compaction_duplicates_no_row_and_is_cleaned_up(store, monkeypatch):
+    fill(store, 3)
+    before = list(store.episodes())
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.compact(1 << 20)
+    assert len(store.segments()) == 4
+    assert len(list(store.episodes())) == len(before)
+    assert store.stats().rows == sum(e.rows for e in before)
+    store.compact(1 << 20)
+    assert len(store.segments()) == 1
+    for left, right in zip(before, store.episodes(), strict=True):
+        assert_equal(left, right)
+
+
+def test_rows_committed_twice_are_read_once(store):
+    store.commit([make_episode(5, ended=False)], "w", 5)
+    store.commit([make_episode(8)], "w", 8)
+    assert [(e.t0, e.rows) for e in store.episodes()] == [(0, 5), (5, 3)]
+
+
+def test_stats_are_computed_by_hand(store):
+    store.commit([make_episode(4)], "w", 3)  # rewards 0.5 + 1 + 1.5
+    store.commit([make_episode(3, eps_id="b", ended=False)], "w", 6)
+    store.commit([make_episode(2, eps_id="b", t0=3)], "w", 7)  # 0.5 + 1 + 1.5, then 2
+    store.commit([make_episode(3, eps_id="c", t0=5, ended=False)], "w", 10)
+    stats = store.stats()
+    assert (stats.segments, stats.episodes, stats.partial_episodes) == (4, 2, 1)
+    assert (stats.rows, stats.steps, stats.env_steps_total) == (12, 10, 10)
+    assert (stats.return_mean, stats.return_min, stats.return_max) == (4.0, 3.0, 5.0)
+    assert stats.length_mean == 3.5
+    assert (stats.obs_shape, stats.env_id) == ((2, 3, 1), "Counting-v0")
+    assert stats.raw_bytes == 12 * (6 + 8 + 4 + 3)
+    assert stats.disk_bytes == sum(p.stat().st_size for p in store.data.iterdir())
+    assert (stats.policy_version_min, stats.policy_version_max) == (7, 7)
+    text = format_stats(stats)
+    assert "2 whole, 1 in part" in text and "mean 4.00 (min 3.00, max 5.00)" in text
+    assert stats.as_dict()["compression"] == stats.raw_bytes / stats.disk_bytes
+
+
+def test_stats_of_an_empty_store_and_of_no_store(store):
+    with pytest.raises(ReplayError, match=r"expected a replay folder with data/ in it"):
+        store.stats()
+    store.data.mkdir(parents=True)
+    stats = store.stats()
+    assert stats.rows == 0 and np.isnan(stats.return_mean)
+    assert "none yet" in format_stats(stats)
+
+
+def test_the_query_in_the_documentation_runs(store):
+    store.commit([make_episode(4)], "w", 3)
+    store.commit([make_episode(6, eps_id="b")], "w", 8)
+    text = (ROOT / "docs" / "replay.md").read_text()
+    code = re.search(r"```python\n(import pandas.*?)```", text, re.S).group(1)
+    scope = {}
+    exec(code.replace("runs/debug/replay/data", str(store.data)), scope)
+    table = scope["episodes"]
+    assert isinstance(table, pd.DataFrame)
+    assert table.loc["b"].to_dict() == {"score": 0.5 + 1 + 1.5 + 2 + 2.5, "steps": 5}
+    assert scope["frame"].shape == (2, 3, 1)
