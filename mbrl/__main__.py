@@ -1,0 +1,154 @@
+"""The `mbrl` command: parse, load the config, call one function, and say errors in one paragraph."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mbrl.errors import MbrlError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.call(options) or 0)
+    except MbrlError as error:
+        print(f"mbrl: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mbrl",
+        description="Reverie: train agents inside a learned world model, and measure what it saves.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="run or resume one training run")
+    _add_config(train)
+    train.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    train.add_argument("--check", action="store_true", help="check the config and stop")
+    train.set_defaults(call=_train)
+
+    compare = commands.add_parser(
+        "compare", help="train several agents on the same env and budget, and report"
+    )
+    _add_config(compare)
+    compare.add_argument("--agents", default="dream,ppo", help="comma-separated; default: dream,ppo")
+    compare.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1; default: 3")
+    compare.add_argument("--env-steps", type=int, help="default: the config's env_steps")
+    compare.add_argument("--out", type=Path, help="default: runs/compare-<config name>")
+    compare.add_argument("--jobs", type=int, default=1, help="runs side by side; default: 1")
+    compare.set_defaults(call=_compare)
+
+    check = commands.add_parser("check-env", help="what an environment is, and whether we can use it")
+    check.add_argument("id", help="a gymnasium id, module:Id, or a config file with an env section")
+    check.add_argument("--steps", type=int, default=1000, help="steps to try; default: 1000")
+    check.set_defaults(call=_check_env)
+
+    replay = commands.add_parser("replay", help="look into a replay store")
+    actions = replay.add_subparsers(dest="action", required=True)
+    stats = actions.add_parser("stats", help="print what is there")
+    stats.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
+    stats.set_defaults(call=_replay_stats)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a YAML file, or the name of one that is shipped (quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as seed=1 env.id=ALE/Pong-v5")
+
+
+def find_config(name: str) -> Path:
+    """A config file by path, else by name among those shipped with the package."""
+    path = Path(name)
+    if path.exists():
+        return path
+    here = Path(__file__).resolve().parent
+    for folder in (here / "configs", here.parent / "configs"):
+        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    return path
+
+
+def _train(options: argparse.Namespace) -> None:
+    from mbrl.config import load
+
+    config = load(find_config(options.config), options.overrides)
+    if options.check:
+        print(f"{options.config}: fine")
+        return
+    if options.print_config:
+        from mbrl.config_file import dump
+
+        print(dump(config), end="")
+        return
+    quiet_libraries()
+    from mbrl.train import train
+
+    result = train(config)
+    score = result["eval"]
+    print(
+        f"{config.agent} on {result['env_id']}: return {score['mean']:.2f} ± {score['std']:.2f} over "
+        f"{score['episodes']} episodes after {result['env_steps']:,} env steps "
+        f"({result['wall_time_s']:.0f} s); see {config.run_dir}"
+    )
+
+
+def _compare(options: argparse.Namespace) -> None:
+    quiet_libraries()
+    from mbrl.compare import compare
+
+    compare(
+        find_config(options.config),
+        options.overrides,
+        agents=options.agents.split(","),
+        seeds=options.seeds,
+        env_steps=options.env_steps,
+        out=options.out,
+        jobs=options.jobs,
+    )
+
+
+def _check_env(options: argparse.Namespace) -> int:
+    from envs import EnvError
+    from envs.contract import check_env, format_report
+    from envs.settings import EnvSettings
+
+    if options.id.endswith((".yaml", ".yml")):
+        from mbrl.config import load
+
+        settings = load(find_config(options.id)).env
+    else:
+        settings = EnvSettings(id=options.id)
+    try:
+        report = check_env(settings, steps=options.steps)
+    except EnvError as error:
+        print(f"mbrl: {error}", file=sys.stderr)
+        return 2
+    print(format_report(report))
+    return 0
+
+
+def _replay_stats(options: argparse.Namespace) -> None:
+    from mbrl.errors import ReplayError
+    from mbrl.replay import ReplayStore, format_stats
+
+    folder = options.dir / "replay" if (options.dir / "replay").is_dir() else options.dir
+    if not (folder / "data").is_dir():
+        raise ReplayError(f"{options.dir}: expected a replay store (a folder with data/), found none")
+    print(format_stats(ReplayStore(folder).stats()))
+
+
+def quiet_libraries() -> None:
+    """Keep Ray and RLlib from burying our own output; set before either is imported."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Who chooses actions in a real environment: what a Collector and `evaluate` ask of a policy.
+
+`LatentPolicy` follows the environment with the world model's `observe` and acts on (z, h) with the
+policy's RLModule; `RandomPolicy` gathers the first data. Baselines bring an object of their own with
+the same two methods, so that every agent is collected and evaluated by the same code.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from mbrl.world_model.model import Latent, WorldModel
+
+Array = NDArray[np.generic]
+
+
+class ActsOnFeatures(Protocol):
+    """A policy network, as `agents.modules.LatentModule`."""
+
+    def act(
+        self, features: torch.Tensor, *, explore: bool, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """Features (N, F) to actions (N, ...)."""
+        ...
+
+
+class ActingPolicy(Protocol):
+    """Acts for E environment slots at once and keeps whatever memory it needs, slot by slot."""
+
+    version: int
+
+    def reset(self, num_envs: int) -> None:
+        """Forget everything and prepare for that many slots."""
+        ...
+
+    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+        """Choose one action per slot: obs (E, *obs_shape), is_first (E,) to actions (E, ...)."""
+        ...
+
+
+class RandomPolicy:
+    """Uniform actions."""
+
+    def __init__(self, action_space: spaces.Space[np.ndarray], seed: int) -> None:
+        """Draw from `action_space` with a stream of its own."""
+        self.version = 0
+        self.space = action_space
+        self.rng = np.random.default_rng(seed)
+
+    def reset(self, num_envs: int) -> None:
+        """Nothing to forget."""
+
+    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+        """Uniform over a Discrete space or a bounded Box."""
+        if isinstance(self.space, spaces.Discrete):
+            return self.rng.integers(0, int(self.space.n), len(obs))
+        if isinstance(self.space, spaces.Box):
+            size = (len(obs), *self.space.shape)
+            return self.rng.uniform(self.space.low, self.space.high, size).astype(np.float32)
+        raise ValueError(f"expected a Discrete or Box action space, got {self.space}")
+
+
+class LatentPolicy:
+    """Follows the real environment in latent space and acts there."""
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        newest: Callable[[], ActsOnFeatures],
+        action_space: spaces.Space[np.ndarray],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Act with the network that `newest` returns on the features of `world_model`.
+
+        The world model is on `device`; the network is small and acts on the CPU.
+        """
+        self.version = 0
+        self.world_model, self.newest, self.device = world_model, newest, device
+        self.action_space = action_space
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.action_generator = torch.Generator().manual_seed(seed + 1)
+        self.reset(0)
+
+    def reset(self, num_envs: int) -> None:
+        """Start every slot from the empty latent."""
+        self.latent = self.world_model.initial(num_envs, self.device)
+        shape = self.action_space.shape or ()
+        dtype = torch.int64 if isinstance(self.action_space, spaces.Discrete) else torch.float32
+        self.prev_action = torch.zeros(num_envs, *shape, dtype=dtype, device=self.device)
+
+    @torch.no_grad()
+    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+        """One observe and one action for all slots in a single batch."""
+        self.latent = self.world_model.observe(
+            self.latent,
+            self.prev_action,
+            torch.as_tensor(obs, device=self.device),
+            torch.as_tensor(is_first, device=self.device),
+            self.generator,
+        )
+        features = self.latent.features.cpu()
+        action = self.newest().act(features, explore=explore, generator=self.action_generator)
+        self.prev_action = action.to(self.device)
+        return action.numpy()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Memory of the slots and the random stream; the weights are saved by their owners."""
+        return {
+            "hidden": self.latent.hidden,
+            "code": self.latent.code,
+            "prev_action": self.prev_action,
+            "generator": self.generator.get_state(),
+            "action_generator": self.action_generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.latent = Latent(state["hidden"].to(self.device), state["code"].to(self.device))
+        self.prev_action = state["prev_action"].to(self.device)
+        self.generator.set_state(state["generator"])
+        self.action_generator.set_state(state["action_generator"])

@@ -1,0 +1,283 @@
+"""Collectors where the config wants them: in this process, or as Ray actors beside the learners.
+
+`LocalCollectors` and `RemoteCollectors` share one interface (begin a fragment, finish it, publish new
+weights), so the loop cannot tell them apart. Actors get weights by one `ray.put` per version and send
+back only receipts; frames go straight from an actor to the replay store.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from gymnasium import spaces
+
+from agents.dream_ppo import DreamPPO
+from agents.modules import LatentModule, latent_spec
+from envs import make_env
+from mbrl.acting import LatentPolicy, RandomPolicy
+from mbrl.collect import Collector, Receipt, next_incarnation
+from mbrl.config import Config
+from mbrl.errors import CollectError
+from mbrl.evaluate import EvalResult, evaluate
+from mbrl.replay import ReplayStore
+from mbrl.run import Run
+from mbrl.seeding import seed
+from mbrl.world_model.model import WorldModel
+
+State = dict[str, Any]
+
+
+class LocalCollectors:
+    """One collector in this process; a fragment is collected when it is asked for."""
+
+    actor_restarts = 0
+
+    def __init__(
+        self,
+        run: Run,
+        store: ReplayStore,
+        policy: LatentPolicy,
+        action_space: spaces.Space[np.ndarray],
+    ) -> None:
+        """Open the environments."""
+        config = run.config
+        incarnation = next_incarnation(store, 0)
+        self.collector = Collector(config.env, config.collect, store, config.seed, 0, incarnation)
+        self.policy = policy
+        self.random = RandomPolicy(action_space, seed(config.seed, "prefill"))
+        self.begun = (0, 0)
+
+    def begin(self, steps: int, env_steps_total: int) -> None:
+        """Ask for a fragment of that many steps."""
+        self.begun = (steps, env_steps_total)
+
+    def finish(self) -> list[Receipt]:
+        """Collect it; the very first one with random actions."""
+        steps, total = self.begun
+        return [self.collector.collect(steps, self.random if total == 0 else self.policy, total)]
+
+    def publish(self, world_model: WorldModel, policy: DreamPPO) -> None:
+        """The acting policy shares the learners' weights; only the version is news."""
+        self.policy.version = policy.version
+
+    def state_dict(self) -> State:
+        """The collector's slots and the acting policy's memory."""
+        acting = self.collector.policy is self.policy
+        return {
+            "collector": self.collector.state_dict(),
+            "policy": self.policy.state_dict() if acting else None,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        if not state:
+            return
+        self.collector.load_state_dict(state["collector"])
+        if state["policy"] is not None:
+            self.policy.load_state_dict(state["policy"])
+            self.collector.policy = self.policy
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.collector.close()
+
+
+class CollectorActor:
+    """A collector, a world model to observe with and a policy network, in a process of their own."""
+
+    def __init__(self, config: Config, index: int) -> None:
+        """Build everything; weights come with the first `collect` that needs them.
+
+        Ray runs this again when it restarts the actor after a crash.
+        """
+        torch.set_num_threads(1)
+        store = ReplayStore(config.run_dir / "replay", env_id=config.env.id or config.env.factory or "")
+        incarnation = next_incarnation(store, index)
+        self.collector = Collector(
+            config.env, config.collect, store, config.seed, index, incarnation
+        )
+        vector = self.collector.vector
+        spaces_ = (vector.single_observation_space, vector.single_action_space)
+        self.world_model, self.module = build_acting(config, *spaces_)
+        stream = (index, incarnation)
+        self.random = RandomPolicy(spaces_[1], seed(config.seed, "prefill", *stream))
+        self.policy = LatentPolicy(
+            self.world_model,
+            lambda: self.module,
+            spaces_[1],
+            seed(config.seed, "act", *stream),
+            torch.device("cpu"),
+        )
+
+    def pid(self) -> int:
+        """The process id, for tests that end this process."""
+        return os.getpid()
+
+    def collect(self, steps: int, env_steps_total: int, weights: State | None) -> Receipt:
+        """Collect with these weights, or at random if there are none yet."""
+        if weights is None:
+            return self.collector.collect(steps, self.random, env_steps_total)
+        load_snapshot(weights, self.world_model, self.module)
+        self.policy.version = weights["version"]
+        return self.collector.collect(steps, self.policy, env_steps_total)
+
+
+class RemoteCollectors:
+    """N collector actors. The next fragment is collected while the learners work on the last.
+
+    An actor that dies is restarted by Ray; what it had committed counts, the rest is collected again.
+    """
+
+    def __init__(self, run: Run, store: ReplayStore) -> None:
+        """Start the actors."""
+        self.run, self.store, config = run, store, run.config
+        self.count = config.collect.num_collectors
+        # a fraction of a core each: collectors wait for the learners most of the time
+        actor = ray.remote(num_cpus=0.25, max_restarts=-1, max_task_retries=0)(CollectorActor)
+        self.actors = [actor.remote(config, index) for index in range(self.count)]
+        self.weights: Any = None
+        self.begun: list[tuple[int, Any]] = []
+        self.total = 0
+        self.known: set[str] = set()
+        self.actor_restarts = 0
+
+    def begin(self, steps: int, env_steps_total: int) -> None:
+        """Start collecting; each actor takes an equal share."""
+        self.total = env_steps_total
+        self.known = {info.name for info in self.store.segments()}
+        weights = None if env_steps_total == 0 else self.weights
+        self.weights_in_use = weights
+        share = steps // self.count
+        self.begun = [
+            (share, actor.collect.remote(share, env_steps_total, weights)) for actor in self.actors
+        ]
+
+    def finish(self) -> list[Receipt]:
+        """Wait for all shares, collecting again what a dead actor did not commit."""
+        return [self._finish(index) for index in range(self.count)]
+
+    def _finish(self, index: int) -> Receipt:
+        share, promise = self.begun[index]
+        for _ in range(100):
+            try:
+                return _add_steps(ray.get(promise), share)
+            except (ray.exceptions.RayActorError, ray.exceptions.ActorUnavailableError):
+                self.actor_restarts += 1
+                missing = share - self._committed(index)
+                self.run.progress.print(f"collector {index} died; Ray restarts it")
+                promise = self.actors[index].collect.remote(
+                    missing, self.total, self.weights_in_use
+                )
+        raise CollectError(
+            f"collector {index}: expected it to come back, but it died 100 times in one fragment; "
+            f"look at the actor's log for the reason"
+        )
+
+    def _committed(self, index: int) -> int:
+        """Steps this collector has committed since the fragment began."""
+        return sum(
+            info.steps
+            for info in self.store.segments()
+            if info.name not in self.known and info.writer.split("r")[0] == f"c{index}"
+        )
+
+    def publish(self, world_model: WorldModel, policy: DreamPPO) -> None:
+        """Put the newest weights where the next fragment finds them."""
+        self.weights = ray.put(snapshot(world_model, policy))
+
+    def state_dict(self) -> State:
+        """Nothing: open episodes of actors are not continued after a resume, new ones begin."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to continue."""
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+def _add_steps(receipt: Receipt, share: int) -> Receipt:
+    """The receipt of a whole share, whatever part of it this last call collected."""
+    values = {name: getattr(receipt, name) for name in Receipt.__dataclass_fields__}
+    return Receipt(**{**values, "steps": share})
+
+
+# -- weights on the move --------------------------------------------------------------------------
+
+
+def snapshot(world_model: WorldModel, policy: DreamPPO) -> State:
+    """Weights to act with, on the CPU."""
+    model = {name: value.detach().cpu() for name, value in world_model.state_dict().items()}
+    return {"world_model": model, "policy": policy.get_weights(), "version": policy.version}
+
+
+def load_snapshot(weights: State, world_model: WorldModel, module: LatentModule) -> None:
+    """The other end of `snapshot`."""
+    world_model.load_state_dict(weights["world_model"])
+    module.load_state_dict(weights["policy"])
+
+
+def build_acting(
+    config: Config,
+    observation_space: spaces.Space[np.ndarray],
+    action_space: spaces.Space[np.ndarray],
+) -> tuple[WorldModel, LatentModule]:
+    """A world model and a policy network to act with, on the CPU, without weights worth having."""
+    world_model = WorldModel(observation_space, action_space, config.world_model).eval()
+    spec = latent_spec(config.policy, world_model.feature_size, action_space)
+    module: LatentModule = spec.build()
+    return world_model, module
+
+
+def evaluate_snapshot(config: Config, weights: State, index: int) -> EvalResult:
+    """Judge a snapshot in whatever process this runs in."""
+    torch.set_num_threads(1)
+    probe = make_env(config.env)
+    world_model, module = build_acting(config, probe.observation_space, probe.action_space)
+    probe.close()
+    load_snapshot(weights, world_model, module)
+    policy = LatentPolicy(
+        world_model,
+        lambda: module,
+        probe.action_space,
+        seed(config.seed, "evaluate", index),
+        torch.device("cpu"),
+    )
+    settings = config.evaluate
+    return evaluate(
+        policy, config.env, settings.episodes, settings.seed, settings.num_envs, settings.explore
+    )
+
+
+# -- the machine ----------------------------------------------------------------------------------
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device the learners in this process use."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def start_ray(config: Config) -> None:
+    """Join or start Ray, if anything of this run is an actor."""
+    needs = (
+        config.collect.num_collectors
+        + config.learn_model.num_learners
+        + config.learn_policy.num_learners
+    )
+    if not needs or ray.is_initialized():
+        return
+    address = config.run.ray_address
+    if address is None and not _inside_a_job():
+        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    else:
+        ray.init(address=address or "auto", log_to_driver=False)
+
+
+def _inside_a_job() -> bool:
+    return "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -1,0 +1,289 @@
+"""Collector: real environments and an acting policy in, committed replay fragments out.
+
+It steps a vector of environments in one batch, cuts what it sees into fragments (at episode ends,
+every `fragment_steps`, every `fragment_s` seconds and when a call returns) and writes them straight to
+the replay store; only a small receipt goes back. It is a plain class: `train.py` uses it in process or
+turns it into a Ray actor. It knows nothing of learning.
+
+An episode is made repeatable by its seed and its actions, so a collector's state is small: on resume
+the open episodes are played again, and an environment that does not come out where it was is counted
+and starts a new episode instead.
+"""
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs import EnvSettings, VectorEnv
+from mbrl.acting import ActingPolicy
+from mbrl.config import CollectSettings
+from mbrl.episode import Episode
+from mbrl.replay import ReplayStore
+from mbrl.seeding import seed
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one call collected.
+
+    Attributes:
+        steps: environment steps, crashed ones not counted.
+        returns: undiscounted returns of the episodes that ended.
+        lengths: their lengths in steps.
+        env_restarts: environments remade so far by this collector.
+        unrepeatable: open episodes that could not be played again on resume, so far.
+        seconds: how long it took.
+    """
+
+    steps: int
+    returns: list[float]
+    lengths: list[int]
+    env_restarts: int
+    unrepeatable: int
+    seconds: float
+
+
+@dataclass
+class _Slot:
+    """The open episode of one environment, and the rows not yet written."""
+
+    episode: int = -1
+    eps_id: str = ""
+    t0: int = 0
+    rows: int = 0
+    actions: list[Any] = field(default_factory=list)
+    total: float = 0.0
+    opened_s: float = 0.0
+
+
+class Collector:
+    """Steps E environments with a policy and writes what happens to replay."""
+
+    def __init__(
+        self,
+        env: EnvSettings,
+        settings: CollectSettings,
+        store: ReplayStore,
+        root_seed: int,
+        index: int = 0,
+        incarnation: int = 0,
+    ) -> None:
+        """Open the environments.
+
+        Args:
+            env: which environment.
+            settings: how to collect.
+            store: where fragments go.
+            root_seed: the run's seed.
+            index: number of this collector; part of every seed it makes.
+            incarnation: how often this collector was restarted after a crash; a restarted one plays
+                new episodes instead of repeating those of its predecessor.
+        """
+        self.settings, self.store, self.root_seed = settings, store, root_seed
+        self.index, self.incarnation = index, incarnation
+        self.writer = _writer(index, incarnation)
+        self.vector = VectorEnv(env, settings.num_envs, max_restarts=settings.max_restarts)
+        self.unrepeatable = 0
+        self.slots = [_Slot() for _ in range(settings.num_envs)]
+        self.is_first = np.ones(settings.num_envs, np.bool_)
+        self.policy: ActingPolicy | None = None
+        space = self.vector.single_action_space
+        rows = settings.fragment_steps + 1
+        e, obs_space = settings.num_envs, self.vector.single_observation_space
+        self._obs = np.zeros((e, rows, *obs_space.shape), obs_space.dtype)
+        action_dtype = np.int64 if space.dtype is None or np.issubdtype(space.dtype, np.integer) else np.float32
+        self._actions = np.zeros((e, rows, *space.shape), action_dtype)
+        self._rewards = np.zeros((e, rows), np.float32)
+        self._flags = np.zeros((3, e, rows), np.bool_)
+        self._all = np.arange(e)
+        for i in range(e):
+            self._start_episode(i)
+
+    # -- collecting -------------------------------------------------------------------------------
+
+    def collect(self, steps: int, policy: ActingPolicy, env_steps_total: int) -> Receipt:
+        """Take `steps` environment steps with `policy` and commit them as one segment.
+
+        Args:
+            steps: a multiple of the number of environments.
+            policy: chooses the actions; told to forget everything if it is another object than the
+                last call's.
+            env_steps_total: steps of the whole run before this call, recorded with the data.
+
+        Raises:
+            ValueError: `steps` is not a multiple of the number of environments.
+            EnvError: an environment returned something that cannot be stored, or crashed too often.
+        """
+        e = self.settings.num_envs
+        if steps % e:
+            raise ValueError(f"collect: expected a multiple of {e} environments, got {steps} steps")
+        began = time.monotonic()
+        if policy is not self.policy:
+            policy.reset(e)
+            self.policy = policy
+        fragments: list[Episode] = []
+        returns: list[float] = []
+        lengths: list[int] = []
+        taken = 0
+        while taken < steps:
+            taken += self._step(policy, fragments, returns, lengths, steps - taken)
+        total = env_steps_total + taken
+        for i in range(e):
+            self._cut(i, fragments, ended=False)
+        stamped = [_stamp(fragment, total) for fragment in fragments]
+        self.store.commit(stamped, self.writer, total)
+        seconds = time.monotonic() - began
+        return Receipt(taken, returns, lengths, self.vector.restarts, self.unrepeatable, seconds)
+
+    def _step(
+        self,
+        policy: ActingPolicy,
+        fragments: list[Episode],
+        returns: list[float],
+        lengths: list[int],
+        wanted: int,
+    ) -> int:
+        """One step of every environment; returns how many of them counted."""
+        obs = self.vector.obs
+        actions = policy.act(obs, self.is_first)
+        at = np.fromiter((slot.rows for slot in self.slots), np.int64, len(self.slots))
+        result = self.vector.step(actions)
+        kept = self._all if not result.crashed.any() else np.flatnonzero(~result.crashed)
+        kept = kept[:wanted]
+        self._obs[kept, at[kept]] = obs[kept]
+        self._actions[kept, at[kept]] = actions[kept]
+        self._rewards[kept, at[kept]] = result.rewards[kept]
+        for flag, values in enumerate((result.terminateds, result.truncateds, result.life_loss)):
+            self._flags[flag][kept, at[kept]] = values[kept]
+        ended = result.terminateds | result.truncateds
+        self.is_first[:] = ended | result.crashed
+        now = time.monotonic()
+        for i in kept:
+            slot = self.slots[i]
+            slot.rows += 1
+            slot.actions.append(actions[i])
+            slot.total += float(result.rewards[i])
+            if ended[i]:
+                returns.append(slot.total)
+                lengths.append(len(slot.actions))
+                self._obs[i, slot.rows] = result.obs[i]
+                self._cut(int(i), fragments, ended=True)
+                self._start_episode(int(i))
+            elif slot.rows == self.settings.fragment_steps or now - slot.opened_s > self.settings.fragment_s:
+                self._cut(int(i), fragments, ended=False)
+        for i in np.flatnonzero(result.crashed):
+            self._cut(int(i), fragments, ended=False)
+            self._start_episode(int(i))
+        return len(kept)
+
+    def _cut(self, i: int, fragments: list[Episode], ended: bool) -> None:
+        """Close slot i's rows as a fragment, with the final observation if the episode has ended."""
+        slot = self.slots[i]
+        if slot.rows:
+            n = slot.rows + int(ended)
+            if ended:
+                self._actions[i, slot.rows] = 0
+                self._rewards[i, slot.rows] = 0
+                self._flags[:, i, slot.rows] = False
+            terminateds, truncateds, life_loss = self._flags[:, i, :n].copy()
+            version = self.policy.version if self.policy is not None else 0
+            fragments.append(
+                Episode(
+                    eps_id=slot.eps_id,
+                    t0=slot.t0,
+                    obs=self._obs[i, :n].copy(),
+                    actions=self._actions[i, :n].copy(),
+                    rewards=self._rewards[i, :n].copy(),
+                    terminateds=terminateds,
+                    truncateds=truncateds,
+                    life_loss=life_loss,
+                    policy_version=version,
+                    ended=ended,
+                )
+            )
+        slot.t0 += slot.rows
+        slot.rows = 0
+        slot.opened_s = time.monotonic()
+
+    # -- episodes ---------------------------------------------------------------------------------
+
+    def _episode_seed(self, i: int, episode: int) -> int:
+        return seed(self.root_seed, "collect", self.index, self.incarnation, i, episode)
+
+    def _start_episode(self, i: int) -> None:
+        """Reset environment i with the next seed of its own."""
+        number = self.slots[i].episode + 1
+        episode_seed = self._episode_seed(i, number)
+        name = f"reverie/{self.root_seed}/{self.writer}/{i}/{number}"
+        self.slots[i] = _Slot(
+            episode=number,
+            eps_id=str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
+            opened_s=time.monotonic(),
+        )
+        self.vector.reset(i, episode_seed)
+        self.is_first[i] = True
+
+    # -- stopping and resuming --------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where every slot is: enough to play its open episode again."""
+        slots = [
+            {
+                "episode": slot.episode,
+                "eps_id": slot.eps_id,
+                "t0": slot.t0,
+                "total": slot.total,
+                "actions": np.asarray(slot.actions, self._actions.dtype),
+            }
+            for slot in self.slots
+        ]
+        return {"incarnation": self.incarnation, "slots": slots, "is_first": self.is_first.copy(), "obs": self.vector.obs.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Play the open episodes again, so that collecting goes on as if it had never stopped."""
+        self.incarnation = state["incarnation"]
+        self.writer = _writer(self.index, self.incarnation)
+        for i, saved in enumerate(state["slots"]):
+            self.slots[i] = _Slot(
+                episode=saved["episode"],
+                eps_id=saved["eps_id"],
+                t0=saved["t0"],
+                total=saved["total"],
+                actions=list(saved["actions"]),
+                opened_s=time.monotonic(),
+            )
+            self.vector.reset(i, self._episode_seed(i, saved["episode"]))
+        expected: NDArray[np.generic] = state["obs"]
+        for i, slot in enumerate(self.slots):
+            self.vector.replay(i, slot.actions)
+            if np.array_equal(self.vector.obs[i], expected[i]):
+                self.is_first[i] = bool(state["is_first"][i])
+            else:
+                self.unrepeatable += 1
+                self._start_episode(i)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.vector.close()
+
+
+def _writer(index: int, incarnation: int) -> str:
+    """The name fragments are committed under."""
+    return f"c{index}" if incarnation == 0 else f"c{index}r{incarnation}"
+
+
+def next_incarnation(store: ReplayStore, index: int) -> int:
+    """How many collectors with this index have written to the store before."""
+    writers = {info.writer for info in store.segments()}
+    return sum(writer.split("r")[0] == f"c{index}" for writer in writers)
+
+
+def _stamp(fragment: Episode, env_steps_total: int) -> Episode:
+    """The same fragment with the run's step count at commit."""
+    values = {name: getattr(fragment, name) for name in Episode.__dataclass_fields__}
+    return Episode(**{**values, "env_steps_total": env_steps_total})
+

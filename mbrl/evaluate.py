@@ -1,0 +1,104 @@
+"""Evaluation: an exact number of episodes on the real environment, with seeds fixed in advance.
+
+The same function judges dream agents and baselines. Episode i always starts from the same seed, every
+episode counts exactly once, and none is dropped for being long, so short (bad) episodes cannot crowd
+out long ones.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs import EnvSettings, VectorEnv
+from mbrl.acting import ActingPolicy
+from mbrl.errors import CollectError
+from mbrl.seeding import seed
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Scores in the order of the episode seeds.
+
+    Attributes:
+        returns: undiscounted, unclipped return of each episode.
+        lengths: steps of each episode.
+        seeds: seed of each episode.
+    """
+
+    returns: list[float]
+    lengths: list[int]
+    seeds: list[int]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over episodes."""
+        return float(np.std(self.returns))
+
+    def as_dict(self) -> dict[str, object]:
+        """What a run's `result.json` keeps."""
+        return {
+            "episodes": len(self.returns),
+            "mean": self.mean,
+            "std": self.std,
+            "returns": self.returns,
+            "lengths": self.lengths,
+            "seeds": self.seeds,
+        }
+
+
+def evaluate(
+    policy: ActingPolicy,
+    env: EnvSettings,
+    episodes: int,
+    root_seed: int,
+    num_envs: int,
+    explore: bool = True,
+) -> EvalResult:
+    """Play exactly `episodes` episodes.
+
+    Args:
+        policy: acts; it is reset first.
+        env: the real environment.
+        episodes: how many; episode i is seeded by (root_seed, "evaluate", i).
+        root_seed: seed of the evaluation, the same for every agent that is compared.
+        num_envs: slots stepped together; the result does not depend on it for a deterministic policy.
+        explore: sample the policy's actions instead of taking the most likely.
+
+    Raises:
+        CollectError: an environment crashed; an evaluation with missing episodes is not one.
+    """
+    width = min(num_envs, episodes)
+    vector = VectorEnv(env, width, max_restarts=0)
+    seeds = [seed(root_seed, "evaluate", i) for i in range(episodes)]
+    returns, lengths = [0.0] * episodes, [0] * episodes
+    playing = list(range(width))
+    following = width
+    try:
+        for slot in range(width):
+            vector.reset(slot, seeds[slot])
+        policy.reset(width)
+        is_first = np.ones(width, np.bool_)
+        while any(episode >= 0 for episode in playing):
+            result = vector.step(policy.act(vector.obs, is_first, explore))
+            if result.crashed.any():
+                raise CollectError("evaluate: an environment crashed; expected all episodes to finish")
+            ended = result.terminateds | result.truncateds
+            is_first = ended.copy()
+            for slot, episode in enumerate(playing):
+                if episode >= 0:
+                    returns[episode] += float(result.rewards[slot])
+                    lengths[episode] += 1
+                if ended[slot]:
+                    more = episode >= 0 and following < episodes
+                    playing[slot] = following if more else -1
+                    # a slot with nothing left to play idles on a seed that is already counted
+                    vector.reset(slot, seeds[following] if more else seeds[0])
+                    following += int(more)
+    finally:
+        vector.close()
+    return EvalResult(returns, lengths, seeds)

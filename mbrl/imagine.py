@@ -1,0 +1,133 @@
+"""The dream is an environment: a world model rolled without observations, from real starts.
+
+`DreamEnv` is the fast face of it (an `agents.tensor_env.TensorEnv`: tensors in, tensors out, on the
+model's device); `DreamVectorEnv` is the same dream as a `gymnasium.vector.VectorEnv`, so that any
+stock algorithm can train in it unchanged. No pixels are ever made here.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbrl.errors import TrainingError
+from mbrl.world_model.model import Latent, WorldModel
+
+
+class DreamEnv:
+    """N dreams at once over a world model.
+
+    Attributes:
+        num_envs: N.
+        obs_dim: F = Z + D, the size of the features a policy sees.
+        action_space: the real environment's.
+        device: where everything happens.
+        latent: the latents of the N dreams now, for whoever wants to look at them.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        action_space: spaces.Space[np.ndarray],
+        starts: Latent,
+        num_envs: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Dream from `starts` (M, ...), real posterior latents that are not terminal.
+
+        Raises:
+            TrainingError: there is nothing to start from.
+        """
+        if len(starts.hidden) == 0:
+            raise TrainingError("dream: expected at least one real latent to start from, got none")
+        self.world_model, self.action_space, self.starts = world_model, action_space, starts
+        self.num_envs, self.obs_dim, self.generator = num_envs, world_model.feature_size, generator
+        self.device = starts.hidden.device
+        self.latent = starts[:0]
+
+    def reset(self) -> Tensor:
+        """Draw N starts, with replacement; returns features (N, F)."""
+        size = (self.num_envs,)
+        count = len(self.starts.hidden)
+        picked = torch.randint(count, size, generator=self.generator, device=self.device)
+        self.latent = self.starts[picked]
+        return self.latent.features
+
+    def share(self, index: int, count: int) -> "DreamEnv":
+        """Part `index` of `count` equal parts, for one of several policy learners."""
+        generator = torch.Generator(self.device)
+        generator.manual_seed(self.generator.initial_seed() + index + 1)
+        return DreamEnv(
+            self.world_model,
+            self.action_space,
+            self.starts[index::count],
+            self.num_envs // count,
+            generator,
+        )
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Imagine one step of all dreams: features (N, F), reward (N,), continue_prob (N,), {}."""
+        imagined = self.world_model.imagine_step(self.latent, action, self.generator)
+        self.latent = imagined.latent
+        return imagined.latent.features, imagined.reward, imagined.continue_prob, {}
+
+
+class DreamVectorEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], Any, NDArray[np.float32]]):
+    """The gymnasium face of a dream, with NEXT_STEP autoreset.
+
+    A dream terminates when a coin with the model's continue probability says so and is truncated after
+    `horizon` steps. The step after either is the reset: its action is ignored and its reward is zero.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}
+
+    def __init__(self, dream: DreamEnv, horizon: int) -> None:
+        """Face `dream`, whose every rollout lasts at most `horizon` steps."""
+        self.dream, self.horizon = dream, horizon
+        self.num_envs = dream.num_envs
+        self.single_observation_space = spaces.Box(-np.inf, np.inf, (dream.obs_dim,), np.float32)
+        self.single_action_space = dream.action_space
+        batch = gymnasium.vector.utils.batch_space
+        self.observation_space = batch(self.single_observation_space, self.num_envs)
+        self.action_space = batch(self.single_action_space, self.num_envs)
+        self.age = np.zeros(self.num_envs, np.int64)
+        self.done = np.zeros(self.num_envs, np.bool_)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start N new dreams; an integer seed makes them repeatable."""
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        if isinstance(seed, int):
+            self.dream.generator.manual_seed(seed)
+        self.age[:], self.done[:] = 0, False
+        return self.dream.reset().cpu().numpy(), {}
+
+    def step(
+        self, actions: Any
+    ) -> tuple[
+        NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
+    ]:
+        """Imagine one step of the dreams that go on, and restart those that had ended."""
+        dream, ended = self.dream, self.done.copy()
+        _, reward, continue_prob, _ = dream.step(torch.as_tensor(np.asarray(actions), device=dream.device))
+        coin = torch.rand(self.num_envs, generator=dream.generator, device=dream.device)
+        terminated = (coin >= continue_prob).cpu().numpy() & ~ended
+        rewards = np.where(ended, np.float32(0), reward.cpu().numpy()).astype(np.float32)
+        if ended.any():
+            going = dream.latent
+            dream.reset()
+            restart = torch.as_tensor(ended, device=dream.device).unsqueeze(-1)
+            dream.latent = Latent(
+                torch.where(restart, dream.latent.hidden, going.hidden),
+                torch.where(restart, dream.latent.code, going.code),
+            )
+        self.age = np.where(ended, 0, self.age + 1)
+        truncated = (self.age >= self.horizon) & ~terminated & ~ended
+        self.done = terminated | truncated
+        return dream.latent.features.cpu().numpy(), rewards, terminated, truncated, {}

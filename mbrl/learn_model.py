@@ -1,0 +1,278 @@
+"""WorldModelLearner: replay batches in, gradient steps on the world model, dream starts out.
+
+One class does the work, in the training process or as N Ray actors that average gradients with torch
+DDP (`RemoteLearners`, same methods). Each learner samples from a ring of its own, filled by tailing the
+replay store, so no frame ever passes through the driver. The amount of learning is a count of replayed
+rows, never a time.
+"""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from mbrl.config import LearnModelSettings
+from mbrl.episode import SequenceBatch
+from mbrl.errors import TrainingError
+from mbrl.replay import ReplayStore, SequenceSampler
+from mbrl.seeding import seed
+from mbrl.world_model.model import Latent, Metrics, WorldModel
+from mbrl.world_model.settings import WorldModelSettings
+
+Space = spaces.Space[np.ndarray]
+
+
+class _Loss(nn.Module):
+    """`WorldModel.loss` as a forward pass, which is what DDP can wrap."""
+
+    def __init__(self, world_model: WorldModel) -> None:
+        super().__init__()
+        self.world_model = world_model
+
+    def forward(
+        self, batch: SequenceBatch, generator: torch.Generator
+    ) -> tuple[Tensor, Metrics, Latent]:
+        """The loss of one batch."""
+        return self.world_model.loss(batch, generator)
+
+
+class WorldModelLearner:
+    """Trains one replica of the world model."""
+
+    def __init__(
+        self,
+        observation_space: Space,
+        action_space: Space,
+        model: WorldModelSettings,
+        settings: LearnModelSettings,
+        store: ReplayStore,
+        capacity_steps: int,
+        ring_directory: Path | None,
+        root_seed: int,
+        device: str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Build the model (the same on every rank), the optimiser and the ring.
+
+        Raises:
+            TrainingError: the batch does not divide among the learners.
+        """
+        if settings.batch_size % world_size:
+            raise TrainingError(
+                f"learn_model.batch_size: expected a multiple of {world_size} learners, "
+                f"got {settings.batch_size}"
+            )
+        self.settings, self.store = settings, store
+        self.device = torch.device(device)
+        self.batch_size = settings.batch_size // world_size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed(root_seed, "world_model"))
+            self.model = WorldModel(observation_space, action_space, model).to(self.device)
+        loss = _Loss(self.model)
+        # heads and encoder are always used; only a detached decoder leaves parameters without gradient
+        self.loss: nn.Module = (
+            nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
+            if world_size > 1
+            else loss
+        )
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=settings.lr, eps=settings.adam_eps, fused=True
+        )
+        self.updates = 0
+        self.rng = np.random.default_rng(seed(root_seed, "replay", rank))
+        self.generator = torch.Generator(self.device).manual_seed(seed(root_seed, "code", rank))
+        shape = action_space.shape or ()
+        self.sampler = SequenceSampler(
+            capacity_steps=capacity_steps,
+            obs_shape=observation_space.shape or (),
+            obs_dtype=observation_space.dtype or np.dtype(np.uint8),
+            action_shape=shape,
+            action_dtype=np.dtype(np.int64 if isinstance(action_space, spaces.Discrete) else np.float32),
+            directory=ring_directory,
+        )
+
+    def refresh(self) -> int:
+        """Take new segments of the store into the ring; returns the rows now in it."""
+        self.sampler.refresh(self.store)
+        return self.sampler.num_rows
+
+    def learn(self, updates: int) -> tuple[dict[str, float], Latent]:
+        """Take `updates` gradient steps.
+
+        Returns:
+            Mean metrics, and the latest posterior latents (M, ...) that are not terminal.
+
+        Raises:
+            TrainingError: a loss or gradient was not finite; the weights are those before that step.
+        """
+        sums: Metrics = {}
+        kept: list[Latent] = []
+        bad = torch.zeros((), device=self.device)
+        rows_per_update = self.batch_size * self.settings.sequence_length
+        first_kept = updates - -(-self.settings.max_starts // rows_per_update)
+        self.model.train()
+        for update in range(updates):
+            batch = self.sampler.sample(self.batch_size, self.settings.sequence_length, self.rng)
+            metrics, latent, failed = self._update(batch)
+            bad += failed
+            for name, value in metrics.items():
+                sums[name] = sums[name] + value if name in sums else value
+            if update >= first_kept:
+                flat = latent.flatten()
+                alive = torch.as_tensor(~batch.terminated, device=self.device).flatten()
+                kept.append(flat[alive])
+        self.model.eval()
+        if bad:
+            raise TrainingError(
+                f"world model: {int(bad)} of {updates} updates had a loss or gradient that is not finite "
+                f"(they were not applied); lower learn_model.lr, or look at the rewards in replay"
+            )
+        starts = Latent(
+            torch.cat([latent.hidden for latent in kept])[-self.settings.max_starts :],
+            torch.cat([latent.code for latent in kept])[-self.settings.max_starts :],
+        )
+        return {name: float(value) / updates for name, value in sums.items()}, starts
+
+    def _update(self, batch: SequenceBatch) -> tuple[Metrics, Latent, Tensor]:
+        """One gradient step; the last value is 1 if it was skipped because something was not finite."""
+        loss, metrics, latent = self.loss(batch, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
+        failed = (~torch.isfinite(norm)).float()
+        # the fused optimiser skips the step on the device when told so: no synchronisation, no damage
+        self.optimizer.found_inf = failed  # type: ignore[attr-defined]
+        self.updates += 1
+        warm = min(1.0, self.updates / max(1, self.settings.warmup_updates))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * warm
+        self.optimizer.step()
+        return {**metrics, "grad_norm": norm.detach()}, latent, failed
+
+    def model_state(self) -> dict[str, Tensor]:
+        """The weights, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning continues from: weights, optimiser, streams, counters."""
+        return {
+            "model": self.model_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+            "generator": self.generator.get_state(),
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+        self.generator.set_state(state["generator"])
+        self.rng.bit_generator.state = state["rng"]
+
+    def close(self) -> None:
+        """Let go of the ring."""
+        self.sampler.close()
+
+
+class _LearnerActor(WorldModelLearner):
+    """A rank of the process group; built in two steps, because rank 0's address must be known first."""
+
+    def __init__(self) -> None:
+        """Wait for `start`."""
+
+    def address(self) -> str:
+        """A free address on this node, for the process group."""
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return f"tcp://{host}:{probe.getsockname()[1]}"
+
+    def start(self, address: str, arguments: dict[str, Any], rank: int, world_size: int) -> None:
+        """Join the group and build the learner."""
+        cuda = arguments["device"].startswith("cuda")
+        if world_size > 1:
+            torch.distributed.init_process_group(
+                "nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=world_size
+            )
+        directory = arguments["ring_directory"]
+        arguments = {**arguments, "ring_directory": directory and directory / f"rank{rank}"}
+        super().__init__(**arguments, rank=rank, world_size=world_size)
+
+    def ranked_state(self) -> dict[str, Any]:
+        """The random streams of this rank."""
+        return {"generator": self.generator.get_state(), "rng": self.rng.bit_generator.state}
+
+
+class RemoteLearners:
+    """N learner actors behind the interface of one; `model` is a local copy of rank 0's."""
+
+    def __init__(self, arguments: dict[str, Any], settings: LearnModelSettings) -> None:
+        """Start the actors.
+
+        Args:
+            arguments: of `WorldModelLearner`, without rank and world size.
+            settings: tell how many actors, and what they ask Ray for.
+        """
+        self.count = settings.num_learners
+        actor = ray.remote(num_gpus=settings.gpus_per_learner, num_cpus=1)(_LearnerActor)
+        self.actors = [actor.remote() for _ in range(self.count)]
+        address = ray.get(self.actors[0].address.remote())
+        ray.get(
+            [
+                one.start.remote(address, arguments, rank, self.count)
+                for rank, one in enumerate(self.actors)
+            ]
+        )
+        self.model = WorldModel(
+            arguments["observation_space"], arguments["action_space"], arguments["model"]
+        ).eval()
+        self._pull()
+
+    def _pull(self) -> None:
+        self.model.load_state_dict(ray.get(self.actors[0].model_state.remote()))
+
+    def refresh(self) -> int:
+        """As `WorldModelLearner.refresh`, on every rank; rows in rank 0's ring."""
+        return int(ray.get([one.refresh.remote() for one in self.actors])[0])
+
+    def learn(self, updates: int) -> tuple[dict[str, float], Latent]:
+        """As `WorldModelLearner.learn`; metrics are averaged, starts come from every rank."""
+        results = ray.get([one.learn.remote(updates) for one in self.actors])
+        self._pull()
+        names = results[0][0]
+        metrics = {name: float(np.mean([result[0][name] for result in results])) for name in names}
+        starts = Latent(
+            torch.cat([result[1].hidden.cpu() for result in results]),
+            torch.cat([result[1].code.cpu() for result in results]),
+        )
+        return metrics, starts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rank 0's state, and the random streams of all ranks."""
+        state: dict[str, Any] = ray.get(self.actors[0].state_dict.remote())
+        ranks = ray.get([one.ranked_state.remote() for one in self.actors])
+        return {**state, "ranks": ranks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Give every rank the same weights and its own streams (rank 0's, if the number has changed)."""
+        ranks = state.get("ranks") or []
+        same = len(ranks) == self.count
+        loads = []
+        for rank, one in enumerate(self.actors):
+            own = ranks[rank] if same else {}
+            loads.append(one.load_state_dict.remote({**state, **own}))
+        ray.get(loads)
+        self._pull()
+
+    def close(self) -> None:
+        """End the actors."""
+        for one in self.actors:
+            ray.kill(one)

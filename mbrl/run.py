@@ -1,0 +1,210 @@
+"""A run folder and what every kind of run does with it: settle the config, log, checkpoint, finish.
+
+    runs/<name>/config.yaml  provenance.json  metrics.jsonl  replay/  checkpoints/  videos/
+                result.json  report.html
+
+The same command on the same folder resumes; a different config on it is refused, except for settings
+that only say when to stop or where to show progress. The folder is locked while a run is at work.
+"""
+
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self, TextIO
+
+import yaml
+
+from mbrl import checkpoint, config_file, mirrors, provenance
+from mbrl.config import Config
+from mbrl.errors import ConfigError, MbrlError
+from mbrl.evaluate import EvalResult
+from mbrl.progress import MetricsLog, Progress
+
+# may differ between the command that started a run and the one that resumes it
+_FREE = ("env_steps", "run", "name")
+
+
+class Run:
+    """The open run folder.
+
+    Attributes:
+        config: the resolved settings.
+        dir: the folder.
+        env_steps: real steps so far; set by whoever trains.
+        resumed: the state of the checkpoint this run goes on from, or None.
+        stopping: a signal asked the run to end at the next safe point.
+        curve: [env_steps, mean return] of every evaluation so far.
+        budget: counts of what was spent, by name.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Lock the folder, check that it belongs to this config, and find the newest checkpoint.
+
+        Raises:
+            ConfigError: the folder was made with other settings.
+            MbrlError: another process is using the folder.
+        """
+        self.config, self.dir = config, config.run_dir
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        self._settle_config()
+        self.stopping = False
+        self.env_steps = 0
+        self.curve: list[list[float]] = []
+        self.budget: dict[str, float] = {}
+        self.last_eval: EvalResult | None = None
+        self.resumed: dict[str, Any] | None = None
+        self.checkpoints = self.dir / "checkpoints"
+        trackers = {
+            "tensorboard": mirrors.tensorboard,
+            "wandb": mirrors.wandb,
+            "mlflow": mirrors.mlflow,
+        }
+        wanted = [name for name in trackers if getattr(config.run, name)]
+        self.log = MetricsLog(self.dir, mirrors=[trackers[name](self.dir) for name in wanted])
+        if checkpoint.steps(self.checkpoints):
+            self.env_steps, self.resumed = checkpoint.load(self.checkpoints)
+            self.curve = [list(point) for point in self.resumed["curve"]]
+            self.budget = dict(self.resumed["budget"])
+        self.log.truncate_after(self.env_steps if self.resumed else -1)
+        title = f"{config.env.id or config.env.factory} {config.agent} seed {config.seed}"
+        self.progress = Progress(config.env_steps, start_steps=self.env_steps, title=title)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's last evaluation is on disk."""
+        path = self.dir / "result.json"
+        return path.exists() and json.loads(path.read_text())["env_steps"] >= self.config.env_steps
+
+    def __enter__(self) -> Self:
+        """Show progress, and turn SIGTERM and SIGINT into a request to stop safely."""
+        self.progress.__enter__()
+        self._handlers = {
+            number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of the folder."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self.progress.__exit__(kind, error, trace)
+        self.log.close()
+        self._lock.close()
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+        self.progress.print("stopping at the next safe point; the same command resumes")
+
+    # -- what happens during a run ----------------------------------------------------------------
+
+    def spend(self, **counts: float) -> None:
+        """Add to the budget."""
+        for name, count in counts.items():
+            self.budget[name] = self.budget.get(name, 0) + count
+
+    def record_evaluation(self, result: EvalResult, env_steps: int) -> None:
+        """Put an evaluation of the weights at `env_steps` on the curve."""
+        self.last_eval = result
+        self.curve.append([env_steps, result.mean])
+        self.spend(evaluation_episodes=len(result.returns), evaluation_steps=sum(result.lengths))
+        self.log.write(
+            "eval",
+            env_steps,
+            {
+                "eval/mean": result.mean,
+                "eval/std": result.std,
+                "eval/episodes": len(result.returns),
+                "eval/length": sum(result.lengths) / len(result.lengths),
+                "eval/returns": result.returns,
+            },
+        )
+        self.progress.update(eval_mean=result.mean)
+        self.progress.print(
+            f"{env_steps:>9,} steps  return {result.mean:.2f} ± {result.std:.2f} "
+            f"({len(result.returns)} episodes, {self.log.wall_time_s:.0f} s)"
+        )
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of everything the run continues from."""
+        checkpoint.save(
+            self.checkpoints, self.env_steps, {**state, "curve": self.curve, "budget": self.budget}
+        )
+        checkpoint.prune(self.checkpoints, self.config.run.keep_checkpoints)
+
+    def finish(self, final: EvalResult) -> dict[str, Any]:
+        """Write `result.json`, last of all."""
+        config = self.config
+        result = {
+            "agent": config.agent,
+            "env_id": config.env.id or config.env.factory,
+            "seed": config.seed,
+            "env_steps": self.env_steps,
+            "wall_time_s": round(self.log.wall_time_s, 1),
+            "eval": final.as_dict(),
+            "curve": self.curve,
+            "budget": self.budget,
+            "commit": provenance.commit(),
+            "machine": provenance.machine(),
+        }
+        _write_atomically(self.dir / "result.json", json.dumps(result, indent=1))
+        return result
+
+    # -- the folder -------------------------------------------------------------------------------
+
+    def _take_lock(self) -> TextIO:
+        lock = (self.dir / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise MbrlError(
+                f"{self.dir}: expected a run folder nobody is using, but another process holds it; "
+                f"wait for it, or choose another folder with run.dir=..."
+            ) from None
+        return lock
+
+    def _settle_config(self) -> None:
+        path = self.dir / "config.yaml"
+        text = config_file.dump(self.config)
+        if path.exists():
+            old, new = yaml.safe_load(path.read_text()), yaml.safe_load(text)
+            changed = sorted(_differences(old, new))
+            if changed:
+                raise ConfigError(
+                    f"{self.dir} was made with other settings: {'; '.join(changed)}. "
+                    f"Resume with the same settings, or choose another folder with run.dir=..."
+                )
+        _write_atomically(path, text)
+        _write_atomically(self.dir / "provenance.json", json.dumps(provenance.provenance(), indent=1))
+
+
+def _differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """Dotted names that differ, with both values, save those in `_FREE`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in {*old, *new}:
+            if at or key not in _FREE:
+                found += _differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
+        return found
+    return [] if old == new else [f"{at}: {old} became {new}"]
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

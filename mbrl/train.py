@@ -1,0 +1,335 @@
+"""THE LOOP: collect, learn the world model, learn the policy in its dream, evaluate; and again.
+
+`train` is the whole system on one screen; `Crew` holds the parts and gives each verb its body. What
+runs as Ray actors (collectors, evaluations, learners) stands behind the same interface as what runs in
+this process (`mbrl.actors`, `mbrl.learn_model`). All ratios are counts (replayed rows and imagined steps per collected step), so a result does
+not depend on how fast the machine is.
+"""
+
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from agents.dream_ppo import DreamPPO
+from envs import make_env
+from mbrl import baseline
+from mbrl.acting import LatentPolicy
+from mbrl.actors import (
+    LocalCollectors,
+    RemoteCollectors,
+    evaluate_snapshot,
+    pick_device,
+    snapshot,
+    start_ray,
+)
+from mbrl.collect import Receipt
+from mbrl.config import Config
+from mbrl.dream_video import write_dream_video
+from mbrl.evaluate import EvalResult, evaluate
+from mbrl.imagine import DreamEnv
+from mbrl.learn_model import RemoteLearners, WorldModelLearner
+from mbrl.replay import ReplayStore
+from mbrl.run import Run
+from mbrl.seeding import seed
+
+State = dict[str, Any]
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Run, or resume, one training run to its end.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        MbrlError: bad settings, bad data, or learning that cannot go on; what was collected and
+            checkpointed before is on disk.
+        SystemExit: with code 0, after a checkpoint, when a signal asked the run to stop.
+    """
+    run = Run(config)
+    with run:
+        if config.agent != "dream":
+            return baseline.train(run)
+        crew = Crew(run)
+        try:
+            crew.collectors.begin(crew.first_steps(), run.env_steps)
+            while True:
+                receipts = crew.collect()
+                more = run.env_steps < config.env_steps and not run.stopping
+                pins = [info.name for info in crew.store.segments()]
+                if more:
+                    crew.collectors.begin(crew.next_steps(), run.env_steps)
+                crew.learner.refresh()
+                model_metrics, starts = crew.learn_model(receipts)
+                policy_metrics = crew.learn_policy(starts, receipts)
+                crew.publish()
+                crew.log(receipts, model_metrics, policy_metrics)
+                crew.evaluate(last=run.env_steps >= config.env_steps)
+                if crew.checkpoint_due() or not more:
+                    run.save(crew.state_dict(pins))
+                if not more:
+                    break
+            if run.stopping and run.env_steps < config.env_steps:
+                raise SystemExit(0)
+            return run.finish(crew.final_evaluation())
+        finally:
+            crew.close()
+
+
+class Crew:
+    """Everyone who works on a run, built once, in the roles `train` calls them by."""
+
+    def __init__(self, run: Run) -> None:
+        """Build from the run's config and, if it resumes, put everyone back where they were."""
+        config = self.config = run.config
+        self.run = run
+        if config.run.threads:
+            torch.set_num_threads(config.run.threads)
+        start_ray(config)
+        self.device = pick_device(config.device)
+        probe = make_env(config.env)
+        self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        probe.close()
+        self.store = ReplayStore(run.dir / "replay", env_id=config.env.id or config.env.factory or "")
+        state = run.resumed
+        self.store.restore(state["replay"] if state else [])
+        self.learner = self._make_learner()
+        self.policy = DreamPPO(
+            config.policy,
+            self.learner.model.feature_size,
+            self.action_space,
+            seed(config.seed, "policy"),
+            num_learners=config.learn_policy.num_learners,
+            device=self.device.type,
+        )
+        self.dream_generator = torch.Generator(self.device).manual_seed(seed(config.seed, "dream"))
+        self.row_credit = self.dream_credit = 0.0
+        self.collectors: LocalCollectors | RemoteCollectors = (
+            RemoteCollectors(run, self.store)
+            if config.collect.num_collectors
+            else LocalCollectors(run, self.store, self.latent_policy("act"), self.action_space)
+        )
+        self.evaluating: list[tuple[int, Any]] = []
+        if state is not None:
+            self._restore(state)
+            self.publish()
+
+    # -- the verbs --------------------------------------------------------------------------------
+
+    def first_steps(self) -> int:
+        """Steps of the first fragment of this process: the prefill, unless the run resumes."""
+        return self.config.collect.prefill_steps if self.run.env_steps == 0 else self.next_steps()
+
+    def next_steps(self) -> int:
+        """Steps of the next fragment: an iteration's, or what is left, in whole environments."""
+        width = self.config.collectors * self.config.collect.num_envs
+        left = self.config.env_steps - self.run.env_steps
+        return max(0, min(self.config.collect.steps_per_iteration, -(-left // width) * width))
+
+    def collect(self) -> list[Receipt]:
+        """Wait for the fragment that was begun, and count its steps."""
+        self.run.progress.update(phase="collect")
+        receipts = self.collectors.finish()
+        steps = sum(receipt.steps for receipt in receipts)
+        self.run.env_steps += steps
+        self.run.spend(collected_steps=steps)
+        self.run.progress.update(env_steps=self.run.env_steps)
+        return receipts
+
+    def learn_model(self, receipts: list[Receipt]) -> tuple[dict[str, float], Any]:
+        """Train the world model on `train_ratio` replayed rows per collected step."""
+        self.run.progress.update(phase="learn model")
+        settings = self.config.learn_model
+        rows_per_update = settings.batch_size * settings.sequence_length
+        self.row_credit += settings.train_ratio * sum(receipt.steps for receipt in receipts)
+        updates = max(1, int(self.row_credit // rows_per_update))
+        self.row_credit -= updates * rows_per_update
+        metrics, starts = self.learner.learn(updates)
+        self.run.spend(replayed_rows=updates * rows_per_update, model_updates=updates)
+        return metrics, starts
+
+    def learn_policy(self, starts: Any, receipts: list[Receipt]) -> dict[str, float]:
+        """Train the policy on `dream_ratio` imagined steps per collected step."""
+        self.run.progress.update(
+            phase="learn policy", replayed_rows=int(self.run.budget["replayed_rows"])
+        )
+        settings = self.config.policy
+        steps_per_round = settings.dreams * settings.horizon
+        ratio = self.config.learn_policy.dream_ratio
+        self.dream_credit += ratio * sum(receipt.steps for receipt in receipts)
+        rounds = int(self.dream_credit // steps_per_round)
+        self.dream_credit -= rounds * steps_per_round
+        if rounds == 0:
+            return {}
+        dream = DreamEnv(
+            self.learner.model, self.action_space, starts, settings.dreams, self.dream_generator
+        )
+        metrics = self.policy.learn(dream, rounds)
+        self.run.spend(imagined_steps=rounds * steps_per_round, policy_rounds=rounds)
+        return metrics
+
+    def publish(self) -> None:
+        """Hand the newest weights to the collectors."""
+        self.collectors.publish(self.learner.model, self.policy)
+
+    def evaluate(self, last: bool) -> None:
+        """If it is time: judge the newest weights on the real environment, and film the dream.
+
+        With Ray collectors the evaluation runs beside training and is recorded when it is done.
+        """
+        every = self.config.evaluate.every_steps
+        due = self.run.env_steps // every > self._evaluated // every
+        if due and not last:
+            self._evaluated = self.run.env_steps
+            self.evaluating.append((self.run.env_steps, self._begin_evaluation()))
+        if due or last:
+            self._film()
+        self._record_evaluations(wait=last or not self.config.collect.num_collectors)
+
+    def final_evaluation(self) -> EvalResult:
+        """The last evaluation, in this process, with `final_episodes`."""
+        self.run.progress.update(phase="evaluate")
+        settings = self.config.evaluate
+        result = evaluate(
+            self.latent_policy("evaluate", self.run.env_steps),
+            self.config.env,
+            settings.final_episodes,
+            settings.seed,
+            settings.num_envs,
+            settings.explore,
+        )
+        self.run.record_evaluation(result, self.run.env_steps)
+        return result
+
+    def log(
+        self, receipts: list[Receipt], model: dict[str, float], policy: dict[str, float]
+    ) -> None:
+        """One line of what this iteration did."""
+        returns = [value for receipt in receipts for value in receipt.returns]
+        collect: dict[str, float] = {
+            "collect/env_restarts": sum(receipt.env_restarts for receipt in receipts),
+            "collect/actor_restarts": self.collectors.actor_restarts,
+            "collect/steps_per_s": sum(r.steps / max(r.seconds, 1e-9) for r in receipts),
+            "replay/quarantined": self.store.quarantined,
+            "replay/rows_trained": self.run.budget.get("replayed_rows", 0),
+            "policy/version": self.policy.version,
+        }
+        if returns:
+            collect["collect/return"] = float(np.mean(returns))
+            collect["collect/episodes"] = len(returns)
+        groups = (("world_model", model), ("policy", policy))
+        named = {f"{group}/{name}": v for group, values in groups for name, v in values.items()}
+        self.run.log.write("train", self.run.env_steps, {**collect, **named})
+
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint boundary was passed in this iteration."""
+        every = self.config.run.checkpoint_every_steps
+        due = self.run.env_steps // every > self._saved // every
+        if due:
+            self._saved = self.run.env_steps
+        return due
+
+    # -- saving and resuming ----------------------------------------------------------------------
+
+    _evaluated = 0
+    _saved = 0
+
+    def state_dict(self, pins: list[str]) -> State:
+        """Everything the run continues from; `pins` are the segments this state was made with."""
+        self._record_evaluations(wait=True)
+        self.store.pin(pins)
+        self._evict()
+        return {
+            "replay": pins,
+            "learner": self.learner.state_dict(),
+            "policy": self.policy.get_state(),
+            "dream_generator": self.dream_generator.get_state(),
+            "credits": [self.row_credit, self.dream_credit],
+            "marks": [self._evaluated, self.run.env_steps],
+            "collectors": self.collectors.state_dict(),
+        }
+
+    def _restore(self, state: State) -> None:
+        self.learner.refresh()
+        self.learner.load_state_dict(state["learner"])
+        self.policy.set_state(state["policy"])
+        self.dream_generator.set_state(state["dream_generator"])
+        self.row_credit, self.dream_credit = state["credits"]
+        self._evaluated, self._saved = state["marks"]
+        self.collectors.load_state_dict(state["collectors"])
+
+    def _evict(self) -> None:
+        limit = self.config.replay.max_disk_gb
+        if limit is not None:
+            self.store.evict(int(limit * 1e9))
+
+    def close(self) -> None:
+        """End everyone who was started."""
+        self.collectors.close()
+        self.policy.close()
+        self.learner.close()
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def _make_learner(self) -> WorldModelLearner | RemoteLearners:
+        config = self.config
+        arguments: dict[str, Any] = {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "model": config.world_model,
+            "settings": config.learn_model,
+            "store": self.store,
+            "capacity_steps": config.replay.capacity_steps,
+            "ring_directory": config.replay.ring_dir,
+            "root_seed": config.seed,
+            "device": str(self.device),
+        }
+        if config.learn_model.num_learners:
+            return RemoteLearners(arguments, config.learn_model)
+        return WorldModelLearner(**arguments)
+
+    def latent_policy(self, role: str, *index: int) -> LatentPolicy:
+        """A policy on the newest weights of this process, with random streams of its own."""
+        return LatentPolicy(
+            self.learner.model,
+            lambda: self.policy.module,
+            self.action_space,
+            seed(self.config.seed, role, *index),
+            self.device,
+        )
+
+    def _begin_evaluation(self) -> Any:
+        """An EvalResult, or the promise of one if actors are at work."""
+        settings, index = self.config.evaluate, self.run.env_steps
+        self.run.progress.update(phase="evaluate")
+        if self.config.collect.num_collectors:
+            weights = ray.put(snapshot(self.learner.model, self.policy))
+            return ray.remote(num_cpus=0)(evaluate_snapshot).remote(self.config, weights, index)
+        return evaluate(
+            self.latent_policy("evaluate", index),
+            self.config.env,
+            settings.episodes,
+            settings.seed,
+            settings.num_envs,
+            settings.explore,
+        )
+
+    def _record_evaluations(self, wait: bool) -> None:
+        """Record evaluations in the order they were begun, as far as they are done."""
+        while self.evaluating:
+            env_steps, result = self.evaluating[0]
+            if isinstance(result, ray.ObjectRef):
+                if not wait and not ray.wait([result], timeout=0)[0]:
+                    return
+                result = ray.get(result)
+            self.run.record_evaluation(result, env_steps)
+            self.evaluating.pop(0)
+
+    def _film(self) -> None:
+        if self.config.run.video:
+            self.run.progress.update(phase="film the dream")
+            path = self.run.dir / "videos" / f"dream-{self.run.env_steps:09d}.mp4"
+            generator = torch.Generator(self.device).manual_seed(seed(self.config.seed, "video"))
+            write_dream_video(path, self.learner.model, self.store, generator, self.device)

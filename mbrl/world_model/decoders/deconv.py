@@ -1,0 +1,62 @@
+"""Deconvolution decoder: every pixel at once, independent given (z, h).
+
+With `mse` it is the decoder of World Models (Ha & Schmidhuber, arXiv:1803.10122), which finds small
+objects too cheap to keep; with `categorical` it is the control that shows how much of PixelCNN's
+advantage belongs to the likelihood alone.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mbrl.world_model.decoders.pixelcnn import SpatialCondition
+from mbrl.world_model.losses import inverse_cdf_sample
+from mbrl.world_model.settings import DecoderSettings
+
+
+class DeconvDecoder(nn.Module):
+    """Features to a map of the image's size, then per-pixel means or logits."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], levels: int, features: int, settings: DecoderSettings
+    ) -> None:
+        """Build for images of `shape` (C, H, W) with `levels` values, and features (N, features)."""
+        super().__init__()
+        self.shape, self.levels = shape, levels
+        self.gaussian = settings.likelihood == "mse"
+        channels, height, width = shape
+        maps = 2 * settings.channels
+        self.condition = nn.Sequential(
+            nn.Linear(features, settings.hidden), nn.LayerNorm(settings.hidden), nn.SiLU()
+        )
+        self.spatial = SpatialCondition(settings.hidden, maps, height, width)
+        outputs = channels if self.gaussian else channels * levels
+        self.head = nn.Sequential(
+            nn.Conv2d(maps + 2, maps, 3, padding=1), nn.SiLU(), nn.Conv2d(maps, outputs, 1)
+        )
+
+    def _outputs(self, features: Tensor) -> Tensor:
+        return self.head(self.spatial(self.condition(features))).float()
+
+    def log_prob(
+        self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Log-likelihood in nats of integer images (N, C, H, W) given features (N, F): (N,).
+
+        For `mse` it is the summed squared error of intensities in [0, 1], negated, as in the paper.
+        """
+        outputs = self._outputs(features)
+        if self.gaussian:
+            target = image.float() / (self.levels - 1)
+            return -(outputs - target).square().sum((1, 2, 3))
+        logits = outputs.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
+        return -functional.cross_entropy(logits, image.long(), reduction="none").sum((1, 2, 3))
+
+    @torch.no_grad()
+    def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(N, F) to (N, C, H, W) uint8 levels: the mean of the Gaussian, a draw of the categorical."""
+        outputs = self._outputs(features)
+        if self.gaussian:
+            return (outputs.clamp(0, 1) * (self.levels - 1)).round().to(torch.uint8)
+        probs = outputs.unflatten(1, (self.shape[0], self.levels)).softmax(2)
+        return inverse_cdf_sample(probs.movedim(2, -1), generator).to(torch.uint8)

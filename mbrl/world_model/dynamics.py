@@ -1,0 +1,79 @@
+"""The RNN h_t = f(h_{t-1}, z_{t-1}, a_{t-1}) and the prior p(z_t | h_t).
+
+In training all codes are known before the RNN runs, so a whole batch of sequences is one fused
+`nn.GRU` call. Where an episode ends inside a sequence the state must start anew: the sequence is cut
+there and the pieces become rows of a wider batch, which keeps both the single call and the exact
+reset. In a dream and when acting, `step` runs the same weights one step at a time.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mbrl.world_model.code import Code
+
+
+def cut_at_starts(is_first: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Lay the pieces between episode starts out as rows of their own.
+
+    Args:
+        is_first: (B, T) bool. The start of a row always starts a piece.
+
+    Returns:
+        row: (B, T) int64, the piece each step belongs to.
+        column: (B, T) int64, its place in the piece.
+        pieces: how many there are.
+    """
+    starts = is_first.clone()
+    starts[:, 0] = True
+    row = starts.flatten().cumsum(0).view(starts.shape) - 1
+    time = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
+    column = time - torch.where(starts, time, 0).cummax(1).values
+    return row, column, int(row[-1, -1]) + 1
+
+
+class Dynamics(nn.Module):
+    """A GRU over (code, action) and an MLP prior over the next code."""
+
+    def __init__(self, code: Code, action_size: int, hidden: int, prior_hidden: int) -> None:
+        """Build for codes of `code.size`, actions of `action_size` and a state of `hidden`."""
+        super().__init__()
+        self.hidden_size = hidden
+        self.gru = nn.GRU(code.size + action_size, hidden, batch_first=True)
+        self.prior_dense = nn.Linear(hidden, prior_hidden)
+        self.prior_norm = nn.LayerNorm(prior_hidden)
+        self.prior_out = nn.Linear(prior_hidden, code.raw_size)
+
+    def prior(self, hidden: Tensor) -> Tensor:
+        """Raw parameters of p(z | h): (..., D) to (..., raw_size)."""
+        return self.prior_out(nn.functional.silu(self.prior_norm(self.prior_dense(hidden))))
+
+    def step(self, hidden: Tensor, code: Tensor, action: Tensor) -> Tensor:
+        """Advance (N, D) states by one step; `code` (N, Z) and `action` (N, A) are those before it."""
+        gru = self.gru
+        inputs = nn.functional.linear(torch.cat([code, action], -1), gru.weight_ih_l0, gru.bias_ih_l0)
+        states = nn.functional.linear(hidden, gru.weight_hh_l0, gru.bias_hh_l0)
+        reset_in, update_in, new_in = inputs.float().chunk(3, -1)
+        reset_h, update_h, new_h = states.float().chunk(3, -1)
+        reset = torch.sigmoid(reset_in + reset_h)
+        update = torch.sigmoid(update_in + update_h)
+        new = torch.tanh(new_in + reset * new_h)
+        return torch.lerp(new, hidden, update)
+
+    def sequence(self, codes: Tensor, prev_action: Tensor, is_first: Tensor) -> Tensor:
+        """Run over whole sequences, starting anew wherever an episode does.
+
+        Args:
+            codes: (B, T, Z), the code of each row.
+            prev_action: (B, T, A), the action that led to each row.
+            is_first: (B, T) bool.
+
+        Returns:
+            (B, T, D): the state h_t of each row, which depends on rows before t only.
+        """
+        prev_code = torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], 1)
+        inputs = torch.cat([prev_code, prev_action], -1) * (~is_first).unsqueeze(-1)
+        row, column, pieces = cut_at_starts(is_first)
+        laid_out = inputs.new_zeros(pieces, inputs.shape[1], inputs.shape[2])
+        laid_out = laid_out.index_put((row, column), inputs)
+        states, _ = self.gru(laid_out)
+        return states[row, column]

@@ -1,0 +1,84 @@
+"""The mathematics of the world model's loss: pure functions of tensors, no state, no logging."""
+
+import torch
+from torch import Tensor
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) * log(1 + |x|): compresses large magnitudes (arXiv:2301.04104, equation 9)."""
+    return torch.sign(x) * torch.log1p(x.abs())
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of `symlog`."""
+    return torch.sign(x) * torch.expm1(x.abs())
+
+
+def categorical_kl(q_logits: Tensor, p_logits: Tensor) -> Tensor:
+    """KL(q || p) in nats, summed over the groups.
+
+    Args:
+        q_logits: (..., G, K), normalised or not.
+        p_logits: (..., G, K).
+
+    Returns:
+        (...,) float, >= 0.
+    """
+    q = q_logits.log_softmax(-1)
+    p = p_logits.log_softmax(-1)
+    return (q.exp() * (q - p)).sum((-2, -1))
+
+
+def gaussian_kl(q_mean: Tensor, q_std: Tensor, p_mean: Tensor, p_std: Tensor) -> Tensor:
+    """KL between diagonal Gaussians in nats, summed over the last axis."""
+    ratio = (q_std / p_std).square()
+    distance = ((q_mean - p_mean) / p_std).square()
+    return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)
+
+
+def free_nats(kl: Tensor, floor: float) -> Tensor:
+    """Mean KL, not pushed below `floor` nats (the clip acts on the batch mean, as in Dreamer)."""
+    return kl.mean().clamp_min(floor)
+
+
+def two_hot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy of a scalar target spread over its two neighbouring bins.
+
+    The two-hot vector is never built: only the two log-probabilities it would pick are gathered.
+
+    Args:
+        logits: (..., V).
+        target: (...,), in the units of `bins`; values outside are clamped to the outermost bin.
+        bins: (V,), increasing.
+
+    Returns:
+        (...,) nats.
+
+    Source: Hafner et al., arXiv:2301.04104, section "Robust predictions".
+    """
+    target = target.clamp(bins[0], bins[-1])
+    above = torch.bucketize(target, bins).clamp(1, len(bins) - 1)
+    below = above - 1
+    share = (target - bins[below]) / (bins[above] - bins[below])
+    log_prob = logits.log_softmax(-1)
+    picked = log_prob.gather(-1, torch.stack([below, above], -1))
+    return -((1 - share) * picked[..., 0] + share * picked[..., 1])
+
+
+def inverse_cdf_sample(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Sample class indices with one uniform number each.
+
+    On CPU this is several times cheaper than drawing one exponential number per class, which is what
+    `torch.multinomial` and the Gumbel trick do.
+
+    Args:
+        probs: (..., K), summing to 1.
+        generator: the random stream, on the device of `probs`.
+
+    Returns:
+        (...,) int64 in [0, K).
+    """
+    cumulative = probs.cumsum(-1)
+    uniform = torch.rand(probs.shape[:-1], generator=generator, device=probs.device)
+    # scaled by the last column, so that rounding in the sum can never select class K
+    return (cumulative <= (uniform * cumulative[..., -1]).unsqueeze(-1)).sum(-1)

@@ -1,0 +1,308 @@
+"""The world model: VAE encoder, RNN dynamics, decoder and heads behind four methods.
+
+`loss` trains all of it on real sequences; `observe` follows a real environment one step at a time;
+`imagine_step` rolls the prior without observations; `decode` makes pictures. The model knows nothing
+of policies, of replay or of where its batches come from. The time convention is `SequenceBatch`'s.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from mbrl.episode import SequenceBatch
+from mbrl.errors import ConfigError
+from mbrl.world_model.code import make_code
+from mbrl.world_model.decoders import DECODERS
+from mbrl.world_model.dynamics import Dynamics
+from mbrl.world_model.encoder import Encoder
+from mbrl.world_model.heads import Heads
+from mbrl.world_model.losses import free_nats
+from mbrl.world_model.settings import WorldModelSettings
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """All the state a world model carries.
+
+    Attributes:
+        hidden: (..., D) float32, deterministic RNN state.
+        code: (..., Z) float32, stochastic code.
+    """
+
+    hidden: Tensor
+    code: Tensor
+
+    @property
+    def features(self) -> Tensor:
+        """(..., Z + D), what heads and policies see."""
+        return torch.cat([self.code, self.hidden], -1)
+
+    def __getitem__(self, index: object) -> "Latent":
+        """Index the leading axes of both parts."""
+        return Latent(self.hidden[index], self.code[index])  # type: ignore[index]
+
+    def flatten(self) -> "Latent":
+        """(B, T, ...) to (B * T, ...), detached: starts for dreams."""
+        return Latent(self.hidden.detach().flatten(0, 1), self.code.detach().flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class ImaginedStep:
+    """One imagined step: where it led, what it paid, and the probability of going on; (N, ...)."""
+
+    latent: Latent
+    reward: Tensor
+    continue_prob: Tensor
+
+
+class WorldModel(nn.Module):
+    """p(x_t, r_t, c_t | z_t, h_t) p(z_t | h_t), h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), q(z_t | x_t)."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[np.ndarray],
+        action_space: spaces.Space[np.ndarray],
+        settings: WorldModelSettings,
+    ) -> None:
+        """Build for one environment's spaces.
+
+        Raises:
+            ConfigError: the observation is not a uint8 image, or the action is neither Discrete nor a
+                one-dimensional Box.
+        """
+        super().__init__()
+        self.settings = settings
+        if not (
+            isinstance(observation_space, spaces.Box)
+            and observation_space.dtype == np.uint8
+            and len(observation_space.shape) == 3
+        ):
+            raise ConfigError(
+                f"world model: expected uint8 image observations (H, W, C), got {observation_space}; "
+                f"wrap the environment so that it returns images"
+            )
+        height, width, channels = observation_space.shape
+        self.image_shape = (channels, height, width)
+        self.high = int(observation_space.high.max())
+        self.levels = settings.decoder.levels or (2 if self.high == 1 else 16)
+        if self.levels > self.high + 1:
+            raise ConfigError(
+                f"world_model.decoder.levels: expected at most {self.high + 1}, the number of values a "
+                f"pixel takes here, got {self.levels}"
+            )
+        self.discrete = isinstance(action_space, spaces.Discrete)
+        if isinstance(action_space, spaces.Discrete):
+            self.action_size = int(action_space.n)
+        elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+            self.action_size = action_space.shape[0]
+        else:
+            raise ConfigError(
+                f"world model: expected a Discrete or one-dimensional Box action space, got {action_space}"
+            )
+        self.code = make_code(settings.code)
+        self.feature_size = self.code.size + settings.hidden
+        recurrent = settings.posterior == "recurrent"
+        self.encoder = Encoder(
+            self.image_shape, self.code.raw_size, settings.encoder, settings.hidden if recurrent else 0
+        )
+        self.dynamics = Dynamics(self.code, self.action_size, settings.hidden, settings.prior_hidden)
+        self.heads = Heads(self.feature_size, settings.heads)
+        decoder_features = self.feature_size if settings.decoder.sees_hidden else self.code.size
+        self.decoder = DECODERS[settings.decoder.kind](
+            self.image_shape, self.levels, decoder_features, settings.decoder
+        )
+
+    # -- conversions ------------------------------------------------------------------------------
+
+    def to_levels(self, obs: Tensor) -> Tensor:
+        """The one way in: uint8 (..., H, W, C) to integer levels (..., C, H, W) in [0, V)."""
+        image = obs.movedim(-1, -3)
+        if self.levels == self.high + 1:
+            return image
+        return (image.to(torch.int32) * self.levels // (self.high + 1)).to(torch.uint8)
+
+    def to_pixels(self, levels: Tensor) -> Tensor:
+        """The one way out: levels (..., C, H, W) to uint8 (..., H, W, C), the middle of each level."""
+        if self.levels != self.high + 1:
+            width = (self.high + 1) / self.levels
+            levels = ((levels.float() + 0.5) * width - 0.5).round().to(torch.uint8)
+        return levels.movedim(-3, -1)
+
+    def action_vector(self, action: Tensor) -> Tensor:
+        """One-hot for a discrete action (...,), the action itself for a continuous one (..., A)."""
+        if self.discrete:
+            return nn.functional.one_hot(action.long(), self.action_size).float()
+        return action.float()
+
+    def _frames(self, obs: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) to float (N, C, H, W) in [0, 1] for the encoder."""
+        return obs.movedim(-1, -3).float() / self.high
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16)
+
+    # -- the four methods -------------------------------------------------------------------------
+
+    def initial(self, n: int, device: torch.device) -> Latent:
+        """The latent before anything was seen: zeros."""
+        return Latent(
+            torch.zeros(n, self.settings.hidden, device=device),
+            torch.zeros(n, self.code.size, device=device),
+        )
+
+    @torch.no_grad()
+    def observe(
+        self,
+        latent: Latent,
+        prev_action: Tensor,
+        obs: Tensor,
+        is_first: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Latent:
+        """Follow one real step of N environments.
+
+        Args:
+            latent: (N, ...) after the step before; ignored where `is_first`.
+            prev_action: (N,) or (N, A), the action that led to `obs`; ignored where `is_first`.
+            obs: (N, H, W, C) uint8.
+            is_first: (N,) bool.
+            generator: random stream of the code's sample.
+        """
+        keep = (~is_first).float().unsqueeze(-1)
+        with self._autocast(obs.device):
+            hidden = self.dynamics.step(
+                latent.hidden * keep,
+                latent.code * keep,
+                self.action_vector(prev_action) * keep,
+            )
+            context = hidden if self.settings.posterior == "recurrent" else None
+            raw = self.encoder(self._frames(obs), context)
+        return Latent(hidden, self.code.sample(self.code.normalise(raw), generator))
+
+    @torch.no_grad()
+    def imagine_step(
+        self, latent: Latent, action: Tensor, generator: torch.Generator | None = None
+    ) -> ImaginedStep:
+        """Advance N dreams by one step: sample the prior, then read reward and continue off it."""
+        with self._autocast(latent.hidden.device):
+            hidden = self.dynamics.step(latent.hidden, latent.code, self.action_vector(action))
+            raw = self.dynamics.prior(hidden)
+            following = Latent(hidden, self.code.sample(self.code.normalise(raw), generator))
+            reward, continue_prob = self.heads.predict(following.features)
+        return ImaginedStep(following, reward, continue_prob)
+
+    @torch.no_grad()
+    def decode(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor:
+        """Free-running samples of p(x | z, h): latents (N, ...) to uint8 images (N, H, W, C)."""
+        with self._autocast(latent.hidden.device):
+            return self.to_pixels(self.decoder.sample(self._decoder_features(latent), generator))
+
+    def loss(
+        self, batch: SequenceBatch, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Metrics, Latent]:
+        """The negative evidence bound with reward and continue terms, per frame.
+
+        Args:
+            batch: (B, T) sequences, as numpy arrays.
+            generator: random stream of all samples drawn, on the model's device.
+
+        Returns:
+            The scalar loss; metrics as scalar tensors (nothing is synchronised); and the posterior
+            latents (B, T, ...), detached, from which dreams may start.
+        """
+        device = self.heads.bins.device
+        if self.training:
+            self.encoder.see(self._frames(torch.as_tensor(batch.obs, device=device).flatten(0, 1)))
+        obs = torch.as_tensor(batch.obs, device=device)
+        is_first = torch.as_tensor(batch.is_first, device=device)
+        action = self.action_vector(torch.as_tensor(batch.prev_action, device=device))
+        action = action * (~is_first).unsqueeze(-1)
+        reward = torch.as_tensor(batch.reward, device=device)
+        terminated = torch.as_tensor(batch.terminated, device=device)
+        settings = self.settings
+        with self._autocast(device):
+            hidden, code, posterior = self._posterior(obs, action, is_first, generator)
+            prior = self.code.normalise(self.dynamics.prior(hidden))
+            latent = Latent(hidden, code if settings.joint else code.detach())
+            pixels = Latent(hidden if settings.joint else hidden.detach(), code)
+            features = self._decoder_features(pixels).flatten(0, 1)
+            nats = self._reconstruction(obs.flatten(0, 1), features, generator)
+            reward_loss, continue_loss = self.heads.loss(latent.features, reward, terminated)
+        kl_dynamics = self.code.kl(posterior.detach(), prior)
+        if settings.joint:
+            kl_representation = self.code.kl(posterior, prior.detach())
+            penalty = free_nats(kl_representation, settings.kl.free_nats)
+        else:
+            kl_representation = self.code.kl(posterior, self._standard_prior(posterior))
+            penalty = free_nats(kl_representation, settings.kl.free_nats)
+        heads = settings.heads
+        reward_loss, continue_loss = reward_loss.mean(), continue_loss.mean()
+        loss = (
+            nats
+            + settings.kl.dynamics * free_nats(kl_dynamics, settings.kl.free_nats)
+            + settings.kl.representation * penalty
+            + heads.reward_weight * reward_loss
+            + heads.continue_weight * continue_loss
+        )
+        metrics = {
+            "loss": loss.detach(),
+            "nats_per_frame": nats.detach(),
+            "kl": kl_dynamics.detach().mean(),
+            "reward": reward_loss.detach(),
+            "continue": continue_loss.detach(),
+        }
+        return loss, metrics, Latent(hidden.detach(), code.detach())
+
+    # -- parts of the loss ------------------------------------------------------------------------
+
+    def _posterior(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States, sampled codes and posterior parameters of all rows, each (B, T, ...)."""
+        batch, length = is_first.shape
+        if self.settings.posterior == "recurrent":
+            return self._recurrent_posterior(obs, action, is_first, generator)
+        raw = self.encoder(self._frames(obs.flatten(0, 1)))
+        posterior = self.code.normalise(raw).unflatten(0, (batch, length))
+        code = self.code.sample(posterior, generator)
+        learned = code if self.settings.joint else code.detach()
+        hidden = self.dynamics.sequence(learned, action, is_first).float()
+        return hidden, code, posterior
+
+    def _recurrent_posterior(
+        self, obs: Tensor, action: Tensor, is_first: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with q(z | x, h): each code needs the state before it, hence the loop."""
+        latent = self.initial(len(is_first), obs.device)
+        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        for t in range(is_first.shape[1]):
+            keep = (~is_first[:, t]).float().unsqueeze(-1)
+            hidden = self.dynamics.step(latent.hidden * keep, latent.code * keep, action[:, t])
+            posterior = self.code.normalise(self.encoder(self._frames(obs[:, t]), hidden))
+            latent = Latent(hidden, self.code.sample(posterior, generator))
+            rows.append((hidden, latent.code, posterior))
+        hidden, code, posterior = (torch.stack(part, 1) for part in zip(*rows, strict=True))
+        return hidden, code, posterior
+
+    def _decoder_features(self, latent: Latent) -> Tensor:
+        return latent.features if self.settings.decoder.sees_hidden else latent.code
+
+    def _reconstruction(
+        self, obs: Tensor, features: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Mean nats per frame, estimated without bias from a random share of the rows."""
+        rows = len(obs)
+        decoded = max(1, round(rows * self.settings.decoder.fraction))
+        if decoded < rows:
+            picked = torch.randperm(rows, generator=generator, device=obs.device)[:decoded]
+            obs, features = obs[picked], features[picked]
+        return -self.decoder.log_prob(self.to_levels(obs), features, generator).mean()
+
+    def _standard_prior(self, posterior: Tensor) -> Tensor:
+        """Uniform or standard-normal parameters: the prior of a VAE trained without dynamics."""
+        return self.code.normalise(torch.zeros_like(posterior))
