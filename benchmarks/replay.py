@@ -225,7 +225,8 @@ def main() -> None:
         "command": f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')} python "
         + " ".join(sys.argv),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_cpu()}, "
-        f"Python {platform.python_version()}, numpy {np.__version__}",
+        f"Python {platform.python_version()}, numpy {np.__version__}, "
+        f"load average {os.getloadavg()[0]:.1f}",
         "commit": commit,
         "numbers": {
             "batch": {"B": B, "T": T, "obs": [SIDE, SIDE, 1], "rows": rows},
