@@ -7,6 +7,7 @@ rows, never a time.
 """
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,18 @@ class WorldModelLearner:
             directory=ring_directory,
         )
 
-    def refresh(self) -> int:
-        """Take new segments of the store into the ring; returns the rows now in it."""
-        self.sampler.refresh(self.store)
+    def refresh(self, order: Sequence[str] | None = None) -> int:
+        """Take new segments of the store into the ring; returns the rows now in it.
+
+        Args:
+            order: on resume, the segments in the order in which the ring had them.
+        """
+        self.sampler.refresh(self.store, order)
         return self.sampler.num_rows
+
+    def segments(self) -> list[str]:
+        """Names of the segments in the ring, in the order they were loaded."""
+        return self.sampler.segments
 
     def learn(self, updates: int) -> tuple[dict[str, float], Latent]:
         """Take `updates` gradient steps.
@@ -239,9 +248,14 @@ class RemoteLearners:
     def _pull(self) -> None:
         self.model.load_state_dict(ray.get(self.actors[0].model_state.remote()))
 
-    def refresh(self) -> int:
+    def refresh(self, order: Sequence[str] | None = None) -> int:
         """As `WorldModelLearner.refresh`, on every rank; rows in rank 0's ring."""
-        return int(ray.get([one.refresh.remote() for one in self.actors])[0])
+        return int(ray.get([one.refresh.remote(order) for one in self.actors])[0])
+
+    def segments(self) -> list[str]:
+        """As `WorldModelLearner.segments`, of rank 0."""
+        names: list[str] = ray.get(self.actors[0].segments.remote())
+        return names
 
     def learn(self, updates: int) -> tuple[dict[str, float], Latent]:
         """As `WorldModelLearner.learn`; metrics are averaged, starts come from every rank."""

@@ -57,18 +57,17 @@ def train(config: Config) -> dict[str, Any]:
             crew.collectors.begin(crew.first_steps(), run.env_steps)
             while True:
                 receipts = crew.collect()
+                replay = crew.refresh_replay()
                 more = run.env_steps < config.env_steps and not run.stopping
-                pins = [info.name for info in crew.store.segments()]
                 if more:
                     crew.collectors.begin(crew.next_steps(), run.env_steps)
-                crew.learner.refresh()
                 model_metrics, starts = crew.learn_model(receipts)
                 policy_metrics = crew.learn_policy(starts, receipts)
                 crew.publish()
                 crew.log(receipts, model_metrics, policy_metrics)
                 crew.evaluate(last=run.env_steps >= config.env_steps)
                 if crew.checkpoint_due() or not more:
-                    run.save(crew.state_dict(pins))
+                    run.save(crew.state_dict(replay))
                 if not more:
                     break
             if run.stopping and run.env_steps < config.env_steps:
@@ -94,7 +93,7 @@ class Crew:
         probe.close()
         self.store = ReplayStore(run.dir / "replay", env_id=config.env.id or config.env.factory or "")
         state = run.resumed
-        self.store.restore(state["replay"] if state else [])
+        self.store.restore(state["replay"]["pins"] if state else [])
         self.learner = self._make_learner()
         self.policy = DreamPPO(
             config.policy,
@@ -137,6 +136,14 @@ class Crew:
         self.run.spend(collected_steps=steps)
         self.run.progress.update(env_steps=self.run.env_steps)
         return receipts
+
+    def refresh_replay(self) -> State:
+        """Take new segments into the rings; returns which segments the learners now stand on."""
+        self.learner.refresh()
+        return {
+            "pins": [info.name for info in self.store.segments()],
+            "order": self.learner.segments(),
+        }
 
     def learn_model(self, receipts: list[Receipt]) -> tuple[dict[str, float], Any]:
         """Train the world model on `train_ratio` replayed rows per collected step."""
@@ -236,13 +243,13 @@ class Crew:
     _evaluated = 0
     _saved = 0
 
-    def state_dict(self, pins: list[str]) -> State:
-        """Everything the run continues from; `pins` are the segments this state was made with."""
+    def state_dict(self, replay: State) -> State:
+        """Everything the run continues from; `replay` tells the segments it was made with."""
         self._record_evaluations(wait=True)
-        self.store.pin(pins)
+        self.store.pin(replay["pins"])
         self._evict()
         return {
-            "replay": pins,
+            "replay": replay,
             "learner": self.learner.state_dict(),
             "policy": self.policy.get_state(),
             "dream_generator": self.dream_generator.get_state(),
@@ -252,7 +259,7 @@ class Crew:
         }
 
     def _restore(self, state: State) -> None:
-        self.learner.refresh()
+        self.learner.refresh(state["replay"]["order"])
         self.learner.load_state_dict(state["learner"])
         self.policy.set_state(state["policy"])
         self.dream_generator.set_state(state["dream_generator"])
