@@ -79,17 +79,22 @@ class DQNSettings(BaseModel):
     )
     learning_starts: int = Field(1000, ge=0, description="steps before the first gradient step")
     buffer_steps: int = Field(100_000, ge=1, description="steps the replay buffer keeps")
-    prioritized: bool = Field(True, description="prioritised instead of uniform replay")
-    n_step: int = Field(3, ge=1, description="steps of reward before the bootstrap")
+    prioritized: bool = Field(False, description="prioritised instead of uniform replay")
+    n_step: int = Field(
+        1,
+        ge=1,
+        description="steps of reward before the bootstrap; RLlib's buffer never samples the last "
+        "n - 1 states of an episode, which costs more than it gains where episodes are short",
+    )
     double_q: bool = Field(True, description="double Q-learning")
     dueling: bool = Field(True, description="separate value and advantage streams")
     target_update_steps: int = Field(
-        500, ge=1, description="environment steps between copies into the target network"
+        250, ge=1, description="environment steps between copies into the target network"
     )
-    lr: float = Field(3e-4, gt=0, description="Adam step size")
+    lr: float = Field(5e-4, gt=0, description="Adam step size")
     gamma: float = Field(0.99, gt=0, le=1, description="discount per step")
     epsilon_start: float = Field(1.0, ge=0, le=1, description="random actions at first")
-    epsilon_end: float = Field(0.02, ge=0, le=1, description="random actions from then on")
-    epsilon_steps: int = Field(4000, ge=1, description="steps over which the share falls linearly")
+    epsilon_end: float = Field(0.05, ge=0, le=1, description="random actions from then on")
+    epsilon_steps: int = Field(3000, ge=1, description="steps over which the share falls linearly")
     grad_clip: float = Field(10.0, gt=0, description="largest global norm of the gradient")
     dense: int = Field(128, ge=1, description="width of the layer after the convolutions")

@@ -1,6 +1,7 @@
 """Learning inside a tensor environment: it learns, it resumes exactly, it fails loudly."""
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray import cloudpickle
 
 from agents.dream_learner import roll_out
 from agents.dream_ppo import DreamPPO, DreamPPOConfig, PolicyLearningError
@@ -232,6 +234,8 @@ def test_loss_that_is_not_finite_is_an_error() -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    # The environments above live in a module that learner processes cannot import.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     yield
     ray.shutdown()

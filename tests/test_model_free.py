@@ -1,0 +1,204 @@
+"""Stock RLlib baselines: they learn, their steps are counted exactly, they resume."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from agents.model_free import ModelFree, dqn_config, pack_episodes, unpack_episodes
+from agents.settings import DQNSettings, PPOSettings
+
+# RLlib 2.60 uses parts of itself, of Ray and of gymnasium that these packages have deprecated.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:gymnasium"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+PPO = PPOSettings(num_envs=4, batch_steps=256, minibatch_size=64, epochs=8, lr=2e-3, dense=16)
+DQN = DQNSettings(
+    num_envs=2,
+    learning_starts=100,
+    training_intensity=16,
+    epsilon_steps=300,
+    target_update_steps=50,
+    lr=2e-3,
+    gamma=0.5,
+    dense=16,
+)
+OBS = gym.spaces.Box(0, 1, (5, 5, 2), np.uint8)
+ACTIONS = gym.spaces.Discrete(2)
+
+steps_seen = 0
+
+
+class Lamp(gym.Env[Any, Any]):
+    """One of two channels is lit; naming it pays 1. Episodes have `length` steps."""
+
+    observation_space = OBS
+    action_space = ACTIONS
+
+    def __init__(self, length: int = 10) -> None:
+        self.length = length
+
+    def _obs(self) -> Any:
+        self.lit = int(self.np_random.integers(2))
+        obs = np.zeros(OBS.shape, np.uint8)
+        obs[:, :, self.lit] = 1
+        return obs
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        global steps_seen
+        steps_seen += 1
+        reward = float(action == self.lit)
+        self.t += 1
+        return self._obs(), reward, self.t >= self.length, False, {}
+
+
+def share_right(agent: ModelFree, explore: bool) -> float:
+    """Share of right answers over 200 pictures."""
+    policy = agent.policy()
+    policy.reset(200)
+    lit = np.arange(200) % 2
+    obs = np.zeros((200, 5, 5, 2), np.uint8)
+    obs[np.arange(200), :, :, lit] = 1
+    return float((policy.act(obs, np.zeros(200, bool), explore=explore) == lit).mean())
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            assert isinstance(key, str)
+            yield from leaves(value)
+    else:
+        yield tree
+
+
+@pytest.fixture(scope="module")
+def ppo() -> Iterator[ModelFree]:
+    agent = ModelFree("ppo", PPO, Lamp, OBS, ACTIONS, seed=0)
+    yield agent
+    agent.close()
+
+
+@pytest.fixture(scope="module")
+def dqn() -> Iterator[ModelFree]:
+    agent = ModelFree("dqn", DQN, Lamp, OBS, ACTIONS, seed=0)
+    yield agent
+    agent.close()
+
+
+def test_ppo_learns_and_counts_every_step_it_takes(ppo: ModelFree) -> None:
+    before = steps_seen
+    metrics = ppo.learn(2_000)
+    assert metrics["env_steps"] == ppo.env_steps == steps_seen - before >= 2_000
+    assert share_right(ppo, explore=False) == 1.0
+    assert share_right(ppo, explore=True) > 0.8
+
+
+def test_ppo_resumes_with_weights_optimizer_and_counters(ppo: ModelFree) -> None:
+    state = ppo.get_state()
+    assert all(isinstance(leaf, torch.Tensor | int | float | str) for leaf in leaves(state))
+    other = ModelFree("ppo", PPO, Lamp, OBS, ACTIONS, seed=5)
+    other.set_state(state)
+    assert (other.env_steps, other.version) == (ppo.env_steps, ppo.version)
+    again = other.get_state()
+    for group in ("module", "adam"):
+        for got, expected in zip(leaves(again[group]), leaves(state[group]), strict=True):
+            assert torch.equal(got, expected)
+    before = other.env_steps
+    taken = other.learn(300)["env_steps"]
+    assert other.env_steps == before + taken
+    assert share_right(other, explore=False) == 1.0
+    other.close()
+
+
+def test_dqn_learns_and_counts_every_step_it_takes(dqn: ModelFree) -> None:
+    before = steps_seen
+    metrics = dqn.learn(600)
+    assert metrics["env_steps"] == dqn.env_steps == steps_seen - before
+    assert 600 <= dqn.env_steps < 610
+    assert share_right(dqn, explore=False) == 1.0
+    assert share_right(dqn, explore=True) > 0.9
+
+
+def test_dqn_resumes_with_its_replay_buffer(dqn: ModelFree) -> None:
+    state = dqn.get_state()
+    assert all(isinstance(leaf, torch.Tensor | int | float | str) for leaf in leaves(state))
+    assert int(state["replay"]["steps"].sum()) == dqn.env_steps
+    other = ModelFree("dqn", DQN, Lamp, OBS, ACTIONS, seed=5)
+    other.set_state(state)
+    assert other.algo.local_replay_buffer.get_num_timesteps() == dqn.env_steps
+    again = other.get_state()
+    for group in ("module", "adam", "replay"):
+        for got, expected in zip(leaves(again[group]), leaves(state[group]), strict=True):
+            assert torch.equal(got, expected)
+    metrics = other.learn(50)
+    assert "qf_loss" in metrics or "total_loss" in metrics  # gradient steps, at once
+    assert share_right(other, explore=False) == 1.0
+    other.close()
+
+
+def test_learning_goes_on_when_no_episode_ends() -> None:
+    agent = ModelFree("ppo", PPO, lambda: Lamp(length=10**9), OBS, ACTIONS, seed=0)
+    metrics = agent.learn(300)
+    assert metrics["env_steps"] >= 300
+    assert "episode_return" not in metrics
+    agent.close()
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"),
+    [(0, [(0, 1.0), (100, 0.0)]), (25, [(0, 0.75), (75, 0.0)]), (100, 0.0), (500, 0.0)],
+)
+def test_resumed_dqn_goes_on_with_its_exploration_schedule(done: int, expected: Any) -> None:
+    settings = DQNSettings(
+        epsilon_start=1.0, epsilon_end=0.0, epsilon_steps=100, learning_starts=50
+    )
+    config = dqn_config(settings, steps_done=done)
+    assert config.epsilon == expected
+    assert config.num_steps_sampled_before_learning_starts == max(0, 50 - done)
+
+
+def test_packed_episodes_keep_endings_and_running_episodes() -> None:
+    packed = {
+        "obs": torch.arange(7, dtype=torch.uint8).reshape(7, 1),
+        "actions": torch.tensor([0, 1, 1, 0]),
+        "rewards": torch.tensor([0.0, 1.0, 2.0, 3.0]),
+        "steps": torch.tensor([2, 1, 1]),
+        "terminated": torch.tensor([True, False, False]),
+        "truncated": torch.tensor([False, True, False]),
+    }
+    episodes = unpack_episodes(packed, gym.spaces.Box(0, 255, (1,), np.uint8), ACTIONS)
+    assert [e.is_done for e in episodes] == [True, True, False]
+    again = pack_episodes(episodes)
+    assert set(again) == set(packed)
+    for name, tensor in packed.items():
+        assert torch.equal(again[name], tensor), name
+    assert pack_episodes([]) == {}
+    assert unpack_episodes({}, OBS, ACTIONS) == []
+
+
+def test_settings_of_another_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 'dqn' with PPOSettings"):
+        ModelFree("dqn", PPO, Lamp, OBS, ACTIONS, seed=0)
+
+
+def test_dqn_refuses_continuous_actions() -> None:
+    box = gym.spaces.Box(-1, 1, (2,), np.float32)
+    with pytest.raises(ValueError, match="Discrete"):
+        ModelFree("dqn", DQN, Lamp, OBS, box, seed=0)
+
+
+def test_state_of_another_kind_is_refused(ppo: ModelFree) -> None:
+    with pytest.raises(ValueError, match="state of a ppo baseline, got dqn"):
+        ppo.set_state({"kind": "dqn"})
