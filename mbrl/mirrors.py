@@ -31,10 +31,10 @@ class Mirror(Protocol):
 class Mirrors:
     """All trackers of a run: opened at the first write, dropped one by one if they fail."""
 
-    def __init__(self, openers: Sequence[Callable[[int], Mirror]]) -> None:
+    def __init__(self, openers: Sequence[Callable[[int | None], Mirror]]) -> None:
         self._openers = tuple(openers)
         self._open: list[Mirror] | None = None
-        self._first_step = 0
+        self._first_step: int | None = None
 
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
         """Send the finite scalars to every tracker that still works."""
@@ -62,12 +62,13 @@ class Mirrors:
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path, first_step: int | None) -> None:
         from tensorboardX import SummaryWriter  # a twentieth of the import time of torch's own
 
-        purge = {"purge_step": first_step} if first_step else {}
         # Two writers within one second would share a file name; viewers read files in name order.
-        self._writer = SummaryWriter(str(folder), filename_suffix=f".{time.time_ns()}", **purge)
+        self._writer = SummaryWriter(
+            str(folder), filename_suffix=f".{time.time_ns()}", purge_step=first_step
+        )
 
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
@@ -118,12 +119,12 @@ class _MLflow:
         self._client.set_terminated(self._run_id)
 
 
-def tensorboard(run_dir: Path | str) -> Callable[[int], Mirror]:
+def tensorboard(run_dir: Path | str) -> Callable[[int | None], Mirror]:
     """TensorBoard event files in `<run_dir>/tensorboard`, by env steps."""
     return lambda first_step: _TensorBoard(Path(run_dir) / "tensorboard", first_step)
 
 
-def wandb(run_dir: Path | str, **options: Any) -> Callable[[int], Mirror]:
+def wandb(run_dir: Path | str, **options: Any) -> Callable[[int | None], Mirror]:
     """Weights & Biases; a resumed run goes on under the same identity.
 
     Args:
@@ -140,7 +141,7 @@ def wandb(run_dir: Path | str, **options: Any) -> Callable[[int], Mirror]:
     return lambda _: _WandB(Path(run_dir), options)
 
 
-def mlflow(run_dir: Path | str, **options: Any) -> Callable[[int], Mirror]:
+def mlflow(run_dir: Path | str, **options: Any) -> Callable[[int | None], Mirror]:
     """MLflow; a resumed run goes on under the same identity.
 
     Args:

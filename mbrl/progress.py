@@ -43,15 +43,15 @@ class MetricsLog:
         self,
         run_dir: Path | str,
         *,
-        mirrors: Sequence[Callable[[int], Mirror]] = (),
+        mirrors: Sequence[Callable[[int | None], Mirror]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open or create the file; a line that was cut off by a crash is removed.
 
         Args:
             run_dir: the run folder, made if missing.
-            mirrors: functions that open a tracker, given the first env step that is to come; see
-                `mbrl.mirrors`. They are called at the first write.
+            mirrors: functions that open a tracker; see `mbrl.mirrors`. They are called at the first
+                write, with the env steps from which on earlier entries are void, or None.
             clock: seconds, only differences are used.
         """
         self.path = Path(run_dir) / "metrics.jsonl"

@@ -27,7 +27,7 @@ class Clock:
 
 
 class Recorder:
-    def __init__(self, first_step: int = 0, fails: bool = False) -> None:
+    def __init__(self, first_step: int | None = None, fails: bool = False) -> None:
         self.first_step, self.fails, self.closed = first_step, fails, False
         self.seen: list[tuple[int, dict[str, float]]] = []
 
@@ -182,7 +182,7 @@ def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(
 def test_mirror_opened_after_a_truncation_knows_the_first_step_to_come(tmp_path: Path) -> None:
     opened: list[Recorder] = []
 
-    def opener(first_step: int) -> Recorder:
+    def opener(first_step: int | None) -> Recorder:
         opened.append(Recorder(first_step))
         return opened[-1]
 
@@ -207,6 +207,19 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None
     events.Reload()
     seen = [(event.step, event.value) for event in events.Scalars("loss/total")]
     assert seen == [(10, 1.0), (20, 2.0), (30, 7.0)]
+
+
+def test_tensorboard_forgets_a_run_that_died_before_its_first_checkpoint(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    opener = mirrors.tensorboard(tmp_path)
+    for value in (1.0, 2.0):
+        with MetricsLog(tmp_path, mirrors=[opener]) as log:
+            log.truncate_after(-1)
+            log.write("train", 10, {"loss/total": value})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("loss/total")] == [2.0]
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
