@@ -23,6 +23,7 @@ from mbrl.config import Config
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.evaluate import EvalResult
 from mbrl.progress import MetricsLog, Progress
+from mbrl.report import RunRecord, write_run_report
 
 # may differ between the command that started a run and the one that resumes it
 _FREE = ("env_steps", "run", "name")
@@ -144,7 +145,7 @@ class Run:
         checkpoint.prune(self.checkpoints, self.config.run.keep_checkpoints)
 
     def finish(self, final: EvalResult) -> dict[str, Any]:
-        """Write `result.json`, last of all."""
+        """Write `result.json` and the report, last of all."""
         config = self.config
         result = {
             "agent": config.agent,
@@ -159,6 +160,8 @@ class Run:
             "machine": provenance.machine(),
         }
         _write_atomically(self.dir / "result.json", json.dumps(result, indent=1))
+        videos = sorted((self.dir / "videos").glob("*.mp4"))[-1:]
+        write_run_report(self.dir / "report.html", RunRecord.read(self.dir), videos)
         return result
 
     # -- the folder -------------------------------------------------------------------------------

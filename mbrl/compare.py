@@ -1,0 +1,218 @@
+"""Compare agents on one environment at one budget of real steps: run what is missing, then report.
+
+Every run is a process of its own, started by the same command a user would type, in
+`<out>/<agent>/seed<N>`. Finished runs are kept and half-done ones resume, so a comparison survives
+being stopped. All agents share the env section, the evaluation seeds and the count of steps (prefill
+included). The report shows every seed.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mbrl import provenance
+from mbrl.config import Config, load
+from mbrl.errors import ConfigError, MbrlError
+from mbrl.report import RunRecord, write_compare_report
+from mbrl.plots import plot_curves
+from mbrl.stats import align, iqm, steps_ratio, stratified_bootstrap_ci
+
+AGENTS = ("dream", "ppo", "dqn", "random")
+
+
+def compare(
+    config_path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    agents: Sequence[str] = ("dream", "ppo"),
+    seeds: int = 3,
+    env_steps: int | None = None,
+    out: Path | None = None,
+    jobs: int = 1,
+) -> dict[str, Any]:
+    """Train every agent with every seed, unless that is done already, and write the report.
+
+    Args:
+        config_path: the config all runs share.
+        overrides: `key=value` for all runs.
+        agents: names out of `AGENTS`; the first is the one whose steps are compared.
+        seeds: 0 .. seeds - 1.
+        env_steps: budget of real steps; default: the config's.
+        out: folder of the comparison; default: runs/compare-<config name>.
+        jobs: runs side by side; the cores are divided among them.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        ConfigError: an agent is unknown, or the config is wrong.
+        MbrlError: a run failed; the others are kept.
+    """
+    unknown = [name for name in agents if name not in AGENTS]
+    if unknown or seeds < 1 or jobs < 1 or len(set(agents)) != len(agents):
+        raise ConfigError(
+            f"compare: expected distinct agents out of {', '.join(AGENTS)} and at least one seed and "
+            f"job, got agents {','.join(agents)}, {seeds} seeds, {jobs} jobs"
+        )
+    given = [*overrides, *([f"env_steps={env_steps}"] if env_steps else [])]
+    config = load(config_path, given)
+    for agent in agents:
+        load(config_path, [*given, f"agent={agent}"])
+    folder = out or Path("runs") / f"compare-{config.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    wanted = [(agent, seed, folder / agent / f"seed{seed}") for seed in range(seeds) for agent in agents]
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = [
+            pool.submit(_run, config_path, given, *one, config.env_steps, jobs, console)
+            for one in wanted
+        ]
+        failed = [problem for run in runs if (problem := run.result())]
+    if failed:
+        raise MbrlError("compare: " + "; ".join(failed) + ". The same command goes on with the rest.")
+    return _report(config, config_path, given, list(agents), seeds, wanted, folder, console)
+
+
+def _run(
+    config_path: Path,
+    given: Sequence[str],
+    agent: str,
+    seed: int,
+    run_dir: Path,
+    env_steps: int,
+    jobs: int,
+    console: Console,
+) -> str | None:
+    """Run one agent with one seed if it is not done; returns what went wrong, if anything."""
+    result = run_dir / "result.json"
+    if result.exists() and json.loads(result.read_text())["env_steps"] >= env_steps:
+        console.print(f"{agent} seed {seed}: done before", highlight=False)
+        return None
+    run_dir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mbrl", "train", str(config_path), *given]
+    command += [f"agent={agent}", f"seed={seed}", f"run.dir={run_dir}"]
+    environment = dict(os.environ)
+    if jobs > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    console.print(f"{agent} seed {seed}: running", highlight=False)
+    log_path = run_dir / "log.txt"
+    with log_path.open("ab") as log:
+        output = None if jobs == 1 else log
+        code = subprocess.run(command, env=environment, stdout=output, stderr=log).returncode
+    if code == 0 and result.exists():
+        return None
+    if code == 0:
+        return f"{agent} seed {seed} was stopped before its end"
+    last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
+    return f"{agent} seed {seed} failed with exit code {code}: {' '.join(last)} (all of it: {log_path})"
+
+
+def _report(
+    config: Config,
+    config_path: Path,
+    given: Sequence[str],
+    agents: list[str],
+    seeds: int,
+    wanted: Sequence[tuple[str, int, Path]],
+    folder: Path,
+    console: Console,
+) -> dict[str, Any]:
+    """Read all runs and write result.json, curves.png and report.html."""
+    records = [RunRecord.read(run_dir) for _, _, run_dir in wanted]
+    by_agent = {agent: [run for run in records if run.agent == agent] for agent in agents}
+    command = ["mbrl", "compare", config_path.name, *given, "--agents", ",".join(agents)]
+    result = {
+        "env_id": config.env.id or config.env.factory,
+        "env_steps": config.env_steps,
+        "agents": {agent: summarise(runs) for agent, runs in by_agent.items()},
+        "steps_ratio": _ratio(by_agent, agents),
+        "seeds": list(range(seeds)),
+        "command": shlex.join([*command, "--seeds", str(seeds)]),
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
+    }
+    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    curves = {agent: [run.curve for run in runs] for agent, runs in by_agent.items()}
+    plot_curves(folder / "curves.png", curves, title=str(result["env_id"]))
+    films = [sorted((run.run_dir / "videos").glob("*.mp4"))[-1:] for run in by_agent.get("dream", [])]
+    report = write_compare_report(
+        folder / "report.html", result, records, [film for last in films[:1] for film in last]
+    )
+    console.print(_table(result))
+    if films and films[0]:
+        console.print(f"dream:  {films[0][0]}", highlight=False, soft_wrap=True)
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    return result
+
+
+def summarise(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Scores of one agent over its seeds: final returns, IQM with interval, mean curve, each seed."""
+    returns = [float(run.evaluation["mean"]) for run in runs]
+    low, high = stratified_bootstrap_ci([returns], rng=np.random.default_rng(0))
+    grid, scores = align([run.curve for run in runs])
+    return {
+        "returns": returns,
+        "iqm": float(iqm(returns)),
+        "ci95": [float(low), float(high)],
+        "curve": [[float(x), float(y)] for x, y in zip(grid, scores.mean(0), strict=True)],
+        "seeds": {
+            str(run.seed): {
+                "curve": np.asarray(run.curve).tolist(),
+                "final": dict(run.evaluation),
+                "wall_time_s": run.wall_time_s,
+                "budget": dict(run.budget),
+            }
+            for run in runs
+        },
+    }
+
+
+def _ratio(by_agent: dict[str, list[RunRecord]], agents: list[str]) -> dict[str, Any] | None:
+    """Steps the best rival needs for its own final score, over those the first agent needs for it."""
+    rivals = {agent: runs for agent, runs in by_agent.items() if agent not in (agents[0], "random")}
+    if not rivals:
+        return None
+    finals = {
+        agent: float(np.mean([run.evaluation["mean"] for run in runs])) for agent, runs in rivals.items()
+    }
+    best = max(finals, key=lambda agent: finals[agent])
+    ratio = steps_ratio(
+        [run.curve for run in by_agent[agents[0]]],
+        [run.curve for run in rivals[best]],
+        finals[best],
+        rng=np.random.default_rng(0),
+    )
+    return {
+        "threshold": ratio.threshold,
+        "against": best,
+        "value": ratio.value,
+        "ci95": list(ratio.ci95) if ratio.ci95 else None,
+        "at_least": ratio.at_least,
+    }
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table(title=f"{result['env_id']} after {result['env_steps']:,} real env steps")
+    for name in ("agent", "IQM", "95 % interval", "each seed", "wall clock"):
+        table.add_column(name, justify="left" if name == "agent" else "right")
+    for name, agent in result["agents"].items():
+        seeds = agent["seeds"].values()
+        single = len(agent["returns"]) == 1
+        table.add_row(
+            name,
+            f"{agent['iqm']:.2f}",
+            "one seed" if single else f"{agent['ci95'][0]:.2f} to {agent['ci95'][1]:.2f}",
+            ", ".join(f"{value:.2f}" for value in agent["returns"]),
+            f"{np.mean([seed['wall_time_s'] for seed in seeds]):.0f} s",
+        )
+    return table
