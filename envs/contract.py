@@ -144,6 +144,8 @@ def format_report(report: EnvReport) -> str:
     """
     applied = ", ".join(f"{name}={value}" for name, value in report.applied.items())
     lengths = report.episode_lengths
+    smallest, largest = report.reward_range
+    rewards = "none seen" if np.isnan(smallest) else f"{smallest:g} to {largest:g}"
     episodes = "none ended"
     if lengths:
         episodes = (
@@ -159,7 +161,7 @@ def format_report(report: EnvReport) -> str:
         ("speed", f"{report.steps_per_second:,.0f} steps/s over {report.steps:,} steps"),
         ("same seed", "same episode" if report.same_in_two_copies else "DIFFERENT EPISODES"),
         ("after reuse", "same episode" if report.same_after_reuse else "DIFFERENT EPISODES"),
-        ("rewards", f"{report.reward_range[0]:g} to {report.reward_range[1]:g}"),
+        ("rewards", rewards),
         ("episodes", episodes),
     ]
     lines = [f"{label:<13}{text}" for label, text in rows]
@@ -244,15 +246,17 @@ def _step_problems(space: gym.Space[Any], result: Any) -> list[str]:
 
 def _obs_problems(space: gym.Space[Any], obs: Any, source: str) -> list[str]:
     """How an observation differs from its space."""
-    if space.contains(obs):
-        return []
     if isinstance(space, Box) and isinstance(obs, np.ndarray):
         if obs.shape != space.shape or obs.dtype != space.dtype:
             return [
                 f"{source} must return observations of shape {space.shape} and dtype "
                 f"{space.dtype}, got {obs.shape} and {obs.dtype}."
             ]
-        return [f"{source} returned an observation outside the bounds of its space."]
+        if not space.contains(obs):
+            return [f"{source} returned an observation outside the bounds of its space."]
+        return []
+    if not isinstance(space, Box) and space.contains(obs):
+        return []
     return [f"{source} returned a {type(obs).__name__} that is not in the observation space."]
 
 

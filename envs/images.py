@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import GrayscaleObservation, ResizeObservation, TransformObservation
+from numpy.typing import NDArray
 
 from envs.errors import EnvError
 
@@ -19,6 +19,48 @@ def is_image(space: gym.Space[Any]) -> bool:
     return (
         isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
     )
+
+
+class PreparedImages(gym.ObservationWrapper[NDArray[np.uint8], Any, NDArray[np.uint8]]):
+    """Grey, then size, then a channel axis: one pass over each image.
+
+    gymnasium's own wrappers are not used because its ResizeObservation drops the axis of a single
+    channel while its space keeps it.
+    """
+
+    def __init__(
+        self, env: gym.Env[NDArray[np.uint8], Any], image_size: int | None, grayscale: bool
+    ) -> None:
+        """Wrap an environment whose observations `is_image` accepts.
+
+        Args:
+            env: uint8 observations (H, W) or (H, W, C); C is 3 if `grayscale`.
+            image_size: new height and width, or None to keep them.
+            grayscale: turn RGB into one channel, weighted as the eye does (ITU-R BT.601).
+        """
+        super().__init__(env)
+        import cv2  # slow to import, and only images need it
+
+        self._cv2 = cv2
+        self._grayscale = grayscale
+        space = env.observation_space
+        height, width, *channels = space.shape or ()
+        self._resize = image_size is not None and (height, width) != (image_size, image_size)
+        if image_size is not None:
+            height = width = image_size
+        self._shape = (height, width, 1 if grayscale or not channels else channels[0])
+        low, high = int(space.low.min()), int(space.high.max())  # type: ignore[attr-defined]
+        self.observation_space = gym.spaces.Box(low, high, self._shape, np.uint8)
+
+    def observation(self, observation: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Prepare one image, (H, W) or (H, W, C), to the shape of the space."""
+        image: Any = observation
+        if self._grayscale:
+            image = self._cv2.cvtColor(image, self._cv2.COLOR_RGB2GRAY)
+        if self._resize:
+            size = (self._shape[1], self._shape[0])  # OpenCV's order: width, height
+            image = self._cv2.resize(image, size, interpolation=self._cv2.INTER_AREA)
+        return np.asarray(image, dtype=np.uint8).reshape(self._shape)
 
 
 def prepare_images(
@@ -46,22 +88,12 @@ def prepare_images(
             )
         return env
     shape = space.shape or ()
-    if grayscale:
-        if shape[2:] != (3,):
-            raise EnvError(
-                f"expected colour images (H, W, 3) to turn to grey, got shape {shape}; "
-                f"remove env.grayscale"
-            )
-        env = GrayscaleObservation(env, keep_dim=True)
-    if image_size is not None and shape[:2] != (image_size, image_size):
-        env = ResizeObservation(env, (image_size, image_size))
-    return _with_channel_axis(env)
-
-
-def _with_channel_axis(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """Turn (H, W) observations into (H, W, 1)."""
-    space = env.observation_space
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 2:
+    if grayscale and shape[2:] != (3,):
+        raise EnvError(
+            f"expected colour images (H, W, 3) to turn to grey, got shape {shape}; "
+            f"remove env.grayscale"
+        )
+    resized = image_size is not None and shape[:2] != (image_size, image_size)
+    if not grayscale and not resized and len(shape) == 3:
         return env
-    with_axis = gym.spaces.Box(space.low[..., None], space.high[..., None], dtype=np.uint8)
-    return TransformObservation(env, lambda obs: obs[..., None], with_axis)
+    return PreparedImages(env, image_size, bool(grayscale))

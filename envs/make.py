@@ -127,10 +127,7 @@ def nearest_ids(env_id: str, count: int = 3) -> list[str]:
 def _unknown(name: str, error: Exception) -> str:
     """What to say about an id or a factory that does not exist."""
     if isinstance(error, ModuleNotFoundError):
-        return (
-            f"cannot make {name}: {error}; install it, or run from the "
-            f"folder that holds it"
-        )
+        return f"cannot make {name}: {error}; install it, or run from the folder that holds it"
     near = nearest_ids(name)
     hint = f"the nearest known ids are {', '.join(near)}" if near else "no known id looks like it"
     return (

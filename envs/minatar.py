@@ -15,6 +15,7 @@ Young & Tian (2019), "MinAtar", arXiv:1903.03176. What differs between the games
   `reset(seed)` on a used environment differs from a new one. We clear it at every reset.
 """
 
+import warnings
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -141,11 +142,14 @@ def make(
             "expected env.sticky_actions, got env.kwargs.sticky_action_prob; use the setting"
         )
     register()
-    env = gym.make(
-        env_id,
-        max_episode_steps=max_episode_steps,
-        disable_env_checker=True,
-        sticky_action_prob=sticky_actions,
-        **kwargs,
-    )
+    with warnings.catch_warnings():
+        # -v0 is another action set, not an older version, but gymnasium calls it out of date.
+        warnings.filterwarnings("ignore", r".*MinAtar/\w+-v0 is out of date", DeprecationWarning)
+        env = gym.make(
+            env_id,
+            max_episode_steps=max_episode_steps,
+            disable_env_checker=True,
+            sticky_action_prob=sticky_actions,
+            **kwargs,
+        )
     return MinAtarObservation(env)

@@ -237,9 +237,8 @@ class VectorEnv:
         where = self._where(index)
         if self._crashes_in_a_row > self._max_restarts:
             raise EnvError(
-                f"{where} crashed, and no episode has ended since {self._max_restarts} restarts "
-                f"before it: {type(error).__name__}: {error}; mend the environment, or "
-                f"raise max_restarts"
+                f"{where} crashed after {self._max_restarts} restarts in a row: "
+                f"{type(error).__name__}: {error}; mend the environment, or raise max_restarts"
             ) from error
         logger.warning(
             "%s crashed and is made anew (%d so far)", where, self.restarts, exc_info=error

@@ -1,0 +1,166 @@
+import re
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from envs import EnvSettings
+from envs.contract import check_env, describe_limits, format_report
+
+IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+class Bad(gym.Env):
+    """Breaks one promise, chosen by name."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.observation_space = IMAGE
+        self.action_space = spaces.Discrete(2)
+        self.fault = fault
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        if self.fault != "unseeded":
+            super().reset(seed=seed)
+        if self.fault != "leftovers" or not hasattr(self, "t"):
+            self.t = 0
+        if self.fault == "reset shape":
+            return np.zeros((8, 8), np.uint8), {}
+        return self._obs(), {}
+
+    def _obs(self) -> Any:
+        obs = self.np_random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        obs[0, 0, 0] = self.t
+        return obs
+
+    def step(self, action: int) -> Any:
+        self.t += 1
+        obs, reward, terminated, truncated, info = self._obs(), 1.0, self.t >= 100, False, {}
+        match self.fault:
+            case "dtype":
+                obs = obs.astype(np.float32)
+            case "kind":
+                obs = [1, 2]
+            case "nan":
+                reward = float("nan")
+            case "vector reward":
+                reward = np.ones(2)
+            case "flag":
+                terminated = 0
+            case "info":
+                info = None
+            case "four":
+                return obs, reward, terminated, info
+            case "raise":
+                raise KeyError("lost")
+        return obs, reward, terminated, truncated, info
+
+
+def bad(fault: str) -> gym.Env:
+    return Bad(fault)
+
+
+def settings_for(fault: str) -> EnvSettings:
+    return EnvSettings(factory=f"{__name__}.bad", kwargs={"fault": fault})
+
+
+def test_a_sound_env_has_no_problems() -> None:
+    report = check_env(settings_for(""), steps=50)
+    assert report.ok and report.problems == () and report.limits == ()
+    assert report.steps == 50 and report.reward_range == (1.0, 1.0)
+    assert report.episode_lengths == ()
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("reset shape", r"reset\(\) must return observations of shape \(8, 8, 3\).*got \(8, 8\)"),
+        ("dtype", r"step\(\) must return observations of .* dtype uint8, got .* float32"),
+        ("kind", r"step\(\) returned a list that is not in the observation space"),
+        ("nan", "The reward must be finite, got nan"),
+        ("vector reward", "The reward must be one number"),
+        ("flag", "terminated must be a bool, got int"),
+        ("info", "info must be a dict, got NoneType"),
+        ("four", r"step\(\) must return \(obs, reward, terminated, truncated, info\)"),
+        ("raise", "At step 0 it raised KeyError: 'lost'"),
+        ("unseeded", "The same seed and actions gave another episode in two copies"),
+        ("leftovers", "another episode in a used environment after reset, from step 0 on"),
+    ],
+)
+def test_a_broken_promise_is_one_sentence(fault: str, sentence: str) -> None:
+    report = check_env(settings_for(fault), steps=20)
+    assert not report.ok
+    matching = [problem for problem in report.problems if re.search(sentence, problem)]
+    assert len(matching) == 1, report.problems
+
+
+def test_lengths_and_returns_of_the_oracle_follow_from_its_seed() -> None:
+    report = check_env(EnvSettings(id="reverie/Counting-v0"), steps=20, seed=0)
+    assert report.episode_lengths == (5, 6, 7)  # seeds 0, 1, 2
+    assert report.episode_returns == (15.0, 21.0, 28.0)
+    assert report.reward_range == (1.0, 7.0)
+    assert report.same_in_two_copies and report.same_after_reuse
+
+
+@pytest.mark.parametrize(
+    ("obs_space", "action_space", "sentences"),
+    [
+        (IMAGE, spaces.Discrete(3), []),
+        (IMAGE, spaces.Box(-1, 1, (2,)), []),
+        (spaces.Box(0, 1, (10, 10, 6), np.uint8), spaces.Discrete(3), []),
+        (spaces.Box(-1, 1, (4,)), spaces.Discrete(2), ["a vector of 4 numbers"]),
+        (spaces.Box(0, 1, (8, 8, 3)), spaces.Discrete(2), ["float32 arrays of shape (8, 8, 3)"]),
+        (
+            spaces.Box(0, 255, (3, 64, 64), np.uint8),
+            spaces.Discrete(2),
+            ["(3, 64, 64) look channel-first"],
+        ),
+        (spaces.Box(0, 255, (4, 8, 8, 3), np.uint8), spaces.Discrete(2), ["have 4 axes"]),
+        (spaces.Dict(eye=IMAGE, ear=IMAGE), spaces.Discrete(2), ["a Dict of eye, ear"]),
+        (spaces.Tuple([IMAGE]), spaces.Discrete(2), ["Observations are Tuple"]),
+        (spaces.Discrete(5), spaces.Discrete(2), ["Observations are Discrete"]),
+        (IMAGE, spaces.Discrete(3, start=1), ["counted from 1"]),
+        (IMAGE, spaces.MultiDiscrete([2, 3]), ["Actions are MultiDiscrete"]),
+        (IMAGE, spaces.Box(-1, 1, (2, 2)), ["float32 arrays of shape (2, 2)"]),
+        (IMAGE, spaces.Box(-np.inf, np.inf, (2,)), ["no finite bounds"]),
+        (spaces.MultiBinary(4), spaces.MultiBinary(4), ["Observations are Multi", "Actions are"]),
+    ],
+)
+def test_limits_are_one_sentence_each(
+    obs_space: spaces.Space, action_space: spaces.Space, sentences: list[str]
+) -> None:
+    env = Bad()
+    env.observation_space, env.action_space = obs_space, action_space
+    limits = describe_limits(env)
+    assert len(limits) == len(sentences)
+    for limit, sentence in zip(limits, sentences, strict=True):
+        assert sentence in limit and limit.endswith(".")
+
+
+def test_nested_observations_are_compared_too() -> None:
+    report = check_env(EnvSettings(id="Blackjack-v1"), steps=50)
+    assert report.problems == ()
+    assert report.same_in_two_copies
+    assert report.limits[0].startswith("Observations are Tuple")
+
+
+def test_the_report_can_be_read() -> None:
+    text = format_report(check_env(EnvSettings(id="reverie/Counting-v0"), steps=20))
+    lines = text.splitlines()
+    assert lines[0] == "environment  reverie/Counting-v0"
+    assert "wrappers     OrderEnforcing < CountingEnv" in lines
+    assert "episodes     3 ended, 5 to 7 steps, mean return 21.3 at random" in lines
+    assert lines[-1] == "verdict      ready"
+
+
+def test_the_report_shows_problems_and_limits() -> None:
+    text = format_report(check_env(settings_for("raise"), steps=5))
+    assert "problem      At step 0 it raised KeyError: 'lost'." in text
+    assert "rewards      none seen" in text
+    assert text.endswith("verdict      see problems and limits above")
+
+
+def test_steps_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+        check_env(settings_for(""), steps=0)

@@ -1,0 +1,250 @@
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from envs import EnvError, EnvSettings, make_env
+from envs.contract import check_env
+from envs.images import prepare_images
+from envs.make import MAKERS, nearest_ids
+from envs.settings import ANY, DEFAULTS, family
+
+FAMILIES = {
+    "reverie/Counting-v0": (8, 8, 1),
+    "MinAtar/Breakout-v1": (10, 10, 4),
+    "MinAtar/Freeway-v1": (10, 10, 7),
+    "ALE/Pong-v5": (64, 64, 1),
+}
+
+
+class Picture(gym.Env[np.ndarray, int]):
+    """Constant images of any shape."""
+
+    def __init__(self, shape: tuple[int, ...] = (20, 30, 3), dtype: str = "uint8") -> None:
+        high = 255 if dtype == "uint8" else 1.0
+        self.observation_space = gym.spaces.Box(0, high, shape, np.dtype(dtype).type)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def _obs(self) -> np.ndarray:
+        return np.full(self.observation_space.shape, 1, self.observation_space.dtype)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self._obs(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return self._obs(), 0.0, False, False, {}
+
+
+def picture(**kwargs: Any) -> gym.Env:
+    return Picture(**kwargs)
+
+
+def not_an_env() -> int:
+    return 3
+
+
+def here(name: str) -> str:
+    return f"{__name__}.{name}"
+
+
+@pytest.mark.parametrize(("env_id", "shape"), FAMILIES.items())
+def test_every_family_gives_uint8_images_and_keeps_its_promises(
+    env_id: str, shape: tuple[int, ...]
+) -> None:
+    report = check_env(EnvSettings(id=env_id), steps=60 if "ALE" in env_id else 400)
+    assert report.problems == ()
+    assert report.limits == ()
+    assert report.same_in_two_copies and report.same_after_reuse
+    env = make_env(EnvSettings(id=env_id))
+    obs, _ = env.reset(seed=1)
+    assert obs.dtype == np.uint8 and obs.shape == env.observation_space.shape == shape
+    env.close()
+
+
+def test_families_with_defaults_are_those_with_makers() -> None:
+    assert set(DEFAULTS) == {*MAKERS, ANY}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "expected"),
+    [
+        ("ALE/Pong-v5", "ALE/"),
+        ("ale_py:ALE/Pong-v5", "ALE/"),
+        ("CarRacing-v3", "CarRacing-v"),
+        ("CartPole-v1", ANY),
+        (None, ANY),
+    ],
+)
+def test_family_is_the_prefix_of_the_id(env_id: str | None, expected: str) -> None:
+    assert family(env_id) == expected
+
+
+def test_settings_fill_in_the_defaults_of_the_family() -> None:
+    assert EnvSettings(id="MinAtar/Breakout-v1", sticky_actions=0.0).applied() == {
+        "max_episode_steps": 5000,
+        "sticky_actions": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("env_id", "name", "value"),
+    [
+        ("MinAtar/Breakout-v1", "image_size", 64),
+        ("MinAtar/Breakout-v1", "grayscale", False),
+        ("CarRacing-v3", "frame_skip", 4),
+        ("CartPole-v1", "sticky_actions", 0.25),
+        ("reverie/Counting-v0", "noop_max", 0),
+    ],
+)
+def test_a_setting_that_does_not_apply_is_refused(env_id: str, name: str, value: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        EnvSettings(id=env_id, **{name: value})
+    error = caught.value.errors()[0]
+    assert error["loc"] == (name,)
+    assert f"expected a setting that {env_id} can honour (max_episode_steps" in error["msg"]
+
+
+@pytest.mark.parametrize("given", [{}, {"id": "CartPole-v1", "factory": "a.b"}])
+def test_exactly_one_of_id_and_factory_is_needed(given: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of id and factory"):
+        EnvSettings(**given)
+
+
+def test_settings_written_out_in_full_load_to_equal_ones() -> None:
+    settings = EnvSettings(id="MinAtar/Breakout-v1")
+    assert EnvSettings(**settings.model_dump()) == settings
+
+
+def test_any_gymnasium_id_is_made_and_its_limit_can_be_changed() -> None:
+    env = make_env(EnvSettings(id="CartPole-v1", max_episode_steps=3))
+    env.reset(seed=0)
+    assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+
+
+def test_an_id_in_a_module_registers_itself(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_worlds.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Mine-v0', entry_point='gymnasium.envs.classic_control:CartPoleEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert make_env(EnvSettings(id="my_worlds:Mine-v0")).observation_space.shape == (4,)
+
+
+def test_a_factory_is_called_with_its_kwargs() -> None:
+    settings = EnvSettings(factory=here("picture"), kwargs={"shape": (5, 6, 3)})
+    assert make_env(settings).observation_space.shape == (5, 6, 3)
+
+
+def test_a_factory_can_be_cut_resized_and_turned_grey() -> None:
+    env = make_env(
+        EnvSettings(factory=here("picture"), image_size=16, grayscale=True, max_episode_steps=1)
+    )
+    obs, _ = env.reset(seed=0)
+    assert obs.shape == env.observation_space.shape == (16, 16, 1)
+    assert obs.dtype == np.uint8
+    assert env.step(0)[3] is True
+
+
+def test_grey_images_of_two_axes_get_a_channel_axis() -> None:
+    env = make_env(EnvSettings(factory=here("picture"), kwargs={"shape": (5, 6)}))
+    obs, _ = env.reset(seed=0)
+    assert obs.shape == env.observation_space.shape == (5, 6, 1)
+
+
+def test_resizing_averages_areas_and_keeps_a_single_channel() -> None:
+    class Halves(Picture):
+        def _obs(self) -> np.ndarray:
+            obs = np.zeros((16, 16, 1), np.uint8)
+            obs[:, 1::2] = 100
+            return obs
+
+    env = prepare_images(Halves((16, 16, 1)), image_size=8, grayscale=False)
+    obs, _ = env.reset(seed=0)
+    assert obs.shape == (8, 8, 1)
+    assert (obs == 50).all()
+
+
+def test_grey_weighs_colours_as_the_eye_does() -> None:
+    class Green(Picture):
+        def _obs(self) -> np.ndarray:
+            obs = np.zeros((8, 8, 3), np.uint8)
+            obs[..., 1] = 100
+            return obs
+
+    obs, _ = prepare_images(Green((8, 8, 3)), image_size=None, grayscale=True).reset(seed=0)
+    assert obs.shape == (8, 8, 1)
+    assert (obs == 59).all()  # 0.587 of 100, rounded
+
+
+def test_images_of_the_right_size_are_left_alone() -> None:
+    env = make_env(
+        EnvSettings(factory=here("picture"), kwargs={"shape": (16, 16, 3)}, image_size=16)
+    )
+    assert isinstance(env, Picture)
+
+
+def test_resizing_what_is_no_image_is_refused() -> None:
+    with pytest.raises(EnvError, match="expected uint8 image observations for image_size"):
+        make_env(EnvSettings(id="CartPole-v1", image_size=64))
+
+
+def test_grey_from_other_than_three_channels_is_refused() -> None:
+    settings = EnvSettings(factory=here("picture"), kwargs={"shape": (5, 6)}, grayscale=True)
+    with pytest.raises(EnvError, match=r"expected colour images \(H, W, 3\)"):
+        make_env(settings)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "near"),
+    [
+        ("MinAtar/Brekout-v1", "MinAtar/Breakout-v1"),
+        ("ALE/Pogn-v5", "ALE/Pong-v5"),
+        ("Cartpole-v1", "CartPole-v1"),
+        ("Counting", "reverie/Counting-v0"),
+    ],
+)
+def test_an_unknown_id_is_refused_with_the_nearest_known_ones(env_id: str, near: str) -> None:
+    with pytest.raises(EnvError, match=f"unknown environment '{env_id}'.*{near}"):
+        make_env(EnvSettings(id=env_id))
+
+
+def test_an_id_like_no_other_has_no_near_ones() -> None:
+    assert nearest_ids("qqqqqqqqqqqq") == []
+    with pytest.raises(EnvError, match="no known id looks like it"):
+        make_env(EnvSettings(id="qqqqqqqqqqqq"))
+
+
+def test_a_missing_module_is_named() -> None:
+    for settings in (EnvSettings(id="no_such_room:X-v0"), EnvSettings(factory="no_such_room.fn")):
+        with pytest.raises(EnvError, match="no_such_room"):
+            make_env(settings)
+
+
+def test_a_factory_that_is_not_there_is_refused() -> None:
+    with pytest.raises(EnvError, match="expected a function missing in module"):
+        make_env(EnvSettings(factory=here("missing")))
+
+
+def test_a_factory_that_makes_no_env_is_refused() -> None:
+    with pytest.raises(EnvError, match=r"to return a gymnasium\.Env, got int"):
+        make_env(EnvSettings(factory=here("not_an_env")))
+
+
+def test_wrong_kwargs_are_reported_with_the_env_they_were_for() -> None:
+    settings = EnvSettings(id="reverie/Counting-v0", kwargs={"min_length": 9, "max_length": 3})
+    with pytest.raises(EnvError, match=r"cannot make reverie/Counting-v0 with kwargs .*min_length"):
+        make_env(settings)
+
+
+def test_importing_envs_imports_no_game_and_no_learning_library() -> None:
+    code = (
+        "import sys, envs; heavy = {'torch', 'ray', 'ale_py', 'minatar', 'Box2D', 'matplotlib'};"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

@@ -1,0 +1,230 @@
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from envs import EnvError, EnvSettings, VectorEnv
+from envs.counting import read_action, read_length, read_step
+
+COUNTING = "reverie/Counting-v0"
+
+
+class Liar(gym.Env):
+    """Promises (4,) float32 and does otherwise after `truth` steps."""
+
+    observation_space = gym.spaces.Box(-1, 1, (4,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, lie: str) -> None:
+        self.lie = lie
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        size = 3 if self.lie == "reset" else 4
+        return np.zeros(size, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        obs: Any = np.zeros(4, np.float32)
+        match self.lie:
+            case "shape":
+                obs = np.zeros(5, np.float32)
+            case "dtype":
+                obs = np.zeros(4, np.float64)
+            case "result":
+                return obs, 0.0, False, {}
+            case "reward":
+                return obs, np.ones(2), False, False, {}
+            case "huge":
+                return obs, 1e39, False, False, {}
+            case "mutate":
+                action[:] = 9
+        return obs, float(action[0]), False, False, {}
+
+    def close(self) -> None:
+        if self.lie == "close":
+            raise OSError("stuck")
+
+
+def liar(lie: str = "") -> gym.Env:
+    return Liar(lie)
+
+
+def counting(num_envs: int = 3, *, max_restarts: int = 10, **kwargs: Any) -> VectorEnv:
+    vector = VectorEnv(EnvSettings(id=COUNTING, kwargs=kwargs), num_envs, max_restarts=max_restarts)
+    for index in range(num_envs):
+        if kwargs.get("crash_at") != 0:
+            vector.reset(index, seed=index)
+    return vector
+
+
+def lying(lie: str) -> VectorEnv:
+    vector = VectorEnv(EnvSettings(factory=f"{__name__}.liar", kwargs={"lie": lie}), 1)
+    vector.reset(0, seed=5)
+    return vector
+
+
+def test_every_slot_has_its_own_seed_and_action() -> None:
+    vector = counting(3)
+    assert [read_length(obs) for obs in vector.obs] == [5, 6, 7]
+    step = vector.step(np.array([2, 0, 3]))
+    assert [read_action(obs) for obs in step.obs] == [2, 0, 3]
+    assert [read_step(obs) for obs in step.obs] == [1, 1, 1]
+    assert step.rewards.tolist() == [1.0, 1.0, 1.0] and step.rewards.dtype == np.float32
+    for flags in (step.terminateds, step.truncateds, step.life_loss, step.crashed):
+        assert flags.dtype == bool and not flags.any() and flags.shape == (3,)
+
+
+def test_spaces_are_those_of_one_env() -> None:
+    vector = counting(2)
+    assert vector.single_observation_space.shape == (8, 8, 1)
+    assert vector.single_action_space.n == 4
+    assert vector.num_envs == 2
+    assert vector.obs.shape == (2, 8, 8, 1) and vector.obs.dtype == np.uint8
+
+
+def test_an_ended_slot_shows_its_final_observation_and_must_be_reset() -> None:
+    vector = counting(2)
+    for _ in range(4):
+        vector.step(np.zeros(2, int))
+    step = vector.step(np.zeros(2, int))
+    assert step.terminateds.tolist() == [True, False]
+    assert [read_step(obs) for obs in step.obs] == [5, 5]
+    with pytest.raises(EnvError, match=r"reset\(index, seed\) before step\(\) for slots \[0\]"):
+        vector.step(np.zeros(2, int))
+    vector.reset(0, seed=3)
+    assert [read_step(obs) for obs in vector.obs] == [0, 5]
+    assert [read_step(obs) for obs in step.obs] == [5, 5]  # what was given stays as it was
+    assert [read_step(obs) for obs in vector.step(np.zeros(2, int)).obs] == [1, 6]
+
+
+def test_truncation_and_life_loss_are_told_apart_from_termination() -> None:
+    vector = counting(1, truncate=True, life_loss_every=5)
+    for _ in range(5):
+        step = vector.step(np.zeros(1, int))
+    assert (step.terminateds[0], step.truncateds[0], step.life_loss[0]) == (False, True, True)
+
+
+def test_observations_are_safe_to_keep() -> None:
+    vector = counting(2)
+    kept = [vector.obs]
+    kept += [vector.step(np.zeros(2, int)).obs for _ in range(3)]
+    vector.reset(1, seed=0)
+    assert [[read_step(obs) for obs in rows] for rows in kept] == [[t, t] for t in range(4)]
+
+
+def test_a_crashed_env_is_made_anew_and_the_others_go_on() -> None:
+    vector = counting(3, crash_at=6)
+    for _ in range(5):
+        step = vector.step(np.ones(3, int))
+    vector.reset(0, seed=0)  # its episode ended at step 5
+    step = vector.step(np.ones(3, int))
+    assert step.crashed.tolist() == [False, True, True]
+    assert vector.restarts == 2
+    assert step.rewards.tolist() == [1.0, 0.0, 0.0]
+    assert not step.terminateds.any() and not step.truncateds.any()
+    assert [read_step(obs) for obs in step.obs] == [1, 5, 5]  # the last good observation
+    vector.reset(1, seed=4)
+    vector.reset(2, seed=4)
+    assert [read_step(obs) for obs in vector.step(np.ones(3, int)).obs] == [2, 1, 1]
+
+
+def test_crashes_in_a_row_stop_the_run_and_keep_the_cause() -> None:
+    vector = counting(1, crash_at=2, max_restarts=3)
+    with pytest.raises(EnvError, match=r"environment 0 .*seed 9, step 1.* after 3 restarts") as got:
+        for _ in range(10):
+            vector.reset(0, seed=9)
+            vector.step(np.zeros(1, int))
+            vector.step(np.zeros(1, int))
+    assert isinstance(got.value.__cause__, RuntimeError)
+    assert vector.restarts == 4
+
+
+def test_an_episode_that_ends_forgives_the_crashes_before_it() -> None:
+    vector = counting(1, crash_at=6, max_restarts=1)
+    for _ in range(4):
+        for seed in (1, 0):  # seed 1 lasts 6 steps and crashes, seed 0 lasts 5 and ends
+            vector.reset(0, seed=seed)
+            for _ in range(6 - (seed == 0)):
+                vector.step(np.zeros(1, int))
+    assert vector.restarts == 4
+
+
+def test_crashes_in_reset_are_retried_and_then_stop_the_run() -> None:
+    vector = counting(1, crash_at=0, max_restarts=2)
+    with pytest.raises(EnvError, match="crashes in reset"):
+        vector.reset(0, seed=0)
+    assert vector.restarts == 3
+
+
+def test_a_crash_is_logged_with_its_seed(caplog: pytest.LogCaptureFixture) -> None:
+    vector = counting(1, crash_at=1)
+    vector.step(np.zeros(1, int))
+    assert "environment 0 (reverie/Counting-v0, episode seed 0, step 0) crashed" in caplog.text
+
+
+def test_a_reward_that_is_not_a_number_stops_the_run() -> None:
+    vector = counting(2, nan_at=2)
+    vector.step(np.zeros(2, int))
+    with pytest.raises(EnvError, match=r"environment 0 .*seed 0, step 1.*finite float32 reward"):
+        vector.step(np.zeros(2, int))
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ("shape", r"expected observations of shape \(4,\) and dtype float32.*got \(5,\)"),
+        ("dtype", "got .* float64"),
+        ("result", r"expected \(obs, number, bool, bool, dict\) from step\(\)"),
+        ("reward", r"expected \(obs, number, bool, bool, dict\) from step\(\)"),
+        ("huge", "expected a finite float32 reward, got 1e"),
+    ],
+)
+def test_a_broken_promise_stops_the_run(lie: str, message: str) -> None:
+    with pytest.raises(EnvError, match=message):
+        lying(lie).step(np.zeros((1, 2)))
+
+
+def test_a_wrong_first_observation_stops_the_run() -> None:
+    with pytest.raises(EnvError, match=r"got \(3,\)"):
+        lying("reset")
+
+
+def test_continuous_actions_are_copied_rows() -> None:
+    actions = np.array([[0.5, -0.5]])
+    assert lying("").step(actions).rewards.tolist() == [0.5]
+    lying("mutate").step(actions)
+    assert actions.tolist() == [[0.5, -0.5]]
+    with pytest.raises(ValueError, match=r"actions: expected shape \(1, 2\), got \(2,\)"):
+        lying("").step(np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        ([0, 0], r"expected \(3,\) integers, got shape \(2,\)"),
+        ([0.0, 1.0, 0.0], "integers"),
+        ([0, 4, 0], "expected 0 to 3, got"),
+        ([0, -1, 0], "expected 0 to 3, got"),
+    ],
+)
+def test_wrong_discrete_actions_are_refused(actions: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        counting(3).step(np.array(actions))
+
+
+@pytest.mark.parametrize("env_id", ["Taxi-v3", "Blackjack-v1"])
+def test_observations_that_are_no_array_are_refused(env_id: str) -> None:
+    with pytest.raises(EnvError, match=f"{env_id}: expected one array"):
+        VectorEnv(EnvSettings(id=env_id), 2)
+
+
+def test_sizes_must_make_sense() -> None:
+    with pytest.raises(ValueError, match="expected num_envs >= 1"):
+        VectorEnv(EnvSettings(id=COUNTING), 0)
+
+
+def test_close_closes_every_env_and_ends_its_use() -> None:
+    vector = counting(2)
+    vector.close()
+    with pytest.raises(EnvError, match="before step"):
+        vector.step(np.zeros(2, int))
