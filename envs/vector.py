@@ -11,6 +11,7 @@ data and stops the run.
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -134,10 +135,7 @@ class VectorEnv:
             except Exception as error:
                 self._remake(index, error)
         self._check_obs(index, obs)
-        if self._obs_is_shared:
-            self._obs = self._obs.copy()
-            self._obs_is_shared = False
-        self._obs[index] = obs
+        self._write_obs(index, obs)
         self._running[index] = True
 
     def step(self, actions: NDArray[Any]) -> VectorStep:
@@ -202,6 +200,42 @@ class VectorEnv:
             crashed=crashed,
         )
 
+    def replay(self, index: int, actions: Iterable[Any]) -> bool:
+        """Take recorded actions in one slot, after `reset` with the recorded seed.
+
+        Nothing is reported but the observation they lead to; that is how a stopped run finds its
+        open episodes again.
+
+        Args:
+            index: slot, just reset.
+            actions: scalars for a Discrete space, rows (A,) for a Box; none at all is fine.
+
+        Returns:
+            True if the episode is still open after all of them. False if it ended or the
+            environment crashed on the way: it does not repeat itself, and the slot must be reset.
+
+        Raises:
+            EnvError: the slot was not reset, or the environment keeps crashing.
+        """
+        if not self._running[index]:
+            self._refuse_unreset()
+        space = self.single_action_space
+        seen = self._obs[index]
+        for action in actions:
+            choice = int(action) if isinstance(space, Discrete) else np.array(action, space.dtype)
+            try:
+                seen, _, terminated, truncated, _ = self._envs[index].step(choice)
+            except Exception as error:
+                self._running[index] = False
+                self._remake(index, error)
+                return False
+            if terminated or truncated:
+                self._running[index] = False
+                return False
+        self._check_obs(index, seen)
+        self._write_obs(index, seen)
+        return True
+
     def close(self) -> None:
         """Close every environment; the vector cannot be used afterwards."""
         for env in self._envs:
@@ -255,6 +289,13 @@ class VectorEnv:
             f"environment {index} ({self._settings.name}, episode seed {self._seeds[index]}, "
             f"step {self._clock - self._started[index]})"
         )
+
+    def _write_obs(self, index: int, obs: NDArray[Any]) -> None:
+        """Change one slot's observation without changing what was given out before."""
+        if self._obs_is_shared:
+            self._obs = self._obs.copy()
+            self._obs_is_shared = False
+        self._obs[index] = obs
 
     def _check_obs(self, index: int, obs: Any) -> None:
         """Refuse an observation that is not what the space promises."""

@@ -112,6 +112,31 @@ def test_observations_are_safe_to_keep() -> None:
     assert [[read_step(obs) for obs in rows] for rows in kept] == [[t, t] for t in range(4)]
 
 
+def test_replaying_the_recorded_actions_finds_an_open_episode_again() -> None:
+    vector = counting(2)
+    kept = vector.obs
+    assert vector.replay(1, np.array([3, 2])) is True
+    assert (read_step(vector.obs[1]), read_action(vector.obs[1])) == (2, 2)
+    assert read_step(vector.obs[0]) == 0 and read_step(kept[1]) == 0
+    assert vector.replay(0, []) is True
+    assert [read_step(obs) for obs in vector.step(np.zeros(2, int)).obs] == [1, 3]
+
+
+def test_replaying_past_an_end_or_a_crash_is_reported() -> None:
+    vector = counting(2, crash_at=6)
+    assert vector.replay(0, [0] * 5) is False  # seed 0 ends at 5
+    assert vector.replay(1, [0] * 6) is False
+    assert vector.restarts == 1
+    with pytest.raises(EnvError, match=r"for slots \[0, 1\]"):
+        vector.replay(0, [0])
+
+
+def test_replaying_copies_continuous_actions() -> None:
+    action = np.array([0.5, -0.5], np.float32)
+    assert lying("mutate").replay(0, [action]) is True
+    assert action.tolist() == [0.5, -0.5]
+
+
 def test_a_crashed_env_is_made_anew_and_the_others_go_on() -> None:
     vector = counting(3, crash_at=6)
     for _ in range(5):
