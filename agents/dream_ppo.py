@@ -6,16 +6,18 @@ an ordinary RLlib configuration. What happens inside a learner is in `agents.dre
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import ray
 import torch
-from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
+from agents.dream_algorithm import DreamPPOAlgorithm, IdleEnv
 from agents.dream_learner import DreamPPOLearner, PolicyLearningError, State
 from agents.modules import LatentModule, latent_model_config, latent_spec
 from agents.settings import DreamPolicySettings
@@ -24,26 +26,54 @@ from agents.tensor_env import ShareableTensorEnv, TensorEnv
 __all__ = ["DreamPPO", "DreamPPOConfig", "PolicyLearningError"]
 
 
+MakeEnv = Callable[[int, int], TensorEnv]
+"""(index of the learner, number of learners) to that learner's environments."""
+
+
 class DreamPPOConfig(PPOConfig):
     """RLlib configuration whose learners are `DreamPPOLearner`s.
 
     Example:
-        `DreamPPOConfig().dream(settings, seed=0).learners(num_learners=2)`
+        `DreamPPOConfig().dream(settings, seed=0, make_env=make).learners(num_learners=2)`, then
+        `.build_algo()`.
     """
 
     def __init__(self, algo_class: type | None = None) -> None:
         """Start from stock PPO, without its adaptive KL penalty."""
-        super().__init__(algo_class=algo_class or PPO)
+        super().__init__(algo_class=algo_class or DreamPPOAlgorithm)
         self.dream_settings = DreamPolicySettings().model_dump()
         self.dream_seed = 0
+        self.make_tensor_env: MakeEnv | None = None
+        self.rounds_per_iteration = 10
+        self.num_env_runners = 0
         self.use_kl_loss = False
         # The loss itself is checked; this skips two reads of every gradient per step.
         self.torch_skip_nan_gradients = True
 
-    def dream(self, settings: DreamPolicySettings, seed: int) -> "DreamPPOConfig":
-        """Take over the settings; `seed` is for the first weights and for the actions in dreams."""
+    def dream(
+        self,
+        settings: DreamPolicySettings,
+        seed: int,
+        make_env: MakeEnv | None = None,
+        rounds_per_iteration: int = 10,
+    ) -> "DreamPPOConfig":
+        """Take over the settings.
+
+        Args:
+            settings: of the learners.
+            seed: of the first weights and of the actions in dreams.
+            make_env: for `build_algo` only: called in each learner's process with its index and the
+                number of learners, it gives that learner's environments.
+            rounds_per_iteration: for `build_algo` only: rounds per `train()`.
+        """
         self.dream_settings = settings.model_dump()
         self.dream_seed = seed
+        self.rounds_per_iteration = rounds_per_iteration
+        if make_env is not None:
+            self.make_tensor_env = make_env
+            env = make_env(0, 1)
+            spaces = {"obs_dim": env.obs_dim, "action_space": env.action_space}
+            self.environment(IdleEnv, env_config=spaces)
         return self.training(
             lr=settings.lr,
             gamma=settings.gamma,
@@ -53,7 +83,7 @@ class DreamPPOConfig(PPOConfig):
             vf_loss_coeff=settings.value_coeff,
             grad_clip=settings.grad_clip,
             num_epochs=settings.epochs,
-            minibatch_size=settings.minibatch_size,
+            minibatch_size=min(settings.minibatch_size, settings.dreams * settings.horizon),
             train_batch_size_per_learner=settings.dreams * settings.horizon,
         )
 

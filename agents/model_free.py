@@ -10,10 +10,12 @@ of the state, so a resumed baseline goes on with fresh episodes and does not equ
 one bit for bit. Priorities of a prioritised buffer start again at their largest value.
 """
 
+import contextlib
 import itertools
 import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -60,7 +62,8 @@ class CountSteps(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def start_ray() -> None:
-    """Start a small local Ray if this process has none."""
+    """Start a small local Ray if this process has none (RLlib would start a larger one)."""
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # notices about its API stacks
     if not ray.is_initialized():
         ray.init(
             include_dashboard=False,
@@ -383,6 +386,8 @@ class ModelFree:
         """Stop the algorithm and its environments; Ray stays up."""
         if self._algo is not None:
             self._algo.stop()
+            with contextlib.suppress(OSError):  # RLlib's result folder; only an empty one goes
+                Path(self._algo.logdir).rmdir()
             self._algo = None
 
 

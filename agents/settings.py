@@ -73,13 +73,13 @@ class DQNSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_envs: int = Field(4, ge=1, description="environments per env runner")
-    batch_size: int = Field(32, ge=1, description="transitions per gradient step")
+    batch_size: int = Field(64, ge=1, description="transitions per gradient step")
     training_intensity: float = Field(
-        32.0, gt=0, description="transitions replayed per environment step (replay ratio)"
+        64.0, gt=0, description="transitions replayed per environment step (replay ratio)"
     )
     learning_starts: int = Field(1000, ge=0, description="steps before the first gradient step")
     buffer_steps: int = Field(100_000, ge=1, description="steps the replay buffer keeps")
-    prioritized: bool = Field(False, description="prioritised instead of uniform replay")
+    prioritized: bool = Field(True, description="prioritised instead of uniform replay")
     n_step: int = Field(
         1,
         ge=1,
