@@ -1,0 +1,302 @@
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mbrl import plots, report, video
+from mbrl.errors import MbrlError
+from mbrl.records import RunRecord
+from mbrl.report import compare_warnings, write_compare_report, write_run_report
+
+COMMIT = "0123456789" * 4
+CURVES = {"dream": [[100, 0.0], [200, 2.0]], "ppo": [[100, 0.0], [200, 0.5]]}
+
+
+def make_run(folder: Path, agent: str = "dream", seed: int = 0, **changes: Any) -> RunRecord:
+    """A finished run folder, read back."""
+    folder = folder / f"{agent}-{seed}"
+    folder.mkdir(parents=True)
+    curve = [[steps, score + 0.1 * seed] for steps, score in CURVES[agent]]
+    result = {
+        "agent": agent,
+        "env_id": "MinAtar/Breakout-v1",
+        "seed": seed,
+        "env_steps": 200,
+        "wall_time_s": 600.0,
+        "eval": {"episodes": 20, "mean": curve[-1][1], "std": 0.5, "returns": [1.0, 3.0]},
+        "curve": curve,
+        "budget": {"collected_steps": 200, "replayed_rows": 76_800, "odd_count": 3},
+        "commit": COMMIT,
+        **changes,
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    config = {"agent": agent, "env": changes.get("env", {"id": "MinAtar/Breakout-v1"})}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    with (folder / "metrics.jsonl").open("w") as file:
+        for i, (steps, score) in enumerate(curve):
+            head = {"env_steps": steps, "wall_time_s": 300.0 * (i + 1)}
+            file.write(json.dumps({**head, "kind": "eval", "eval/mean": score}) + "\n")
+            losses = {"model/loss": 5.0 - i, "model/gap": None, "policy/name": "x"}
+            file.write(json.dumps({**head, "kind": "train", **losses}) + "\n")
+    return RunRecord.read(folder)
+
+
+def make_result(runs: list[RunRecord], **changes: Any) -> dict[str, Any]:
+    agents: dict[str, Any] = {}
+    for name in dict.fromkeys(run.agent for run in runs):
+        own = [run for run in runs if run.agent == name]
+        returns = [run.evaluation["mean"] for run in own]
+        seeds = {
+            str(run.seed): {
+                "curve": run.curve,
+                "final": run.evaluation["mean"],
+                "wall_time_s": run.wall_time_s,
+                "budget": run.budget,
+            }
+            for run in own
+        }
+        agents[name] = {
+            "returns": returns,
+            "iqm": float(np.mean(returns)),
+            "ci95": [min(returns), max(returns)],
+            "curve": own[0].curve,
+            "seeds": seeds,
+        }
+    return {
+        "env_id": "MinAtar/Breakout-v1",
+        "env_steps": 200,
+        "agents": agents,
+        "steps_ratio": {
+            "threshold": 1.0,
+            "against": "ppo",
+            "value": 3.0,
+            "ci95": [2.0, 4.0],
+            "at_least": True,
+        },
+        "command": "mbrl compare configs/minatar.yaml --agents dream,ppo --seeds 2",
+        "commit": COMMIT,
+        "machine": {"cpu": "Some CPU", "cores": 2, "ram_gb": 24.0, "gpus": []},
+        "seeds": [0, 1],
+        **changes,
+    }
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[RunRecord]:
+    pairs = [(agent, seed) for agent in ("dream", "ppo") for seed in (0, 1)]
+    return [make_run(tmp_path, agent, seed) for agent, seed in pairs]
+
+
+class Page(HTMLParser):
+    """Text, links to elsewhere, and whether every element is closed."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "use", "path", "rect"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text, self.sources, self.open = "", [], []
+        self.tags: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = re.sub(r"\s+", " ", self.text.replace("\u00a0", " "))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [v for k, v in attrs if k in ("src", "href") and v and v[0] != "#"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.text += " " if tag in ("td", "th", "tr", "dt", "dd", "li") else ""
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def clip(path: Path, noise: bool = False) -> Path:
+    rng = np.random.default_rng(0)
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    if noise:
+        frames = rng.integers(0, 255, (30, 128, 128, 3), dtype=np.uint8)
+    return video.write_video(path, frames, fps=5)
+
+
+def test_comparison_is_one_file_that_needs_nothing_else(
+    tmp_path: Path, runs: list[RunRecord]
+) -> None:
+    videos = [clip(tmp_path / "dream_0.mp4")]
+    path = write_compare_report(tmp_path / "out" / "report.html", make_result(runs), runs, videos)
+    page = Page(path)
+    assert page.open == []
+    assert [source.split(",")[0] for source in page.sources] == ["data:video/mp4;base64"]
+    assert page.tags.count("svg") == 2  # against steps and against time
+    assert "script" not in page.tags
+    assert "@import" not in path.read_text()
+
+
+def test_comparison_tells_scores_ratio_budget_and_protocol(
+    tmp_path: Path, runs: list[RunRecord]
+) -> None:
+    text = Page(write_compare_report(tmp_path / "report.html", make_result(runs), runs)).text
+    for fact in (
+        "dream against ppo on MinAtar/Breakout-v1",
+        "After 200 real environment steps, the final evaluation gives dream 2.05 (2 to 2.10)",
+        "ppo needs at least 3 times the environment steps of dream (95 % interval 2 to 4)",
+        "rows of experience replayed 76,800 76,800",
+        "odd count 3 3",
+        "wall-clock time 10.0 min 10.0 min",
+        "sticky actions 0.1",  # a default of the family, not in the config
+        "20 episodes on the real environment",
+        "Some CPU, 2 cores, 24 GB",
+        "mbrl compare configs/minatar.yaml --agents dream,ppo --seeds 2",
+        COMMIT,
+        "settings of dream (seed 0)",
+    ):
+        assert fact in text
+
+
+def test_comparison_works_from_the_contract_alone(tmp_path: Path) -> None:
+    agents = {
+        name: {"returns": [1.0], "iqm": 1.0, "ci95": None, "curve": curve}
+        for name, curve in CURVES.items()
+    }
+    result = {"env_id": "X", "env_steps": 200, "agents": agents, "steps_ratio": None}
+    page = Page(write_compare_report(tmp_path / "report.html", result))
+    assert page.open == []
+    assert "needs" not in page.text.split("Learning curves")[0].split("Only one seed")[0]
+
+
+def test_ratio_without_a_value_is_told_as_such(tmp_path: Path, runs: list[RunRecord]) -> None:
+    ratio = {"threshold": 9.0, "against": "ppo", "value": None, "ci95": None}
+    result = make_result(runs, steps_ratio=ratio)
+    text = Page(write_compare_report(tmp_path / "report.html", result, runs)).text
+    assert "dream did not reach the return of 9 at which it was to be compared with ppo" in text
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path: Path, runs: list[RunRecord]) -> None:
+    result = make_result(runs, env_id="<script>alert(1)</script>")
+    page = Page(write_compare_report(tmp_path / "report.html", result, runs))
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_videos_beyond_the_room_are_linked_and_the_rest_embedded(
+    tmp_path: Path, runs: list[RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = clip(tmp_path / "v" / "s.mp4"), clip(tmp_path / "v" / "l.mp4", noise=True)
+    monkeypatch.setattr(report, "MAX_EMBEDDED_BYTES", 100_000)
+    assert small.stat().st_size < 100_000 < large.stat().st_size
+    path = tmp_path / "out" / "report.html"
+    page = Page(write_compare_report(path, make_result(runs), runs, [large, small]))
+    assert page.sources[0] == "../v/l.mp4"
+    assert page.sources[1].startswith("data:video/mp4;base64,")
+    assert "too large to be part of this file" in page.text
+
+
+def test_video_of_an_unknown_kind_is_refused(tmp_path: Path, runs: list[RunRecord]) -> None:
+    with pytest.raises(ValueError, match=r"expected a video of \.mp4, .* got a\.avi"):
+        write_run_report(tmp_path / "run.html", runs[0], [tmp_path / "a.avi"])
+
+
+def test_report_of_one_run_shows_curve_metrics_and_settings(
+    tmp_path: Path, runs: list[RunRecord]
+) -> None:
+    gif = video.write_gif(tmp_path / "a.gif", np.zeros((2, 8, 8, 3), np.uint8), fps=5)
+    page = Page(write_run_report(tmp_path / "run.html", runs[0], [gif]))
+    assert page.open == []
+    assert page.sources[0].startswith("data:image/gif;base64,")
+    assert page.tags.count("svg") == 2
+    assert "mean return 2, standard deviation 0.50, over 20 episodes" in page.text
+    assert "One run of one seed says little" in page.text
+    assert "agent: dream" in page.text
+
+
+def test_report_of_a_run_without_evaluations_on_the_way(tmp_path: Path) -> None:
+    run = make_run(tmp_path, curve=[], budget={})
+    assert Page(write_run_report(tmp_path / "run.html", run)).open == []
+
+
+def test_few_seeds_dirty_code_and_lower_bounds_are_warned_of(
+    tmp_path: Path, runs: list[RunRecord]
+) -> None:
+    warnings = " ".join(compare_warnings(make_result(runs, commit=f"{COMMIT}-dirty"), runs))
+    assert "Only 2 seeds" in warnings
+    assert "changes that are in no commit" in warnings
+    assert "ppo did not reach a return of 1 within its budget" in warnings
+    assert "different" not in warnings
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"env_steps": 900}, "different numbers of environment steps: dream 200; ppo 900."),
+        ({"eval": {"episodes": 5, "mean": 1.0}}, "different numbers of episodes"),
+        ({"commit": "f" * 40}, "different commits"),
+        ({"env": {"id": "MinAtar/Breakout-v1", "sticky_actions": 0.0}}, "environment settings"),
+    ],
+)
+def test_runs_that_do_not_compare_are_warned_of(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    runs = [make_run(tmp_path, "dream"), make_run(tmp_path, "ppo", **changes)]
+    assert said in " ".join(compare_warnings(make_result(runs), runs))
+
+
+def test_different_numbers_of_seeds_are_warned_of(tmp_path: Path, runs: list[RunRecord]) -> None:
+    warnings = compare_warnings(make_result(runs[:3]), runs[:3])
+    assert "The agents have different numbers of seeds: dream 2, ppo 1." in warnings
+
+
+def test_five_clean_seeds_need_no_warning(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, agent, seed) for agent in CURVES for seed in range(5)]
+    assert compare_warnings(make_result(runs, steps_ratio=None), runs) == []
+
+
+def test_record_reads_what_a_run_left(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ppo", 1)
+    assert (run.agent, run.seed, run.env_steps) == ("ppo", 1, 200)
+    assert run.curve_over_time() == [[300.0, 0.1], [600.0, 0.6]]
+    assert math.isnan(run.metrics[1]["model/gap"])
+
+
+def test_unfinished_run_is_an_error_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(
+        MbrlError, match=r"expected the result of a finished run in .* to finish it"
+    ):
+        RunRecord.read(tmp_path)
+    (tmp_path / "result.json").write_text('{"agent": "dream"}')
+    with pytest.raises(MbrlError, match="expected env_id, seed, env_steps, eval in"):
+        RunRecord.read(tmp_path)
+
+
+def test_curves_png_shows_every_agent_in_its_colour(tmp_path: Path) -> None:
+    curves = {"dream": [[[0, 0], [100, 5]]] * 2, "other": [[[0, 1], [100, math.nan], [200, 2]]]}
+    path = plots.plot_curves(tmp_path / "a" / "curves.png", curves, title="T", threshold=3)
+    with Image.open(path) as image:
+        assert image.width > 1000
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    for colour in plots.colours(["dream", "other"]).values():
+        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(pixels.astype(int) - rgb).max(axis=1) <= 2).any()
+
+
+def test_same_curves_give_the_same_svg_in_the_colour_of_the_page() -> None:
+    curves = {"dream": [CURVES["dream"]] * 2}
+    svg = plots.curves_svg(curves)
+    assert svg == plots.curves_svg(curves)
+    assert svg.startswith("<svg")
+    assert "currentColor" in svg
+
+
+def test_agents_keep_their_colours_in_any_company() -> None:
+    assert plots.colours(["ppo", "dream"])["dream"] == plots.colours(["dream"])["dream"]
+    many = plots.colours(["dream", "ppo", "dqn", "sac", "appo", "random"])
+    assert len(set(many.values())) == 6
