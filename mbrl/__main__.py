@@ -1,4 +1,4 @@
-"""The `mbrl` command: parse, load the config, call one function, and say errors in one paragraph."""
+"""The `mbrl` command: parse, load the config, call one function, say errors in one paragraph."""
 
 import argparse
 import os
@@ -22,13 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mbrl",
-        description="Reverie: train agents inside a learned world model, and measure what it saves.",
+        description="Reverie: train agents inside a learned world model, and measure the savings.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", help="run or resume one training run")
     _add_config(train)
-    train.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    train.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
     train.add_argument("--check", action="store_true", help="check the config and stop")
     train.set_defaults(call=_train)
 
@@ -36,14 +38,18 @@ def _parser() -> argparse.ArgumentParser:
         "compare", help="train several agents on the same env and budget, and report"
     )
     _add_config(compare)
-    compare.add_argument("--agents", default="dream,ppo", help="comma-separated; default: dream,ppo")
+    compare.add_argument(
+        "--agents", default="dream,ppo", help="comma-separated; default: dream,ppo"
+    )
     compare.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1; default: 3")
     compare.add_argument("--env-steps", type=int, help="default: the config's env_steps")
     compare.add_argument("--out", type=Path, help="default: runs/compare-<config name>")
     compare.add_argument("--jobs", type=int, default=1, help="runs side by side; default: 1")
     compare.set_defaults(call=_compare)
 
-    check = commands.add_parser("check-env", help="what an environment is, and whether we can use it")
+    check = commands.add_parser(
+        "check-env", help="what an environment is, and whether we can use it"
+    )
     check.add_argument("id", help="a gymnasium id, module:Id, or a config file with an env section")
     check.add_argument("--steps", type=int, default=1000, help="steps to try; default: 1000")
     check.set_defaults(call=_check_env)
@@ -57,8 +63,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a YAML file, or the name of one that is shipped (quickstart)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as seed=1 env.id=ALE/Pong-v5")
+    parser.add_argument(
+        "config", help="a YAML file, or the name of one that is shipped (quickstart)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as seed=1 env.id=ALE/Pong-v5"
+    )
 
 
 def find_config(name: str) -> Path:
@@ -92,8 +102,8 @@ def _train(options: argparse.Namespace) -> None:
     result = train(config)
     score = result["eval"]
     print(
-        f"{config.agent} on {result['env_id']}: return {score['mean']:.2f} ± {score['std']:.2f} over "
-        f"{score['episodes']} episodes after {result['env_steps']:,} env steps "
+        f"{config.agent} on {result['env_id']}: return {score['mean']:.2f} ± {score['std']:.2f} "
+        f"over {score['episodes']} episodes after {result['env_steps']:,} env steps "
         f"({result['wall_time_s']:.0f} s); see {config.run_dir}"
     )
 
@@ -139,7 +149,9 @@ def _replay_stats(options: argparse.Namespace) -> None:
 
     folder = options.dir / "replay" if (options.dir / "replay").is_dir() else options.dir
     if not (folder / "data").is_dir():
-        raise ReplayError(f"{options.dir}: expected a replay store (a folder with data/), found none")
+        raise ReplayError(
+            f"{options.dir}: expected a replay store (a folder with data/), found none"
+        )
     print(format_stats(ReplayStore(folder).stats()))
 
 

@@ -1,8 +1,8 @@
 """Collectors where the config wants them: in this process, or as Ray actors beside the learners.
 
-`LocalCollectors` and `RemoteCollectors` share one interface (begin a fragment, finish it, publish new
-weights), so the loop cannot tell them apart. Actors get weights by one `ray.put` per version and send
-back only receipts; frames go straight from an actor to the replay store.
+`LocalCollectors` and `RemoteCollectors` share one interface (begin a fragment, finish it, publish
+new weights), so the loop cannot tell them apart. Actors get weights by one `ray.put` per version
+and send back only receipts; frames go straight from an actor to the replay store.
 """
 
 import os
@@ -85,7 +85,7 @@ class LocalCollectors:
 
 
 class CollectorActor:
-    """A collector, a world model to observe with and a policy network, in a process of their own."""
+    """A collector, a world model and a policy network to act with, in a process of their own."""
 
     def __init__(self, config: Config, index: int) -> None:
         """Build everything; weights come with the first `collect` that needs them.
@@ -93,7 +93,9 @@ class CollectorActor:
         Ray runs this again when it restarts the actor after a crash.
         """
         torch.set_num_threads(1)
-        store = ReplayStore(config.run_dir / "replay", env_id=config.env.id or config.env.factory or "")
+        store = ReplayStore(
+            config.run_dir / "replay", env_id=config.env.id or config.env.factory or ""
+        )
         incarnation = next_incarnation(store, index)
         self.collector = Collector(
             config.env, config.collect, store, config.seed, index, incarnation
@@ -127,7 +129,8 @@ class CollectorActor:
 class RemoteCollectors:
     """N collector actors. The next fragment is collected while the learners work on the last.
 
-    An actor that dies is restarted by Ray; what it had committed counts, the rest is collected again.
+    An actor that dies is restarted by Ray; what it had committed counts, the rest is collected
+    again.
     """
 
     def __init__(self, run: Run, store: ReplayStore) -> None:
@@ -162,14 +165,16 @@ class RemoteCollectors:
         share, promise = self.begun[index]
         for _ in range(100):
             try:
-                return _add_steps(ray.get(promise), share)
+                receipt: Receipt = ray.get(promise)
+                return receipt
             except (ray.exceptions.RayActorError, ray.exceptions.ActorUnavailableError):
                 self.actor_restarts += 1
-                missing = share - self._committed(index)
                 self.run.progress.print(f"collector {index} died; Ray restarts it")
-                promise = self.actors[index].collect.remote(
-                    missing, self.total, self.weights_in_use
-                )
+                committed = self._committed(index)
+                if committed:
+                    # it died after its one commit: nothing is missing but the scores
+                    return Receipt(committed, [], [], 0, 0, 0.0)
+                promise = self.actors[index].collect.remote(share, self.total, self.weights_in_use)
         raise CollectError(
             f"collector {index}: expected it to come back, but it died 100 times in one fragment; "
             f"look at the actor's log for the reason"
@@ -198,12 +203,6 @@ class RemoteCollectors:
         """End the actors."""
         for actor in self.actors:
             ray.kill(actor)
-
-
-def _add_steps(receipt: Receipt, share: int) -> Receipt:
-    """The receipt of a whole share, whatever part of it this last call collected."""
-    values = {name: getattr(receipt, name) for name in Receipt.__dataclass_fields__}
-    return Receipt(**{**values, "steps": share})
 
 
 # -- weights on the move --------------------------------------------------------------------------
@@ -238,7 +237,7 @@ def evaluate_snapshot(config: Config, weights: State, index: int) -> EvalResult:
     torch.set_num_threads(1)
     probe = make_env(config.env)
     world_model, module = build_acting(config, probe.observation_space, probe.action_space)
-    probe.close()
+    probe.close()  # type: ignore[no-untyped-call]
     load_snapshot(weights, world_model, module)
     policy = LatentPolicy(
         world_model,

@@ -1,8 +1,8 @@
 """The model-free baselines, run like every other agent: same command, same folder, same evaluation.
 
-Stock RLlib algorithms (`agents.model_free`) on the same env section of the same config. The only loop
-here is train, evaluate, checkpoint; steps are counted by the environment itself. A random agent is the
-floor of every comparison.
+Stock RLlib algorithms (`agents.model_free`) on the same env section of the same config. The only
+loop here is train, evaluate, checkpoint; steps are counted by the environment itself. A random
+agent is the floor of every comparison.
 """
 
 from typing import Any
@@ -31,10 +31,12 @@ def train(run: Run) -> dict[str, Any]:
         torch.set_num_threads(config.run.threads)
     probe = make_env(config.env)
     observation_space, action_space = probe.observation_space, probe.action_space
-    probe.close()
+    probe.close()  # type: ignore[no-untyped-call]
     if config.agent == "random":
         run.env_steps = config.env_steps
-        return run.finish(_judge(run, RandomPolicy(action_space, seed(config.seed, "random")), True))
+        return run.finish(
+            _judge(run, RandomPolicy(action_space, seed(config.seed, "random")), True)
+        )
     agent = ModelFree(
         "ppo" if config.agent == "ppo" else "dqn",
         config.ppo if config.agent == "ppo" else config.dqn,
@@ -60,7 +62,11 @@ def train(run: Run) -> dict[str, Any]:
             if not done and _crossed(evaluated, run.env_steps, config.evaluate.every_steps):
                 evaluated = run.env_steps
                 _judge(run, agent.policy(), last=False)
-            if done or run.stopping or _crossed(saved, run.env_steps, config.run.checkpoint_every_steps):
+            if (
+                done
+                or run.stopping
+                or _crossed(saved, run.env_steps, config.run.checkpoint_every_steps)
+            ):
                 saved = run.env_steps
                 run.save({"agent": agent.get_state()})
         if run.env_steps < config.env_steps:

@@ -1,13 +1,13 @@
 """Collector: real environments and an acting policy in, committed replay fragments out.
 
 It steps a vector of environments in one batch, cuts what it sees into fragments (at episode ends,
-every `fragment_steps`, every `fragment_s` seconds and when a call returns) and writes them straight to
-the replay store; only a small receipt goes back. It is a plain class: `train.py` uses it in process or
-turns it into a Ray actor. It knows nothing of learning.
+every `fragment_steps`, every `fragment_s` seconds and when a call returns) and writes them straight
+to the replay store; only a small receipt goes back. It is a plain class: `train.py` uses it in
+process or turns it into a Ray actor. It knows nothing of learning.
 
-An episode is made repeatable by its seed and its actions, so a collector's state is small: on resume
-the open episodes are played again, and an environment that does not come out where it was is counted
-and starts a new episode instead.
+An episode is made repeatable by its seed and its actions, so a collector's state is small: on
+resume the open episodes are played again, and an environment that does not come out where it was is
+counted and starts a new episode instead.
 """
 
 import time
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs import EnvSettings, VectorEnv
@@ -92,11 +93,12 @@ class Collector:
         self.is_first = np.ones(settings.num_envs, np.bool_)
         self.policy: ActingPolicy | None = None
         space = self.vector.single_action_space
+        action_shape: tuple[int, ...] = space.shape or ()
         rows = settings.fragment_steps + 1
         e, obs_space = settings.num_envs, self.vector.single_observation_space
         self._obs = np.zeros((e, rows, *obs_space.shape), obs_space.dtype)
-        action_dtype = np.int64 if space.dtype is None or np.issubdtype(space.dtype, np.integer) else np.float32
-        self._actions = np.zeros((e, rows, *space.shape), action_dtype)
+        action_dtype = np.int64 if isinstance(space, spaces.Discrete) else np.float32
+        self._actions = np.zeros((e, rows, *action_shape), action_dtype)
         self._rewards = np.zeros((e, rows), np.float32)
         self._flags = np.zeros((3, e, rows), np.bool_)
         self._all = np.arange(e)
@@ -107,6 +109,8 @@ class Collector:
 
     def collect(self, steps: int, policy: ActingPolicy, env_steps_total: int) -> Receipt:
         """Take `steps` environment steps with `policy` and commit them as one segment.
+
+        Crashed steps do not count; making up for them may take a few steps more than asked for.
 
         Args:
             steps: a multiple of the number of environments.
@@ -130,7 +134,7 @@ class Collector:
         lengths: list[int] = []
         taken = 0
         while taken < steps:
-            taken += self._step(policy, fragments, returns, lengths, steps - taken)
+            taken += self._step(policy, fragments, returns, lengths)
         total = env_steps_total + taken
         for i in range(e):
             self._cut(i, fragments, ended=False)
@@ -145,7 +149,6 @@ class Collector:
         fragments: list[Episode],
         returns: list[float],
         lengths: list[int],
-        wanted: int,
     ) -> int:
         """One step of every environment; returns how many of them counted."""
         obs = self.vector.obs
@@ -153,7 +156,6 @@ class Collector:
         at = np.fromiter((slot.rows for slot in self.slots), np.int64, len(self.slots))
         result = self.vector.step(actions)
         kept = self._all if not result.crashed.any() else np.flatnonzero(~result.crashed)
-        kept = kept[:wanted]
         self._obs[kept, at[kept]] = obs[kept]
         self._actions[kept, at[kept]] = actions[kept]
         self._rewards[kept, at[kept]] = result.rewards[kept]
@@ -173,7 +175,10 @@ class Collector:
                 self._obs[i, slot.rows] = result.obs[i]
                 self._cut(int(i), fragments, ended=True)
                 self._start_episode(int(i))
-            elif slot.rows == self.settings.fragment_steps or now - slot.opened_s > self.settings.fragment_s:
+            elif (
+                slot.rows == self.settings.fragment_steps
+                or now - slot.opened_s > self.settings.fragment_s
+            ):
                 self._cut(int(i), fragments, ended=False)
         for i in np.flatnonzero(result.crashed):
             self._cut(int(i), fragments, ended=False)
@@ -181,7 +186,7 @@ class Collector:
         return len(kept)
 
     def _cut(self, i: int, fragments: list[Episode], ended: bool) -> None:
-        """Close slot i's rows as a fragment, with the final observation if the episode has ended."""
+        """Close slot i's rows as a fragment, with the final observation if the episode ended."""
         slot = self.slots[i]
         if slot.rows:
             n = slot.rows + int(ended)
@@ -241,7 +246,12 @@ class Collector:
             }
             for slot in self.slots
         ]
-        return {"incarnation": self.incarnation, "slots": slots, "is_first": self.is_first.copy(), "obs": self.vector.obs.copy()}
+        return {
+            "incarnation": self.incarnation,
+            "slots": slots,
+            "is_first": self.is_first.copy(),
+            "obs": self.vector.obs.copy(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Play the open episodes again, so that collecting goes on as if it had never stopped."""
@@ -259,8 +269,9 @@ class Collector:
             self.vector.reset(i, self._episode_seed(i, saved["episode"]))
         expected: NDArray[np.generic] = state["obs"]
         for i, slot in enumerate(self.slots):
-            self.vector.replay(i, slot.actions)
-            if np.array_equal(self.vector.obs[i], expected[i]):
+            if self.vector.replay(i, slot.actions) and np.array_equal(
+                self.vector.obs[i], expected[i]
+            ):
                 self.is_first[i] = bool(state["is_first"][i])
             else:
                 self.unrepeatable += 1
@@ -286,4 +297,3 @@ def _stamp(fragment: Episode, env_steps_total: int) -> Episode:
     """The same fragment with the run's step count at commit."""
     values = {name: getattr(fragment, name) for name in Episode.__dataclass_fields__}
     return Episode(**{**values, "env_steps_total": env_steps_total})
-

@@ -2,8 +2,8 @@
 
 Every run is a process of its own, started by the same command a user would type, in
 `<out>/<agent>/seed<N>`. Finished runs are kept and half-done ones resume, so a comparison survives
-being stopped. All agents share the env section, the evaluation seeds and the count of steps (prefill
-included). The report shows every seed.
+being stopped. All agents share the env section, the evaluation seeds and the count of steps
+(prefill included). The report shows every seed.
 """
 
 import json
@@ -23,8 +23,9 @@ from rich.table import Table
 from mbrl import provenance
 from mbrl.config import Config, load
 from mbrl.errors import ConfigError, MbrlError
-from mbrl.report import RunRecord, write_compare_report
 from mbrl.plots import plot_curves
+from mbrl.records import RunRecord
+from mbrl.report import write_compare_report
 from mbrl.stats import align, iqm, steps_ratio, stratified_bootstrap_ci
 
 AGENTS = ("dream", "ppo", "dqn", "random")
@@ -61,8 +62,8 @@ def compare(
     unknown = [name for name in agents if name not in AGENTS]
     if unknown or seeds < 1 or jobs < 1 or len(set(agents)) != len(agents):
         raise ConfigError(
-            f"compare: expected distinct agents out of {', '.join(AGENTS)} and at least one seed and "
-            f"job, got agents {','.join(agents)}, {seeds} seeds, {jobs} jobs"
+            f"compare: expected distinct agents out of {', '.join(AGENTS)}, at least one seed "
+            f"and job, got agents {','.join(agents)}, {seeds} seeds, {jobs} jobs"
         )
     given = [*overrides, *([f"env_steps={env_steps}"] if env_steps else [])]
     config = load(config_path, given)
@@ -71,7 +72,9 @@ def compare(
     folder = out or Path("runs") / f"compare-{config.name}"
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    wanted = [(agent, seed, folder / agent / f"seed{seed}") for seed in range(seeds) for agent in agents]
+    wanted = [
+        (agent, seed, folder / agent / f"seed{seed}") for seed in range(seeds) for agent in agents
+    ]
     with ThreadPoolExecutor(jobs) as pool:
         runs = [
             pool.submit(_run, config_path, given, *one, config.env_steps, jobs, console)
@@ -79,7 +82,9 @@ def compare(
         ]
         failed = [problem for run in runs if (problem := run.result())]
     if failed:
-        raise MbrlError("compare: " + "; ".join(failed) + ". The same command goes on with the rest.")
+        raise MbrlError(
+            "compare: " + "; ".join(failed) + ". The same command goes on with the rest."
+        )
     return _report(config, config_path, given, list(agents), seeds, wanted, folder, console)
 
 
@@ -114,7 +119,8 @@ def _run(
     if code == 0:
         return f"{agent} seed {seed} was stopped before its end"
     last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
-    return f"{agent} seed {seed} failed with exit code {code}: {' '.join(last)} (all of it: {log_path})"
+    why = f"{' '.join(last)} (all of it: {log_path})"
+    return f"{agent} seed {seed} failed with exit code {code}: {why}"
 
 
 def _report(
@@ -144,7 +150,9 @@ def _report(
     (folder / "result.json").write_text(json.dumps(result, indent=1))
     curves = {agent: [run.curve for run in runs] for agent, runs in by_agent.items()}
     plot_curves(folder / "curves.png", curves, title=str(result["env_id"]))
-    films = [sorted((run.run_dir / "videos").glob("*.mp4"))[-1:] for run in by_agent.get("dream", [])]
+    films = [
+        sorted((run.run_dir / "videos").glob("*.mp4"))[-1:] for run in by_agent.get("dream", [])
+    ]
     report = write_compare_report(
         folder / "report.html", result, records, [film for last in films[:1] for film in last]
     )
@@ -156,7 +164,7 @@ def _report(
 
 
 def summarise(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """Scores of one agent over its seeds: final returns, IQM with interval, mean curve, each seed."""
+    """Scores of one agent over its seeds: final returns, IQM with interval, curves."""
     returns = [float(run.evaluation["mean"]) for run in runs]
     low, high = stratified_bootstrap_ci([returns], rng=np.random.default_rng(0))
     grid, scores = align([run.curve for run in runs])
@@ -178,12 +186,13 @@ def summarise(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _ratio(by_agent: dict[str, list[RunRecord]], agents: list[str]) -> dict[str, Any] | None:
-    """Steps the best rival needs for its own final score, over those the first agent needs for it."""
+    """Steps the best rival needs for its own final score, over those the first agent needs."""
     rivals = {agent: runs for agent, runs in by_agent.items() if agent not in (agents[0], "random")}
     if not rivals:
         return None
     finals = {
-        agent: float(np.mean([run.evaluation["mean"] for run in runs])) for agent, runs in rivals.items()
+        agent: float(np.mean([run.evaluation["mean"] for run in runs]))
+        for agent, runs in rivals.items()
     }
     best = max(finals, key=lambda agent: finals[agent])
     ratio = steps_ratio(

@@ -1,13 +1,14 @@
 """The picture that shows whether a world model understands its game.
 
-Three rows for a few real sequences: what happened, the model's free-running sample of each frame it has
-seen, and an open-loop dream: after a few frames of context only the real actions are given, never
-another frame. Pixels are sampled from p(x | z, h); nothing is teacher-forced, so a decoder cannot copy
-an object the code does not hold.
+Three rows for a few real sequences: what happened, the model's free-running sample of each frame it
+has seen, and an open-loop dream: after a few frames of context only the real actions are given,
+never another frame. Pixels are sampled from p(x | z, h); nothing is teacher-forced, so a decoder
+cannot copy an object the code does not hold.
 """
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,10 @@ def newest_sequences(
         return None
     length = min(length, *(sum(part.rows for part in run) for run in runs))
     return arrival(
-        *(_last(runs, name, length) for name in ("obs", "actions", "rewards", "terminateds")),
+        obs=_last(runs, "obs", length),
+        actions=_last(runs, "actions", length),
+        rewards=_last(runs, "rewards", length),
+        terminateds=_last(runs, "terminateds", length),
         is_first=np.stack([np.arange(length + 1) == 1 for _ in runs]),
     )
 
@@ -73,8 +77,8 @@ def _joined(fragments: list[Episode]) -> list[Episode]:
     return run[::-1]
 
 
-def _last(runs: list[list[Episode]], name: str, length: int) -> Array:
-    """The last `length` rows of each run after one row of padding, stacked: (B, length + 1, ...)."""
+def _last(runs: list[list[Episode]], name: str, length: int) -> Any:
+    """The last `length` rows of each run after one of padding, stacked: (B, length + 1, ...)."""
     rows = [np.concatenate([getattr(part, name) for part in run])[-length:] for run in runs]
     return np.stack([np.concatenate([np.zeros_like(row[:1]), row]) for row in rows])
 

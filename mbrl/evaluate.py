@@ -1,8 +1,8 @@
 """Evaluation: an exact number of episodes on the real environment, with seeds fixed in advance.
 
-The same function judges dream agents and baselines. Episode i always starts from the same seed, every
-episode counts exactly once, and none is dropped for being long, so short (bad) episodes cannot crowd
-out long ones.
+The same function judges dream agents and baselines. Episode i always starts from the same seed,
+every episode counts exactly once, and none is dropped for being long, so short (bad) episodes
+cannot crowd out long ones.
 """
 
 from dataclasses import dataclass
@@ -66,7 +66,8 @@ def evaluate(
         env: the real environment.
         episodes: how many; episode i is seeded by (root_seed, "evaluate", i).
         root_seed: seed of the evaluation, the same for every agent that is compared.
-        num_envs: slots stepped together; the result does not depend on it for a deterministic policy.
+        num_envs: slots stepped together; the result does not depend on it for a deterministic
+            policy.
         explore: sample the policy's actions instead of taking the most likely.
 
     Raises:
@@ -86,7 +87,9 @@ def evaluate(
         while any(episode >= 0 for episode in playing):
             result = vector.step(policy.act(vector.obs, is_first, explore))
             if result.crashed.any():
-                raise CollectError("evaluate: an environment crashed; expected all episodes to finish")
+                raise CollectError(
+                    "evaluate: an environment crashed; expected all episodes to finish"
+                )
             ended = result.terminateds | result.truncateds
             is_first = ended.copy()
             for slot, episode in enumerate(playing):

@@ -5,7 +5,7 @@ model's device); `DreamVectorEnv` is the same dream as a `gymnasium.vector.Vecto
 stock algorithm can train in it unchanged. No pixels are ever made here.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -77,14 +77,18 @@ class DreamEnv:
         return imagined.latent.features, imagined.reward, imagined.continue_prob, {}
 
 
-class DreamVectorEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], Any, NDArray[np.float32]]):
+class DreamVectorEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], Any, Any]):
     """The gymnasium face of a dream, with NEXT_STEP autoreset.
 
-    A dream terminates when a coin with the model's continue probability says so and is truncated after
-    `horizon` steps. The step after either is the reset: its action is ignored and its reward is zero.
+    A dream terminates when a coin with the model's continue probability says so and is truncated
+    after `horizon` steps. The step after either is the reset: its action is ignored and its reward
+    is zero.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "render_modes": [],
+    }
 
     def __init__(self, dream: DreamEnv, horizon: int) -> None:
         """Face `dream`, whose every rollout lasts at most `horizon` steps."""
@@ -111,11 +115,17 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], Any, NDArra
     def step(
         self, actions: Any
     ) -> tuple[
-        NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.bool_],
+        NDArray[np.bool_],
+        dict[str, Any],
     ]:
         """Imagine one step of the dreams that go on, and restart those that had ended."""
         dream, ended = self.dream, self.done.copy()
-        _, reward, continue_prob, _ = dream.step(torch.as_tensor(np.asarray(actions), device=dream.device))
+        _, reward, continue_prob, _ = dream.step(
+            torch.as_tensor(np.asarray(actions), device=dream.device)
+        )
         coin = torch.rand(self.num_envs, generator=dream.generator, device=dream.device)
         terminated = (coin >= continue_prob).cpu().numpy() & ~ended
         rewards = np.where(ended, np.float32(0), reward.cpu().numpy()).astype(np.float32)

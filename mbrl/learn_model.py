@@ -1,9 +1,9 @@
 """WorldModelLearner: replay batches in, gradient steps on the world model, dream starts out.
 
-One class does the work, in the training process or as N Ray actors that average gradients with torch
-DDP (`RemoteLearners`, same methods). Each learner samples from a ring of its own, filled by tailing the
-replay store, so no frame ever passes through the driver. The amount of learning is a count of replayed
-rows, never a time.
+One class does the work, in the training process or as N Ray actors that average gradients with
+torch DDP (`RemoteLearners`, same methods). Each learner samples from a ring of its own, filled by
+tailing the replay store, so no frame ever passes through the driver. The amount of learning is a
+count of replayed rows, never a time.
 """
 
 import socket
@@ -76,7 +76,6 @@ class WorldModelLearner:
             torch.manual_seed(seed(root_seed, "world_model"))
             self.model = WorldModel(observation_space, action_space, model).to(self.device)
         loss = _Loss(self.model)
-        # heads and encoder are always used; only a detached decoder leaves parameters without gradient
         self.loss: nn.Module = (
             nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
             if world_size > 1
@@ -94,7 +93,9 @@ class WorldModelLearner:
             obs_shape=observation_space.shape or (),
             obs_dtype=observation_space.dtype or np.dtype(np.uint8),
             action_shape=shape,
-            action_dtype=np.dtype(np.int64 if isinstance(action_space, spaces.Discrete) else np.float32),
+            action_dtype=np.dtype(
+                np.int64 if isinstance(action_space, spaces.Discrete) else np.float32
+            ),
             directory=ring_directory,
         )
 
@@ -118,7 +119,8 @@ class WorldModelLearner:
             Mean metrics, and the latest posterior latents (M, ...) that are not terminal.
 
         Raises:
-            TrainingError: a loss or gradient was not finite; the weights are those before that step.
+            TrainingError: a loss or gradient was not finite; the weights are those before that
+                step.
         """
         sums: Metrics = {}
         kept: list[Latent] = []
@@ -139,8 +141,9 @@ class WorldModelLearner:
         self.model.eval()
         if bad:
             raise TrainingError(
-                f"world model: {int(bad)} of {updates} updates had a loss or gradient that is not finite "
-                f"(they were not applied); lower learn_model.lr, or look at the rewards in replay"
+                f"world model: {int(bad)} of {updates} updates had a loss or gradient that is not "
+                f"finite (they were not applied); lower learn_model.lr, or look at the rewards "
+                f"in replay"
             )
         starts = Latent(
             torch.cat([latent.hidden for latent in kept])[-self.settings.max_starts :],
@@ -149,13 +152,13 @@ class WorldModelLearner:
         return {name: float(value) / updates for name, value in sums.items()}, starts
 
     def _update(self, batch: SequenceBatch) -> tuple[Metrics, Latent, Tensor]:
-        """One gradient step; the last value is 1 if it was skipped because something was not finite."""
+        """One gradient step; the last value is 1 if it was skipped as something was not finite."""
         loss, metrics, latent = self.loss(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         failed = (~torch.isfinite(norm)).float()
-        # the fused optimiser skips the step on the device when told so: no synchronisation, no damage
+        # the fused optimiser skips the step on the device when told so, without synchronising
         self.optimizer.found_inf = failed  # type: ignore[attr-defined]
         self.updates += 1
         warm = min(1.0, self.updates / max(1, self.settings.warmup_updates))
@@ -166,7 +169,9 @@ class WorldModelLearner:
 
     def model_state(self) -> dict[str, Tensor]:
         """The weights, on the CPU."""
-        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        return {
+            name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning continues from: weights, optimiser, streams, counters."""
@@ -192,7 +197,7 @@ class WorldModelLearner:
 
 
 class _LearnerActor(WorldModelLearner):
-    """A rank of the process group; built in two steps, because rank 0's address must be known first."""
+    """A rank of the process group, built in two steps: rank 0's address must be known first."""
 
     def __init__(self) -> None:
         """Wait for `start`."""
@@ -276,7 +281,7 @@ class RemoteLearners:
         return {**state, "ranks": ranks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Give every rank the same weights and its own streams (rank 0's, if the number has changed)."""
+        """Give every rank the weights and its own streams (rank 0's if their number differs)."""
         ranks = state.get("ranks") or []
         same = len(ranks) == self.count
         loads = []

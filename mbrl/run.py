@@ -3,8 +3,9 @@
     runs/<name>/config.yaml  provenance.json  metrics.jsonl  replay/  checkpoints/  videos/
                 result.json  report.html
 
-The same command on the same folder resumes; a different config on it is refused, except for settings
-that only say when to stop or where to show progress. The folder is locked while a run is at work.
+The same command on the same folder resumes; a different config on it is refused, except for
+settings that only say when to stop or where to show progress. The folder is locked while a run is
+at work.
 """
 
 import fcntl
@@ -23,7 +24,8 @@ from mbrl.config import Config
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.evaluate import EvalResult
 from mbrl.progress import MetricsLog, Progress
-from mbrl.report import RunRecord, write_run_report
+from mbrl.records import RunRecord
+from mbrl.report import write_run_report
 
 # may differ between the command that started a run and the one that resumes it
 _FREE = ("env_steps", "run", "name")
@@ -85,7 +87,8 @@ class Run:
         """Show progress, and turn SIGTERM and SIGINT into a request to stop safely."""
         self.progress.__enter__()
         self._handlers = {
-            number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)
+            number: signal.signal(number, self._ask_to_stop)
+            for number in (signal.SIGTERM, signal.SIGINT)
         }
         return self
 
@@ -190,7 +193,9 @@ class Run:
                     f"Resume with the same settings, or choose another folder with run.dir=..."
                 )
         _write_atomically(path, text)
-        _write_atomically(self.dir / "provenance.json", json.dumps(provenance.provenance(), indent=1))
+        _write_atomically(
+            self.dir / "provenance.json", json.dumps(provenance.provenance(), indent=1)
+        )
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:

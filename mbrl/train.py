@@ -1,9 +1,9 @@
 """THE LOOP: collect, learn the world model, learn the policy in its dream, evaluate; and again.
 
 `train` is the whole system on one screen; `Crew` holds the parts and gives each verb its body. What
-runs as Ray actors (collectors, evaluations, learners) stands behind the same interface as what runs in
-this process (`mbrl.actors`, `mbrl.learn_model`). All ratios are counts (replayed rows and imagined steps per collected step), so a result does
-not depend on how fast the machine is.
+runs as Ray actors (collectors, evaluations, learners) stands behind the same interface as what runs
+in this process (`mbrl.actors`, `mbrl.learn_model`). All ratios are counts (replayed rows and
+imagined steps per collected step), so a result does not depend on how fast the machine is.
 """
 
 from typing import Any
@@ -90,8 +90,10 @@ class Crew:
         self.device = pick_device(config.device)
         probe = make_env(config.env)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
-        probe.close()
-        self.store = ReplayStore(run.dir / "replay", env_id=config.env.id or config.env.factory or "")
+        probe.close()  # type: ignore[no-untyped-call]
+        self.store = ReplayStore(
+            run.dir / "replay", env_id=config.env.id or config.env.factory or ""
+        )
         state = run.resumed
         self.store.restore(state["replay"]["pins"] if state else [])
         self.learner = self._make_learner()

@@ -1,7 +1,8 @@
 """The stochastic code z: how raw network outputs become a distribution, a sample and a KL.
 
-Two kinds share one interface: groups of categoricals (DreamerV2, arXiv:2010.02193, the default) and a
-diagonal Gaussian (World Models 2018). Statistics are always float32, whatever the networks ran in.
+Two kinds share one interface: groups of categoricals (DreamerV2, arXiv:2010.02193, the default) and
+a diagonal Gaussian (World Models 2018). Statistics are always float32, whatever the networks ran
+in.
 """
 
 from typing import Protocol
@@ -14,7 +15,7 @@ from mbrl.world_model.settings import CodeSettings
 
 
 class Code(Protocol):
-    """What the model needs of a code; `raw` is the output of the encoder's or the prior's last layer."""
+    """What the model needs of a code; `raw` comes from the encoder's or the prior's last layer."""
 
     size: int
     raw_size: int
@@ -41,7 +42,7 @@ class CategoricalCode:
         self.size = self.raw_size = self.groups * self.classes
 
     def normalise(self, raw: Tensor) -> Tensor:
-        """Logits mixed with 1 % of the uniform, so that no KL is infinite; returns log-probabilities."""
+        """Log-probabilities, mixed with a little of the uniform so that no KL is infinite."""
         logits = raw.float().unflatten(-1, (self.groups, self.classes))
         probs = (1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes
         return probs.log().flatten(-2)

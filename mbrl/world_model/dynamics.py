@@ -1,9 +1,9 @@
 """The RNN h_t = f(h_{t-1}, z_{t-1}, a_{t-1}) and the prior p(z_t | h_t).
 
 In training all codes are known before the RNN runs, so a whole batch of sequences is one fused
-`nn.GRU` call. Where an episode ends inside a sequence the state must start anew: the sequence is cut
-there and the pieces become rows of a wider batch, which keeps both the single call and the exact
-reset. In a dream and when acting, `step` runs the same weights one step at a time.
+`nn.GRU` call. Where an episode ends inside a sequence the state must start anew: the sequence is
+cut there and the pieces become rows of a wider batch, which keeps both the single call and the
+exact reset. In a dream and when acting, `step` runs the same weights one step at a time.
 """
 
 import torch
@@ -48,10 +48,10 @@ class Dynamics(nn.Module):
         return self.prior_out(nn.functional.silu(self.prior_norm(self.prior_dense(hidden))))
 
     def step(self, hidden: Tensor, code: Tensor, action: Tensor) -> Tensor:
-        """Advance (N, D) states by one step; `code` (N, Z) and `action` (N, A) are those before it."""
-        gru = self.gru
-        inputs = nn.functional.linear(torch.cat([code, action], -1), gru.weight_ih_l0, gru.bias_ih_l0)
-        states = nn.functional.linear(hidden, gru.weight_hh_l0, gru.bias_hh_l0)
+        """Advance states (N, D) by one step from the code (N, Z) and action (N, A) before it."""
+        w_ih, w_hh, b_ih, b_hh = self.gru.all_weights[0]
+        inputs = nn.functional.linear(torch.cat([code, action], -1), w_ih, b_ih)
+        states = nn.functional.linear(hidden, w_hh, b_hh)
         reset_in, update_in, new_in = inputs.float().chunk(3, -1)
         reset_h, update_h, new_h = states.float().chunk(3, -1)
         reset = torch.sigmoid(reset_in + reset_h)

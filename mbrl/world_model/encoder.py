@@ -1,8 +1,8 @@
 """The VAE's encoder: a frame in, the parameters of q(z | x) out.
 
 Two things keep the code alive on game frames, where a static background drowns a few moving pixels
-(a plain encoder collapsed under every decoder tried): each convolution is normalised, and the encoder
-sees the frame minus the running mean frame.
+(a plain encoder collapsed under every decoder tried): each convolution is normalised, and the
+encoder sees the frame minus the running mean frame.
 """
 
 import torch
@@ -12,7 +12,7 @@ from mbrl.world_model.settings import EncoderSettings
 
 
 class MeanFrame(nn.Module):
-    """The running per-pixel mean of all frames trained on: a cumulative mean that becomes a moving one."""
+    """The running per-pixel mean of the frames trained on: cumulative first, then moving."""
 
     mean: Tensor
     batches: Tensor
@@ -43,12 +43,16 @@ class MeanFrame(nn.Module):
 class Encoder(nn.Module):
     """Convolutions, then one dense layer, then the raw parameters of the posterior.
 
-    The first convolution keeps the resolution if the frame is small (at most 16 pixels a side), so that
-    objects of one pixel survive; every other one halves it.
+    The first convolution keeps the resolution if the frame is small (at most 16 pixels a side), so
+    that objects of one pixel survive; every other one halves it.
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], raw_size: int, settings: EncoderSettings, context: int = 0
+        self,
+        shape: tuple[int, int, int],
+        raw_size: int,
+        settings: EncoderSettings,
+        context: int = 0,
     ) -> None:
         """Build for frames of `shape` (C, H, W) and an optional context vector of that size."""
         super().__init__()

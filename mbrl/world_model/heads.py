@@ -11,8 +11,9 @@ class Heads(nn.Module):
     """One hidden layer over the features, shared by a two-hot reward and a continue logit.
 
     The reward's bins are evenly spaced in symlog and the target is split linearly between its two
-    neighbours, so the expected reward is exact for any reward inside the limit. Both heads describe *arriving* at the state: the reward just received, and whether the state is terminal.
-    The reward's last layer starts at zero, so an untrained model promises nothing.
+    neighbours, so the expected reward is exact for any reward inside the limit. Both heads describe
+    *arriving* at the state: the reward just received, and whether the state is terminal. The
+    reward's last layer starts at zero, so an untrained model promises nothing.
     """
 
     bins: Tensor

@@ -68,8 +68,8 @@ def two_hot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tenso
 def inverse_cdf_sample(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Sample class indices with one uniform number each.
 
-    On CPU this is several times cheaper than drawing one exponential number per class, which is what
-    `torch.multinomial` and the Gumbel trick do.
+    On CPU this is several times cheaper than drawing one exponential number per class, which is
+    what `torch.multinomial` and the Gumbel trick do.
 
     Args:
         probs: (..., K), summing to 1.

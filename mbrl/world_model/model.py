@@ -1,8 +1,9 @@
 """The world model: VAE encoder, RNN dynamics, decoder and heads behind four methods.
 
 `loss` trains all of it on real sequences; `observe` follows a real environment one step at a time;
-`imagine_step` rolls the prior without observations; `decode` makes pictures. The model knows nothing
-of policies, of replay or of where its batches come from. The time convention is `SequenceBatch`'s.
+`imagine_step` rolls the prior without observations; `decode` makes pictures. The model knows
+nothing of policies, of replay or of where its batches come from. The time convention is
+`SequenceBatch`'s.
 """
 
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class ImaginedStep:
 
 
 class WorldModel(nn.Module):
-    """p(x_t, r_t, c_t | z_t, h_t) p(z_t | h_t), h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), q(z_t | x_t)."""
+    """Joint model of frames, rewards and endings: p(x, r, c | z, h) p(z | h) with q(z | x)."""
 
     def __init__(
         self,
@@ -72,7 +73,8 @@ class WorldModel(nn.Module):
         """Build for one environment's spaces.
 
         Raises:
-            ConfigError: the observation is not a uint8 image, or the action is neither Discrete nor a
+            ConfigError: the observation is not a uint8 image, or the action is neither Discrete nor
+                a
                 one-dimensional Box.
         """
         super().__init__()
@@ -83,7 +85,8 @@ class WorldModel(nn.Module):
             and len(observation_space.shape) == 3
         ):
             raise ConfigError(
-                f"world model: expected uint8 image observations (H, W, C), got {observation_space}; "
+                f"world model: expected uint8 images (H, W, C) as observations, got "
+                f"{observation_space}; "
                 f"wrap the environment so that it returns images"
             )
         height, width, channels = observation_space.shape
@@ -92,8 +95,8 @@ class WorldModel(nn.Module):
         self.levels = settings.decoder.levels or (2 if self.high == 1 else 16)
         if self.levels > self.high + 1:
             raise ConfigError(
-                f"world_model.decoder.levels: expected at most {self.high + 1}, the number of values a "
-                f"pixel takes here, got {self.levels}"
+                f"world_model.decoder.levels: expected at most {self.high + 1}, the number of "
+                f"values a pixel takes here, got {self.levels}"
             )
         self.discrete = isinstance(action_space, spaces.Discrete)
         if isinstance(action_space, spaces.Discrete):
@@ -102,15 +105,21 @@ class WorldModel(nn.Module):
             self.action_size = action_space.shape[0]
         else:
             raise ConfigError(
-                f"world model: expected a Discrete or one-dimensional Box action space, got {action_space}"
+                f"world model: expected a Discrete or one-dimensional Box action space, "
+                f"got {action_space}"
             )
         self.code = make_code(settings.code)
         self.feature_size = self.code.size + settings.hidden
         recurrent = settings.posterior == "recurrent"
         self.encoder = Encoder(
-            self.image_shape, self.code.raw_size, settings.encoder, settings.hidden if recurrent else 0
+            self.image_shape,
+            self.code.raw_size,
+            settings.encoder,
+            settings.hidden if recurrent else 0,
         )
-        self.dynamics = Dynamics(self.code, self.action_size, settings.hidden, settings.prior_hidden)
+        self.dynamics = Dynamics(
+            self.code, self.action_size, settings.hidden, settings.prior_hidden
+        )
         self.heads = Heads(self.feature_size, settings.heads)
         decoder_features = self.feature_size if settings.decoder.sees_hidden else self.code.size
         self.decoder = DECODERS[settings.decoder.kind](
@@ -127,7 +136,7 @@ class WorldModel(nn.Module):
         return (image.to(torch.int32) * self.levels // (self.high + 1)).to(torch.uint8)
 
     def to_pixels(self, levels: Tensor) -> Tensor:
-        """The one way out: levels (..., C, H, W) to uint8 (..., H, W, C), the middle of each level."""
+        """The one way out: levels (..., C, H, W) to uint8 (..., H, W, C), each level's middle."""
         if self.levels != self.high + 1:
             width = (self.high + 1) / self.levels
             levels = ((levels.float() + 0.5) * width - 0.5).round().to(torch.uint8)

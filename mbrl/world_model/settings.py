@@ -1,4 +1,4 @@
-"""Settings of the world model; imports nothing heavy, so a config can be checked in milliseconds."""
+"""Settings of the world model; imports nothing heavy, so that checking a config is quick."""
 
 from typing import Literal
 
@@ -14,7 +14,9 @@ class Settings(BaseModel):
 class EncoderSettings(Settings):
     """The VAE's encoder."""
 
-    channels: tuple[int, ...] = Field((16, 32), description="maps of each conv; all but the first halve the image")
+    channels: tuple[int, ...] = Field(
+        (16, 32), description="maps of each conv; all but the first halve the image"
+    )
     hidden: int = Field(128, ge=1, description="width of the dense layer before the code")
     norm: bool = Field(True, description="normalise after each conv; without it the code collapses")
     subtract_mean: bool = Field(True, description="encode the frame minus the running mean frame")
@@ -25,40 +27,60 @@ class CodeSettings(Settings):
 
     kind: Literal["categorical", "gaussian"] = "categorical"
     groups: int = Field(16, ge=1, description="categorical variables, or Gaussian dimensions")
-    classes: int = Field(16, ge=2, description="classes of each categorical variable; unused by gaussian")
-    unimix: float = Field(0.01, ge=0, lt=1, description="share of the uniform mixed into each categorical")
+    classes: int = Field(
+        16, ge=2, description="classes of each categorical variable; unused by gaussian"
+    )
+    unimix: float = Field(
+        0.01, ge=0, lt=1, description="share of the uniform mixed into each categorical"
+    )
 
 
 class DecoderSettings(Settings):
     """The observation likelihood p(x | z, h)."""
 
     kind: Literal["pixelcnn", "deconv"] = "pixelcnn"
-    likelihood: Literal["categorical", "mse"] = Field("categorical", description="mse is for deconv only")
+    likelihood: Literal["categorical", "mse"] = Field(
+        "categorical", description="mse is for deconv only"
+    )
     levels: int | None = Field(
         None, ge=2, le=256, description="intensity levels V; default: 2 for binary frames, else 16"
     )
     channels: int = Field(16, ge=1, description="PixelCNN: maps F of each stack; deconv: base maps")
-    layers: int = Field(2, ge=1, description="PixelCNN: gated layers L; the field reaches L + 1 rows up")
+    layers: int = Field(
+        2, ge=1, description="PixelCNN: gated layers L; the field reaches L + 1 rows up"
+    )
     map_channels: int = Field(16, ge=1, description="maps of the spatial condition")
     hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
-    input_dropout: float = Field(0.0, ge=0, lt=1, description="PixelCNN: whole pixels hidden from the stack")
-    fraction: float = Field(1.0, gt=0, le=1, description="share of the rows decoded in training, unbiased")
+    input_dropout: float = Field(
+        0.0, ge=0, lt=1, description="PixelCNN: whole pixels hidden from the stack"
+    )
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the rows decoded in training, unbiased"
+    )
     sees_hidden: bool = Field(True, description="condition on the time state h as well as on z")
 
 
 class KLSettings(Settings):
     """Kullback-Leibler terms (DreamerV3, arXiv:2301.04104, equation 5)."""
 
-    free_nats: float = Field(1.0, ge=0, description="nats per frame below which the KL is not pushed")
-    dynamics: float = Field(1.0, ge=0, description="weight of KL(stop(q) || p), which trains the prior")
-    representation: float = Field(0.1, ge=0, description="weight of KL(q || stop(p)), which trains the code")
+    free_nats: float = Field(
+        1.0, ge=0, description="nats per frame below which the KL is not pushed"
+    )
+    dynamics: float = Field(
+        1.0, ge=0, description="weight of KL(stop(q) || p), which trains the prior"
+    )
+    representation: float = Field(
+        0.1, ge=0, description="weight of KL(q || stop(p)), which trains the code"
+    )
 
 
 class HeadSettings(Settings):
     """Reward and continue heads."""
 
     hidden: int = Field(128, ge=1, description="width of the shared hidden layer")
-    reward_bins: int = Field(41, ge=3, description="bins of the two-hot reward; odd, so that 0 is a bin")
+    reward_bins: int = Field(
+        41, ge=3, description="bins of the two-hot reward; odd, so that 0 is a bin"
+    )
     reward_limit: float = Field(20.0, gt=0, description="largest |reward| the bins reach")
     reward_weight: float = Field(1.0, ge=0)
     continue_weight: float = Field(1.0, ge=0)
@@ -77,13 +99,17 @@ class WorldModelSettings(Settings):
     decoder: DecoderSettings = DecoderSettings()
     heads: HeadSettings = HeadSettings()
     kl: KLSettings = KLSettings()
-    joint: bool = Field(True, description="False: the encoder learns from pixels only (World Models, 2018)")
+    joint: bool = Field(
+        True, description="False: the encoder learns from pixels only (World Models, 2018)"
+    )
     bf16: bool = Field(True, description="run matrix products and convolutions in bfloat16")
 
     @model_validator(mode="after")
     def _consistent(self) -> "WorldModelSettings":
         if self.decoder.kind == "pixelcnn" and self.decoder.likelihood == "mse":
-            raise ValueError("decoder.likelihood: mse needs decoder.kind: deconv; PixelCNN is categorical")
+            raise ValueError(
+                "decoder.likelihood: mse needs decoder.kind: deconv; PixelCNN is categorical"
+            )
         if self.heads.reward_bins % 2 == 0:
             raise ValueError(f"heads.reward_bins must be odd, got {self.heads.reward_bins}")
         return self

@@ -1,7 +1,7 @@
 """Decoders: the observation likelihoods p(x | z, h) a world model can be trained with.
 
-To add one: a module with `log_prob(image, features)` and `sample(features, generator)`, and one line in
-`DECODERS`.
+To add one: a module with `log_prob(image, features)` and `sample(features, generator)`, and one
+line in `DECODERS`.
 """
 
 from typing import Protocol

@@ -20,7 +20,7 @@ class DeconvDecoder(nn.Module):
     def __init__(
         self, shape: tuple[int, int, int], levels: int, features: int, settings: DecoderSettings
     ) -> None:
-        """Build for images of `shape` (C, H, W) with `levels` values, and features (N, features)."""
+        """Build for images of `shape` (C, H, W) with `levels` values and (N, features)."""
         super().__init__()
         self.shape, self.levels = shape, levels
         self.gaussian = settings.likelihood == "mse"
@@ -54,7 +54,7 @@ class DeconvDecoder(nn.Module):
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(N, F) to (N, C, H, W) uint8 levels: the mean of the Gaussian, a draw of the categorical."""
+        """(N, F) to (N, C, H, W) uint8 levels: the Gaussian's mean, a draw of the categorical."""
         outputs = self._outputs(features)
         if self.gaussian:
             return (outputs.clamp(0, 1) * (self.levels - 1)).round().to(torch.uint8)

@@ -1,12 +1,14 @@
 """PixelCNN decoder: p(x | z, h) as a product over pixels, each conditioned on those before it.
 
-The code and the time state say *where* things are; what they look like is local and is this decoder's
-business (Gated PixelCNN, van den Oord et al., arXiv:1606.05328; the idea of pairing it with a VAE's
-code: PixelVAE, arXiv:1611.05013, and VLAE, arXiv:1611.02731). Two stacks of shifted convolutions, so
-that no mask is needed: the vertical one sees whole rows above, the horizontal one the row so far. With
-L layers a pixel depends on L + 1 rows above it and on the pixels up to L + 1 to its left, nothing else;
-a receptive field this small cannot place an object, which is why the condition enters not only as a
-global bias but also as a spatial map. Channels of one pixel are modelled in order by the head.
+The code and the time state say *where* things are; what they look like is local and is this
+decoder's business (Gated PixelCNN, van den Oord et al., arXiv:1606.05328; the idea of pairing it
+with a VAE's
+code: PixelVAE, arXiv:1611.05013, and VLAE, arXiv:1611.02731). Two stacks of shifted convolutions,
+so that no mask is needed: the vertical one sees whole rows above, the horizontal one the row so
+far. With L layers a pixel depends on L + 1 rows above it and on the pixels up to L + 1 to its left,
+nothing else; a receptive field this small cannot place an object, which is why the condition enters
+not only as a global bias but also as a spatial map. Channels of one pixel are modelled in order by
+the head.
 """
 
 import math
@@ -35,9 +37,10 @@ def gate(x: Tensor) -> Tensor:
 
 
 class SpatialCondition(nn.Module):
-    """(z, h) to a map of the image's size: dense to at most 5 x 5, then nearest-neighbour doublings.
+    """(z, h) to a map of the image's size: dense to at most 5 x 5, then nearest doublings.
 
-    Two coordinate channels are added at full size, so that position is never a matter of the borders.
+    Two coordinate channels are added at full size, so that position is never a matter of the
+    borders.
     """
 
     coordinates: Tensor
@@ -98,7 +101,7 @@ class PixelCNNDecoder(nn.Module):
     def __init__(
         self, shape: tuple[int, int, int], levels: int, features: int, settings: DecoderSettings
     ) -> None:
-        """Build for images of `shape` (C, H, W) with `levels` values, and features (N, features)."""
+        """Build for images of `shape` (C, H, W) with `levels` values and (N, features)."""
         super().__init__()
         self.shape, self.levels, self.input_dropout = shape, levels, settings.input_dropout
         channels, height, width = shape
@@ -109,16 +112,21 @@ class PixelCNNDecoder(nn.Module):
         self.spatial = SpatialCondition(settings.hidden, settings.map_channels, height, width)
         self.global_bias = nn.Linear(settings.hidden, 4 * maps * layers)
         self.local_bias = nn.Conv2d(settings.map_channels + 2, 4 * maps * layers, 1, bias=False)
-        # one more input channel marks what is inside the image, so padding differs from a black pixel
+        # one more input channel marks the inside of the image: padding is no black pixel
         inputs = channels * (1 if levels == 2 else levels)
         self.vertical_in = nn.Conv2d(inputs + 1, maps, (1, 3), padding=(0, 1))
         self.horizontal_in = nn.Conv2d(inputs + 1, maps, 1)
         self.stack = nn.ModuleList(GatedLayer(maps) for _ in range(layers))
         self.head = nn.Sequential(
-            nn.SiLU(), nn.Conv2d(maps, 2 * maps, 1), nn.SiLU(), nn.Conv2d(2 * maps, channels * levels, 1)
+            nn.SiLU(),
+            nn.Conv2d(maps, 2 * maps, 1),
+            nn.SiLU(),
+            nn.Conv2d(2 * maps, channels * levels, 1),
         )
         # within a pixel, the levels of channels before c shift the logits of channel c
-        self.chain = nn.Linear(channels * levels, channels * levels, bias=False) if channels > 1 else None
+        self.chain = (
+            nn.Linear(channels * levels, channels * levels, bias=False) if channels > 1 else None
+        )
         order = torch.arange(channels).repeat_interleave(levels)
         self.register_buffer("channel_order", (order.unsqueeze(1) > order), persistent=False)
         if self.chain is not None:
@@ -127,7 +135,9 @@ class PixelCNNDecoder(nn.Module):
     def _conditions(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Bias of each layer's vertical and horizontal gates, each (N, 2F, H, W)."""
         condition = self.condition(features)
-        bias = self.local_bias(self.spatial(condition)) + self.global_bias(condition)[..., None, None]
+        bias = (
+            self.local_bias(self.spatial(condition)) + self.global_bias(condition)[..., None, None]
+        )
         parts = bias.chunk(2 * len(self.stack), 1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
@@ -191,10 +201,11 @@ class PixelCNNDecoder(nn.Module):
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw free-running samples, (N, F) to (N, C, H, W) uint8 levels.
 
-        The Gumbel noise of every pixel is drawn once; then x <- argmax(logits(x) + noise) is repeated
-        until nothing changes. Each pixel depends only on earlier ones, so the fixed point is unique and
-        equal to what pixel-by-pixel sampling with the same noise gives, but game frames settle in tens
-        of passes instead of C * H * W (Wiggers & Hoogeboom, arXiv:2002.09928).
+        The Gumbel noise of every pixel is drawn once; then x <- argmax(logits(x) + noise) is
+        repeated until nothing changes. Each pixel depends only on earlier ones, so the fixed point
+        is unique and equal to what pixel-by-pixel sampling with the same noise gives, but game
+        frames settle in tens of passes instead of C * H * W (Wiggers & Hoogeboom,
+        arXiv:2002.09928).
         """
         conditions = self._conditions(features)
         noise = self.gumbel(len(features), features.device, generator)
