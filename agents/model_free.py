@@ -63,7 +63,8 @@ class CountSteps(gym.Wrapper[Any, Any, Any, Any]):
 
 def start_ray() -> None:
     """Start a small local Ray if this process has none (RLlib would start a larger one)."""
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # notices about its API stacks
+    for chatty in ("ray.rllib", "ray.tune"):  # notices about API stacks and slow set-up
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(
             include_dashboard=False,
