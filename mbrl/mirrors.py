@@ -1,8 +1,8 @@
 """Trackers that repeat `metrics.jsonl` elsewhere: TensorBoard, Weights & Biases, MLflow.
 
 A mirror gets scalars by name at a count of env steps and returns nothing; the run never reads one.
-If a mirror fails while the run is going, it is dropped with a warning in the log: a tracker that
-is down does not cost a day of training. The two services are extras and load only when asked for.
+A tracker that cannot be opened stops the run at its first line; one that fails later is dropped
+with a warning in the log, so that it does not cost a day of training. The two services are extras and load only when asked for.
 """
 
 import logging
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 from mbrl.errors import ConfigError
 
@@ -39,7 +40,7 @@ class Mirrors:
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
         """Send the finite scalars to every tracker that still works."""
         if self._open is None:
-            self._open = [opener(self._first_step) for opener in self._openers]
+            self._open = [_opened(opener, self._first_step) for opener in self._openers]
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         for mirror in list(self._open):
             try:
@@ -59,6 +60,16 @@ class Mirrors:
         for mirror in self._open or ():
             mirror.close()
         self._open = None
+
+
+def _opened(opener: Callable[[int | None], Mirror], first_step: int | None) -> Mirror:
+    try:
+        return opener(first_step)
+    except Exception as error:
+        raise ConfigError(
+            f"expected every tracker of the config to open, but one does not ({error}); "
+            "repair it, or turn it off (run.tensorboard, run.wandb, run.mlflow)"
+        ) from error
 
 
 class _TensorBoard:
@@ -83,7 +94,7 @@ class _WandB:
     def __init__(self, run_dir: Path, options: Mapping[str, Any]) -> None:
         wandb = _load("wandb")
         # The same identity after a resume, and a step axis of our own: W&B's must never go back.
-        identity = _identity(run_dir / "wandb_id", wandb.util.generate_id)
+        identity = _identity(run_dir / "wandb_id", lambda: uuid4().hex[:8])
         defaults = {"dir": str(run_dir), "id": identity, "resume": "allow", "name": run_dir.name}
         self._run = wandb.init(**{**defaults, **options})
         self._run.define_metric("env_steps")

@@ -179,6 +179,17 @@ def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(
     assert "tracker is down" in caplog.text
 
 
+def test_mirror_that_does_not_open_stops_the_run_with_the_way_out(tmp_path: Path) -> None:
+    def opener(first_step: int | None) -> Recorder:
+        raise ConnectionError("no such server")
+
+    with (
+        MetricsLog(tmp_path, mirrors=[opener]) as log,
+        pytest.raises(ConfigError, match=r"does not \(no such server\); repair it, or turn it off"),
+    ):
+        log.write("train", 1, {})
+
+
 def test_mirror_opened_after_a_truncation_knows_the_first_step_to_come(tmp_path: Path) -> None:
     opened: list[Recorder] = []
 
@@ -244,13 +255,13 @@ def test_wandb_keeps_its_identity_over_a_resume(
         started.append(options)
         return run
 
-    fake = SimpleNamespace(init=init, util=SimpleNamespace(generate_id=lambda: f"id{len(started)}"))
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     for step in (1, 2):
         opener = mirrors.wandb(tmp_path, project="p", mode="offline")
         with MetricsLog(tmp_path, mirrors=[opener]) as log:
             log.write("train", step, {"a/x": 3})
-    assert [options["id"] for options in started] == ["id0", "id0"]
+    assert len(started) == 2
+    assert len({options["id"] for options in started}) == 1
     assert started[0]["project"] == "p"
     assert logged == [{"a/x": 3.0, "env_steps": 1}, {"a/x": 3.0, "env_steps": 2}]
 
