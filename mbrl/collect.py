@@ -13,6 +13,7 @@ counted and starts a new episode instead.
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,12 @@ from numpy.typing import NDArray
 from envs import EnvSettings, VectorEnv
 from mbrl.acting import ActingPolicy
 from mbrl.config import CollectSettings
-from mbrl.episode import Episode
+from mbrl.episode import Array, Episode
 from mbrl.replay import ReplayStore
 from mbrl.seeding import seed
+
+_Cut = partial[Episode]
+"""A fragment that only lacks the run's step count, which is known when the call ends."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,21 @@ class Receipt:
 
 @dataclass
 class _Slot:
-    """The open episode of one environment, and the rows not yet written."""
+    """The open episode of one environment, up to the last cut.
+
+    Attributes:
+        episode: its number in this slot.
+        eps_id: its UUID.
+        t0: steps that were cut off as fragments.
+        total: rewards of those steps.
+        actions: of those steps, one array per fragment.
+    """
 
     episode: int = -1
     eps_id: str = ""
     t0: int = 0
-    rows: int = 0
-    actions: list[Any] = field(default_factory=list)
     total: float = 0.0
-    opened_s: float = 0.0
+    actions: list[Array] = field(default_factory=list)
 
 
 class Collector:
@@ -101,6 +111,8 @@ class Collector:
         self._actions = np.zeros((e, rows, *action_shape), action_dtype)
         self._rewards = np.zeros((e, rows), np.float32)
         self._flags = np.zeros((3, e, rows), np.bool_)
+        self._rows = np.zeros(e, np.int64)  # of each slot, not yet cut
+        self._opened_s = np.zeros(e)  # when each slot's fragment began
         self._all = np.arange(e)
         for i in range(e):
             self._start_episode(i)
@@ -129,90 +141,83 @@ class Collector:
         if policy is not self.policy:
             policy.reset(e)
             self.policy = policy
-        fragments: list[Episode] = []
+        cuts: list[_Cut] = []
         returns: list[float] = []
         lengths: list[int] = []
         taken = 0
         while taken < steps:
-            taken += self._step(policy, fragments, returns, lengths)
+            taken += self._step(policy, cuts, returns, lengths)
         total = env_steps_total + taken
         for i in range(e):
-            self._cut(i, fragments, ended=False)
-        stamped = [_stamp(fragment, total) for fragment in fragments]
-        self.store.commit(stamped, self.writer, total)
+            self._cut(i, cuts, ended=False)
+        self.store.commit([cut(env_steps_total=total) for cut in cuts], self.writer, total)
         seconds = time.monotonic() - began
         return Receipt(taken, returns, lengths, self.vector.restarts, self.unrepeatable, seconds)
 
     def _step(
-        self,
-        policy: ActingPolicy,
-        fragments: list[Episode],
-        returns: list[float],
-        lengths: list[int],
+        self, policy: ActingPolicy, cuts: list[_Cut], returns: list[float], lengths: list[int]
     ) -> int:
-        """One step of every environment; returns how many of them counted."""
+        """One step of every environment; returns how many of them counted.
+
+        Python runs per slot only where an episode or a fragment ends: in a small game anything done
+        for every slot and step costs as much as the game.
+        """
         obs = self.vector.obs
         actions = policy.act(obs, self.is_first)
-        at = np.fromiter((slot.rows for slot in self.slots), np.int64, len(self.slots))
         result = self.vector.step(actions)
-        kept = self._all if not result.crashed.any() else np.flatnonzero(~result.crashed)
-        self._obs[kept, at[kept]] = obs[kept]
-        self._actions[kept, at[kept]] = actions[kept]
-        self._rewards[kept, at[kept]] = result.rewards[kept]
-        for flag, values in enumerate((result.terminateds, result.truncateds, result.life_loss)):
-            self._flags[flag][kept, at[kept]] = values[kept]
+        here = (self._all, self._rows)
+        self._obs[here] = obs
+        self._actions[here] = actions
+        self._rewards[here] = result.rewards
+        self._flags[:, *here] = result.terminateds, result.truncateds, result.life_loss
+        counted = ~result.crashed
+        self._rows += counted  # what a crashed slot wrote is overwritten by its next step
         ended = result.terminateds | result.truncateds
-        self.is_first[:] = ended | result.crashed
-        now = time.monotonic()
-        for i in kept:
-            slot = self.slots[i]
-            slot.rows += 1
-            slot.actions.append(actions[i])
-            slot.total += float(result.rewards[i])
+        np.logical_or(ended, result.crashed, out=self.is_first)
+        full = self._rows == self.settings.fragment_steps
+        late = time.monotonic() - self._opened_s > self.settings.fragment_s
+        for i in np.flatnonzero(self.is_first | full | late).tolist():
             if ended[i]:
-                returns.append(slot.total)
-                lengths.append(len(slot.actions))
-                self._obs[i, slot.rows] = result.obs[i]
-                self._cut(int(i), fragments, ended=True)
-                self._start_episode(int(i))
-            elif (
-                slot.rows == self.settings.fragment_steps
-                or now - slot.opened_s > self.settings.fragment_s
-            ):
-                self._cut(int(i), fragments, ended=False)
-        for i in np.flatnonzero(result.crashed):
-            self._cut(int(i), fragments, ended=False)
-            self._start_episode(int(i))
-        return len(kept)
+                self._obs[i, self._rows[i]] = result.obs[i]
+            self._cut(i, cuts, ended=bool(ended[i]))
+            if ended[i]:
+                returns.append(self.slots[i].total)
+                lengths.append(self.slots[i].t0)
+            if self.is_first[i]:
+                self._start_episode(i)
+        return int(counted.sum())
 
-    def _cut(self, i: int, fragments: list[Episode], ended: bool) -> None:
+    def _cut(self, i: int, cuts: list[_Cut], ended: bool) -> None:
         """Close slot i's rows as a fragment, with the final observation if the episode ended."""
-        slot = self.slots[i]
-        if slot.rows:
-            n = slot.rows + int(ended)
+        slot, rows = self.slots[i], int(self._rows[i])
+        if rows:
+            n = rows + int(ended)
             if ended:
-                self._actions[i, slot.rows] = 0
-                self._rewards[i, slot.rows] = 0
-                self._flags[:, i, slot.rows] = False
+                self._actions[i, rows] = 0
+                self._rewards[i, rows] = 0
+                self._flags[:, i, rows] = False
+            actions, rewards = self._actions[i, :n].copy(), self._rewards[i, :n].copy()
             terminateds, truncateds, life_loss = self._flags[:, i, :n].copy()
-            version = self.policy.version if self.policy is not None else 0
-            fragments.append(
-                Episode(
+            cuts.append(
+                partial(
+                    Episode,
                     eps_id=slot.eps_id,
                     t0=slot.t0,
                     obs=self._obs[i, :n].copy(),
-                    actions=self._actions[i, :n].copy(),
-                    rewards=self._rewards[i, :n].copy(),
+                    actions=actions,
+                    rewards=rewards,
                     terminateds=terminateds,
                     truncateds=truncateds,
                     life_loss=life_loss,
-                    policy_version=version,
+                    policy_version=self.policy.version if self.policy is not None else 0,
                     ended=ended,
                 )
             )
-        slot.t0 += slot.rows
-        slot.rows = 0
-        slot.opened_s = time.monotonic()
+            slot.actions.append(actions[:rows])
+            slot.total += float(rewards.sum(dtype=np.float64))
+            slot.t0 += rows
+            self._rows[i] = 0
+        self._opened_s[i] = time.monotonic()
 
     # -- episodes ---------------------------------------------------------------------------------
 
@@ -227,8 +232,8 @@ class Collector:
         self.slots[i] = _Slot(
             episode=number,
             eps_id=str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
-            opened_s=time.monotonic(),
         )
+        self._opened_s[i] = time.monotonic()
         self.vector.reset(i, episode_seed)
         self.is_first[i] = True
 
@@ -242,7 +247,7 @@ class Collector:
                 "eps_id": slot.eps_id,
                 "t0": slot.t0,
                 "total": slot.total,
-                "actions": np.asarray(slot.actions, self._actions.dtype),
+                "actions": np.concatenate([self._actions[0, :0], *slot.actions]),
             }
             for slot in self.slots
         ]
@@ -263,13 +268,13 @@ class Collector:
                 eps_id=saved["eps_id"],
                 t0=saved["t0"],
                 total=saved["total"],
-                actions=list(saved["actions"]),
-                opened_s=time.monotonic(),
+                actions=[np.asarray(saved["actions"], self._actions.dtype)],
             )
+            self._opened_s[i] = time.monotonic()
             self.vector.reset(i, self._episode_seed(i, saved["episode"]))
         expected: NDArray[np.generic] = state["obs"]
         for i, slot in enumerate(self.slots):
-            if self.vector.replay(i, slot.actions) and np.array_equal(
+            if self.vector.replay(i, slot.actions[0]) and np.array_equal(
                 self.vector.obs[i], expected[i]
             ):
                 self.is_first[i] = bool(state["is_first"][i])
@@ -291,9 +296,3 @@ def next_incarnation(store: ReplayStore, index: int) -> int:
     """How many collectors with this index have written to the store before."""
     writers = {info.writer for info in store.segments()}
     return sum(writer.split("r")[0] == f"c{index}" for writer in writers)
-
-
-def _stamp(fragment: Episode, env_steps_total: int) -> Episode:
-    """The same fragment with the run's step count at commit."""
-    values = {name: getattr(fragment, name) for name in Episode.__dataclass_fields__}
-    return Episode(**{**values, "env_steps_total": env_steps_total})
