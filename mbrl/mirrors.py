@@ -2,7 +2,8 @@
 
 A mirror gets scalars by name at a count of env steps and returns nothing; the run never reads one.
 A tracker that cannot be opened stops the run at its first line; one that fails later is dropped
-with a warning in the log, so that it does not cost a day of training. The two services are extras and load only when asked for.
+with a warning in the log, so that it does not cost a day of training. The two services are extras
+and load only when asked for.
 """
 
 import logging
