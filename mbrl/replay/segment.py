@@ -37,6 +37,12 @@ from mbrl.replay.header import (
 ROW_GROUP_ROWS = 1024  # the smallest unit pyarrow can read back
 MAX_FRAGMENT_BYTES = (1 << 31) - 1  # offsets of an Arrow binary array are int32
 
+_PLAIN_COLUMNS = {
+    "rewards": np.dtype(np.float32),
+    "terminateds": np.dtype(bool),
+    "truncateds": np.dtype(bool),
+    "life_loss": np.dtype(bool),
+}
 _ARROW_TYPES = {"int64": pa.int64(), "float32": pa.float32()}
 
 
@@ -62,12 +68,13 @@ def encode_segment(
         ReplayError: the episodes do not fit in one segment or break the contract of `Episode`.
     """
     layout = layout_of(episodes, env_id)
+    obs_bytes = layout.obs_bytes
     for episode in episodes:
-        _check(episode, layout)
+        _check(episode, obs_bytes)
     fields = footer_fields(layout, [fragment_info(episode) for episode in episodes], sources)
     fields["sha256"] = _digest(fields, episodes)
     schema = _schema(layout)
-    table = pa.Table.from_batches([_record_batch(e, layout, schema) for e in episodes], schema)
+    table = _table(episodes, layout, schema)
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
@@ -194,23 +201,22 @@ def _schema(layout: Layout) -> pa.Schema:
     )
 
 
-def _check(episode: Episode, layout: Layout) -> None:
-    expected = {"rewards": "float32", "terminateds": "bool", "truncateds": "bool"}
-    for name, dtype in {**expected, "life_loss": "bool"}.items():
+def _check(episode: Episode, obs_bytes: int) -> None:
+    for name, dtype in _PLAIN_COLUMNS.items():
         column = getattr(episode, name)
-        if column.dtype.name != dtype or column.ndim != 1:
+        if column.dtype != dtype or column.ndim != 1:
             raise ReplayError(
-                f"{name}: expected (rows,) {dtype}, got {column.shape} {column.dtype.name}"
+                f"{name}: expected (rows,) {dtype.name}, got {column.shape} {column.dtype.name}"
             )
-    if episode.rows * layout.obs_bytes > MAX_FRAGMENT_BYTES:
+    if episode.rows * obs_bytes > MAX_FRAGMENT_BYTES:
         raise ReplayError(
-            f"expected fragments below 2 GiB, got {episode.rows} rows of {layout.obs_bytes} "
+            f"expected fragments below 2 GiB, got {episode.rows} rows of {obs_bytes} "
             "bytes; commit shorter fragments"
         )
     if not episode.ended:
         return
-    caused = ("actions", "rewards", "terminateds", "truncateds", "life_loss")
-    filled = [name for name in caused if np.any(getattr(episode, name)[-1])]
+    caused = ("actions", *_PLAIN_COLUMNS)
+    filled = [name for name in caused if getattr(episode, name)[-1].any()]
     if filled:
         raise ReplayError(
             f"episode {episode.eps_id}: expected zeros in the final row, which has no action, got "
@@ -234,25 +240,41 @@ def _little_endian(column: Array) -> Array:
     return np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<"))
 
 
-def _record_batch(episode: Episode, layout: Layout, schema: pa.Schema) -> pa.RecordBatch:
-    n = episode.rows
-    no_action = np.zeros(n, bool)
-    no_action[-1] = episode.ended
-    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(layout.obs_bytes)
-    frames = pa.py_buffer(_little_endian(episode.obs))
+def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa.Table:
+    """All rows, column by column: a fragment may be short, so what is done for each must be cheap.
+
+    Only frames stay in one chunk per fragment, for they may exceed an Arrow array together.
+    """
+    rows = np.array([episode.rows for episode in episodes])
+    ends = np.cumsum(rows)
+    no_action = np.zeros(ends[-1], bool)
+    no_action[ends - 1] = [episode.ended for episode in episodes]
+    t0 = np.array([episode.t0 for episode in episodes])
+    t = np.arange(ends[-1]) - np.repeat(ends - rows - t0, rows)
+    number = pa.array(np.repeat(np.arange(len(episodes)), rows))
+    offsets = np.arange(rows.max() + 1, dtype=np.int32) * np.int32(layout.obs_bytes)
     columns = [
-        pa.array([episode.eps_id] * n, pa.string()),
-        pa.array(np.arange(episode.t0, episode.t0 + n, dtype=np.int32)),
-        pa.Array.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), frames]),
-        _action_column(episode.actions, no_action, layout),
-        pa.array(episode.rewards, pa.float32(), mask=no_action),
-        pa.array(episode.terminateds),
-        pa.array(episode.truncateds),
-        pa.array(episode.life_loss),
-        pa.array(np.full(n, episode.policy_version, np.int64)),
-        pa.array(np.full(n, episode.env_steps_total, np.int64)),
+        pa.array([episode.eps_id for episode in episodes], pa.string()).take(number),
+        pa.array(t.astype(np.int32)),
+        pa.chunked_array([_frames(episode.obs, offsets) for episode in episodes]),
+        _action_column(_joined(episodes, "actions"), no_action, layout),
+        pa.array(_joined(episodes, "rewards"), pa.float32(), mask=no_action),
+        *(pa.array(_joined(episodes, n)) for n in ("terminateds", "truncateds", "life_loss")),
+        pa.array(np.repeat([episode.policy_version for episode in episodes], rows)),
+        pa.array(np.repeat([episode.env_steps_total for episode in episodes], rows)),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _joined(episodes: Sequence[Episode], name: str) -> Array:
+    joined: Array = np.concatenate([getattr(episode, name) for episode in episodes])
+    return joined
+
+
+def _frames(obs: Array, offsets: NDArray[np.int32]) -> pa.Array:
+    """One `binary` value per frame, without copying."""
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(_little_endian(obs))]
+    return pa.Array.from_buffers(pa.binary(), len(obs), buffers)
 
 
 def _action_column(actions: Array, null: NDArray[np.bool_], layout: Layout) -> pa.Array:
