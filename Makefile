@@ -21,7 +21,7 @@ help:
 	@sed -n 's/^#   //p' Makefile
 
 quickstart: $(VENV)/.installed
-	$(BIN)/mbrl quickstart
+	$(BIN)/mbrl compare quickstart --agents dream,ppo --seeds 1
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu and not bench"

@@ -21,7 +21,7 @@ from agents.dream_algorithm import DreamPPOAlgorithm, IdleEnv
 from agents.dream_learner import DreamPPOLearner, PolicyLearningError, State
 from agents.modules import LatentModule, latent_model_config, latent_spec
 from agents.settings import DreamPolicySettings
-from agents.tensor_env import ShareableTensorEnv, TensorEnv
+from agents.tensor_env import MovableTensorEnv, ShareableTensorEnv, TensorEnv
 
 __all__ = ["DreamPPO", "DreamPPOConfig", "PolicyLearningError"]
 
@@ -98,8 +98,11 @@ class DreamPPOConfig(PPOConfig):
 
 
 def _learn(learner: DreamPPOLearner, env: Any, rounds: int) -> dict[str, float]:
-    mine = env if not isinstance(env, list) else ray.get(env[learner._learner_index])
-    return learner.learn_in_dream(mine, rounds)
+    if isinstance(env, list):
+        env = ray.get(env[learner._learner_index])
+        if isinstance(env, MovableTensorEnv):
+            env = env.to(learner._device)
+    return learner.learn_in_dream(env, rounds)
 
 
 class DreamPPO:

@@ -67,3 +67,12 @@ class ShareableTensorEnv(TensorEnv, Protocol):
         process does not come back).
         """
         ...
+
+
+@runtime_checkable
+class MovableTensorEnv(TensorEnv, Protocol):
+    """A TensorEnv that can go to another device, such as a learner's GPU."""
+
+    def to(self, device: torch.device) -> TensorEnv:
+        """The same environments there; called in the process that is going to step them."""
+        ...

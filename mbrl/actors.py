@@ -255,13 +255,6 @@ def evaluate_snapshot(config: Config, weights: State, index: int) -> EvalResult:
 # -- the machine ----------------------------------------------------------------------------------
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device the learners in this process use."""
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
-
-
 def start_ray(config: Config) -> None:
     """Join or start Ray, if anything of this run is an actor."""
     needs = (

@@ -100,7 +100,7 @@ class EvaluateSettings(Settings):
     final_episodes: int = Field(50, ge=1, description="episodes of the last one")
     num_envs: int = Field(10, ge=1, description="environments stepped in one batch")
     explore: bool = Field(
-        True, description="sample actions, as in training; False takes the most likely"
+        False, description="sample actions, as in training, instead of taking the most likely"
     )
     seed: int = Field(
         1_000_000, ge=0, description="the same for every agent and run that is compared"

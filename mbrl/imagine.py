@@ -59,16 +59,27 @@ class DreamEnv:
         return self.latent.features
 
     def share(self, index: int, count: int) -> "DreamEnv":
-        """Part `index` of `count` equal parts, for one of several policy learners."""
-        generator = torch.Generator(self.device)
-        generator.manual_seed(self.generator.initial_seed() + index + 1)
-        return DreamEnv(
-            self.world_model,
-            self.action_space,
-            self.starts[index::count],
-            self.num_envs // count,
-            generator,
-        )
+        """Part `index` of `count` equal parts, for one of several policy learners.
+
+        Each part gets a random stream of its own, drawn anew at every call.
+        """
+        drawn = torch.randint(2**31, (), generator=self.generator, device=self.device)
+        generator = torch.Generator(self.device).manual_seed(int(drawn))
+        starts = self.starts[index::count]
+        size = self.num_envs // count
+        return DreamEnv(self.world_model, self.action_space, starts, size, generator)
+
+    def to(self, device: torch.device) -> "DreamEnv":
+        """The same dreams on another device; this one if it is there already.
+
+        The world model is moved, not copied: meant for a process that was sent the dream.
+        """
+        if self.device.type == device.type:
+            return self
+        generator = torch.Generator(device).manual_seed(self.generator.initial_seed())
+        starts = Latent(self.starts.hidden.to(device), self.starts.code.to(device))
+        model = self.world_model.to(device)
+        return DreamEnv(model, self.action_space, starts, self.num_envs, generator)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Imagine one step of all dreams: features (N, F), reward (N,), continue_prob (N,), {}."""

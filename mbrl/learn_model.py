@@ -28,6 +28,13 @@ from mbrl.world_model.settings import WorldModelSettings
 Space = spaces.Space[np.ndarray]
 
 
+def pick_device(wanted: str) -> torch.device:
+    """The device a learner in this process uses; "auto" takes a GPU if there is one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
 class _Loss(nn.Module):
     """`WorldModel.loss` as a forward pass, which is what DDP can wrap."""
 
@@ -70,7 +77,7 @@ class WorldModelLearner:
                 f"got {settings.batch_size}"
             )
         self.settings, self.store = settings, store
-        self.device = torch.device(device)
+        self.device = pick_device(device)
         self.batch_size = settings.batch_size // world_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed(root_seed, "world_model"))
@@ -211,7 +218,7 @@ class _LearnerActor(WorldModelLearner):
 
     def start(self, address: str, arguments: dict[str, Any], rank: int, world_size: int) -> None:
         """Join the group and build the learner."""
-        cuda = arguments["device"].startswith("cuda")
+        cuda = pick_device(arguments["device"]).type == "cuda"
         if world_size > 1:
             torch.distributed.init_process_group(
                 "nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=world_size

@@ -20,7 +20,6 @@ from mbrl.actors import (
     LocalCollectors,
     RemoteCollectors,
     evaluate_snapshot,
-    pick_device,
     snapshot,
     start_ray,
 )
@@ -29,7 +28,7 @@ from mbrl.config import Config
 from mbrl.dream_video import write_dream_video
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.imagine import DreamEnv
-from mbrl.learn_model import RemoteLearners, WorldModelLearner
+from mbrl.learn_model import RemoteLearners, WorldModelLearner, pick_device
 from mbrl.replay import ReplayStore
 from mbrl.run import Run
 from mbrl.seeding import seed
@@ -87,7 +86,6 @@ class Crew:
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         start_ray(config)
-        self.device = pick_device(config.device)
         probe = make_env(config.env)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         probe.close()  # type: ignore[no-untyped-call]
@@ -97,13 +95,14 @@ class Crew:
         state = run.resumed
         self.store.restore(state["replay"]["pins"] if state else [])
         self.learner = self._make_learner()
+        self.device = self.learner.model.device
         self.policy = DreamPPO(
             config.policy,
             self.learner.model.feature_size,
             self.action_space,
             seed(config.seed, "policy"),
             num_learners=config.learn_policy.num_learners,
-            device=self.device.type,
+            device=pick_device(config.device).type,
         )
         self.dream_generator = torch.Generator(self.device).manual_seed(seed(config.seed, "dream"))
         self.row_credit = self.dream_credit = 0.0
@@ -293,7 +292,7 @@ class Crew:
             "capacity_steps": config.replay.capacity_steps,
             "ring_directory": config.replay.ring_dir,
             "root_seed": config.seed,
-            "device": str(self.device),
+            "device": config.device,
         }
         if config.learn_model.num_learners:
             return RemoteLearners(arguments, config.learn_model)

@@ -126,6 +126,11 @@ class WorldModel(nn.Module):
             self.image_shape, self.levels, decoder_features, settings.decoder
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.heads.bins.device
+
     # -- conversions ------------------------------------------------------------------------------
 
     def to_levels(self, obs: Tensor) -> Tensor:
@@ -224,7 +229,7 @@ class WorldModel(nn.Module):
             The scalar loss; metrics as scalar tensors (nothing is synchronised); and the posterior
             latents (B, T, ...), detached, from which dreams may start.
         """
-        device = self.heads.bins.device
+        device = self.device
         if self.training:
             self.encoder.see(self._frames(torch.as_tensor(batch.obs, device=device).flatten(0, 1)))
         obs = torch.as_tensor(batch.obs, device=device)
