@@ -44,6 +44,8 @@ class CategoricalCode:
     def normalise(self, raw: Tensor) -> Tensor:
         """Log-probabilities, mixed with a little of the uniform so that no KL is infinite."""
         logits = raw.float().unflatten(-1, (self.groups, self.classes))
+        if self.unimix == 0:
+            return logits.log_softmax(-1).flatten(-2)
         probs = (1 - self.unimix) * logits.softmax(-1) + self.unimix / self.classes
         return probs.log().flatten(-2)
 

@@ -37,7 +37,8 @@ class Heads(nn.Module):
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Expected reward and probability of going on, both (...,)."""
         reward_logits, continue_logits = self(features)
-        return reward_logits.softmax(-1) @ self.bins, continue_logits.sigmoid()
+        # not a matrix product, which autocast would round to bfloat16
+        return (reward_logits.softmax(-1) * self.bins).sum(-1), continue_logits.sigmoid()
 
     def loss(self, features: Tensor, reward: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
         """Nats per row of the reward and of the continue flag, both (...,)."""

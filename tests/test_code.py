@@ -1,0 +1,94 @@
+import math
+
+import pytest
+import torch
+
+from mbrl.world_model.code import CategoricalCode, GaussianCode, make_code
+from mbrl.world_model.settings import CodeSettings
+
+
+def categorical(**settings):
+    return CategoricalCode(CodeSettings(**settings))
+
+
+def test_sizes_of_both_kinds():
+    code = make_code(CodeSettings(kind="categorical", groups=3, classes=5))
+    assert isinstance(code, CategoricalCode) and (code.size, code.raw_size) == (15, 15)
+    code = make_code(CodeSettings(kind="gaussian", groups=3))
+    assert isinstance(code, GaussianCode) and (code.size, code.raw_size) == (3, 6)
+
+
+def test_unimix_by_hand():
+    code = categorical(groups=1, classes=2, unimix=0.1)
+    probs = code.normalise(torch.tensor([100.0, -100.0])).exp()  # a softmax of exactly 1 and 0
+    torch.testing.assert_close(probs, torch.tensor([0.95, 0.05]))
+
+
+def test_log_probabilities_are_finite_without_unimix_as_well():
+    code = categorical(groups=1, classes=2, unimix=0.0)
+    params = code.normalise(torch.tensor([300.0, -300.0]))
+    assert torch.isfinite(params).all()
+    assert code.kl(params, params).item() == 0
+
+
+def test_no_kl_is_infinite_with_unimix():
+    code = categorical(groups=1, classes=2, unimix=0.01)
+    q, p = (code.normalise(torch.tensor([s * 1e4, -s * 1e4])) for s in (1, -1))
+    # 0.995 ln(0.995 / 0.005) + 0.005 ln(0.005 / 0.995)
+    assert code.kl(q, p).item() == pytest.approx(0.99 * math.log(199), rel=1e-4)
+
+
+def test_categorical_sample_is_one_hot_in_every_group():
+    code = categorical(groups=4, classes=6)
+    params = code.normalise(torch.randn(7, 24))
+    z = code.sample(params, torch.Generator().manual_seed(0)).unflatten(-1, (4, 6))
+    assert ((z == 0) | (z == 1)).all() and (z.sum(-1) == 1).all()
+
+
+def test_categorical_gradient_is_that_of_the_probabilities():
+    code = categorical(groups=1, classes=3, unimix=0.0)
+    raw = torch.tensor([0.2, -0.1, 0.5], requires_grad=True)
+    weights = torch.tensor([1.0, -2.0, 3.0])
+    (code.sample(code.normalise(raw), torch.Generator().manual_seed(0)) @ weights).backward()
+    straight = torch.tensor([0.2, -0.1, 0.5], requires_grad=True)
+    (straight.softmax(-1) @ weights).backward()
+    torch.testing.assert_close(raw.grad, straight.grad)
+
+
+def test_straight_through_sample_keeps_the_value_of_the_one_hot():
+    code = categorical(groups=2, classes=3)
+    params = code.normalise(torch.randn(5, 6, requires_grad=True))
+    with_grad = code.sample(params, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        without = code.sample(params, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(with_grad.detach(), without)
+
+
+def test_gaussian_log_std_stays_in_bounds():
+    code = GaussianCode(CodeSettings(kind="gaussian", groups=2))
+    params = code.normalise(torch.tensor([5.0, -5.0, 1e6, -1e6]))
+    assert params.tolist() == [5.0, -5.0, 2.0, -5.0]
+
+
+def test_gaussian_sample_is_mean_plus_scaled_noise():
+    code = GaussianCode(CodeSettings(kind="gaussian", groups=1))
+    params = torch.tensor([3.0, math.log(0.5)]).expand(100_000, 2)
+    z = code.sample(params, torch.Generator().manual_seed(0))
+    assert z.shape == (100_000, 1)
+    assert z.mean().item() == pytest.approx(3.0, abs=0.01)
+    assert z.std().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_gaussian_kl_by_hand():
+    code = GaussianCode(CodeSettings(kind="gaussian", groups=2))
+    q = torch.tensor([1.0, 1.0, math.log(2), math.log(2)])
+    p = torch.zeros(4)  # mean 0, log std 0
+    assert code.kl(q, p).item() == pytest.approx(4 - math.log(4), abs=1e-6)
+
+
+def test_statistics_are_float32_whatever_the_networks_ran_in():
+    for settings in (CodeSettings(groups=2, classes=3), CodeSettings(kind="gaussian", groups=2)):
+        code = make_code(settings)
+        raw = torch.randn(4, code.raw_size).bfloat16()
+        params = code.normalise(raw)
+        assert params.dtype == torch.float32 and code.sample(params).dtype == torch.float32

@@ -1,0 +1,64 @@
+import math
+
+import pytest
+import torch
+
+from mbrl.world_model.heads import Heads
+from mbrl.world_model.settings import HeadSettings
+
+
+def heads(**settings):
+    torch.manual_seed(0)
+    return Heads(6, HeadSettings(hidden=32, **settings))
+
+
+def test_bins_are_symmetric_and_reach_the_limit():
+    bins = heads(reward_bins=11, reward_limit=20.0).bins
+    torch.testing.assert_close(bins, -bins.flip(0), atol=1e-5, rtol=0)
+    assert bins[-1].item() == pytest.approx(20.0, rel=1e-5) and abs(bins[5].item()) < 1e-6
+
+
+def test_untrained_heads_promise_nothing_and_do_not_know_about_the_end():
+    reward, continue_prob = heads().predict(torch.randn(4, 6))
+    assert reward.abs().max() < 1e-5
+    assert continue_prob.tolist() == [0.5] * 4
+
+
+def test_untrained_loss_by_hand():
+    reward_loss, continue_loss = heads(reward_bins=41).loss(
+        torch.randn(2, 6), torch.tensor([0.0, 3.7]), torch.tensor([False, True])
+    )
+    torch.testing.assert_close(reward_loss, torch.full((2,), math.log(41)))
+    torch.testing.assert_close(continue_loss, torch.full((2,), math.log(2)))
+
+
+def test_heads_learn_rewards_between_bins_and_endings():
+    net = heads()
+    features = torch.eye(6)
+    reward = torch.tensor([0.0, 1.0, -1.0, 0.3, 7.3, 19.0])
+    terminated = torch.tensor([False, False, True, False, True, False])
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(600):
+        optimizer.zero_grad()
+        sum(part.mean() for part in net.loss(features, reward, terminated)).backward()
+        optimizer.step()
+    predicted, continue_prob = net.predict(features)
+    torch.testing.assert_close(predicted, reward, atol=0.1, rtol=0.02)
+    assert ((continue_prob < 0.5) == terminated).all()
+
+
+def test_rewards_are_float32_and_exact_under_autocast():
+    net = heads()
+    with torch.no_grad():  # all weight on the bin of the largest reward
+        net.out.bias[net.bins.numel() - 1] = 1e4
+    with torch.autocast("cpu", torch.bfloat16):
+        reward, continue_prob = net.predict(torch.randn(3, 6))
+    assert reward.dtype == continue_prob.dtype == torch.float32
+    torch.testing.assert_close(reward, net.bins[-1].expand(3))
+
+
+def test_leading_axes_are_free():
+    reward_loss, continue_loss = heads().loss(
+        torch.randn(2, 3, 6), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool)
+    )
+    assert reward_loss.shape == continue_loss.shape == (2, 3)

@@ -1,0 +1,139 @@
+"""Expected values are worked out by hand or from closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from mbrl.world_model.losses import (
+    categorical_kl,
+    free_nats,
+    gaussian_kl,
+    inverse_cdf_sample,
+    symexp,
+    symlog,
+    two_hot_cross_entropy,
+)
+
+
+def test_symlog_by_hand():
+    values = torch.tensor([0.0, math.e - 1, 1 - math.e, 99.0])
+    expected = torch.tensor([0.0, 1.0, -1.0, math.log(100)])
+    torch.testing.assert_close(symlog(values), expected)
+
+
+def test_symexp_undoes_symlog():
+    values = torch.linspace(-50, 50, 101)
+    torch.testing.assert_close(symexp(symlog(values)), values, rtol=1e-5, atol=1e-5)
+
+
+def test_categorical_kl_by_hand():
+    q = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    p = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
+    expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)  # the second group is equal: no nats
+    assert categorical_kl(q, p).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_categorical_kl_does_not_need_normalised_logits():
+    q, p = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
+    torch.testing.assert_close(categorical_kl(q + 3.0, p - 7.0), categorical_kl(q, p))
+
+
+def test_categorical_kl_is_summed_over_groups_and_kept_over_batch():
+    q, p = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
+    kl = categorical_kl(q, p)
+    assert kl.shape == (2, 3)
+    by_group = sum(categorical_kl(q[..., g : g + 1, :], p[..., g : g + 1, :]) for g in range(4))
+    torch.testing.assert_close(kl, by_group)
+
+
+def test_gaussian_kl_by_hand():
+    # KL(N(1, 2) || N(0, 1)) = (4 + 1 - 1 - ln 4) / 2; two such dimensions are summed
+    mean, std = torch.ones(2), torch.full((2,), 2.0)
+    kl = gaussian_kl(mean, std, torch.zeros(2), torch.ones(2))
+    assert kl.item() == pytest.approx(4 - math.log(4), abs=1e-6)
+
+
+def test_gaussian_kl_agrees_with_torch_distributions():
+    args = [torch.randn(6), torch.rand(6) + 0.1, torch.randn(6), torch.rand(6) + 0.1]
+    q, p = torch.distributions.Normal(*args[:2]), torch.distributions.Normal(*args[2:])
+    expected = torch.distributions.kl_divergence(q, p).sum()
+    torch.testing.assert_close(gaussian_kl(*args), expected)
+
+
+def test_free_nats_clips_the_mean_and_not_each_row():
+    kl = torch.tensor([0.0, 4.0])
+    assert free_nats(kl, 1.0).item() == 2.0
+    assert free_nats(kl, 3.0).item() == 3.0
+
+
+def test_free_nats_give_no_gradient_below_the_floor_and_full_gradient_above():
+    for floor, expected in ((3.0, 0.0), (1.0, 0.5)):
+        kl = torch.tensor([0.0, 4.0], requires_grad=True)
+        free_nats(kl, floor).backward()
+        assert kl.grad is not None and kl.grad.tolist() == [expected, expected]
+
+
+BINS = torch.tensor([-2.0, 0.0, 1.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("target", "weights"),
+    [
+        (1.0, [0.0, 0.0, 1.0, 0.0]),
+        (0.25, [0.0, 0.75, 0.25, 0.0]),
+        (-0.5, [0.25, 0.75, 0.0, 0.0]),
+        (3.0, [0.0, 0.0, 1 / 3, 2 / 3]),
+        (4.0, [0.0, 0.0, 0.0, 1.0]),
+        (-2.0, [1.0, 0.0, 0.0, 0.0]),
+        (99.0, [0.0, 0.0, 0.0, 1.0]),  # clamped to the outermost bin
+        (-99.0, [1.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_two_hot_weights_by_hand(target, weights):
+    logits = torch.tensor([0.1, -0.4, 1.2, 0.3])
+    expected = -(torch.tensor(weights) * logits.log_softmax(-1)).sum()
+    found = two_hot_cross_entropy(logits, torch.tensor(target), BINS)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_two_hot_loss_is_least_where_the_expected_value_is_the_target():
+    logits = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(400):
+        optimizer.zero_grad()
+        two_hot_cross_entropy(logits, torch.tensor(0.3), BINS).backward()
+        optimizer.step()
+    assert (logits.softmax(-1) @ BINS).item() == pytest.approx(0.3, abs=0.01)
+
+
+def test_inverse_cdf_sample_has_the_right_frequencies():
+    probs = torch.tensor([0.1, 0.0, 0.6, 0.3])
+    n = 200_000
+    drawn = inverse_cdf_sample(probs.expand(n, 4), torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn, minlength=4) / n
+    assert counts[1] == 0  # never a class of probability zero
+    # three standard deviations of a frequency
+    assert ((counts - probs).abs() <= 3 * (probs * (1 - probs) / n).sqrt()).all()
+
+
+def test_inverse_cdf_sample_is_never_out_of_range_whatever_the_rounding(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    probs = torch.rand(20_000, 37, generator=generator).softmax(-1)
+    for uniform in (0.0, 1 - 2**-24):  # the smallest and the largest number `rand` gives
+        monkeypatch.setattr(torch, "rand", lambda size, u=uniform, **_: torch.full(size, u))
+        drawn = inverse_cdf_sample(probs)
+        assert drawn.min() >= 0 and drawn.max() <= 36
+
+
+def test_inverse_cdf_sample_skips_impossible_classes_at_both_ends(monkeypatch):
+    probs = torch.tensor([0.0, 0.5, 0.5, 0.0])
+    for uniform, expected in ((0.0, 1), (1 - 2**-24, 2)):
+        monkeypatch.setattr(torch, "rand", lambda size, u=uniform, **_: torch.full(size, u))
+        assert inverse_cdf_sample(probs).item() == expected
+
+
+def test_inverse_cdf_sample_repeats_with_its_generator():
+    probs = torch.full((50, 8), 1 / 8)
+    drawn = [inverse_cdf_sample(probs, torch.Generator().manual_seed(5)) for _ in range(2)]
+    assert torch.equal(*drawn) and drawn[0].dtype == torch.int64
