@@ -31,10 +31,10 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.tune.registry import register_env
 
 from agents.action_heads import make_head
+from agents.episode_arrays import pack_episodes, unpack_episodes
 from agents.modules import PixelCatalog, PixelModule
 from agents.settings import DQNSettings, PPOSettings
 
@@ -390,54 +390,3 @@ class ModelFree:
             with contextlib.suppress(OSError):  # RLlib's result folder; only an empty one goes
                 Path(self._algo.logdir).rmdir()
             self._algo = None
-
-
-def pack_episodes(episodes: Any) -> dict[str, torch.Tensor]:
-    """Episodes of a replay buffer as flat tensors.
-
-    Returns:
-        `obs` (sum of steps + 1 per episode, ...), `actions` and `rewards` (sum of steps), and per
-        episode `steps`, `terminated`, `truncated`. Empty if there are no episodes.
-    """
-    kept = [episode for episode in episodes if len(episode) > 0]
-    if not kept:
-        return {}
-
-    def joined(name: str) -> torch.Tensor:
-        rows = [np.stack([np.asarray(x) for x in getattr(e, name)()]) for e in kept]
-        return torch.from_numpy(np.concatenate(rows))
-
-    return {
-        "obs": joined("get_observations"),
-        "actions": joined("get_actions"),
-        "rewards": joined("get_rewards").to(torch.float32),
-        "steps": torch.tensor([len(e) for e in kept]),
-        "terminated": torch.tensor([bool(e.is_terminated) for e in kept]),
-        "truncated": torch.tensor([bool(e.is_truncated) for e in kept]),
-    }
-
-
-def unpack_episodes(
-    packed: dict[str, torch.Tensor],
-    observation_space: gym.Space[Any],
-    action_space: gym.Space[Any],
-) -> list[SingleAgentEpisode]:
-    """The inverse of `pack_episodes`. Episodes that were still running stay without an ending."""
-    if not packed:
-        return []
-    steps = packed["steps"].tolist()
-    obs = packed["obs"].split([n + 1 for n in steps])
-    actions, rewards = packed["actions"].split(steps), packed["rewards"].split(steps)
-    return [
-        SingleAgentEpisode(
-            observations=list(obs[i].numpy()),
-            actions=list(actions[i].numpy()),
-            rewards=[float(r) for r in rewards[i]],
-            terminated=bool(packed["terminated"][i]),
-            truncated=bool(packed["truncated"][i]),
-            observation_space=observation_space,
-            action_space=action_space,
-            len_lookback_buffer=0,
-        )
-        for i in range(len(steps))
-    ]

@@ -16,6 +16,7 @@ MAY_IMPORT_RAY = {
     "mbrl/compare.py",
     "agents/dream_algorithm.py",
     "agents/dream_ppo.py",
+    "agents/episode_arrays.py",
     "agents/dream_learner.py",
     "agents/model_free.py",
     "agents/modules.py",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.model_free import ModelFree, dqn_config, pack_episodes, unpack_episodes
+from agents.episode_arrays import pack_episodes, unpack_episodes
+from agents.model_free import ModelFree, dqn_config
 from agents.settings import DQNSettings, PPOSettings
 
 # RLlib 2.60 uses parts of itself, of Ray and of gymnasium that these packages have deprecated.
