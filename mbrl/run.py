@@ -80,8 +80,13 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run's last evaluation is on disk."""
-        path = self.dir / "result.json"
-        return path.exists() and json.loads(path.read_text())["env_steps"] >= self.config.env_steps
+        done = (self.dir / "result.json").exists()
+        return done and self.result()["env_steps"] >= self.config.env_steps
+
+    def result(self) -> dict[str, Any]:
+        """What `result.json` holds."""
+        result: dict[str, Any] = json.loads((self.dir / "result.json").read_text())
+        return result
 
     def __enter__(self) -> Self:
         """Show progress, and turn SIGTERM and SIGINT into a request to stop safely."""

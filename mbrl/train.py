@@ -49,12 +49,16 @@ def train(config: Config) -> dict[str, Any]:
     """
     run = Run(config)
     with run:
+        if run.finished:
+            return run.result()
         if config.agent != "dream":
             return baseline.train(run)
         crew = Crew(run)
         try:
-            crew.collectors.begin(crew.first_steps(), run.env_steps)
-            while True:
+            more = run.env_steps < config.env_steps
+            if more:
+                crew.collectors.begin(crew.first_steps(), run.env_steps)
+            while more:
                 receipts = crew.collect()
                 replay = crew.refresh_replay()
                 more = run.env_steps < config.env_steps and not run.stopping
@@ -67,8 +71,6 @@ def train(config: Config) -> dict[str, Any]:
                 crew.evaluate(last=run.env_steps >= config.env_steps)
                 if crew.checkpoint_due() or not more:
                     run.save(crew.state_dict(replay))
-                if not more:
-                    break
             if run.stopping and run.env_steps < config.env_steps:
                 raise SystemExit(0)
             return run.finish(crew.final_evaluation())
