@@ -232,7 +232,7 @@ def _digest(fields: Mapping[str, str], episodes: Iterable[Episode]) -> str:
         columns += [episode.terminateds, episode.truncateds, episode.life_loss]
         digest.update(f"{episode.env_steps_total} {episode.rows}".encode())
         for column in columns:
-            digest.update(_little_endian(column).reshape(-1).view(np.uint8).data)
+            digest.update(_little_endian(column).tobytes())
     return digest.hexdigest()
 
 
