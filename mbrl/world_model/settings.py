@@ -57,6 +57,9 @@ class DecoderSettings(Settings):
     fraction: float = Field(
         1.0, gt=0, le=1, description="share of the rows decoded in training, unbiased"
     )
+    marginal: bool = Field(
+        True, description="start from each pixel's running level frequencies; categorical only"
+    )
     sees_hidden: bool = Field(True, description="condition on the time state h as well as on z")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mbrl.world_model.decoders.marginal import PixelMarginal, one_hot_levels, zero_last_layer
 from mbrl.world_model.decoders.pixelcnn import SpatialCondition
 from mbrl.world_model.losses import inverse_cdf_sample
 from mbrl.world_model.settings import DecoderSettings
@@ -35,6 +36,16 @@ class DeconvDecoder(nn.Module):
             nn.Conv2d(maps + 2, maps, 3, padding=1), nn.SiLU(), nn.Conv2d(maps, outputs, 1)
         )
 
+        counted = settings.marginal and not self.gaussian
+        self.marginal = PixelMarginal(shape, levels) if counted else None
+        if self.marginal is not None:
+            zero_last_layer(self.head)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """Logits of each pixel, (N, F) to (N, C, V, H, W)."""
+        logits = self._outputs(features).unflatten(1, (self.shape[0], self.levels))
+        return logits if self.marginal is None else logits + self.marginal()
+
     def _outputs(self, features: Tensor) -> Tensor:
         return self.head(self.spatial(self.condition(features))).float()
 
@@ -45,18 +56,19 @@ class DeconvDecoder(nn.Module):
 
         For `mse` it is the summed squared error of intensities in [0, 1], negated, as in the paper.
         """
-        outputs = self._outputs(features)
         if self.gaussian:
             target = image.float() / (self.levels - 1)
-            return -(outputs - target).square().sum((1, 2, 3))
-        logits = outputs.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
+            return -(self._outputs(features) - target).square().sum((1, 2, 3))
+        if self.marginal is not None and self.training:
+            self.marginal.update(one_hot_levels(image, self.levels))
+        logits = self._logits(features).transpose(1, 2)
         return -functional.cross_entropy(logits, image.long(), reduction="none").sum((1, 2, 3))
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(N, F) to (N, C, H, W) uint8 levels: the Gaussian's mean, a draw of the categorical."""
-        outputs = self._outputs(features)
         if self.gaussian:
-            return (outputs.clamp(0, 1) * (self.levels - 1)).round().to(torch.uint8)
-        probs = outputs.unflatten(1, (self.shape[0], self.levels)).softmax(2)
+            means = self._outputs(features).clamp(0, 1)
+            return (means * (self.levels - 1)).round().to(torch.uint8)
+        probs = self._logits(features).softmax(2)
         return inverse_cdf_sample(probs.movedim(2, -1), generator).to(torch.uint8)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mbrl.world_model.decoders.marginal import PixelMarginal, one_hot_levels, zero_last_layer
 from mbrl.world_model.settings import DecoderSettings
 
 
@@ -123,6 +124,9 @@ class PixelCNNDecoder(nn.Module):
             nn.SiLU(),
             nn.Conv2d(2 * maps, channels * levels, 1),
         )
+        self.marginal = PixelMarginal(shape, levels) if settings.marginal else None
+        if self.marginal is not None:
+            zero_last_layer(self.head)
         # within a pixel, the levels of channels before c shift the logits of channel c
         self.chain = (
             nn.Linear(channels * levels, channels * levels, bias=False) if channels > 1 else None
@@ -141,11 +145,6 @@ class PixelCNNDecoder(nn.Module):
         parts = bias.chunk(2 * len(self.stack), 1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
-    def _one_hot(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) integers to (N, C * V, H, W) float, channel by channel."""
-        hot = functional.one_hot(image.long(), self.levels)
-        return hot.permute(0, 1, 4, 2, 3).flatten(1, 2).float()
-
     def _visible(self, image: Tensor, generator: torch.Generator | None) -> Tensor | None:
         """In training with input dropout, (N, 1, H, W): which pixels the stacks may see."""
         if not (self.training and self.input_dropout > 0):
@@ -161,7 +160,7 @@ class PixelCNNDecoder(nn.Module):
         visible: Tensor | None = None,
     ) -> Tensor:
         """Logits of each pixel given those before it: (N, C, H, W) to (N, C, V, H, W) float32."""
-        one_hot = self._one_hot(image)
+        one_hot = one_hot_levels(image, self.levels)
         seen = image.float() if self.levels == 2 else one_hot
         if visible is not None:
             seen = seen * visible
@@ -177,7 +176,8 @@ class PixelCNNDecoder(nn.Module):
         if self.chain is not None:
             weight = (self.chain.weight * self.channel_order)[..., None, None]
             logits = logits + functional.conv2d(one_hot, weight)
-        return logits.unflatten(1, (self.shape[0], self.levels))
+        logits = logits.unflatten(1, (self.shape[0], self.levels))
+        return logits if self.marginal is None else logits + self.marginal()
 
     def log_prob(
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
@@ -192,6 +192,8 @@ class PixelCNNDecoder(nn.Module):
         Returns:
             (N,) nats, summed over pixels and channels.
         """
+        if self.marginal is not None and self.training:
+            self.marginal.update(one_hot_levels(image, self.levels))
         logits = self._logits(image, self._conditions(features), self._visible(image, generator))
         return -functional.cross_entropy(
             logits.transpose(1, 2), image.long(), reduction="none"

@@ -1,0 +1,65 @@
+"""What is true of every frame, learned by counting instead of by gradient.
+
+Most pixels of a game always look the same. A decoder that starts from each pixel's running level
+frequencies has nothing left to learn but what differs from them, so its first updates already go
+into what moves; without this, the first hundreds of updates only learn the background.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def one_hot_levels(image: Tensor, levels: int) -> Tensor:
+    """Integer levels (N, C, H, W) to one-hot (N, C * V, H, W) float32, channel by channel."""
+    hot = functional.one_hot(image.long(), levels)
+    return hot.permute(0, 1, 4, 2, 3).flatten(1, 2).float()
+
+
+def zero_last_layer(head: nn.Sequential) -> None:
+    """Let a head start by adding nothing to the marginal."""
+    for parameter in head[-1].parameters():
+        nn.init.zeros_(parameter)
+
+
+class PixelMarginal(nn.Module):
+    """Running frequencies of the V levels at every pixel, as logits to add to a decoder's own.
+
+    The mean over batches is cumulative first, then moving. A small share of the uniform keeps every
+    level possible: an object may appear where none was seen before.
+    """
+
+    frequency: Tensor
+    batches: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        uniform_share: float = 0.01,
+        slowest_rate: float = 0.01,
+    ) -> None:
+        """Start from the uniform distribution over `levels` for images of `shape` (C, H, W)."""
+        super().__init__()
+        channels, height, width = shape
+        self.uniform_share, self.slowest_rate = uniform_share, slowest_rate
+        frequency = torch.full((channels, levels, height, width), 1 / levels)
+        self.register_buffer("frequency", frequency)
+        self.register_buffer("batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, one_hot: Tensor) -> None:
+        """Take in a batch of images, one-hot over levels: (N, C * V, H, W)."""
+        batch_mean = one_hot.mean(0, dtype=torch.float32).view_as(self.frequency)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(batch_mean)
+            batch_mean /= torch.distributed.get_world_size()
+        self.batches += 1
+        rate = (1 / self.batches).clamp_min(self.slowest_rate)
+        self.frequency += rate * (batch_mean - self.frequency)
+
+    def forward(self) -> Tensor:
+        """Log-probabilities (C, V, H, W)."""
+        levels = self.frequency.shape[1]
+        share = self.uniform_share
+        return torch.log((1 - share) * self.frequency + share / levels)
