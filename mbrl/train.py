@@ -71,6 +71,7 @@ def train(config: Config) -> dict[str, Any]:
                 crew.evaluate(last=run.env_steps >= config.env_steps)
                 if crew.checkpoint_due() or not more:
                     run.save(crew.state_dict(replay))
+                    crew.evict()
             if run.stopping and run.env_steps < config.env_steps:
                 raise SystemExit(0)
             return run.finish(crew.final_evaluation())
@@ -141,12 +142,15 @@ class Crew:
         return receipts
 
     def refresh_replay(self) -> State:
-        """Take new segments into the rings; returns which segments the learners now stand on."""
+        """Take new segments into the rings; returns which segments the learners now stand on.
+
+        Pinned for a checkpoint are all segments, or with a limit on disk only those in the ring.
+        """
         self.learner.refresh()
-        return {
-            "pins": [info.name for info in self.store.segments()],
-            "order": self.learner.segments(),
-        }
+        order = self.learner.segments()
+        if self.config.replay.max_disk_gb is not None:
+            return {"pins": order, "order": order}
+        return {"pins": [info.name for info in self.store.segments()], "order": order}
 
     def learn_model(self, receipts: list[Receipt]) -> tuple[dict[str, float], Any]:
         """Train the world model on `train_ratio` replayed rows per collected step."""
@@ -250,7 +254,6 @@ class Crew:
         """Everything the run continues from; `replay` tells the segments it was made with."""
         self._record_evaluations(wait=True)
         self.store.pin(replay["pins"])
-        self._evict()
         return {
             "replay": replay,
             "learner": self.learner.state_dict(),
@@ -270,7 +273,8 @@ class Crew:
         self._evaluated, self._saved = state["marks"]
         self.collectors.load_state_dict(state["collectors"])
 
-    def _evict(self) -> None:
+    def evict(self) -> None:
+        """Delete the oldest segments beyond the limit on disk; never one a checkpoint stands on."""
         limit = self.config.replay.max_disk_gb
         if limit is not None:
             self.store.evict(int(limit * 1e9))
