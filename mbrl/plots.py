@@ -143,13 +143,22 @@ def _draw_agent(axes: Axes, name: str, seeds: Sequence[ArrayLike], colour: str) 
         points = np.asarray(seed, dtype=float)
         points = points[~np.isnan(points[:, 1])]
         width, alpha = (1.0, 0.4) if many else (2.2, 1.0)
-        axes.plot(points[:, 0], points[:, 1], color=colour, linewidth=width, alpha=alpha)
+        marker = "o" if len(points) == 1 else None  # a line of one point would not show
+        axes.plot(
+            points[:, 0], points[:, 1], color=colour, linewidth=width, alpha=alpha, marker=marker
+        )
     label = f"{name}, mean of {len(seeds)} seeds" if many else f"{name}, 1 seed"
-    if many:
+    if many and _overlap(seeds):
         steps, scores = align(seeds)
         axes.plot(steps, scores.mean(axis=0), color=colour, linewidth=2.4, label=label)
     else:
         axes.plot([], [], color=colour, linewidth=2.2, label=label)
+
+
+def _overlap(seeds: Sequence[ArrayLike]) -> bool:
+    """Whether there is a range of x that all curves cover; over wall-clock there may be none."""
+    xs = [np.asarray(seed, dtype=float)[:, 0] for seed in seeds]
+    return bool(max(x[0] for x in xs) <= min(x[-1] for x in xs))
 
 
 def _thousands(axes: Axes) -> None:

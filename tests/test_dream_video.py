@@ -1,0 +1,117 @@
+"""The dream video: real rows, whole episodes, nothing copied from frames the dream must not see."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from mbrl.dream_video import imagine_open_loop, newest_sequences, to_rgb, write_dream_video
+from mbrl.episode import Episode
+from mbrl.replay import ReplayStore
+from mbrl.world_model.model import WorldModel
+from mbrl.world_model.settings import WorldModelSettings
+
+
+def fragment(name: str, t0: int, rows: int, ended: bool = False) -> Episode:
+    """Frames whose first pixel counts the steps in binary over the channels."""
+    steps = np.arange(t0, t0 + rows)
+    obs = np.zeros((rows, 6, 6, 4), np.uint8)
+    obs[:, 0, 0] = (steps[:, None] >> np.arange(4)) & 1
+    actions = np.where(np.arange(rows) == rows - 1, 0, 1) if ended else np.ones(rows)
+    flags = np.zeros(rows, np.bool_)
+    return Episode(
+        eps_id=name,
+        t0=t0,
+        obs=obs,
+        actions=actions.astype(np.int64),
+        rewards=np.zeros(rows, np.float32),
+        terminateds=flags,
+        truncateds=flags,
+        life_loss=flags,
+        ended=ended,
+    )
+
+
+def count(frames: np.ndarray) -> np.ndarray:
+    """The step each frame shows."""
+    return (frames[..., 0, 0, :].astype(int) << np.arange(4)).sum(-1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ReplayStore:
+    store = ReplayStore(tmp_path, env_id="x")
+    store.commit([fragment("long", 0, 5), fragment("short", 0, 3, ended=True)], "c0", 8)
+    store.commit([fragment("long", 5, 6, ended=True)], "c0", 16)
+    return store
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    torch.manual_seed(0)
+    space = spaces.Box(0, 1, (6, 6, 4), np.uint8)
+    return WorldModel(space, spaces.Discrete(3), WorldModelSettings(bf16=False)).eval()
+
+
+def test_newest_sequences_stitch_fragments_and_start_each_row_anew(store: ReplayStore) -> None:
+    batch = newest_sequences(store, count=1, length=8)
+    assert batch is not None and batch.shape == (1, 8)
+    assert count(batch.obs[0]).tolist() == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert batch.is_first[0].tolist() == [True] + [False] * 7
+    assert batch.prev_action[0].tolist() == [0] + [1] * 7
+
+
+def test_newest_sequences_are_as_long_as_the_shortest_allows(store: ReplayStore) -> None:
+    batch = newest_sequences(store, count=2, length=8)
+    assert batch is not None and batch.shape == (2, 3)
+
+
+def test_an_empty_store_gives_no_film(tmp_path: Path, model: WorldModel) -> None:
+    store = ReplayStore(tmp_path / "empty", env_id="x")
+    path, device = tmp_path / "v.mp4", torch.device("cpu")
+    assert write_dream_video(path, model, store, torch.Generator(), device) is None
+    assert not path.exists()
+
+
+def test_the_dream_sees_no_frame_after_its_context(store: ReplayStore, model: WorldModel) -> None:
+    batch = newest_sequences(store, count=1, length=8)
+    assert batch is not None
+    device = torch.device("cpu")
+    changed = batch.obs.copy()
+    changed[:, 4:] = 1 - changed[:, 4:]
+    other = type(batch)(**{**vars(batch), "obs": changed})
+    dreams = []
+    for given in (batch, other):
+        generator = torch.Generator().manual_seed(0)
+        latents: list[torch.Tensor] = []
+        # what is decoded, not the pixels: the Gumbel noise is shared between rows of one call
+        model.decode = lambda latent, _, into=latents: (  # type: ignore[method-assign]
+            into.append(latent.features) or torch.zeros(len(latent.hidden), 6, 6, 4).byte()
+        )
+        imagine_open_loop(model, given, 4, generator, device)
+        dreams.append(latents[0])
+    posterior, dream = dreams[0][:8], dreams[0][8:]
+    assert torch.equal(dream, dreams[1][8:])
+    assert not torch.equal(posterior[4:], dreams[1][4:8])
+
+
+def test_film_of_a_real_store_is_written(
+    store: ReplayStore, model: WorldModel, tmp_path: Path
+) -> None:
+    path, generator = tmp_path / "dream.mp4", torch.Generator().manual_seed(0)
+    store.commit([fragment("third", 0, 12)], "c0", 32)
+    sequences = newest_sequences(store, 2, 40)
+    assert sequences is not None and sequences.shape == (2, 11)
+    written = write_dream_video(path, model, store, generator, torch.device("cpu"))
+    assert written is None  # four sequences are wanted, and the shortest has three rows
+    store.commit([fragment("fourth", 0, 12), fragment("fifth", 0, 12)], "c0", 64)
+    assert write_dream_video(path, model, store, generator, torch.device("cpu")) == path
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("channels", "high"), [(1, 255), (3, 255), (4, 1)])
+def test_every_kind_of_frame_becomes_colours(channels: int, high: int) -> None:
+    frames = np.full((2, 5, 5, channels), high, np.uint8)
+    assert to_rgb(frames).shape == (2, 5, 5, 3)
+    assert to_rgb(frames).dtype == np.uint8
