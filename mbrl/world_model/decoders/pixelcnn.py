@@ -2,13 +2,12 @@
 
 The code and the time state say *where* things are; what they look like is local and is this
 decoder's business (Gated PixelCNN, van den Oord et al., arXiv:1606.05328; the idea of pairing it
-with a VAE's
-code: PixelVAE, arXiv:1611.05013, and VLAE, arXiv:1611.02731). Two stacks of shifted convolutions,
-so that no mask is needed: the vertical one sees whole rows above, the horizontal one the row so
-far. With L layers a pixel depends on L + 1 rows above it and on the pixels up to L + 1 to its left,
-nothing else; a receptive field this small cannot place an object, which is why the condition enters
-not only as a global bias but also as a spatial map. Channels of one pixel are modelled in order by
-the head.
+with a VAE's code: PixelVAE, arXiv:1611.05013, and VLAE, arXiv:1611.02731). Two stacks of shifted
+convolutions, so that no mask is needed: the vertical one sees whole rows above, the horizontal one
+the row so far. With L layers a pixel depends on L + 1 rows above it and on the pixels up to L + 1
+to its left, nothing else; a receptive field this small cannot place an object, which is why the
+condition enters not only as a global bias but also as a spatial map, at every gate and once more
+past all gates. Channels of one pixel are modelled in order by the head.
 """
 
 import math
@@ -113,6 +112,8 @@ class PixelCNNDecoder(nn.Module):
         self.spatial = SpatialCondition(settings.hidden, settings.map_channels, height, width)
         self.global_bias = nn.Linear(settings.hidden, 4 * maps * layers)
         self.local_bias = nn.Conv2d(settings.map_channels + 2, 4 * maps * layers, 1, bias=False)
+        # past the gates, straight to the head: objects find their places several times sooner
+        self.local_start = nn.Conv2d(settings.map_channels + 2, maps, 1)
         # one more input channel marks the inside of the image: padding is no black pixel
         inputs = channels * (1 if levels == 2 else levels)
         self.vertical_in = nn.Conv2d(inputs + 1, maps, (1, 3), padding=(0, 1))
@@ -136,14 +137,18 @@ class PixelCNNDecoder(nn.Module):
         if self.chain is not None:
             nn.init.zeros_(self.chain.weight)
 
-    def _conditions(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Bias of each layer's vertical and horizontal gates, each (N, 2F, H, W)."""
+    def _conditions(self, features: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """What (z, h) adds.
+
+        Returns:
+            The bias of each layer's vertical and horizontal gates, each (N, 2F, H, W), and what the
+            sum of the skip connections starts from, (N, F, H, W).
+        """
         condition = self.condition(features)
-        bias = (
-            self.local_bias(self.spatial(condition)) + self.global_bias(condition)[..., None, None]
-        )
+        spatial = self.spatial(condition)
+        bias = self.local_bias(spatial) + self.global_bias(condition)[..., None, None]
         parts = bias.chunk(2 * len(self.stack), 1)
-        return list(zip(parts[::2], parts[1::2], strict=True))
+        return list(zip(parts[::2], parts[1::2], strict=True)), self.local_start(spatial)
 
     def _visible(self, image: Tensor, generator: torch.Generator | None) -> Tensor | None:
         """In training with input dropout, (N, 1, H, W): which pixels the stacks may see."""
@@ -156,7 +161,7 @@ class PixelCNNDecoder(nn.Module):
     def _logits(
         self,
         image: Tensor,
-        conditions: list[tuple[Tensor, Tensor]],
+        conditions: tuple[list[tuple[Tensor, Tensor]], Tensor],
         visible: Tensor | None = None,
     ) -> Tensor:
         """Logits of each pixel given those before it: (N, C, H, W) to (N, C, V, H, W) float32."""
@@ -168,10 +173,10 @@ class PixelCNNDecoder(nn.Module):
         seen = torch.cat([seen, inside], 1).contiguous(memory_format=torch.channels_last)
         v = self.vertical_in(shift_down(seen))
         h = self.horizontal_in(shift_right(seen))
-        skips = None
-        for layer, (v_condition, h_condition) in zip(self.stack, conditions, strict=True):
+        biases, skips = conditions
+        for layer, (v_condition, h_condition) in zip(self.stack, biases, strict=True):
             v, h, skip = layer(v, h, v_condition, h_condition)
-            skips = skip if skips is None else skips + skip
+            skips = skips + skip
         logits = self.head(skips).float()
         if self.chain is not None:
             weight = (self.chain.weight * self.channel_order)[..., None, None]

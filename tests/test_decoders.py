@@ -1,0 +1,231 @@
+"""Decoders: exact likelihoods, exact sampling, and objects where the condition says."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from mbrl.world_model.decoders import DECODERS
+from mbrl.world_model.decoders.deconv import DeconvDecoder
+from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder, SpatialCondition
+from mbrl.world_model.settings import DecoderSettings
+
+FEATURES = 6
+
+
+def shaken(module, scale=0.5):
+    """The module with all weights random: layers that start at zero would hide mistakes."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    return module.eval()
+
+
+def pixelcnn(shape, levels, **settings):
+    settings = {"channels": 6, "map_channels": 4, "hidden": 8, **settings}
+    return shaken(PixelCNNDecoder(shape, levels, FEATURES, DecoderSettings(**settings)))
+
+
+def deconv(shape, levels, **settings):
+    settings = {"kind": "deconv", "channels": 4, "hidden": 8, **settings}
+    return shaken(DeconvDecoder(shape, levels, FEATURES, DecoderSettings(**settings)))
+
+
+def every_image(shape, levels):
+    count = shape[0] * shape[1] * shape[2]
+    values = list(itertools.product(range(levels), repeat=count))
+    return torch.tensor(values, dtype=torch.uint8).view(-1, *shape)
+
+
+def logits_of(decoder, image, features):
+    return decoder._logits(image, decoder._conditions(features))
+
+
+@pytest.mark.parametrize("make", [pixelcnn, deconv])
+@pytest.mark.parametrize(
+    ("shape", "levels"), [((1, 2, 2), 2), ((2, 1, 2), 2), ((1, 1, 3), 4), ((3, 1, 1), 3)]
+)
+def test_probabilities_of_all_images_sum_to_one(make, shape, levels):
+    images = every_image(shape, levels)
+    decoder, features = make(shape, levels), torch.randn(1, FEATURES).expand(len(images), -1)
+    log_prob = decoder.log_prob(images, features)
+    assert log_prob.shape == (len(images),)
+    assert log_prob.exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def influences(decoder, shape, levels):
+    """[changed pixel, logit] table: which logits change if one (row, column, channel) changes.
+
+    Pixels and logits are in the order of generation: rows, then columns, then channels.
+    """
+    channels, height, width = shape
+    generator = torch.Generator().manual_seed(2)
+    base = torch.randint(levels, (1, *shape), generator=generator, dtype=torch.uint8)
+    changed = base.repeat(height * width * channels, 1, 1, 1)
+    places = list(itertools.product(range(height), range(width), range(channels)))
+    for index, (row, column, channel) in enumerate(places):
+        changed[index, channel, row, column] = (base[0, channel, row, column] + 1) % levels
+    features = torch.randn(1, FEATURES, generator=generator)
+    images = torch.cat([base, changed])
+    logits = logits_of(decoder, images, features.expand(len(images), -1))
+    moved = ((logits[1:] - logits[:1]).abs() > 1e-5).any(2)  # (pixels, C, H, W)
+    return places, moved.permute(0, 2, 3, 1).flatten(1)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4), (3, 3, 6), (1, 6, 6)])
+def test_pixelcnn_never_looks_at_a_later_pixel_or_channel_or_at_the_pixel_itself(shape):
+    places, moved = influences(pixelcnn(shape, 3, layers=3), shape, 3)
+    for index in range(len(places)):
+        assert not moved[index, : index + 1].any(), places[index]
+        if index and places[index - 1][0] == places[index][0]:  # and it does see the one before it
+            assert moved[index - 1, index], places[index]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_pixelcnn_receptive_field_is_what_its_docstring_says(layers):
+    shape, reach = (1, 7, 9), layers + 1
+    places, moved = influences(pixelcnn(shape, 2, layers=layers), shape, 2)
+    target = places.index((6, 4, 0))
+    seen = {place[:2] for index, place in enumerate(places) if moved[index, target]}
+    rows_up = {6 - row for row, _ in seen}
+    assert max(rows_up) == reach
+    assert {column for row, column in seen if row == 6} == set(range(4 - reach, 4))
+    # one row up it sees as far to the right as its vertical stack is deep
+    assert max(column for row, column in seen if row == 5) == 4 + reach
+
+
+@pytest.mark.parametrize(("shape", "levels"), [((1, 6, 5), 4), ((3, 4, 4), 2), ((2, 3, 3), 3)])
+def test_fixed_point_sampling_equals_pixel_by_pixel_sampling_with_the_same_noise(shape, levels):
+    decoder, n = pixelcnn(shape, levels, layers=2), 5
+    features = torch.randn(n, FEATURES, generator=torch.Generator().manual_seed(4))
+    noise = decoder.gumbel(n, features.device, torch.Generator().manual_seed(9))
+    naive = torch.zeros(n, *shape, dtype=torch.uint8)
+    with torch.no_grad():
+        for row, column, channel in itertools.product(
+            range(shape[1]), range(shape[2]), range(shape[0])
+        ):
+            scores = logits_of(decoder, naive, features) + noise
+            naive[:, channel, row, column] = scores[:, channel, :, row, column].argmax(1)
+    fast = decoder.sample(features, torch.Generator().manual_seed(9))
+    assert torch.equal(fast, naive) and fast.dtype == torch.uint8
+    assert naive.float().std() > 0.1  # a test on blank images would prove nothing
+
+
+def test_sample_frequencies_follow_the_likelihood():
+    decoder, shape = pixelcnn((2, 1, 2), 2), (2, 1, 2)
+    features = torch.randn(1, FEATURES, generator=torch.Generator().manual_seed(3))
+    images, n = every_image(shape, 2), 20_000
+    probs = decoder.log_prob(images, features.expand(16, -1)).exp().detach()
+    drawn = decoder.sample(features.expand(n, -1), torch.Generator().manual_seed(5))
+    powers = 2 ** torch.arange(3, -1, -1)
+    counts = torch.bincount((drawn.flatten(1).long() * powers).sum(1), minlength=16) / n
+    assert ((counts - probs).abs() <= 4 * (probs * (1 - probs) / n).sqrt() + 1e-3).all()
+
+
+def test_pixelcnn_condition_reaches_every_pixel_through_bias_and_map():
+    decoder, shape = pixelcnn((1, 10, 10), 2), (1, 10, 10)
+    features = torch.randn(1, FEATURES, requires_grad=True)
+    image = torch.zeros(1, *shape, dtype=torch.uint8)
+    logits = logits_of(decoder, image, features)[0, 0, 0]
+    for row, column in ((0, 0), (5, 5), (9, 9)):
+        (gradient,) = torch.autograd.grad(logits[row, column], features, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
+def test_input_dropout_hides_pixels_in_training_only_and_repeats_with_its_generator():
+    decoder = pixelcnn((1, 4, 4), 2, input_dropout=0.5)
+    image = torch.ones(8, 1, 4, 4, dtype=torch.uint8)
+    features = torch.randn(1, FEATURES).expand(8, -1)
+    whole = decoder.log_prob(image, features)
+    torch.testing.assert_close(whole, whole[:1].expand(8))
+    decoder.train()
+    one, two = (decoder.log_prob(image, features, torch.Generator().manual_seed(s)) for s in (1, 1))
+    assert torch.equal(one, two) and not (one == one[0]).all()
+
+
+def place_objects(decoder, steps, side):
+    """Train on one-pixel objects whose place is coded in the features; share placed rightly."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=3e-3)
+    eye = torch.eye(side)
+
+    def draw(n):
+        rows, columns = torch.randint(side, (2, n), generator=generator)
+        image = torch.zeros(n, 1, side, side, dtype=torch.uint8)
+        image[torch.arange(n), 0, rows, columns] = 1
+        return image, torch.cat([eye[rows], eye[columns]], 1)
+
+    decoder.train()
+    for _ in range(steps):
+        image, features = draw(64)
+        optimizer.zero_grad()
+        (-decoder.log_prob(image, features).mean()).backward()
+        optimizer.step()
+    decoder.eval()
+    image, features = draw(200)
+    return (decoder.sample(features, generator) == image).flatten(1).all(1).float().mean().item()
+
+
+def test_pixelcnn_places_an_object_where_the_code_says():
+    """The receptive field (two rows) is far too small for it: the spatial map does it."""
+    torch.manual_seed(0)
+    settings = DecoderSettings(channels=8, layers=1, map_channels=16, hidden=64)
+    assert place_objects(PixelCNNDecoder((1, 10, 10), 2, 20, settings), 150, 10) > 0.95
+
+
+def test_deconv_mse_is_the_summed_squared_error_of_intensities():
+    decoder = deconv((1, 2, 2), 16, likelihood="mse")
+    last = decoder.head[-1]
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, 0.2)
+    image = torch.tensor([[[[0, 15], [3, 6]]]], dtype=torch.uint8)  # 0, 1, 0.2, 0.4
+    log_prob = decoder.log_prob(image, torch.randn(1, FEATURES))
+    assert log_prob.item() == pytest.approx(-(0.04 + 0.64 + 0.0 + 0.04), abs=1e-5)
+    assert decoder.sample(torch.randn(1, FEATURES)).tolist() == [[[[3, 3], [3, 3]]]]
+
+
+def test_deconv_mse_sample_stays_in_range():
+    decoder = deconv((1, 8, 8), 16, likelihood="mse")
+    sample = decoder.sample(10 * torch.randn(20, FEATURES))
+    assert sample.dtype == torch.uint8 and sample.max() <= 15
+
+
+def test_deconv_categorical_samples_its_own_distribution():
+    decoder = deconv((1, 1, 1), 3)
+    last = decoder.head[-1]
+    nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([0.2, 0.5, 0.3]).log())
+    drawn = decoder.sample(torch.zeros(20_000, FEATURES), torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn.flatten().long(), minlength=3) / 20_000
+    torch.testing.assert_close(counts, torch.tensor([0.2, 0.5, 0.3]), atol=0.012, rtol=0)
+
+
+def test_deconv_learns_to_place_an_object_as_well():
+    torch.manual_seed(0)
+    settings = DecoderSettings(kind="deconv", channels=8, hidden=64)
+    assert place_objects(DeconvDecoder((1, 10, 10), 2, 20, settings), 150, 10) > 0.95
+
+
+@pytest.mark.parametrize("kind", sorted(DECODERS))
+@pytest.mark.parametrize("shape", [(4, 10, 10), (1, 21, 13), (3, 64, 64)])
+def test_decoders_fit_images_of_any_size(kind, shape):
+    settings = DecoderSettings(kind=kind, channels=4, map_channels=4, hidden=8)
+    decoder = DECODERS[kind](shape, 2, FEATURES, settings).eval()
+    features = torch.randn(2, FEATURES)
+    image = torch.randint(2, (2, *shape), dtype=torch.uint8)
+    assert decoder.log_prob(image, features).shape == (2,)
+    if shape[1] < 64:
+        assert decoder.sample(features).shape == (2, *shape)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "base"),
+    [(10, 10, (5, 5)), (64, 64, (4, 4)), (5, 3, (5, 3)), (21, 84, (1, 3))],
+)
+def test_spatial_condition_starts_at_most_five_by_five(height, width, base):
+    condition = SpatialCondition(7, 4, height, width)
+    assert condition.base == base
+    assert condition(torch.randn(2, 7)).shape == (2, 6, height, width)
