@@ -215,8 +215,8 @@ def _check(episode: Episode, obs_bytes: int) -> None:
         )
     if not episode.ended:
         return
-    caused = ("actions", *_PLAIN_COLUMNS)
-    filled = [name for name in caused if getattr(episode, name)[-1].any()]
+    filled = ["actions"] if episode.actions[-1].any() else []
+    filled += [name for name in _PLAIN_COLUMNS if getattr(episode, name)[-1]]
     if filled:
         raise ReplayError(
             f"episode {episode.eps_id}: expected zeros in the final row, which has no action, got "
