@@ -1,0 +1,178 @@
+"""How fast a world model trains, in replayed rows per second.
+
+    python -m benchmarks.world_model [--rounds 3] [--threads 1]
+
+Each figure is `WorldModelLearner.learn` as a run calls it: batches sampled from the ring, loss,
+gradient, clipping, Adam. Measured are the world models of `configs/minatar.yaml` and
+`configs/atari_pong.yaml` with each decoder, with and without bfloat16, each compared to the
+project's default (PixelCNN, bfloat16).
+
+The peer is RLlib's DreamerV3, size XS, in one run with ours on the same frames (64 x 64 x 3) and
+sequences (T = 64; 16 of them for the peer, as its authors have it, 4 for ours, which saves time and
+is no advantage). Its figures are of its world model alone (its update minus its dreams and what is
+learned from them) and of the whole update. What differs is said in the row: parameters, the share
+of rows that is decoded, precision. `configs/cluster.yaml` has the size nearest to the peer's; its
+row with float32, squared error and every row decoded is the fairest comparison of all.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from benchmarks import rllib_dreamer
+from benchmarks.measure import Contestant, Row, alternate, options, report, timed
+from benchmarks.rllib_dreamer import DreamerV3Peer, count
+from benchmarks.synthetic import moving_square
+from mbrl.config import Config, load
+from mbrl.learn_model import WorldModelLearner
+from mbrl.replay import ReplayStore
+
+ACTIONS: spaces.Discrete[Any] = spaces.Discrete(rllib_dreamer.ACTIONS)
+FRAMES = {"minatar": ((10, 10, 4), 1), "atari_pong": ((64, 64, 1), 255), "rgb": ((64, 64, 3), 255)}
+DECODERS = {
+    "pixelcnn": ["kind=pixelcnn"],
+    "deconv categorical": ["kind=deconv", "likelihood=categorical"],
+    "deconv mse": ["kind=deconv", "likelihood=mse"],
+}
+ROWS = 4000
+
+
+def stores(folder: Path) -> dict[str, ReplayStore]:
+    """A store of synthetic episodes for each kind of frame."""
+    made = {}
+    for kind, (shape, high) in FRAMES.items():
+        made[kind] = ReplayStore(folder / kind, kind)
+        episodes = moving_square(ROWS, shape, seed=0, high=high, actions=rllib_dreamer.ACTIONS)
+        made[kind].commit(episodes, "bench", ROWS)
+    return made
+
+
+def learner(config: Config, frames: str, store: ReplayStore) -> WorldModelLearner:
+    """A learner whose ring is full."""
+    shape, high = FRAMES[frames]
+    space = spaces.Box(0, high, shape, np.uint8)
+    made = WorldModelLearner(
+        space, ACTIONS, config.world_model, config.learn_model, store, 2 * ROWS, None, config.seed
+    )
+    made.refresh()
+    return made
+
+
+def contestant(name: str, one: WorldModelLearner, updates: int) -> Contestant:
+    """Replayed rows per second of `learn`."""
+    rows = updates * one.batch_size * one.settings.sequence_length
+
+    def work() -> float:
+        one.learn(updates)
+        return rows
+
+    return timed(name, work)
+
+
+def own_arms(made: dict[str, ReplayStore]) -> dict[str, tuple[WorldModelLearner, int]]:
+    """Every decoder and precision of the two configs, and how many updates make one round."""
+    arms = {}
+    for config, updates in (("minatar", 2), ("atari_pong", 1)):
+        for decoder, settings in DECODERS.items():
+            for bf16 in (True, False):
+                chosen = [f"world_model.decoder.{setting}" for setting in settings]
+                chosen.append(f"world_model.bf16={str(bf16).lower()}")
+                loaded = load(f"configs/{config}.yaml", chosen)
+                name = f"{config}, {decoder}, {'bf16' if bf16 else 'fp32'}"
+                arms[name] = learner(loaded, config, made[config]), updates
+    return arms
+
+
+def peer_arms(made: dict[str, ReplayStore]) -> dict[str, WorldModelLearner]:
+    """Our models on the peer's frames and sequence length, named by what else differs."""
+    batch = [
+        f"learn_model.batch_size={rllib_dreamer.B // 4}",
+        f"learn_model.sequence_length={rllib_dreamer.T}",
+        "learn_model.num_learners=0",
+        "device=cpu",
+    ]
+    mse = [f"world_model.decoder.{setting}" for setting in DECODERS["deconv mse"]]
+    whole, fp32 = ["world_model.decoder.fraction=1"], ["world_model.bf16=false"]
+    arms = {}
+    for config, extra in (
+        ("atari_pong", []),
+        ("atari_pong", mse + whole),
+        ("cluster", mse + whole + fp32),
+    ):
+        loaded = load(f"configs/{config}.yaml", batch + extra)
+        one = learner(loaded, "rgb", made["rgb"])
+        arms[f"{config} on 64x64x3, {_traits(loaded, one)}"] = one
+    return arms
+
+
+def _traits(config: Config, one: WorldModelLearner) -> str:
+    decoder = config.world_model.decoder
+    kind = decoder.kind if decoder.kind == "pixelcnn" else f"{decoder.kind} {decoder.likelihood}"
+    decoded = "all rows" if decoder.fraction == 1 else f"{decoder.fraction:.0%} of rows"
+    precision = "bf16" if config.world_model.bf16 else "fp32"
+    return f"{_millions(count(one.model.parameters()))}, {kind}, {decoded} decoded, {precision}"
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.2f} M parameters"
+
+
+def peer_contestant(peer: DreamerV3Peer, names: tuple[str, str]) -> Contestant:
+    """The peer's replayed rows per second: world model alone, and the whole update."""
+
+    def contest() -> dict[str, float]:
+        seconds = peer.update()
+        parts = (seconds["world_model"], seconds["all"])
+        return {name: rllib_dreamer.ROWS / part for name, part in zip(names, parts, strict=True)}
+
+    return contest
+
+
+def main() -> None:
+    """Measure, print with ratios, and write the numbers as JSON."""
+    given = options(__doc__, "results/benchmarks/world_model.json", rounds=3).parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        made = stores(Path(folder))
+        own, ours = own_arms(made), peer_arms(made)
+        peer = DreamerV3Peer(list(made["rgb"].episodes()))
+        size = peer.parameters["world_model"]
+        peer_names = (
+            f"RLlib DreamerV3 XS, world model alone, {_millions(size)}, all rows decoded, fp32",
+            "RLlib DreamerV3 XS, whole update (world model, dream, actor, critic)",
+        )
+        contestants = [contestant(name, *arm) for name, arm in own.items()]
+        contestants += [contestant(name, one, 1) for name, one in ours.items()]
+        contestants.append(peer_contestant(peer, peer_names))
+        speeds = alternate(contestants, given.rounds)
+    rows: list[Row] = []
+    for name in own:
+        default = f"{name.split(',')[0]}, pixelcnn, bf16"
+        rows.append(speeds.row(name, "rows/s", "" if name == default else default))
+    rows += [speeds.row(peer_names[1], "rows/s"), speeds.row(peer_names[0], "rows/s")]
+    rows += [speeds.row(name, "rows/s", peer_names[0]) for name in ours]
+    arms = {name: arm[0] for name, arm in own.items()} | ours
+    details: dict[str, Any] = {
+        "threads": given.threads,
+        "arms": {name: _sizes(one) for name, one in arms.items()},
+        "peer": {"parameters": peer.parameters, "batch": [rllib_dreamer.B, rllib_dreamer.T]},
+        "rounds": speeds.rounds,
+    }
+    report("world_model", __doc__, given, rows, details)
+
+
+def _sizes(one: WorldModelLearner) -> dict[str, Any]:
+    return {
+        "parameters": count(one.model.parameters()),
+        "batch": [one.batch_size, one.settings.sequence_length],
+        "frame": list(one.model.image_shape),
+        "levels": one.model.levels,
+    }
+
+
+if __name__ == "__main__":
+    main()
