@@ -250,16 +250,15 @@ class WorldModel(nn.Module):
         kl_dynamics = self.code.kl(posterior.detach(), prior)
         if settings.joint:
             kl_representation = self.code.kl(posterior, prior.detach())
-            penalty = free_nats(kl_representation, settings.kl.free_nats)
         else:
-            kl_representation = self.code.kl(posterior, self._standard_prior(posterior))
-            penalty = free_nats(kl_representation, settings.kl.free_nats)
+            # zeros are the uniform categorical and the standard Gaussian: the prior of a plain VAE
+            kl_representation = self.code.kl(posterior, torch.zeros_like(posterior))
         heads = settings.heads
         reward_loss, continue_loss = reward_loss.mean(), continue_loss.mean()
         loss = (
             nats
             + settings.kl.dynamics * free_nats(kl_dynamics, settings.kl.free_nats)
-            + settings.kl.representation * penalty
+            + settings.kl.representation * free_nats(kl_representation, settings.kl.free_nats)
             + heads.reward_weight * reward_loss
             + heads.continue_weight * continue_loss
         )
@@ -316,7 +315,3 @@ class WorldModel(nn.Module):
             picked = torch.randperm(rows, generator=generator, device=obs.device)[:decoded]
             obs, features = obs[picked], features[picked]
         return -self.decoder.log_prob(self.to_levels(obs), features, generator).mean()
-
-    def _standard_prior(self, posterior: Tensor) -> Tensor:
-        """Uniform or standard-normal parameters: the prior of a VAE trained without dynamics."""
-        return self.code.normalise(torch.zeros_like(posterior))

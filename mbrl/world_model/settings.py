@@ -113,6 +113,10 @@ class WorldModelSettings(Settings):
             raise ValueError(
                 "decoder.likelihood: mse needs decoder.kind: deconv; PixelCNN is categorical"
             )
+        if self.posterior == "recurrent" and not self.joint:
+            raise ValueError(
+                "joint: false needs posterior: frame; a recurrent posterior is part of the dynamics"
+            )
         if self.heads.reward_bins % 2 == 0:
             raise ValueError(f"heads.reward_bins must be odd, got {self.heads.reward_bins}")
         return self

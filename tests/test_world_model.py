@@ -1,0 +1,340 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tiny import model_settings
+
+from mbrl.episode import SequenceBatch
+from mbrl.errors import ConfigError
+from mbrl.world_model.model import Latent, WorldModel
+
+IMAGE = spaces.Box(0, 1, (8, 8, 2), np.uint8)
+ACTIONS = spaces.Discrete(3)
+WORLD_MODELS_2018 = {
+    "code": {"kind": "gaussian", "groups": 8},
+    "decoder": {"kind": "deconv", "likelihood": "mse", "sees_hidden": False},
+    "joint": False,
+}
+
+
+def make(observation_space=IMAGE, action_space=ACTIONS, **changes):
+    torch.manual_seed(0)
+    return WorldModel(observation_space, action_space, model_settings(**changes))
+
+
+def random_batch(batch=3, length=6, space=IMAGE, seed=0):
+    """A dot that moves by the action, and now and then a reward, an end and a start."""
+    rng = np.random.default_rng(seed)
+    action = rng.integers(0, 3, (batch, length))
+    obs = np.zeros((batch, length, *space.shape), np.uint8)
+    column = np.cumsum(action, 1) % 8
+    for b, t in np.ndindex(batch, length):
+        obs[b, t, t % 8, column[b, t], 0] = space.high.max()
+    is_first = rng.random((batch, length)) < 0.2
+    return SequenceBatch(
+        obs=obs,
+        prev_action=np.where(is_first, 0, action),
+        reward=np.where(is_first, 0, column == 0).astype(np.float32),
+        terminated=(column == 7) & ~is_first,
+        is_first=is_first,
+    )
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# -- conversions ----------------------------------------------------------------------------------
+
+
+def test_binary_frames_are_their_own_levels():
+    model, obs = make(), torch.randint(2, (5, 8, 8, 2), dtype=torch.uint8)
+    levels = model.to_levels(obs)
+    assert model.levels == 2 and levels.shape == (5, 2, 8, 8)
+    assert torch.equal(model.to_pixels(levels), obs)
+
+
+def test_intensities_are_reduced_to_levels_and_come_back_as_their_middle():
+    model = make(spaces.Box(0, 255, (8, 8, 1), np.uint8))
+    obs = torch.tensor([0, 15, 16, 128, 255], dtype=torch.uint8).view(5, 1, 1, 1)
+    levels = model.to_levels(obs)
+    assert levels.flatten().tolist() == [0, 0, 1, 8, 15]
+    assert model.to_pixels(levels).flatten().tolist() == [8, 8, 24, 136, 248]  # 7.5 rounds to even
+
+
+@pytest.mark.parametrize("levels", [2, 3, 16, 100, 256])
+def test_every_level_survives_the_way_out_and_in_again(levels):
+    space = spaces.Box(0, 255, (8, 8, 1), np.uint8)
+    model = make(space, decoder={"levels": levels, "kind": "deconv"})
+    every = torch.arange(levels, dtype=torch.uint8).view(-1, 1, 1, 1)
+    assert torch.equal(model.to_levels(model.to_pixels(every)), every)
+
+
+def test_discrete_actions_are_one_hot_and_continuous_ones_stay():
+    assert make().action_vector(torch.tensor([2])).tolist() == [[0, 0, 1]]
+    box = make(action_space=spaces.Box(-1, 1, (2,)))
+    assert box.action_vector(torch.tensor([[0.5, -1.0]])).tolist() == [[0.5, -1.0]]
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "message"),
+    [
+        (spaces.Box(0, 1, (8, 8, 1), np.float32), ACTIONS, "uint8 image"),
+        (spaces.Box(0, 255, (8,), np.uint8), ACTIONS, "uint8 image"),
+        (IMAGE, spaces.MultiDiscrete([2, 2]), "Discrete or one-dimensional Box"),
+        (IMAGE, spaces.Box(-1, 1, (2, 2)), "Discrete or one-dimensional Box"),
+    ],
+)
+def test_spaces_it_cannot_model_are_refused(observation, action, message):
+    with pytest.raises(ConfigError, match=message):
+        make(observation, action)
+
+
+def test_more_levels_than_pixel_values_are_refused():
+    with pytest.raises(ConfigError, match="at most 2"):
+        make(decoder={"levels": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder": {"kind": "pixelcnn", "likelihood": "mse"}}, "mse needs"),
+        ({"posterior": "recurrent", "joint": False}, "joint: false needs posterior: frame"),
+        ({"heads": {"reward_bins": 40}}, "odd"),
+    ],
+)
+def test_contradicting_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        model_settings(**changes)
+
+
+# -- the loss -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"posterior": "recurrent"},
+        {"decoder": {"kind": "deconv"}},
+        {"code": {"kind": "gaussian"}},
+        {"decoder": {"fraction": 0.5}, "bf16": False},
+        WORLD_MODELS_2018,
+    ],
+    ids=["default", "recurrent", "deconv", "gaussian", "fraction fp32", "world models 2018"],
+)
+def test_every_variant_learns_and_gives_each_weight_a_gradient(changes):
+    """A weight without gradient would stop DDP."""
+    model, batch = make(**changes).train(), random_batch(batch=8, length=8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(40):
+        loss, _, _ = model.loss(batch, generator(step))
+        optimizer.zero_grad()
+        loss.backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None] == []
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+
+
+def test_loss_of_continuous_actions_is_finite():
+    model = make(action_space=spaces.Box(-1, 1, (2,)))
+    batch = random_batch()
+    actions = np.random.default_rng(0).uniform(-1, 1, (*batch.shape, 2)).astype(np.float32)
+    fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    loss, _, _ = model.loss(SequenceBatch(**{**fields, "prev_action": actions}))
+    assert torch.isfinite(loss)
+
+
+def test_loss_is_the_sum_of_its_weighted_parts():
+    changes = {
+        "bf16": False,
+        "kl": {"free_nats": 0.0, "dynamics": 0.5, "representation": 0.25},
+        "heads": {"reward_weight": 2.0, "continue_weight": 3.0},
+    }
+    model = make(**changes).eval()
+    loss, metrics, _ = model.loss(random_batch(), generator())
+    parts = metrics["nats_per_frame"] + 0.75 * metrics["kl"]  # both terms have the same value
+    parts = parts + 2 * metrics["reward"] + 3 * metrics["continue"]
+    torch.testing.assert_close(loss, parts, rtol=1e-5, atol=1e-5)
+
+
+def test_vae_penalty_of_world_models_2018_is_towards_the_standard_normal():
+    """With a posterior of mean 1 and standard deviation 1 it is exactly Z / 2 nats."""
+    model = make(**WORLD_MODELS_2018, kl={"free_nats": 0.0, "dynamics": 0.0, "representation": 1.0})
+    weights = {"reward_weight": 0.0, "continue_weight": 0.0}
+    model.settings = model.settings.model_copy(
+        update={"heads": model.settings.heads.model_copy(update=weights), "bf16": False}
+    )
+    torch.nn.init.zeros_(model.encoder.out.weight)
+    with torch.no_grad():  # log std is -1.5 + 3.5 tanh(raw)
+        model.encoder.out.bias[:8] = 1.0
+        model.encoder.out.bias[8:] = float(np.arctanh(1.5 / 3.5))
+    loss, metrics, _ = model.eval().loss(random_batch(), generator())
+    assert (loss - metrics["nats_per_frame"]).item() == pytest.approx(8 / 2, abs=1e-4)
+
+
+def test_decoder_fraction_is_unbiased():
+    batch = random_batch()  # 18 rows
+    full = make(bf16=False, decoder={"fraction": 1.0}).eval()
+    part = make(bf16=False, decoder={"fraction": 0.25}).eval()
+    with torch.no_grad():
+        full.decoder.head[-1].weight.normal_(generator=generator(6))
+        part.load_state_dict(full.state_dict())
+        features = torch.randn(18, full.feature_size, generator=generator(5))
+        obs = torch.as_tensor(batch.obs).flatten(0, 1)
+        expected = full._reconstruction(obs, features, None)
+        draws = [part._reconstruction(obs, features, generator(seed)) for seed in range(300)]
+    draws = torch.stack(draws)
+    standard_error = (draws.std() / 300**0.5).item()
+    assert abs(draws.mean() - expected).item() < 4 * standard_error
+    assert draws.std() > 0  # it is a random share indeed
+
+
+def test_bf16_and_fp32_losses_are_close():
+    values = {}
+    for bf16 in (False, True):
+        model = make(bf16=bf16).eval()
+        with torch.no_grad():
+            model.heads.out.weight.normal_(generator=generator(1))
+        _, metrics, _ = model.loss(random_batch(), generator())
+        values[bf16] = torch.stack(list(metrics.values()))
+    torch.testing.assert_close(values[True], values[False], rtol=0.03, atol=0.03)
+
+
+def test_encoder_of_world_models_2018_gets_no_gradient_from_the_dynamics():
+    for joint, expected in ((False, False), (True, True)):
+        model = make(**{**WORLD_MODELS_2018, "joint": joint})
+        torch.nn.init.normal_(model.heads.out.weight)
+        # without pixels and without the VAE's own penalty, only the dynamics and the heads speak
+        model.settings = model.settings.model_copy(
+            update={"kl": model.settings.kl.model_copy(update={"representation": 0.0})}
+        )
+        model._reconstruction = lambda *_: torch.zeros(())  # type: ignore[method-assign]
+        model.loss(random_batch(), generator())[0].backward()
+        grads = [p.grad for p in model.encoder.parameters()]
+        assert any(g is not None and g.abs().sum() > 0 for g in grads) == expected
+
+
+def test_prior_and_posterior_are_pulled_with_their_own_weights():
+    for weights, prior_moves, encoder_moves in (
+        ({"dynamics": 1.0, "representation": 0.0}, True, False),
+        ({"dynamics": 0.0, "representation": 1.0}, False, True),
+    ):
+        model = make(kl={"free_nats": 0.0, **weights}, heads={"reward_weight": 0.0})
+        model._reconstruction = lambda *_: torch.zeros(())  # type: ignore[method-assign]
+        model.dynamics.gru.requires_grad_(False)  # through h the encoder is reached in any case
+        model.dynamics.sequence = lambda codes, action, first: torch.zeros(*first.shape, 24)  # type: ignore[method-assign]
+        torch.nn.init.zeros_(model.heads.out.weight)
+        model.loss(random_batch(), generator())[0].backward()
+
+        def moved(module):
+            grads = [p.grad for p in module.parameters() if p.grad is not None]
+            return any(g.abs().sum() > 0 for g in grads)
+
+        assert moved(model.dynamics.prior_out) == prior_moves
+        assert moved(model.encoder) == encoder_moves
+
+
+def test_mean_frame_is_learned_in_training_only():
+    model, batch = make(), random_batch()
+    model.eval().loss(batch)
+    assert model.encoder.mean_frame.batches == 0
+    model.train().loss(batch)
+    expected = torch.as_tensor(batch.obs).float().flatten(0, 1).mean(0).movedim(-1, 0)
+    torch.testing.assert_close(model.encoder.mean_frame.mean, expected)
+
+
+def test_action_and_past_of_a_first_row_are_never_seen():
+    model = make(bf16=False).eval()
+    batch = random_batch(batch=1, length=6)
+    fields = {name: getattr(batch, name).copy() for name in batch.__dataclass_fields__}
+    fields["is_first"][:] = [[True, False, False, True, False, False]]
+    one = model.loss(SequenceBatch(**fields), generator())[2]
+    fields["prev_action"][0, 3] = 2
+    fields["prev_action"][0, 0] = 1
+    fields["obs"][0, :3] = 1
+    two = model.loss(SequenceBatch(**fields), generator())[2]
+    assert torch.equal(one.hidden[0, 3:], two.hidden[0, 3:])
+    assert not torch.equal(one.hidden[0, 1:3], two.hidden[0, 1:3])
+
+
+# -- following, dreaming, drawing -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("posterior", ["frame", "recurrent"])
+def test_observing_step_by_step_gives_the_states_that_training_saw(posterior):
+    """With codes that are not random: the most likely class has nearly all the weight."""
+    model = make(bf16=False, posterior=posterior, code={"unimix": 0.0}).eval()
+    with torch.no_grad():
+        model.encoder.out.weight *= 1e4
+    batch = random_batch(batch=3, length=7)
+    trained = model.loss(batch, generator())[2]
+    latent = model.initial(3, torch.device("cpu"))
+    for t in range(7):
+        latent = model.observe(
+            latent,
+            torch.as_tensor(batch.prev_action[:, t]),
+            torch.as_tensor(batch.obs[:, t]),
+            torch.as_tensor(batch.is_first[:, t]),
+        )
+        torch.testing.assert_close(latent.hidden, trained.hidden[:, t], atol=1e-5, rtol=0)
+        torch.testing.assert_close(latent.code, trained.code[:, t], atol=1e-5, rtol=0)
+
+
+def test_observe_forgets_at_a_start():
+    model, device = make(), torch.device("cpu")
+    obs = torch.as_tensor(random_batch().obs[:, 0])
+    first, action = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    fresh = model.observe(model.initial(3, device), action, obs, first, generator())
+    used = Latent(torch.full((3, 24), 5.0), torch.full((3, 24), 5.0))
+    after = model.observe(used, action + 2, obs, first, generator())
+    assert torch.equal(fresh.hidden, after.hidden) and torch.equal(fresh.code, after.code)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_imagined_step_has_float32_tensors_without_gradient(bf16):
+    model = make(bf16=bf16)
+    step = model.imagine_step(model.initial(4, torch.device("cpu")), torch.tensor([0, 1, 2, 0]))
+    assert step.latent.features.shape == (4, model.feature_size)
+    for tensor in (step.latent.hidden, step.latent.code, step.reward, step.continue_prob):
+        assert tensor.dtype == torch.float32 and not tensor.requires_grad and len(tensor) == 4
+
+
+def test_imagined_step_depends_on_the_action_and_repeats_with_its_generator():
+    model = make(bf16=False)
+    start = model.initial(2, torch.device("cpu"))
+    steps = [model.imagine_step(start, torch.tensor([1, 2]), generator(7)) for _ in range(2)]
+    assert torch.equal(steps[0].latent.features, steps[1].latent.features)
+    hidden = steps[0].latent.hidden
+    assert not torch.equal(hidden[0], hidden[1])
+
+
+def test_decoded_images_have_the_format_of_the_environment():
+    for space in (IMAGE, spaces.Box(0, 255, (12, 10, 3), np.uint8)):
+        model = make(space)
+        images = model.decode(model.initial(3, torch.device("cpu")), generator())
+        assert images.shape == (3, *space.shape) and images.dtype == torch.uint8
+        assert images.max() <= space.high.max()
+
+
+def test_latent_flattens_batch_and_time_and_is_cut_from_the_graph():
+    latent = Latent(torch.rand(2, 3, 4, requires_grad=True), torch.rand(2, 3, 5))
+    flat = latent.flatten()
+    assert flat.hidden.shape == (6, 4) and flat.code.shape == (6, 5)
+    assert not flat.hidden.requires_grad
+    assert torch.equal(flat.hidden[4], latent.hidden[1, 1])
+    assert torch.equal(flat[2:3].features, torch.cat([flat.code[2:3], flat.hidden[2:3]], -1))
+
+
+def test_pixels_rewards_and_ends_of_a_simple_world_are_learned():
+    model = make(hidden=48, bf16=False).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for step in range(150):
+        loss, metrics, _ = model.loss(random_batch(16, 8, seed=step), generator(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert metrics["nats_per_frame"] < 3.6  # a dot anywhere in 64 places costs 4.2 at least
+    assert metrics["reward"] < 0.5 and metrics["continue"] < 0.3

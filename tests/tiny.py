@@ -1,0 +1,69 @@
+"""The smallest settings that still run every part; shared by tests of the core."""
+
+from pathlib import Path
+from typing import Any
+
+from agents.settings import DreamPolicySettings
+from mbrl.config import (
+    CollectSettings,
+    Config,
+    EvaluateSettings,
+    LearnModelSettings,
+    LearnPolicySettings,
+    RunSettings,
+)
+from mbrl.world_model.settings import WorldModelSettings
+
+MODEL_TREE: dict[str, Any] = {
+    "hidden": 24,
+    "prior_hidden": 16,
+    "code": {"groups": 4, "classes": 6},
+    "encoder": {"channels": (4, 8), "hidden": 24},
+    "decoder": {"channels": 4, "layers": 1, "map_channels": 4, "hidden": 16},
+    "heads": {"hidden": 16},
+}
+
+BREAKOUT = {"id": "MinAtar/Breakout-v1"}
+
+
+def model_settings(**changes: Any) -> WorldModelSettings:
+    """A world model of a few thousand weights; nested changes are merged."""
+    return WorldModelSettings(**merged(MODEL_TREE, changes))
+
+
+def config(run_dir: Path, **changes: Any) -> Config:
+    """A run of seconds in one process; nested changes are merged."""
+    tree = {
+        "name": "tiny",
+        "env": BREAKOUT,
+        "env_steps": 96,
+        "device": "cpu",
+        "world_model": MODEL_TREE,
+        "collect": CollectSettings(
+            num_envs=2, steps_per_iteration=16, prefill_steps=32, fragment_steps=10
+        ).model_dump(),
+        "learn_model": LearnModelSettings(
+            train_ratio=8, batch_size=4, sequence_length=8, max_starts=64
+        ).model_dump(),
+        "learn_policy": LearnPolicySettings(dream_ratio=8).model_dump(),
+        "policy": DreamPolicySettings(
+            dreams=16, horizon=4, minibatch_size=32, hidden=(16,)
+        ).model_dump(),
+        "evaluate": EvaluateSettings(
+            every_steps=32, episodes=2, final_episodes=3, num_envs=2
+        ).model_dump(),
+        "run": RunSettings(
+            dir=run_dir, checkpoint_every_steps=32, video=False, tensorboard=False, threads=1
+        ).model_dump(),
+    }
+    return Config(**merged(tree, changes))
+
+
+def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with `changes` in it; dicts are merged, everything else is replaced."""
+    result = dict(tree)
+    for key, value in changes.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = merged(old, value) if both else value
+    return result
