@@ -1,11 +1,13 @@
 """The `mbrl` command: parse, load the config, call one function, say errors in one paragraph."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from envs.errors import EnvError
 from mbrl.errors import MbrlError
 
 
@@ -14,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.call(options) or 0)
-    except MbrlError as error:
+    except (MbrlError, EnvError) as error:
         print(f"mbrl: {error}", file=sys.stderr)
         return 2
 
@@ -124,7 +126,6 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _check_env(options: argparse.Namespace) -> int:
-    from envs import EnvError
     from envs.contract import check_env, format_report
     from envs.settings import EnvSettings
 
@@ -134,12 +135,7 @@ def _check_env(options: argparse.Namespace) -> int:
         settings = load(find_config(options.id)).env
     else:
         settings = EnvSettings(id=options.id)
-    try:
-        report = check_env(settings, steps=options.steps)
-    except EnvError as error:
-        print(f"mbrl: {error}", file=sys.stderr)
-        return 2
-    print(format_report(report))
+    print(format_report(check_env(settings, steps=options.steps)))
     return 0
 
 
@@ -156,7 +152,16 @@ def _replay_stats(options: argparse.Namespace) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep Ray and RLlib from burying our own output; set before either is imported."""
+    """Keep Ray on this machine, and from burying our own output; to be called before its import.
+
+    Ray turns 127.0.0.1 into the machine's public address, and listens there, unless it is told that
+    there will be no cluster. Joining one is still possible.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # RLlib deprecates a class of its own that it still makes itself, and Ray says how it is secured
+    for chatty in ("ray._common.deprecation", "ray._private.authentication"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")

@@ -5,6 +5,7 @@ new weights), so the loop cannot tell them apart. Actors get weights by one `ray
 and send back only receipts; frames go straight from an actor to the replay store.
 """
 
+import logging
 import os
 from typing import Any
 
@@ -256,19 +257,21 @@ def evaluate_snapshot(config: Config, weights: State, index: int) -> EvalResult:
 
 
 def start_ray(config: Config) -> None:
-    """Join or start Ray, if anything of this run is an actor."""
-    needs = (
-        config.collect.num_collectors
-        + config.learn_model.num_learners
-        + config.learn_policy.num_learners
-    )
-    if not needs or ray.is_initialized():
+    """Join or start Ray, if anything of this run is an actor or stock RLlib."""
+    learners = config.learn_model.num_learners + config.learn_policy.num_learners
+    needed = config.agent != "dream" or config.collect.num_collectors + learners > 0
+    if not needed or ray.is_initialized():
         return
     address = config.run.ray_address
     if address is None and not _inside_a_job():
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+        ray.init(
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     else:
-        ray.init(address=address or "auto", log_to_driver=False)
+        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _inside_a_job() -> bool:

@@ -12,6 +12,7 @@ import torch
 from agents.model_free import ModelFree
 from envs import make_env
 from mbrl.acting import ActingPolicy, RandomPolicy
+from mbrl.actors import start_ray
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.run import Run
 from mbrl.seeding import seed
@@ -37,6 +38,7 @@ def train(run: Run) -> dict[str, Any]:
         return run.finish(
             _judge(run, RandomPolicy(action_space, seed(config.seed, "random")), True)
         )
+    start_ray(config)
     agent = ModelFree(
         "ppo" if config.agent == "ppo" else "dqn",
         config.ppo if config.agent == "ppo" else config.dqn,
@@ -49,6 +51,7 @@ def train(run: Run) -> dict[str, Any]:
     try:
         if run.resumed is not None:
             agent.set_state(run.resumed["agent"])
+        run.heed_signals()
         evaluated = saved = run.env_steps
         while run.env_steps < config.env_steps and not run.stopping:
             run.progress.update(phase="learn")

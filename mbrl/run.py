@@ -12,7 +12,8 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
@@ -54,7 +55,7 @@ class Run:
         self.config, self.dir = config, config.run_dir
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
-        self._settle_config()
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self.stopping = False
         self.env_steps = 0
         self.curve: list[list[float]] = []
@@ -62,6 +63,20 @@ class Run:
         self.last_eval: EvalResult | None = None
         self.resumed: dict[str, Any] | None = None
         self.checkpoints = self.dir / "checkpoints"
+        try:
+            self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self) -> None:
+        """Settle the config, open the metrics and go back to the newest checkpoint."""
+        config = self.config
+        self._settle_config()
+        if checkpoint.steps(self.checkpoints):
+            self.env_steps, self.resumed = checkpoint.load(self.checkpoints)
+            self.curve = [list(point) for point in self.resumed["curve"]]
+            self.budget = dict(self.resumed["budget"])
         trackers = {
             "tensorboard": mirrors.tensorboard,
             "wandb": mirrors.wandb,
@@ -69,10 +84,6 @@ class Run:
         }
         wanted = [name for name in trackers if getattr(config.run, name)]
         self.log = MetricsLog(self.dir, mirrors=[trackers[name](self.dir) for name in wanted])
-        if checkpoint.steps(self.checkpoints):
-            self.env_steps, self.resumed = checkpoint.load(self.checkpoints)
-            self.curve = [list(point) for point in self.resumed["curve"]]
-            self.budget = dict(self.resumed["budget"])
         self.log.truncate_after(self.env_steps if self.resumed else -1)
         title = f"{config.env.id or config.env.factory} {config.agent} seed {config.seed}"
         self.progress = Progress(config.env_steps, start_steps=self.env_steps, title=title)
@@ -89,12 +100,9 @@ class Run:
         return result
 
     def __enter__(self) -> Self:
-        """Show progress, and turn SIGTERM and SIGINT into a request to stop safely."""
+        """Show progress and heed signals."""
         self.progress.__enter__()
-        self._handlers = {
-            number: signal.signal(number, self._ask_to_stop)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self.heed_signals()
         return self
 
     def __exit__(
@@ -105,10 +113,22 @@ class Run:
     ) -> None:
         """Let go of the folder."""
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self.progress.__exit__(kind, error, trace)
         self.log.close()
         self._lock.close()
+
+    def heed_signals(self) -> None:
+        """Turn SIGTERM and SIGINT into a request to stop safely, until the folder is left.
+
+        To be called once more after Ray has started, which installs a handler of its own. Outside
+        the main thread Python allows no handlers; whoever started the thread decides when it ends.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.signal(number, self._ask_to_stop)
+            self._handlers.setdefault(number, before)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopping:
