@@ -16,11 +16,11 @@ from gymnasium import spaces
 
 from agents.dream_ppo import DreamPPO
 from agents.modules import LatentModule, latent_spec
-from envs import make_env
+from envs import EnvError, make_env
 from mbrl.acting import LatentPolicy, RandomPolicy
 from mbrl.collect import Collector, Receipt, next_incarnation
 from mbrl.config import Config
-from mbrl.errors import CollectError
+from mbrl.errors import CollectError, MbrlError
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.replay import ReplayStore
 from mbrl.run import Run
@@ -28,6 +28,9 @@ from mbrl.seeding import seed
 from mbrl.world_model.model import WorldModel
 
 State = dict[str, Any]
+
+RESTART_TIMEOUT_S = 600.0
+"""How long a dead collector may take to come back before the run gives up."""
 
 
 class LocalCollectors:
@@ -88,15 +91,12 @@ class LocalCollectors:
 class CollectorActor:
     """A collector, a world model and a policy network to act with, in a process of their own."""
 
-    def __init__(self, config: Config, index: int) -> None:
+    def __init__(self, config: Config, index: int, store: ReplayStore) -> None:
         """Build everything; weights come with the first `collect` that needs them.
 
         Ray runs this again when it restarts the actor after a crash.
         """
         torch.set_num_threads(1)
-        store = ReplayStore(
-            config.run_dir / "replay", env_id=config.env.id or config.env.factory or ""
-        )
         incarnation = next_incarnation(store, index)
         self.collector = Collector(
             config.env, config.collect, store, config.seed, index, incarnation
@@ -140,7 +140,7 @@ class RemoteCollectors:
         self.count = config.collect.num_collectors
         # a fraction of a core each: collectors wait for the learners most of the time
         actor = ray.remote(num_cpus=0.25, max_restarts=-1, max_task_retries=0)(CollectorActor)
-        self.actors = [actor.remote(config, index) for index in range(self.count)]
+        self.actors = [actor.remote(config, index, store) for index in range(self.count)]
         self.weights: Any = None
         self.begun: list[tuple[int, Any]] = []
         self.total = 0
@@ -168,9 +168,12 @@ class RemoteCollectors:
             try:
                 receipt: Receipt = ray.get(promise)
                 return receipt
-            except (ray.exceptions.RayActorError, ray.exceptions.ActorUnavailableError):
-                self.actor_restarts += 1
-                self.run.progress.print(f"collector {index} died; Ray restarts it")
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, EnvError | MbrlError):
+                    raise CollectError(f"collector {index}: {error.cause}") from error
+                raise
+            except ray.exceptions.RayActorError as error:
+                self._await_restart(index, error)
                 committed = self._committed(index)
                 if committed:
                     # it died after its one commit: nothing is missing but the scores
@@ -180,6 +183,21 @@ class RemoteCollectors:
             f"collector {index}: expected it to come back, but it died 100 times in one fragment; "
             f"look at the actor's log for the reason"
         )
+
+    def _await_restart(self, index: int, error: ray.exceptions.RayActorError) -> None:
+        """Wait until Ray has started the actor again; one death may give several errors."""
+        if error.actor_init_failed:
+            raise CollectError(f"collector {index}: it could not be built: {error}") from error
+        self.actor_restarts += 1
+        self.run.progress.print(f"collector {index} died; Ray restarts it")
+        promise = self.actors[index].pid.options(max_task_retries=-1).remote()
+        try:
+            ray.get(promise, timeout=RESTART_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError as late:
+            raise CollectError(
+                f"collector {index}: expected Ray to restart it within {RESTART_TIMEOUT_S:.0f} s; "
+                "`ray status` tells what the cluster lacks. The same command resumes"
+            ) from late
 
     def _committed(self, index: int) -> int:
         """Steps this collector has committed since the fragment began."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs import EnvSettings, VectorEnv
+from envs import EnvError, EnvSettings, VectorEnv
 from mbrl.acting import ActingPolicy
 from mbrl.errors import CollectError
 from mbrl.seeding import seed
@@ -71,7 +71,8 @@ def evaluate(
         explore: sample the policy's actions instead of taking the most likely.
 
     Raises:
-        CollectError: an environment crashed; an evaluation with missing episodes is not one.
+        CollectError: an environment crashed or broke its promises; an evaluation with missing
+            episodes is not one.
     """
     width = min(num_envs, episodes)
     vector = VectorEnv(env, width, max_restarts=0)
@@ -86,10 +87,6 @@ def evaluate(
         is_first = np.ones(width, np.bool_)
         while any(episode >= 0 for episode in playing):
             result = vector.step(policy.act(vector.obs, is_first, explore))
-            if result.crashed.any():
-                raise CollectError(
-                    "evaluate: an environment crashed; expected all episodes to finish"
-                )
             ended = result.terminateds | result.truncateds
             is_first = ended.copy()
             for slot, episode in enumerate(playing):
@@ -102,6 +99,8 @@ def evaluate(
                     # a slot with nothing left to play idles on a seed that is already counted
                     vector.reset(slot, seeds[following] if more else seeds[0])
                     following += int(more)
+    except EnvError as error:
+        raise CollectError(f"evaluate: expected every episode to finish, but {error}") from error
     finally:
         vector.close()
     return EvalResult(returns, lengths, seeds)

@@ -116,10 +116,15 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start N new dreams; an integer seed makes them repeatable."""
-        super().reset(seed=seed if isinstance(seed, int) else None)
-        if isinstance(seed, int):
-            self.dream.generator.manual_seed(seed)
+        """Start N new dreams; a seed makes them repeatable.
+
+        All dreams share one random stream: of a list of seeds it takes the first.
+        """
+        first = seed[0] if isinstance(seed, list) and seed else seed
+        number = first if isinstance(first, int) else None
+        super().reset(seed=number)
+        if number is not None:
+            self.dream.generator.manual_seed(number)
         self.age[:], self.done[:] = 0, False
         return self.dream.reset().cpu().numpy(), {}
 

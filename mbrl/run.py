@@ -52,7 +52,8 @@ class Run:
             ConfigError: the folder was made with other settings.
             MbrlError: another process is using the folder.
         """
-        self.config, self.dir = config, config.run_dir
+        # absolute, because actors may work in another folder
+        self.config, self.dir = config, config.run_dir.resolve()
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
         self._handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
