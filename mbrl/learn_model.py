@@ -6,6 +6,7 @@ tailing the replay store, so no frame ever passes through the driver. The amount
 count of replayed rows, never a time.
 """
 
+import copy
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -184,7 +185,7 @@ class WorldModelLearner:
         """Everything that learning continues from: weights, optimiser, streams, counters."""
         return {
             "model": self.model_state(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "updates": self.updates,
             "generator": self.generator.get_state(),
             "rng": self.rng.bit_generator.state,

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from envs import EnvSettings
+from envs.counting import length_for, read_step
+from mbrl.errors import CollectError
+from mbrl.evaluate import EvalResult, evaluate
+from mbrl.seeding import seed
+
+
+class Parity:
+    """Deterministic: acts on the picture alone."""
+
+    version = 0
+
+    def __init__(self):
+        self.widths, self.explored = [], set()
+
+    def reset(self, num_envs):
+        self.widths.append(num_envs)
+
+    def act(self, obs, is_first, explore=True):
+        self.explored.add(explore)
+        assert is_first.tolist() == [read_step(frame) == 0 for frame in obs]
+        return np.array([read_step(frame) % 4 for frame in obs])
+
+
+def counting(**kwargs):
+    return EnvSettings(id="reverie/Counting-v0", kwargs=kwargs)
+
+
+def lengths_of(root_seed, episodes, **bounds):
+    return [length_for(seed(root_seed, "evaluate", i), **bounds) for i in range(episodes)]
+
+
+@pytest.mark.parametrize(("episodes", "num_envs"), [(1, 1), (1, 4), (7, 3), (10, 10), (3, 10)])
+def test_exactly_the_wanted_episodes_each_from_its_own_seed(episodes, num_envs):
+    result = evaluate(Parity(), counting(), episodes, 5, num_envs)
+    assert result.seeds == [seed(5, "evaluate", i) for i in range(episodes)]
+    assert result.lengths == lengths_of(5, episodes)
+    assert result.returns == [n * (n + 1) / 2 for n in result.lengths]
+
+
+def test_result_does_not_depend_on_how_many_environments_are_stepped_together():
+    results = [evaluate(Parity(), counting(), 9, 0, num_envs) for num_envs in (1, 2, 9)]
+    assert results[0] == results[1] == results[2]
+
+
+def test_long_episodes_are_not_crowded_out_by_short_ones():
+    """With one very long episode among short ones, all slots wait for it."""
+    bounds = {"min_length": 1, "max_length": 500}
+    result = evaluate(Parity(), counting(**bounds), 12, 3, 4)
+    assert result.lengths == lengths_of(3, 12, **bounds)
+    assert max(result.lengths) > 5 * min(result.lengths)
+
+
+def test_seeds_are_fixed_by_the_root_alone():
+    first, again, other = (evaluate(Parity(), counting(), 4, root, 2) for root in (1, 1, 2))
+    assert first == again and first.seeds != other.seeds
+
+
+def test_policy_is_reset_to_the_width_in_use_and_told_whether_to_explore():
+    policy = Parity()
+    evaluate(policy, counting(), 2, 0, 8, explore=False)
+    assert policy.widths == [2] and policy.explored == {False}
+
+
+def test_truncated_episodes_count_like_others():
+    result = evaluate(Parity(), counting(truncate=True), 5, 0, 2)
+    assert result.lengths == lengths_of(0, 5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [({"crash_at": 3}, "crashes at step 3"), ({"nan_at": 3}, "got nan")]
+)
+def test_an_evaluation_with_an_accident_is_not_one(fault, message):
+    with pytest.raises(CollectError, match=message):
+        evaluate(Parity(), counting(**fault), 3, 0, 2)
+
+
+def test_mean_and_standard_deviation_by_hand():
+    result = EvalResult([1.0, 3.0, 5.0], [2, 2, 2], [0, 1, 2])
+    assert result.mean == 3.0 and result.std == pytest.approx((8 / 3) ** 0.5)
+    assert result.as_dict()["episodes"] == 3

@@ -1,0 +1,172 @@
+"""The dream as an environment, over a stub world model that can be followed by hand."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+from agents.tensor_env import MovableTensorEnv, ShareableTensorEnv, TensorEnv
+from mbrl.errors import TrainingError
+from mbrl.imagine import DreamEnv, DreamVectorEnv
+from mbrl.world_model.model import ImaginedStep, Latent
+
+ACTIONS = spaces.Discrete(3)
+LAST = 9
+
+
+class CountingModel:
+    """A state that is a number: it grows by one, pays itself, and ends for sure at LAST."""
+
+    feature_size = 2
+
+    def imagine_step(self, latent, action, generator=None):
+        count = latent.hidden + 1
+        following = Latent(count, action.float().unsqueeze(-1))
+        reward = count.squeeze(-1)
+        return ImaginedStep(following, reward, (reward < LAST).float())
+
+
+def starts(*values):
+    hidden = torch.tensor(values, dtype=torch.float32).unsqueeze(-1)
+    return Latent(hidden, torch.zeros_like(hidden))
+
+
+def dream(*values, num_envs=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return DreamEnv(CountingModel(), ACTIONS, starts(*values), num_envs, generator)
+
+
+def test_dream_env_is_a_tensor_env_that_can_be_shared_and_moved():
+    env = dream(0)
+    assert isinstance(env, TensorEnv)
+    assert isinstance(env, ShareableTensorEnv)
+    assert isinstance(env, MovableTensorEnv)
+    assert (env.num_envs, env.obs_dim, env.device.type) == (4, 2, "cpu")
+
+
+def test_reset_draws_real_starts_only():
+    obs = dream(2, 5, num_envs=64).reset()
+    assert obs.shape == (64, 2)
+    assert set(obs[:, 1].tolist()) == {2.0, 5.0}
+
+
+def test_step_returns_what_the_action_led_to():
+    env = dream(3)
+    env.reset()
+    obs, reward, cont, info = env.step(torch.tensor([0, 1, 2, 1]))
+    assert obs[:, 1].tolist() == [4.0] * 4
+    assert obs[:, 0].tolist() == [0.0, 1.0, 2.0, 1.0]
+    assert reward.tolist() == [4.0] * 4
+    assert cont.tolist() == [1.0] * 4
+    assert info == {}
+
+
+def test_dreams_need_a_start():
+    with pytest.raises(TrainingError, match="expected at least one real latent"):
+        dream()
+
+
+def test_shares_divide_dreams_and_starts_and_never_repeat_a_stream():
+    env = dream(*range(10), num_envs=8)
+    first, second = env.share(0, 2), env.share(1, 2)
+    assert first.num_envs == second.num_envs == 4
+    assert first.starts.hidden.squeeze(-1).tolist() == [0, 2, 4, 6, 8]
+    assert second.starts.hidden.squeeze(-1).tolist() == [1, 3, 5, 7, 9]
+    seeds = {part.generator.initial_seed() for part in (first, second, env.share(0, 2))}
+    assert len(seeds) == 3
+
+
+def test_a_dream_that_is_there_already_is_not_moved():
+    env = dream(0)
+    assert env.to(torch.device("cpu")) is env
+
+
+@pytest.fixture
+def vector():
+    return DreamVectorEnv(dream(LAST - 3), horizon=100)
+
+
+def test_vector_spaces_and_dtypes_are_gymnasiums(vector):
+    obs, info = vector.reset(seed=1)
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert vector.single_observation_space == spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    assert vector.action_space == spaces.MultiDiscrete([3] * 4)
+    assert obs in vector.observation_space
+    assert info == {}
+    obs, reward, terminated, truncated, info = vector.step(vector.action_space.sample())
+    assert obs in vector.observation_space
+    assert reward.shape == terminated.shape == truncated.shape == (4,)
+    assert (reward.dtype, terminated.dtype, truncated.dtype) == (np.float32, np.bool_, np.bool_)
+
+
+def test_vector_terminates_where_the_model_says_so_and_restarts_on_the_next_step(vector):
+    vector.reset(seed=1)
+    action = np.ones(4, np.int64)
+    seen = [vector.step(action) for _ in range(5)]
+    states = [obs[0, 1] for obs, *_ in seen]
+    rewards = [reward[0] for _, reward, *_ in seen]
+    ends = [bool(terminated[0]) for _, _, terminated, _, _ in seen]
+    # from 6: 7, 8, 9 (the end), then the reset to 6 whose action is ignored, then 7 again
+    assert states == [7, 8, 9, 6, 7]
+    assert rewards == [7, 8, 9, 0, 7]
+    assert ends == [False, False, True, False, False]
+
+
+def test_vector_truncates_at_the_horizon_and_does_not_call_it_an_end():
+    vector = DreamVectorEnv(dream(0), horizon=2)
+    vector.reset(seed=1)
+    action = np.zeros(4, np.int64)
+    seen = [vector.step(action) for _ in range(4)]
+    assert [bool(step[3][0]) for step in seen] == [False, True, False, False]
+    assert not any(step[2].any() for step in seen)
+    assert [step[0][0, 1] for step in seen] == [1, 2, 0, 1]
+
+
+def test_vector_repeats_itself_under_a_seed():
+    def play():
+        vector = DreamVectorEnv(dream(*range(8), num_envs=5, seed=9), horizon=3)
+        first, _ = vector.reset(seed=7)
+        steps = [vector.step(np.full(5, k % 3)) for k in range(8)]
+        return np.concatenate([first, *[obs for obs, *_ in steps]])
+
+    assert np.array_equal(play(), play())
+
+
+def test_vector_passes_through_gymnasiums_own_wrappers(vector):
+    wrapped = gymnasium.wrappers.vector.RecordEpisodeStatistics(vector)
+    wrapped.reset(seed=1)
+    info = {}
+    for _ in range(3):
+        *_, info = wrapped.step(np.zeros(4, np.int64))
+    assert info["episode"]["r"].tolist() == [24.0] * 4  # 7 + 8 + 9
+    assert info["episode"]["l"].tolist() == [3] * 4
+
+
+def test_stock_rllib_ppo_trains_in_a_dream(ray_session):
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.tune.registry import register_env
+
+    register_env(
+        "reverie-test-dream",
+        lambda config: DreamVectorEnv(dream(0, 3, num_envs=config["num_envs"]), horizon=5),
+    )
+    config = (
+        PPOConfig()
+        .environment("reverie-test-dream", env_config={"num_envs": 8})
+        .env_runners(
+            num_env_runners=0,
+            num_envs_per_env_runner=8,
+            gym_env_vectorize_mode="vector_entry_point",
+        )
+        .training(train_batch_size=80, minibatch_size=40, num_epochs=1)
+    )
+    algo = config.build_algo()
+    try:
+        result = algo.train()
+    finally:
+        algo.stop()
+    # every dream from 0 pays 1+2+3+4+5 and from 3 pays 4+5+6+7+8 before it is cut or ends
+    assert 15 <= result["env_runners"]["episode_return_mean"] <= 30
+    assert result["env_runners"]["num_env_steps_sampled"] >= 80

@@ -1,0 +1,173 @@
+"""The world model's learner: counts, starts, skipped steps, states, and two ranks that agree."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tiny import model_settings
+
+from mbrl.config import LearnModelSettings
+from mbrl.episode import Episode
+from mbrl.errors import ReplayError, TrainingError
+from mbrl.learn_model import RemoteLearners, WorldModelLearner, pick_device
+from mbrl.replay import ReplayStore
+
+OBS, ACTIONS = spaces.Box(0, 1, (8, 8, 2), np.uint8), spaces.Discrete(3)
+
+
+def episode(name, rows=20, reward=1.0):
+    """Random frames; the last step terminates."""
+    rng = np.random.default_rng(int(name))
+    flags = np.zeros((3, rows), np.bool_)
+    flags[0, -2] = True
+    rewards = np.full(rows, reward, np.float32)
+    actions = rng.integers(0, 3, rows)
+    rewards[-1], actions[-1] = 0, 0
+    return Episode(
+        eps_id=name,
+        t0=0,
+        obs=(rng.random((rows, 8, 8, 2)) < 0.1).astype(np.uint8),
+        actions=actions,
+        rewards=rewards,
+        terminateds=flags[0],
+        truncateds=flags[1],
+        life_loss=flags[2],
+        ended=True,
+    )
+
+
+def settings(**changes):
+    values = {"batch_size": 4, "sequence_length": 8, "warmup_updates": 0, "max_starts": 1000}
+    return LearnModelSettings(**{**values, **changes})
+
+
+def arguments(store, **changes):
+    return {
+        "observation_space": OBS,
+        "action_space": ACTIONS,
+        "model": model_settings(bf16=False),
+        "settings": settings(**changes),
+        "store": store,
+        "capacity_steps": 1000,
+        "ring_directory": None,
+        "root_seed": 0,
+    }
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = ReplayStore(tmp_path, env_id="x")
+    store.commit([episode("1"), episode("2")], "c0", 38)
+    return store
+
+
+@pytest.fixture
+def learner(store):
+    learner = WorldModelLearner(**arguments(store))
+    learner.refresh()
+    yield learner
+    learner.close()
+
+
+def equal(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_refresh_counts_rows_and_names_the_segments(learner, store):
+    assert learner.refresh() == 40
+    assert learner.segments() == [info.name for info in store.segments()]
+
+
+def test_learning_from_nothing_says_how_to_go_on(tmp_path):
+    learner = WorldModelLearner(**arguments(ReplayStore(tmp_path / "empty", env_id="x")))
+    learner.refresh()
+    with pytest.raises(ReplayError, match="collect"):
+        learner.learn(1)
+    learner.close()
+
+
+def test_learn_lowers_the_loss_and_returns_latents_of_living_states(learner):
+    before, _ = learner.learn(2)
+    learner.learn(30)
+    after, starts = learner.learn(10)
+    assert after["loss"] < before["loss"]
+    assert learner.updates == 42
+    rows = 10 * 4 * 8
+    # two of 40 rows are terminal and must not start a dream
+    assert 0.85 * rows < len(starts.hidden) < rows
+    assert starts.code.shape[1] + starts.hidden.shape[1] == learner.model.feature_size
+
+
+def test_no_more_starts_are_kept_than_asked_for(store):
+    learner = WorldModelLearner(**arguments(store, max_starts=50))
+    learner.refresh()
+    _, starts = learner.learn(5)
+    assert len(starts.hidden) == 50
+    learner.close()
+
+
+def test_a_loss_that_is_not_finite_raises_and_leaves_the_weights(tmp_path):
+    store = ReplayStore(tmp_path / "bad", env_id="x")
+    store.commit([episode("1", reward=float("nan"))], "c0", 19)
+    learner = WorldModelLearner(**arguments(store))
+    learner.refresh()
+    trained = {name: value.clone() for name, value in learner.model.named_parameters()}
+    with pytest.raises(TrainingError, match="not finite"):
+        learner.learn(3)
+    assert equal(trained, dict(learner.model.named_parameters()))
+    learner.close()
+
+
+def test_a_restored_learner_goes_on_exactly(learner, store):
+    learner.learn(3)
+    state = learner.state_dict()
+    expected, starts = learner.learn(3)
+    other = WorldModelLearner(**arguments(store))
+    other.refresh(learner.segments())
+    other.load_state_dict(state)
+    got, other_starts = other.learn(3)
+    assert got == expected
+    assert torch.equal(starts.hidden, other_starts.hidden)
+    assert equal(learner.model_state(), other.model_state())
+    other.close()
+
+
+def test_the_first_weights_come_from_the_seed_and_leave_torchs_generator_alone(store):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, two = WorldModelLearner(**arguments(store)), WorldModelLearner(**arguments(store))
+    assert torch.equal(torch.rand(3), expected)
+    assert equal(one.model_state(), two.model_state())
+    one.close()
+    two.close()
+
+
+def test_batches_must_divide_among_the_ranks(store):
+    with pytest.raises(TrainingError, match="expected a multiple of 3 learners"):
+        WorldModelLearner(**arguments(store), rank=0, world_size=3)
+
+
+def test_auto_is_a_gpu_only_where_there_is_one():
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert pick_device("cpu").type == "cpu"
+
+
+def test_two_learners_share_gradients_and_end_with_equal_weights(store, ray_session):
+    import ray
+
+    values = {**arguments(store, num_learners=2), "device": "cpu"}
+    learners = RemoteLearners(values, values["settings"])
+    try:
+        assert learners.refresh() == 40
+        metrics, starts = learners.learn(3)
+        assert np.isfinite(metrics["loss"])
+        assert len(starts.hidden) > 60
+        first, second = ray.get([one.model_state.remote() for one in learners.actors])
+        assert equal(first, second)
+        assert equal(first, learners.model.state_dict())
+        state = learners.state_dict()
+        assert len(state["ranks"]) == 2
+        learners.load_state_dict(state)
+    finally:
+        learners.close()
