@@ -141,7 +141,9 @@ class Collector:
         if policy is not self.policy:
             policy.reset(e)
             self.policy = policy
-        cuts: list[_Cut] = []
+        self._opened_s[:] = began
+        # by slot, so that the order of rows does not depend on when the clock cut a fragment
+        cuts: list[list[_Cut]] = [[] for _ in range(e)]
         returns: list[float] = []
         lengths: list[int] = []
         taken = 0
@@ -149,13 +151,14 @@ class Collector:
             taken += self._step(policy, cuts, returns, lengths)
         total = env_steps_total + taken
         for i in range(e):
-            self._cut(i, cuts, ended=False)
-        self.store.commit([cut(env_steps_total=total) for cut in cuts], self.writer, total)
+            self._cut(i, cuts[i], ended=False)
+        fragments = [cut(env_steps_total=total) for slot in cuts for cut in slot]
+        self.store.commit(fragments, self.writer, total)
         seconds = time.monotonic() - began
         return Receipt(taken, returns, lengths, self.vector.restarts, self.unrepeatable, seconds)
 
     def _step(
-        self, policy: ActingPolicy, cuts: list[_Cut], returns: list[float], lengths: list[int]
+        self, policy: ActingPolicy, cuts: list[list[_Cut]], returns: list[float], lengths: list[int]
     ) -> int:
         """One step of every environment; returns how many of them counted.
 
@@ -179,7 +182,7 @@ class Collector:
         for i in np.flatnonzero(self.is_first | full | late).tolist():
             if ended[i]:
                 self._obs[i, self._rows[i]] = result.obs[i]
-            self._cut(i, cuts, ended=bool(ended[i]))
+            self._cut(i, cuts[i], ended=bool(ended[i]))
             if ended[i]:
                 returns.append(self.slots[i].total)
                 lengths.append(self.slots[i].t0)
@@ -293,6 +296,6 @@ def _writer(index: int, incarnation: int) -> str:
 
 
 def next_incarnation(store: ReplayStore, index: int) -> int:
-    """How many collectors with this index have written to the store before."""
-    writers = {info.writer for info in store.segments()}
-    return sum(writer.split("r")[0] == f"c{index}" for writer in writers)
+    """How often the collector with this index has to be told from those who wrote before it."""
+    writers = {info.writer.partition("r")[::2] for info in store.segments()}
+    return max((int(rank or 0) + 1 for name, rank in writers if name == f"c{index}"), default=0)

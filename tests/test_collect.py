@@ -1,0 +1,341 @@
+"""What a Collector writes, read off the pictures of the counting environment."""
+
+import numpy as np
+import pytest
+
+from envs import EnvError, EnvSettings
+from envs.counting import length_for, read_action, read_length, read_step
+from mbrl.acting import RandomPolicy
+from mbrl.collect import Collector, next_incarnation
+from mbrl.config import CollectSettings
+from mbrl.replay import ReplayStore, SequenceSampler
+from mbrl.seeding import seed
+
+
+class Scripted:
+    """Acts by a fixed rhythm and remembers what it was shown."""
+
+    def __init__(self, version=0):
+        self.version, self.calls, self.resets = version, 0, []
+        self.seen, self.firsts = [], []
+
+    def reset(self, num_envs):
+        self.resets.append(num_envs)
+
+    def act(self, obs, is_first, explore=True):
+        self.seen.append(obs.copy())
+        self.firsts.append(is_first.copy())
+        self.calls += 1
+        return (self.calls + np.arange(len(obs))) % 3
+
+
+def counting(**kwargs):
+    return EnvSettings(id="reverie/Counting-v0", kwargs=kwargs)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ReplayStore(tmp_path / "replay")
+
+
+def collector(store, env=None, index=0, incarnation=0, root_seed=0, **settings):
+    settings = CollectSettings(**{"num_envs": 3, "fragment_steps": 8, **settings})
+    return Collector(env or counting(), settings, store, root_seed, index, incarnation)
+
+
+def check_rows(fragment):
+    """Every value of a fragment follows from the step numbers in its pictures."""
+    steps = [read_step(obs) for obs in fragment.obs]
+    assert steps == list(range(fragment.t0, fragment.t0 + fragment.rows))
+    with_action = fragment.rows - fragment.ended
+    assert fragment.rewards[:with_action].tolist() == [step + 1 for step in steps[:with_action]]
+    led_here = [read_action(obs) for obs in fragment.obs[1:]]
+    assert fragment.actions[: fragment.rows - 1].tolist() == led_here
+    ends = [step + 1 == read_length(fragment.obs[0]) for step in steps[:with_action]]
+    ends += [False] * fragment.ended
+    assert (fragment.terminateds | fragment.truncateds).tolist() == ends
+    if fragment.ended:
+        assert steps[-1] == read_length(fragment.obs[0])
+        assert fragment.actions[-1] == 0 and fragment.rewards[-1] == 0
+
+
+def test_steps_are_exact_and_committed_as_one_segment(store):
+    one = collector(store)
+    receipt = one.collect(24, Scripted(), 100)
+    assert receipt.steps == 24 and receipt.env_restarts == 0
+    (info,) = store.segments()
+    assert (info.steps, info.env_steps_total, info.writer) == (24, 124, "c0")
+    assert {fragment.env_steps_total for fragment in store.episodes()} == {124}
+    one.close()
+
+
+def test_rows_are_what_the_environment_did(store):
+    one, policy = collector(store), Scripted(version=7)
+    one.collect(90, policy, 0)
+    fragments = list(store.episodes())
+    for fragment in fragments:
+        check_rows(fragment)
+        assert fragment.policy_version == 7 and not fragment.truncateds.any()
+    assert sum(fragment.steps for fragment in fragments) == 90
+    one.close()
+
+
+def test_fragments_are_cut_after_their_steps_at_ends_and_when_the_call_returns(store):
+    one = collector(store, counting(min_length=11, max_length=11), num_envs=1, fragment_steps=4)
+    one.collect(10, Scripted(), 0)
+    one.collect(10, Scripted(), 10)
+    fragments = list(store.episodes())
+    # 11 steps and the final observation, then 9 of the next episode; calls of 10 steps
+    assert [(f.t0, f.rows, f.ended) for f in fragments] == [
+        (0, 4, False),
+        (4, 4, False),
+        (8, 2, False),
+        (10, 2, True),
+        (0, 4, False),
+        (4, 4, False),
+        (8, 1, False),
+    ]
+    assert len({f.eps_id for f in fragments}) == 2
+    one.close()
+
+
+def test_a_full_fragment_that_also_ends_has_the_final_observation(store):
+    one = collector(store, counting(min_length=4, max_length=4), num_envs=1, fragment_steps=4)
+    one.collect(4, Scripted(), 0)
+    (fragment,) = store.episodes()
+    assert (fragment.rows, fragment.steps, fragment.ended) == (5, 4, True)
+    check_rows(fragment)
+    one.close()
+
+
+def test_receipt_has_the_returns_and_lengths_of_the_episodes_that_ended(store):
+    one = collector(store, num_envs=2)
+    receipt = one.collect(60, Scripted(), 0)
+    ended = [f for f in store.episodes() if f.ended]
+    assert sorted(receipt.lengths) == sorted(read_length(f.obs[0]) for f in ended)
+    assert receipt.returns == [n * (n + 1) / 2 for n in receipt.lengths]  # 1 + 2 + ... + n
+    assert len(receipt.returns) >= 3
+    one.close()
+
+
+def test_truncation_is_not_termination(store):
+    one = collector(store, counting(truncate=True))
+    one.collect(60, Scripted(), 0)
+    fragments = list(store.episodes())
+    assert any(f.truncateds.any() for f in fragments)
+    assert not any(f.terminateds.any() for f in fragments)
+    one.close()
+
+
+def test_life_loss_is_a_signal_and_no_end(store):
+    one = collector(store, counting(life_loss_every=3))
+    one.collect(60, Scripted(), 0)
+    for f in store.episodes():
+        arrived = [read_step(obs) + 1 for obs in f.obs[: f.steps]]
+        assert f.life_loss[: f.steps].tolist() == [step % 3 == 0 for step in arrived]
+        check_rows(f)
+    one.close()
+
+
+def test_policy_is_told_of_every_first_observation(store):
+    one, policy = collector(store), Scripted()
+    one.collect(90, policy, 0)
+    assert policy.resets == [3]
+    for obs, firsts in zip(policy.seen, policy.firsts, strict=True):
+        assert firsts.tolist() == [read_step(frame) == 0 for frame in obs]
+    one.close()
+
+
+def test_another_policy_is_reset_and_the_same_one_is_not(store):
+    one, first, second = collector(store), Scripted(), Scripted()
+    one.collect(3, first, 0)
+    one.collect(3, first, 3)
+    one.collect(3, second, 6)
+    assert first.resets == [3] and second.resets == [3]
+    one.close()
+
+
+def test_steps_that_do_not_divide_among_the_environments_are_refused(store):
+    one = collector(store)
+    with pytest.raises(ValueError, match="multiple of 3"):
+        one.collect(10, Scripted(), 0)
+    one.close()
+
+
+# -- accidents ------------------------------------------------------------------------------------
+
+
+def test_a_crashed_environment_is_counted_and_collecting_goes_on(store):
+    one, policy = collector(store, counting(min_length=20, max_length=20, crash_at=7)), Scripted()
+    receipt = one.collect(60, policy, 0)
+    assert receipt.env_restarts > 0 and not receipt.returns
+    fragments = list(store.episodes())
+    for f in fragments:
+        check_rows(f)  # nothing is missing inside a fragment
+    # the crashed step did not happen: episodes break off after the step before it
+    assert max(f.t0 + f.rows for f in fragments) == 6
+    assert sum(f.steps for f in fragments) == receipt.steps >= 60
+    assert receipt.steps < 63  # what was lost is made up for, in whole steps of the vector
+    for obs, firsts in zip(policy.seen, policy.firsts, strict=True):
+        assert firsts.tolist() == [read_step(frame) == 0 for frame in obs]
+    one.close()
+
+
+def test_nothing_is_lost_between_calls_after_a_crash(store):
+    one = collector(store, counting(min_length=20, max_length=20, crash_at=7), fragment_steps=100)
+    totals = 0
+    for _ in range(5):
+        totals += one.collect(12, Scripted(), totals).steps
+    by_episode = {}
+    for f in store.episodes():
+        assert f.t0 == by_episode.get(f.eps_id, 0)
+        check_rows(f)
+        by_episode[f.eps_id] = f.t0 + f.rows
+    assert sum(by_episode.values()) == totals
+    one.close()
+
+
+def test_crashes_without_end_stop_the_run(store):
+    one = collector(store, counting(crash_at=2), max_restarts=5)
+    with pytest.raises(EnvError, match="crashed after 5 restarts in a row"):
+        one.collect(60, Scripted(), 0)
+    one.close()
+
+
+def test_a_reward_that_is_not_finite_is_an_error_and_is_not_stored(store):
+    one = collector(store, counting(min_length=20, max_length=20, nan_at=9))
+    with pytest.raises(EnvError, match="finite float32 reward, got nan"):
+        one.collect(60, Scripted(), 0)
+    assert store.segments() == []
+    one.close()
+
+
+# -- seeds, stops and restarts --------------------------------------------------------------------
+
+
+def names(store):
+    return [info.name for info in store.segments()]
+
+
+def test_equal_collectors_write_equal_segments(tmp_path):
+    stores = [ReplayStore(tmp_path / str(i)) for i in range(2)]
+    for one in stores:
+        with_seed = collector(one, root_seed=3)
+        with_seed.collect(60, Scripted(), 0)
+        with_seed.close()
+    assert names(stores[0]) == names(stores[1])
+
+
+def test_episode_seeds_depend_on_everything_that_tells_episodes_apart(store):
+    lengths = set()
+    for args in ({}, {"index": 1}, {"incarnation": 1}, {"root_seed": 1}):
+        one = collector(store, counting(min_length=1, max_length=60_000), num_envs=2, **args)
+        lengths |= {read_length(obs) for obs in one.vector.obs}
+        one.close()
+    assert len(lengths) == 8
+    assert length_for(seed(0, "collect", 0, 0, 0, 0), 1, 60_000) in lengths
+
+
+def test_incarnations_have_names_of_their_own(store):
+    assert next_incarnation(store, 0) == 0
+    for expected, writer in ((0, "c0"), (1, "c0r1"), (2, "c0r2")):
+        assert next_incarnation(store, 0) == expected
+        one = collector(store, incarnation=expected)
+        one.collect(6, Scripted(), 0)
+        one.close()
+        assert store.segments()[-1].writer == writer
+    assert next_incarnation(store, 1) == 0 and next_incarnation(store, 10) == 0
+
+
+def test_an_incarnation_is_not_repeated_after_the_first_ones_were_evicted(store):
+    for incarnation in (0, 1):
+        one = collector(store, incarnation=incarnation)
+        one.collect(6, Scripted(), 6 * incarnation)
+        one.close()
+    oldest = store.segments()[0]
+    (store.data / oldest.name).unlink()
+    assert next_incarnation(store, 0) == 2
+
+
+@pytest.mark.parametrize("env", [counting(), EnvSettings(id="MinAtar/Breakout-v1")])
+def test_a_restored_collector_goes_on_exactly(tmp_path, env):
+    straight, stopped = (ReplayStore(tmp_path / name) for name in ("straight", "stopped"))
+
+    def policy_at(calls):
+        policy = Scripted()
+        policy.calls = calls
+        return policy
+
+    one = collector(straight, env)
+    one.collect(30, policy_at(0), 0)
+    one.collect(45, policy_at(10), 30)
+    one.close()
+    two = collector(stopped, env)
+    two.collect(30, policy_at(0), 0)
+    state = two.state_dict()
+    two.close()
+    three = collector(stopped, env, incarnation=1)
+    three.load_state_dict(state)
+    receipt = three.collect(45, policy_at(10), 30)
+    three.close()
+    assert names(stopped) == names(straight) and receipt.unrepeatable == 0
+
+
+def test_an_environment_that_does_not_repeat_itself_is_counted_and_starts_anew(store):
+    one = collector(store, counting(min_length=50, max_length=50))
+    one.collect(30, Scripted(), 0)
+    state = one.state_dict()
+    state["obs"][1] = 1 - state["obs"][1]
+    one.load_state_dict(state)
+    policy = Scripted()
+    receipt = one.collect(30, policy, 30)
+    assert receipt.unrepeatable == 1
+    assert [read_step(obs) for obs in policy.seen[0]] == [10, 0, 10]
+    assert policy.firsts[0].tolist() == [False, True, False]
+    for f in store.episodes():
+        check_rows(f)
+    one.close()
+
+
+def test_what_is_sampled_does_not_depend_on_when_the_clock_cut_fragments(tmp_path):
+    batches = []
+    for name, fragment_s in (("fast", 30.0), ("slow", 1e-9)):
+        store = ReplayStore(tmp_path / name)
+        one = collector(store, fragment_s=fragment_s)
+        one.collect(60, Scripted(), 0)
+        one.collect(30, Scripted(), 60)
+        one.close()
+        with SequenceSampler(1000, (8, 8, 1)) as sampler:
+            sampler.refresh(store)
+            batches.append(sampler.sample(32, 6, np.random.default_rng(0)))
+    cuts = [sum(1 for _ in ReplayStore(tmp_path / name).episodes()) for name in ("fast", "slow")]
+    assert cuts[1] > cuts[0]
+    for name in ("obs", "prev_action", "reward", "terminated", "is_first"):
+        assert np.array_equal(getattr(batches[0], name), getattr(batches[1], name))
+
+
+def test_time_between_calls_does_not_cut_fragments(store, monkeypatch):
+    import time
+
+    one = collector(store, counting(min_length=50, max_length=50), fragment_s=5.0)
+    policy, ahead = Scripted(), time.monotonic() + 1000.0
+    one.collect(12, policy, 0)
+    monkeypatch.setattr(time, "monotonic", lambda: ahead)
+    one.collect(12, policy, 12)
+    assert [f.rows for f in store.episodes()] == [4] * 6
+    one.close()
+
+
+def test_random_policy_is_uniform_and_repeats_with_its_seed():
+    from gymnasium import spaces
+
+    actions = [RandomPolicy(spaces.Discrete(4), 0).act(np.zeros((4000, 1)), None) for _ in (0, 1)]
+    assert np.array_equal(*actions)
+    assert np.abs(np.bincount(actions[0], minlength=4) / 4000 - 0.25).max() < 0.03
+    bounds = np.array([[-1, 0], [0, 5]], np.float32)
+    box = RandomPolicy(spaces.Box(*bounds), 0)
+    drawn = box.act(np.zeros((500, 1)), None)
+    assert drawn.dtype == np.float32 and drawn.shape == (500, 2)
+    assert (drawn[:, 0] <= 0).all() and drawn[:, 1].max() > 4
+    with pytest.raises(ValueError, match="Discrete or Box"):
+        RandomPolicy(spaces.MultiBinary(2), 0).act(np.zeros((1, 1)), None)
