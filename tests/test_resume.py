@@ -1,0 +1,201 @@
+"""Stop and resume equals never stopped, exactly, when everything runs in one process."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import config
+
+from mbrl import checkpoint, config_file
+from mbrl.errors import ConfigError, MbrlError
+from mbrl.run import Run
+from mbrl.train import Crew, train
+
+TIMINGS = ("wall_time_s", "_per_s", "rollout_s", "update_s")
+
+
+def differences(a: Any, b: Any, at: str = "") -> list[str]:
+    """Where two nested states differ, bit for bit; timings do not count."""
+    if any(at.endswith(name) for name in TIMINGS):
+        return []
+    if type(a) is not type(b):
+        return [f"{at}: {type(a).__name__} and {type(b).__name__}"]
+    if isinstance(a, dict):
+        missing = [f"{at}.{key} is in one only" for key in a.keys() ^ b.keys()]
+        return missing + [
+            d for key in a.keys() & b.keys() for d in differences(a[key], b[key], f"{at}.{key}")
+        ]
+    if isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return [f"{at}: lengths {len(a)} and {len(b)}"]
+        return [
+            d
+            for i, (x, y) in enumerate(zip(a, b, strict=True))
+            for d in differences(x, y, f"{at}[{i}]")
+        ]
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [f"{at}: tensors differ"]
+    if isinstance(a, np.ndarray):
+        return [] if np.array_equal(a, b) else [f"{at}: arrays differ"]
+    return [] if a == b else [f"{at}: {a} and {b}"]
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """Same weights, optimisers, streams, replay, metrics and scores."""
+    assert (
+        differences(checkpoint.load(one / "checkpoints"), checkpoint.load(two / "checkpoints"))
+        == []
+    )
+    assert differences(lines(one), lines(two)) == []
+    names = [sorted(path.name for path in (run / "replay/data").iterdir()) for run in (one, two)]
+    assert names[0] == names[1]
+    results = [json.loads((run / "result.json").read_text()) for run in (one, two)]
+    assert results[0]["eval"] == results[1]["eval"]
+    assert results[0]["curve"] == results[1]["curve"]
+    assert results[0]["budget"] == results[1]["budget"]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("never") / "run"
+    train(config(run_dir))
+    return run_dir
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
+    """Ask the run to stop, as a signal would, in the iteration that reaches that many steps."""
+    log = Crew.log
+
+    def log_and_stop(crew: Crew, *arguments: Any) -> None:
+        log(crew, *arguments)
+        crew.run.stopping |= crew.run.env_steps == env_steps
+
+    monkeypatch.setattr(Crew, "log", log_and_stop)
+
+
+# The fragment that was begun when the signal came is still learned from. 64 steps is a multiple of
+# checkpoint and evaluation; 48 falls between two of either.
+@pytest.mark.parametrize(("asked_at", "env_steps"), [(32, 48), (48, 64)])
+def test_stop_and_resume_equals_never_stopped(
+    never_stopped: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked_at: int,
+    env_steps: int,
+) -> None:
+    settings = config(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, asked_at)
+        with pytest.raises(SystemExit) as stopped:
+            train(settings)
+        assert stopped.value.code == 0
+    assert checkpoint.load(tmp_path / "run/checkpoints")[0] == env_steps
+    assert not (tmp_path / "run/result.json").exists()
+    train(settings)
+    assert_same_run(never_stopped, tmp_path / "run")
+
+
+def test_a_run_killed_between_checkpoints_goes_back_and_equals_never_stopped(
+    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path / "run")
+    log = Crew.log
+
+    def die(crew: Crew, *arguments: Any) -> None:
+        log(crew, *arguments)
+        if crew.run.env_steps == 80:  # the checkpoint is at 64; 16 steps are in replay already
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Crew, "log", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(settings)
+    assert checkpoint.load(tmp_path / "run/checkpoints")[0] == 64
+    train(settings)
+    assert len(list((tmp_path / "run/replay/unpinned").iterdir())) == 1
+    assert_same_run(never_stopped, tmp_path / "run")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(
+    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(tmp_path / "run", run={"checkpoint_every_steps": 32})
+
+    def die(crew: Crew, *arguments: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Crew, "log", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(settings)
+    train(settings)
+    assert_same_run(never_stopped, tmp_path / "run")
+
+
+def test_a_finished_run_says_its_result_again(never_stopped: Path) -> None:
+    before = (never_stopped / "metrics.jsonl").read_bytes()
+    result = train(config(never_stopped))
+    assert result == json.loads((never_stopped / "result.json").read_text())
+    assert (never_stopped / "metrics.jsonl").read_bytes() == before
+
+
+def test_more_steps_may_be_asked_of_a_finished_run(tmp_path: Path) -> None:
+    assert train(config(tmp_path / "run", env_steps=48))["env_steps"] == 48
+    assert train(config(tmp_path / "run", env_steps=64))["env_steps"] == 64
+
+
+def test_other_settings_on_the_same_folder_are_refused(never_stopped: Path) -> None:
+    changed = config(never_stopped, learn_model={"lr": 0.5})
+    with pytest.raises(ConfigError, match=r"learn_model\.lr: 0\.001 became 0\.5.*run\.dir="):
+        train(changed)
+
+
+def hold(run_dir: Path, ready: Any) -> None:
+    with Run(config(run_dir)):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    other = context.Process(target=hold, args=(tmp_path / "run", ready))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(MbrlError, match="another process holds it"):
+            Run(config(tmp_path / "run"))
+    finally:
+        other.kill()
+        other.join()
+    Run(config(tmp_path / "run")).__enter__().__exit__(None, None, None)
+
+
+def test_sigterm_makes_a_checkpoint_and_exits_with_zero(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    path = tmp_path / "tiny.yaml"
+    path.write_text(config_file.dump(config(run_dir, env_steps=96_000)))
+    command = [sys.executable, "-m", "mbrl", "train", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not checkpoint.steps(run_dir / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "the same command resumes" in output
+    assert checkpoint.load(run_dir / "checkpoints")[0] == lines(run_dir)[-1]["env_steps"]
