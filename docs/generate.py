@@ -1,0 +1,341 @@
+"""Make the parts of the documentation that follow from code and results, so nobody types them.
+
+    python docs/generate.py             docs/configuration.md, and the results table in README.md
+    python docs/generate.py --check     change nothing; exit code 1 if one of them is out of date
+    python docs/generate.py --gif RUN   docs/dream.gif, from the newest dream video of a run folder
+
+In: the pydantic models of `mbrl.config`, `configs/`, and `results/minatar/breakout.json` as
+`mbrl compare` wrote it. Out: Markdown. A number that is in no results file is not printed.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import yaml  # noqa: E402
+from pydantic import BaseModel  # noqa: E402
+from pydantic.fields import FieldInfo  # noqa: E402
+
+from envs.settings import ANY, DEFAULTS  # noqa: E402
+from mbrl.config import Config  # noqa: E402
+
+README, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "configuration.md"
+RESULTS = ROOT / "results" / "minatar" / "breakout.json"
+GIF = ROOT / "docs" / "dream.gif"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+INTRODUCTION = """\
+# Every setting
+
+Made from the code by `python docs/generate.py`; do not edit.
+
+A config is a YAML file that holds only what differs from the defaults below. `extends: other.yaml`
+(or a list of files, relative to the file that says it) puts it on top of others: sections merge,
+everything else replaces. On the command line `key=value` pairs with dots come after the file:
+
+```
+mbrl train configs/minatar.yaml seed=1 policy.horizon=10 env.id=MinAtar/Asterix-v1
+```
+
+`--check` reads and checks, `--print-config` prints the resolved settings; neither starts Ray. All
+mistakes are reported at once, each with its file and line. Only `true` and `false` are booleans;
+`no` and `on` are text. `null` means "not given".
+
+A run folder belongs to its settings: another command on the same folder is refused, unless only
+`env_steps`, `name` or something under `run` differs.
+"""
+
+
+# Settings
+
+
+def sections(model: type[BaseModel], name: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every section of the settings with its dotted name, outermost first."""
+    yield name, model
+    for key, field in model.model_fields.items():
+        inner = _section(field)
+        if inner is not None:
+            yield from sections(inner, f"{name}.{key}".lstrip("."))
+
+
+def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The settings of one section that are not sections themselves."""
+    return {key: field for key, field in model.model_fields.items() if _section(field) is None}
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def type_text(field: FieldInfo) -> str:
+    """A setting's type and range in words: `integer >= 1`, `list of numbers`, `"a" or "b"`."""
+    text = _kind_text(field.annotation)
+    limits = {type(limit).__name__: limit for limit in field.metadata}
+    bounds = [
+        f"{sign} {getattr(limits[name], name.lower()):g}"
+        for name, sign in (("Gt", ">"), ("Ge", "≥"), ("Lt", "<"), ("Le", "≤"))
+        if name in limits
+    ]
+    pattern = next((p for m in field.metadata if (p := getattr(m, "pattern", None))), None)
+    parts = [text, ", ".join(bounds), f"like `{pattern}`" if pattern else ""]
+    return " ".join(part for part in parts if part)
+
+
+def _kind_text(kind: Any) -> str:
+    plain = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
+    if kind in plain:
+        return plain[kind]
+    arguments = [part for part in get_args(kind) if part not in (type(None), Ellipsis)]
+    origin = get_origin(kind)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        return f"list of {_kind_text(arguments[0])}s"
+    if origin is dict:
+        return "mapping"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_kind_text, arguments))
+    raise TypeError(f"expected a type with a name in docs/generate.py, got {kind}; add one")
+
+
+def default_text(field: FieldInfo) -> str:
+    """A setting's default as it would be written in YAML."""
+    if field.is_required():
+        return "required"
+    return f"`{_yaml(field.get_default(call_default_factory=True))}`"
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def configuration() -> str:
+    """The page `docs/configuration.md`."""
+    parts = [INTRODUCTION, _shipped(), "## Settings\n"]
+    for name, model in sections(Config):
+        rows = [
+            [f"`{f'{name}.{key}'.lstrip('.')}`", type_text(field), default_text(field),
+             (field.description or "").replace("<", "&lt;")]
+            for key, field in settings(model).items()
+        ]  # fmt: skip
+        about = (model.__doc__ or "").strip().split("\n\n")[0]
+        title = f"### `{name}`" if name else "### Top level"
+        if rows:
+            table = _table(["setting", "type", "default", "meaning"], rows)
+            parts.append(f"{title}\n\n{' '.join(about.split())}\n\n{table}")
+        if name == "env":
+            parts.append(_families())
+    return "\n".join(parts)
+
+
+def _shipped() -> str:
+    """What is in `configs/`, in the words of each file's first comment."""
+    rows = []
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        comment = re.match(r"(?:#.*\n)+", text)
+        words = " ".join(comment[0].replace("#", " ").split()) if comment else ""
+        extends = yaml.safe_load(text).get("extends")
+        rows.append([f"`{path.name}`", f"`{extends}`" if extends else "", words])
+    return "## Files that are shipped\n\n" + _table(["file", "extends", "what it is"], rows)
+
+
+def _families() -> str:
+    """Which preprocessing each family of environments takes, and its defaults."""
+    names = list(dict.fromkeys(name for defaults in DEFAULTS.values() for name in defaults))
+    rows = [
+        [
+            f"`{prefix}…`" if prefix != ANY else "any other id, any factory",
+            *(f"`{_yaml(defaults[name])}`" if name in defaults else "–" for name in names),
+        ]
+        for prefix, defaults in DEFAULTS.items()
+    ]
+    words = "What `null` stands for, by family; – is refused, because the family cannot honour it."
+    return f"{words}\n\n{_table(['id', *names], rows)}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; a bar inside a cell is escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
+    )
+
+
+# Results
+
+
+def results_table(result: Mapping[str, Any]) -> str:
+    """What `mbrl compare` found, as Markdown.
+
+    Args:
+        result: the `result.json` of a comparison.
+    """
+    rows = []
+    for name, agent in result["agents"].items():
+        returns = agent["returns"]
+        low, high = agent["ci95"]
+        times = [seed["wall_time_s"] for seed in agent.get("seeds", {}).values()]
+        rows.append(
+            [
+                name,
+                f"{agent['iqm']:.2f}",
+                f"{low:.2f} to {high:.2f}" if len(returns) > 1 else "one seed",
+                ", ".join(f"{value:.2f}" for value in returns),
+                f"{np.mean(times) / 60:.1f} min" if times else "–",
+            ]
+        )
+    first = next(iter(result["agents"]))
+    episodes = {
+        int(seed["final"]["episodes"])
+        for agent in result["agents"].values()
+        for seed in agent.get("seeds", {}).values()
+    }
+    each = f", {' or '.join(map(str, sorted(episodes)))} episodes each" if episodes else ""
+    caption = (
+        f"`{result['env_id']}` after {result['env_steps']:,} real environment steps; mean return "
+        f"of the last evaluation{each}. IQM is the interquartile mean over seeds."
+    )
+    head = ["agent", "IQM return", "95 % interval", "return of each seed", "time of a run"]
+    parts = [caption, _table(head, rows).rstrip("\n")]
+    ratio = _ratio_sentence(result.get("steps_ratio"), first)
+    if ratio:
+        parts.append(ratio)
+    return "\n\n".join([*parts, _origin(result)])
+
+
+def _ratio_sentence(ratio: Mapping[str, Any] | None, first: str) -> str:
+    if not ratio:
+        return ""
+    score = f"a mean return of {ratio['threshold']:.2f}, where `{ratio['against']}` ends"
+    if ratio["value"] is None:
+        return f"`{first}` did not reach {score}."
+    least = "at least " if ratio.get("at_least") else ""
+    interval = ratio.get("ci95")
+    between = f" (95 % interval {interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+    return (
+        f"To reach {score}, `{ratio['against']}` needs {least}{ratio['value']:.1f} times as many "
+        f"environment steps as `{first}`{between}."
+    )
+
+
+def _origin(result: Mapping[str, Any]) -> str:
+    """Command, commit and machine of a result."""
+    machine = result.get("machine") or {}
+    parts = [
+        f"`{result['command']}`" if result.get("command") else "",
+        f"commit `{result['commit'][:12]}`" if result.get("commit") else "",
+        ", ".join([*([f"{machine['cores']} cores"] if machine.get("cores") else []),
+                   *([machine["cpu"]] if machine.get("cpu") else [])]),
+        f"[numbers of every seed]({RESULTS.relative_to(ROOT).as_posix()})",
+    ]  # fmt: skip
+    return "From " + "; ".join(part for part in parts if part) + "."
+
+
+def readme(text: str) -> str:
+    """README.md with its results table made anew."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md: expected the marks {BEGIN} and {END}, found one at most")
+    table = "No results are recorded in this checkout yet."
+    if RESULTS.exists():
+        table = results_table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+# Files
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file and what should be in it."""
+    return {
+        CONFIGURATION: configuration(),
+        README: readme(README.read_text(encoding="utf-8")),
+    }
+
+
+def stale() -> list[str]:
+    """Names of generated files that are not what they should be."""
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path, text in pages().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def newest_video(run: Path) -> Path:
+    """The dream video of the most steps in a run folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    videos = sorted(run.glob("videos/dream-*.mp4"))
+    if not videos:
+        raise FileNotFoundError(f"{run}: expected a run folder with videos/dream-*.mp4, found none")
+    return videos[-1]
+
+
+def write_gif(video: Path, target: Path = GIF) -> Path:
+    """Turn a dream video into a GIF of the same size and speed.
+
+    Args:
+        video: from `newest_video`.
+        target: the GIF.
+    """
+    import imageio_ffmpeg
+
+    from mbrl import video as videos
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(video), "-f", "rawvideo"]
+    done = subprocess.run([*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
+    about = re.search(r"Video: .*?, (\d+)x(\d+)\b.*? ([\d.]+) fps", done.stderr.decode())
+    if about is None:
+        raise ValueError(f"{video}: expected ffmpeg to name size and speed, got neither")
+    width, height, fps = int(about[1]), int(about[2]), float(about[3])
+    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
+    # MP4 leaves noise in flat areas that a GIF would have to spell out: coarser colours hide it
+    flat = (np.round(frames.astype(np.float32) / 16) * 16).clip(0, 255).astype(np.uint8)
+    return videos.write_gif(target, flat, fps)
+
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Make the generated parts of the documentation.")
+    parser.add_argument("--check", action="store_true", help="only say what is out of date")
+    parser.add_argument("--gif", type=Path, metavar="RUN", help="make docs/dream.gif of a run")
+    options = parser.parse_args()
+    if options.gif:
+        path = write_gif(newest_video(options.gif))
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
+        return 0
+    wrong = stale()
+    if options.check:
+        for name in wrong:
+            print(f"{name} is out of date: run `python docs/generate.py`", file=sys.stderr)
+        return int(bool(wrong))
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
