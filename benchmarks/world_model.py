@@ -8,7 +8,7 @@ gradient, clipping, Adam. Measured are the world models of `configs/minatar.yaml
 project's default (PixelCNN, bfloat16).
 
 The peer is RLlib's DreamerV3, size XS, in one run with ours on the same frames (64 x 64 x 3) and
-sequences (T = 64; 16 of them for the peer, as its authors have it, 4 for ours, which saves time and
+sequences (T = 64; 16 of them for the peer, as its authors have it, 2 for ours, which saves time and
 is no advantage). Its figures are of its world model alone (its update minus its dreams and what is
 learned from them) and of the whole update. What differs is said in the row: parameters, the share
 of rows that is decoded, precision. `configs/cluster.yaml` has the size nearest to the peer's; its
@@ -39,6 +39,7 @@ DECODERS = {
     "deconv mse": ["kind=deconv", "likelihood=mse"],
 }
 ROWS = 4000
+OUR_B = 2  # sequences per batch of our models beside the peer
 
 
 def stores(folder: Path) -> dict[str, ReplayStore]:
@@ -90,7 +91,7 @@ def own_arms(made: dict[str, ReplayStore]) -> dict[str, tuple[WorldModelLearner,
 def peer_arms(made: dict[str, ReplayStore]) -> dict[str, WorldModelLearner]:
     """Our models on the peer's frames and sequence length, named by what else differs."""
     batch = [
-        f"learn_model.batch_size={rllib_dreamer.B // 4}",
+        f"learn_model.batch_size={OUR_B}",
         f"learn_model.sequence_length={rllib_dreamer.T}",
         "learn_model.num_learners=0",
         "device=cpu",
