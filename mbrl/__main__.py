@@ -14,6 +14,9 @@ from mbrl.errors import MbrlError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    # as `python -m mbrl` does: a user's own environments may be modules of the current folder
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
     try:
         return int(options.call(options) or 0)
     except (MbrlError, EnvError) as error:

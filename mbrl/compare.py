@@ -177,6 +177,7 @@ def summarise(runs: Sequence[RunRecord]) -> dict[str, Any]:
             str(run.seed): {
                 "curve": np.asarray(run.curve).tolist(),
                 "final": dict(run.evaluation),
+                "env_steps": run.env_steps,
                 "wall_time_s": run.wall_time_s,
                 "budget": dict(run.budget),
             }
@@ -212,13 +213,14 @@ def _ratio(by_agent: dict[str, list[RunRecord]], agents: list[str]) -> dict[str,
 
 def _table(result: dict[str, Any]) -> Table:
     table = Table(title=f"{result['env_id']} after {result['env_steps']:,} real env steps")
-    for name in ("agent", "IQM", "95 % interval", "each seed", "wall clock"):
+    for name in ("agent", "env steps", "IQM", "95 % interval", "each seed", "wall clock"):
         table.add_column(name, justify="left" if name == "agent" else "right")
     for name, agent in result["agents"].items():
         seeds = agent["seeds"].values()
         single = len(agent["returns"]) == 1
         table.add_row(
             name,
+            f"{np.mean([seed['env_steps'] for seed in seeds]):,.0f}",
             f"{agent['iqm']:.2f}",
             "one seed" if single else f"{agent['ci95'][0]:.2f} to {agent['ci95'][1]:.2f}",
             ", ".join(f"{value:.2f}" for value in agent["returns"]),

@@ -67,7 +67,7 @@ class LearnModelSettings(Settings):
     )
     sequence_length: int = Field(16, ge=2, description="T, rows per sequence")
     lr: float = Field(1e-3, gt=0, description="Adam step size")
-    adam_eps: float = Field(1e-6, gt=0)
+    adam_eps: float = Field(1e-6, gt=0, description="Adam epsilon")
     warmup_updates: int = Field(
         100, ge=0, description="updates over which the step size grows from zero"
     )
@@ -130,7 +130,7 @@ class Config(Settings):
     """One run."""
 
     name: str = Field("run", pattern=r"^[\w.-]+$", description="names the run folder")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="root of every random stream of the run")
     agent: Literal["dream", "ppo", "dqn", "random"] = Field(
         "dream", description="who acts and learns"
     )

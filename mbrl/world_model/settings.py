@@ -25,7 +25,9 @@ class EncoderSettings(Settings):
 class CodeSettings(Settings):
     """The stochastic code z."""
 
-    kind: Literal["categorical", "gaussian"] = "categorical"
+    kind: Literal["categorical", "gaussian"] = Field(
+        "categorical", description="groups of one-hot variables, or a diagonal Gaussian"
+    )
     groups: int = Field(16, ge=1, description="categorical variables, or Gaussian dimensions")
     classes: int = Field(
         16, ge=2, description="classes of each categorical variable; unused by gaussian"
@@ -38,7 +40,9 @@ class CodeSettings(Settings):
 class DecoderSettings(Settings):
     """The observation likelihood p(x | z, h)."""
 
-    kind: Literal["pixelcnn", "deconv"] = "pixelcnn"
+    kind: Literal["pixelcnn", "deconv"] = Field(
+        "pixelcnn", description="pixel after pixel, or all pixels at once"
+    )
     likelihood: Literal["categorical", "mse"] = Field(
         "categorical", description="mse is for deconv only"
     )
@@ -85,8 +89,8 @@ class HeadSettings(Settings):
         41, ge=3, description="bins of the two-hot reward; odd, so that 0 is a bin"
     )
     reward_limit: float = Field(20.0, gt=0, description="largest |reward| the bins reach")
-    reward_weight: float = Field(1.0, ge=0)
-    continue_weight: float = Field(1.0, ge=0)
+    reward_weight: float = Field(1.0, ge=0, description="weight of the reward's loss")
+    continue_weight: float = Field(1.0, ge=0, description="weight of the continue flag's loss")
 
 
 class WorldModelSettings(Settings):
