@@ -103,13 +103,19 @@ class TimedLearner(DreamerV3TorchLearner):
 class DreamerV3Peer:
     """A DreamerV3 with its replay buffer full of the given episodes (64 x 64 x 3)."""
 
-    def __init__(self, episodes: list[Episode]) -> None:
-        """Build the learner in this process and fill its buffer."""
+    def __init__(self, episodes: list[Episode], batch_size: int = B) -> None:
+        """Build the learner in this process and fill its buffer.
+
+        Args:
+            episodes: of 64 x 64 x 3 frames.
+            batch_size: sequences per update; the default is RLlib's.
+        """
+        self.batch_size = batch_size
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # notices about API stacks
         space = gym.spaces.Box(-1.0, 1.0, episodes[0].obs.shape[1:], np.float32)
         actions: gym.spaces.Discrete[Any] = gym.spaces.Discrete(ACTIONS)
         config = DreamerV3Config().training(
-            model_size="XS", batch_size_B=B, batch_length_T=T, horizon_H=HORIZON
+            model_size="XS", batch_size_B=batch_size, batch_length_T=T, horizon_H=HORIZON
         )
         config.learners(learner_class=TimedLearner, num_learners=0)
         spaces = {DEFAULT_MODULE_ID: (space, actions)}
@@ -133,7 +139,7 @@ class DreamerV3Peer:
         """One update; seconds of "all", "world_model", "dream" and "policy" (after the dream)."""
         self.watch.seconds.clear()
         start = time.perf_counter()
-        sample = self.buffer.sample(batch_size_B=B, batch_length_T=T)
+        sample = self.buffer.sample(batch_size_B=self.batch_size, batch_length_T=T)
         sample["actions_ints"] = sample["actions"]
         sample["actions"] = one_hot(sample["actions_ints"], depth=ACTIONS)
         self.learner.update(

@@ -8,11 +8,11 @@ gradient, clipping, Adam. Measured are the world models of `configs/minatar.yaml
 project's default (PixelCNN, bfloat16).
 
 The peer is RLlib's DreamerV3, size XS, in one run with ours on the same frames (64 x 64 x 3) and
-sequences (T = 64; 16 of them for the peer, as its authors have it, 2 for ours, which saves time and
-is no advantage). Its figures are of its world model alone (its update minus its dreams and what is
-learned from them) and of the whole update. What differs is said in the row: parameters, the share
-of rows that is decoded, precision. `configs/cluster.yaml` has the size nearest to the peer's; its
-row with float32, squared error and every row decoded is the fairest comparison of all.
+batches (2 x 64, which saves time; its own 16 x 64 is shown too). Its figures are of its world model
+alone (its update minus its dreams and what is learned from them) and of the whole update. What
+differs is said in the row: parameters, the share of rows that is decoded, precision.
+`configs/cluster.yaml` has the size nearest to the peer's; its row with float32, squared error and
+every row decoded is the fairest comparison of all.
 """
 
 import tempfile
@@ -39,7 +39,7 @@ DECODERS = {
     "deconv mse": ["kind=deconv", "likelihood=mse"],
 }
 ROWS = 4000
-OUR_B = 2  # sequences per batch of our models beside the peer
+B = 2  # sequences per batch where systems are compared
 
 
 def stores(folder: Path) -> dict[str, ReplayStore]:
@@ -89,9 +89,9 @@ def own_arms(made: dict[str, ReplayStore]) -> dict[str, tuple[WorldModelLearner,
 
 
 def peer_arms(made: dict[str, ReplayStore]) -> dict[str, WorldModelLearner]:
-    """Our models on the peer's frames and sequence length, named by what else differs."""
+    """Our models on the peer's frames and batches, named by what else differs."""
     batch = [
-        f"learn_model.batch_size={OUR_B}",
+        f"learn_model.batch_size={B}",
         f"learn_model.sequence_length={rllib_dreamer.T}",
         "learn_model.num_learners=0",
         "device=cpu",
@@ -106,7 +106,7 @@ def peer_arms(made: dict[str, ReplayStore]) -> dict[str, WorldModelLearner]:
     ):
         loaded = load(f"configs/{config}.yaml", batch + extra)
         one = learner(loaded, "rgb", made["rgb"])
-        arms[f"{config} on 64x64x3, {_traits(loaded, one)}"] = one
+        arms[f"{config} on 64x64x3, {B} x {rllib_dreamer.T}, {_traits(loaded, one)}"] = one
     return arms
 
 
@@ -122,13 +122,23 @@ def _millions(parameters: int) -> str:
     return f"{parameters / 1e6:.2f} M parameters"
 
 
-def peer_contestant(peer: DreamerV3Peer, names: tuple[str, str]) -> Contestant:
+def peer_name(peer: DreamerV3Peer, part: str) -> str:
+    """What the peer's figures are called."""
+    size = _millions(peer.parameters["world_model"])
+    batch = f"{peer.batch_size} x {rllib_dreamer.T}"
+    return f"RLlib DreamerV3 XS, {part}, {batch}, {size}, mse, all rows decoded, fp32"
+
+
+def peer_contestant(peer: DreamerV3Peer) -> Contestant:
     """The peer's replayed rows per second: world model alone, and the whole update."""
+    rows = peer.batch_size * rllib_dreamer.T
 
     def contest() -> dict[str, float]:
         seconds = peer.update()
-        parts = (seconds["world_model"], seconds["all"])
-        return {name: rllib_dreamer.ROWS / part for name, part in zip(names, parts, strict=True)}
+        return {
+            peer_name(peer, "world model alone"): rows / seconds["world_model"],
+            peer_name(peer, "whole update"): rows / seconds["all"],
+        }
 
     return contest
 
@@ -140,27 +150,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = stores(Path(folder))
         own, ours = own_arms(made), peer_arms(made)
-        peer = DreamerV3Peer(list(made["rgb"].episodes()))
-        size = peer.parameters["world_model"]
-        peer_names = (
-            f"RLlib DreamerV3 XS, world model alone, {_millions(size)}, all rows decoded, fp32",
-            "RLlib DreamerV3 XS, whole update (world model, dream, actor, critic)",
-        )
+        episodes = list(made["rgb"].episodes())
+        peers = [DreamerV3Peer(episodes), DreamerV3Peer(episodes, B)]
         contestants = [contestant(name, *arm) for name, arm in own.items()]
+        contestants.append(peer_contestant(peers[0]))
         contestants += [contestant(name, one, 1) for name, one in ours.items()]
-        contestants.append(peer_contestant(peer, peer_names))
+        contestants.append(peer_contestant(peers[1]))
         speeds = alternate(contestants, given.rounds)
     rows: list[Row] = []
     for name in own:
         default = f"{name.split(',')[0]}, pixelcnn, bf16"
         rows.append(speeds.row(name, "rows/s", "" if name == default else default))
-    rows += [speeds.row(peer_names[1], "rows/s"), speeds.row(peer_names[0], "rows/s")]
-    rows += [speeds.row(name, "rows/s", peer_names[0]) for name in ours]
+    parts = ("whole update", "world model alone")
+    rows += [speeds.row(peer_name(peer, part), "rows/s") for peer in peers for part in parts]
+    yardstick = peer_name(peers[1], "world model alone")
+    rows += [speeds.row(name, "rows/s", yardstick) for name in ours]
     arms = {name: arm[0] for name, arm in own.items()} | ours
     details: dict[str, Any] = {
         "threads": given.threads,
         "arms": {name: _sizes(one) for name, one in arms.items()},
-        "peer": {"parameters": peer.parameters, "batch": [rllib_dreamer.B, rllib_dreamer.T]},
+        "peer": {"parameters": peers[0].parameters},
         "rounds": speeds.rounds,
     }
     report("world_model", __doc__, given, rows, details)
