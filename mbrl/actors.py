@@ -283,6 +283,8 @@ def start_ray(config: Config) -> None:
     address = config.run.ray_address
     if address is None and not _inside_a_job():
         ray.init(
+            # at least what the actors ask for: on few cores they share, instead of waiting for ever
+            num_cpus=max(os.cpu_count() or 1, config.collect.num_collectors + learners + 1),
             include_dashboard=False,
             _node_ip_address="127.0.0.1",
             log_to_driver=False,

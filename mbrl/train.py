@@ -12,7 +12,7 @@ import numpy as np
 import ray
 import torch
 
-from agents.dream_ppo import DreamPPO
+from agents.dream_ppo import DreamPPO, PolicyLearningError
 from envs import make_env
 from mbrl import baseline
 from mbrl.acting import LatentPolicy
@@ -26,6 +26,7 @@ from mbrl.actors import (
 from mbrl.collect import Receipt
 from mbrl.config import Config
 from mbrl.dream_video import write_dream_video
+from mbrl.errors import TrainingError
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import RemoteLearners, WorldModelLearner, pick_device
@@ -181,7 +182,10 @@ class Crew:
         dream = DreamEnv(
             self.learner.model, self.action_space, starts, settings.dreams, self.dream_generator
         )
-        metrics = self.policy.learn(dream, rounds)
+        try:
+            metrics = self.policy.learn(dream, rounds)
+        except PolicyLearningError as error:
+            raise TrainingError(f"policy: {error}") from error
         self.run.spend(imagined_steps=rounds * steps_per_round, policy_rounds=rounds)
         return metrics
 

@@ -1,0 +1,361 @@
+"""The loop end to end: the real command, Ray actors that die, files that break, bad configs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from tiny import BREAKOUT, config
+
+from agents.dream_ppo import PolicyLearningError
+from mbrl import checkpoint, config_file
+from mbrl.actors import RemoteCollectors
+from mbrl.errors import CollectError, TrainingError
+from mbrl.progress import read_metrics
+from mbrl.replay import ReplayStore
+from mbrl.run import Run
+from mbrl.train import Crew, train
+
+ROOT = Path(__file__).resolve().parent.parent
+REMOTE = {"collect": {"num_collectors": 2, "num_envs": 2, "steps_per_iteration": 16}}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "mbrl", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def mbrl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(), cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def stored_steps(run_dir: Path) -> int:
+    return sum(info.steps for info in ReplayStore(run_dir / "replay").segments())
+
+
+# -- the real command -----------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_the_debug_config_runs_the_whole_loop(tmp_path: Path) -> None:
+    """Two collector actors, two iterations of everything, evaluation, checkpoint, video."""
+    run_dir = tmp_path / "run"
+    done = mbrl("train", "configs/debug.yaml", f"run.dir={run_dir}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # neither Ray nor RLlib has anything to complain about
+    result = json.loads((run_dir / "result.json").read_text())
+    assert (result["agent"], result["env_id"]) == ("dream", "MinAtar/Breakout-v1")
+    assert result["env_steps"] == result["budget"]["collected_steps"] == 512
+    assert result["eval"]["episodes"] == len(result["eval"]["returns"]) == 4
+    assert [steps for steps, _ in result["curve"]] == [256, 512]
+    lines = read_metrics(run_dir, "train")
+    assert [line["env_steps"] for line in lines] == [256, 512]
+    assert all(np.isfinite(line["world_model/loss"]) for line in lines)
+    assert all(np.isfinite(line["policy/value_loss"]) for line in lines)
+    assert [line["env_steps"] for line in read_metrics(run_dir, "eval")] == [256, 512]
+    assert stored_steps(run_dir) == 512
+    writers = {info.writer for info in ReplayStore(run_dir / "replay").segments()}
+    assert writers == {"c0", "c1"}
+    assert checkpoint.steps(run_dir / "checkpoints") == [256, 512]
+    for made in ("config.yaml", "provenance.json", "report.html", "videos/dream-000000512.mp4"):
+        assert (run_dir / made).stat().st_size > 0, made
+    assert list(run_dir.rglob("*tfevents*"))
+    assert "return" in done.stdout and str(run_dir) in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_sigterm_stops_a_run_with_actors_safely_and_the_same_config_resumes(
+    ray_session: None, tmp_path: Path
+) -> None:
+    """Ray installs a handler of its own, which must not be the one that answers."""
+    run_dir, path = tmp_path / "run", tmp_path / "tiny.yaml"
+    path.write_text(config_file.dump(config(run_dir, env_steps=10**6, **REMOTE)))
+    process = subprocess.Popen(command("train", path), env=environment(), cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not checkpoint.steps(run_dir / "checkpoints") and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    stopped_at, _ = checkpoint.load(run_dir / "checkpoints")
+    assert not (run_dir / "result.json").exists()
+    goal = stopped_at + 32
+    assert train(config(run_dir, env_steps=goal, **REMOTE))["env_steps"] == goal
+    assert stored_steps(run_dir) == goal
+    # the actors began new episodes under new names
+    assert "c0r1" in {info.writer for info in ReplayStore(run_dir / "replay").segments()}
+
+
+@pytest.mark.parametrize("flag", ["--check", "--print-config"])
+def test_looking_at_a_config_starts_nothing(flag: str) -> None:
+    code = (
+        "import sys; from mbrl.__main__ import main\n"
+        f"code = main(['train', 'configs/cluster.yaml', '{flag}'])\n"
+        "heavy = {'ray', 'torch', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    expected = "num_collectors: 8" if flag == "--print-config" else "fine"
+    assert expected in done.stdout
+
+
+def test_three_mistakes_in_a_config_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(
+        "env: {id: MinAtar/Breakout-v1}\n"
+        "learn_model:\n"
+        "  batch_sise: 4\n"
+        "env_steps: many\n"
+        "collect: {num_envs: 0}\n"
+    )
+    done = mbrl("train", path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for place, words in (("3", "batch_size"), ("4", "env_steps"), ("5", "num_envs")):
+        (line,) = [line for line in done.stderr.splitlines() if words in line]
+        assert f"wrong.yaml:{place}" in line, done.stderr
+
+
+def test_an_environment_that_does_not_exist_is_one_line_without_a_traceback(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(config_file.dump(config(tmp_path / "run")))
+    done = mbrl("train", path, "env.id=MinAtar/Brakeout-v1")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "Brakeout" in done.stderr
+
+
+# -- in this process ------------------------------------------------------------------------------
+
+
+def test_counts_are_exact_and_ratios_hold(tmp_path: Path) -> None:
+    result = train(config(tmp_path / "run"))
+    budget = result["budget"]
+    assert result["env_steps"] == budget["collected_steps"] == stored_steps(tmp_path / "run") == 96
+    assert budget["replayed_rows"] == 8 * 96  # train_ratio 8; no remainder at these sizes
+    assert budget["model_updates"] == 8 * 96 / (4 * 8)
+    assert budget["imagined_steps"] == 8 * 96  # dream_ratio 8
+    assert budget["policy_rounds"] == 8 * 96 / (16 * 4)
+    assert budget["evaluation_episodes"] == 2 + 2 + 3  # at 32, 64 and the end
+    assert [steps for steps, _ in result["curve"]] == [32, 64, 96]
+
+
+def test_a_run_works_in_another_thread(tmp_path: Path) -> None:
+    """Python allows signal handlers in the main thread only."""
+    results: list[dict[str, Any]] = []
+    thread = threading.Thread(
+        target=lambda: results.append(train(config(tmp_path / "run", env_steps=48)))
+    )
+    thread.start()
+    thread.join()
+    assert results and results[0]["env_steps"] == 48
+
+
+def test_signal_handlers_are_given_back(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with Run(config(tmp_path / "run")) as run:
+        run.heed_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert run.stopping
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.parametrize("as_segment", [True, False])
+def test_a_truncated_file_in_the_store_is_quarantined_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_segment: bool
+) -> None:
+    log = Crew.log
+
+    def log_and_damage(crew: Crew, *arguments: Any) -> None:
+        log(crew, *arguments)
+        if crew.run.env_steps == 48:
+            (first, *_) = crew.store.segments()
+            whole = (crew.store.data / first.name).read_bytes()
+            name = first.name.replace("c0-000000", "c0-000900") if as_segment else "junk.parquet"
+            (crew.store.data / name).write_bytes(whole[: len(whole) // 2])
+
+    monkeypatch.setattr(Crew, "log", log_and_damage)
+    result = train(config(tmp_path / "run"))
+    assert result["env_steps"] == result["budget"]["collected_steps"] == 96
+    assert len(list((tmp_path / "run/replay/bad").iterdir())) == 1
+    counted = [line["replay/quarantined"] for line in read_metrics(tmp_path / "run", "train")]
+    assert counted == [0, 0, 1, 1, 1]
+    assert stored_steps(tmp_path / "run") == 96
+
+
+def test_environments_that_crash_are_counted_and_all_real_steps_too(tmp_path: Path) -> None:
+    crashing = {"id": "reverie/Counting-v0", "kwargs": {"crash_at": 9, "max_length": 8}}
+    with pytest.raises(CollectError, match="crashes at step 9"):
+        long = {**crashing["kwargs"], "min_length": 10, "max_length": 10}
+        train(config(tmp_path / "all", env={**crashing, "kwargs": long}))
+    # an episode of at most 8 steps never gets as far
+    result = train(config(tmp_path / "none", env=crashing))
+    assert result["env_steps"] == 96
+    lines = read_metrics(tmp_path / "all", "train")
+    assert lines and lines[-1]["collect/env_restarts"] > 0
+    assert stored_steps(tmp_path / "all") == lines[-1]["env_steps"]
+
+
+def test_rewards_that_are_not_finite_stop_the_run_with_a_plain_error(tmp_path: Path) -> None:
+    env = {"id": "reverie/Counting-v0", "kwargs": {"nan_at": 4}}
+    with pytest.raises(RuntimeError, match="finite float32 reward"):
+        train(config(tmp_path / "run", env=env))
+
+
+def test_a_policy_that_cannot_learn_is_a_plain_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise PolicyLearningError("expected a finite loss")
+
+    monkeypatch.setattr("agents.dream_ppo.DreamPPO.learn", fail)
+    with pytest.raises(TrainingError, match="policy: expected a finite loss"):
+        train(config(tmp_path / "run"))
+
+
+def test_replay_on_disk_stays_within_its_limit_and_resuming_still_works(tmp_path: Path) -> None:
+    def settings(env_steps: int) -> Any:
+        replay = {"max_disk_gb": 1e-6, "capacity_steps": 40}  # nothing but what is pinned
+        return config(tmp_path / "run", env_steps=env_steps, replay=replay)
+
+    train(settings(96))
+    kept = ReplayStore(tmp_path / "run/replay").segments()
+    assert 32 <= sum(info.rows for info in kept) < 80
+    assert train(settings(128))["env_steps"] == 128
+
+
+def test_world_models_2018_runs_as_a_config(tmp_path: Path) -> None:
+    model = {
+        "joint": False,
+        "encoder": {"norm": False, "subtract_mean": False},
+        "code": {"kind": "gaussian", "groups": 8},
+        "decoder": {"kind": "deconv", "likelihood": "mse", "sees_hidden": False},
+    }
+    assert train(config(tmp_path / "run", env_steps=48, world_model=model))["env_steps"] == 48
+
+
+# -- with Ray actors ------------------------------------------------------------------------------
+
+
+def kill(actor: Any) -> int:
+    pid = int(ray.get(actor.pid.remote()))
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_collector_is_restarted_and_no_step_is_lost_or_counted_twice(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, killed = RemoteCollectors.begin, []
+
+    def begin_and_kill(collectors: RemoteCollectors, steps: int, env_steps_total: int) -> None:
+        if env_steps_total == 48 and not killed:
+            pid = int(ray.get(collectors.actors[0].pid.remote()))
+            begin(collectors, steps, env_steps_total)
+            os.kill(pid, signal.SIGKILL)  # in the middle of its fragment
+            killed.append(pid)
+        else:
+            begin(collectors, steps, env_steps_total)
+
+    monkeypatch.setattr(RemoteCollectors, "begin", begin_and_kill)
+    result = train(config(tmp_path / "run", **REMOTE))
+    assert len(killed) == 1
+    assert result["env_steps"] == result["budget"]["collected_steps"] == 96
+    assert stored_steps(tmp_path / "run") == 96
+    lines = read_metrics(tmp_path / "run", "train")
+    assert [line["collect/actor_restarts"] for line in lines] == [0, 0, 1, 1, 1]
+    writers = [info.writer for info in ReplayStore(tmp_path / "run/replay").segments()]
+    assert writers.count("c1") == 5
+    assert writers.count("c0") + writers.count("c0r1") == 5 and "c0r1" in writers
+    # evaluations of the run beside the training are all there, in order
+    evals = [line["env_steps"] for line in read_metrics(tmp_path / "run", "eval")]
+    assert evals == [32, 64, 96]
+
+
+@pytest.mark.timeout(240)
+def test_a_collector_killed_between_fragments_costs_nothing(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = RemoteCollectors.finish
+    count = [0]
+
+    def finish_and_kill(collectors: RemoteCollectors) -> Any:
+        receipts = finish(collectors)
+        count[0] += 1
+        if count[0] == 1:
+            kill(collectors.actors[1])
+        return receipts
+
+    monkeypatch.setattr(RemoteCollectors, "finish", finish_and_kill)
+    result = train(config(tmp_path / "run", env_steps=64, **REMOTE))
+    assert result["env_steps"] == stored_steps(tmp_path / "run") == 64
+    assert read_metrics(tmp_path / "run", "train")[-1]["collect/actor_restarts"] == 1
+
+
+@pytest.mark.timeout(240)
+def test_an_environment_that_fails_in_an_actor_is_a_plain_error(
+    ray_session: None, tmp_path: Path
+) -> None:
+    env = {"id": "reverie/Counting-v0", "kwargs": {"nan_at": 4}}
+    with pytest.raises(CollectError, match=r"collector 0: .*finite float32 reward"):
+        train(config(tmp_path / "run", env=env, **REMOTE))
+
+
+@pytest.mark.timeout(240)
+def test_world_model_learners_as_actors_run_the_loop(ray_session: None, tmp_path: Path) -> None:
+    result = train(config(tmp_path / "run", env_steps=48, learn_model={"num_learners": 2}))
+    assert result["env_steps"] == 48
+    assert result["budget"]["replayed_rows"] == 8 * 48
+    _, state = checkpoint.load(tmp_path / "run/checkpoints")
+    assert len(state["learner"]["ranks"]) == 2
+    one, two = (rank["rng"]["state"]["state"] for rank in state["learner"]["ranks"])
+    assert one != two  # each rank draws its own batches
+
+
+@pytest.mark.filterwarnings("ignore:.*already in registry")  # RLlib registers its wrapper anew
+@pytest.mark.timeout(240)
+def test_a_baseline_runs_and_resumes_through_the_same_loop(
+    ray_session: None, tmp_path: Path
+) -> None:
+    def settings(env_steps: int) -> Any:
+        ppo = {"batch_steps": 32, "minibatch_size": 16, "epochs": 1, "num_envs": 2, "dense": 16}
+        return config(tmp_path / "run", agent="ppo", env=BREAKOUT, env_steps=env_steps, ppo=ppo)
+
+    result = train(settings(64))
+    assert result["agent"] == "ppo" and result["env_steps"] >= 64
+    assert result["budget"]["collected_steps"] == result["env_steps"]
+    assert result["eval"]["episodes"] == 3
+    steps, state = checkpoint.load(tmp_path / "run/checkpoints")
+    assert steps == result["env_steps"] == state["agent"]["env_steps"]
+    again = train(settings(128))
+    assert again["env_steps"] >= 128
+    assert again["budget"]["collected_steps"] == again["env_steps"]
+    _, after = checkpoint.load(tmp_path / "run/checkpoints")
+    weights = [one["agent"]["module"] for one in (state, after)]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_random_agent_is_judged_like_the_others(tmp_path: Path) -> None:
+    result = train(config(tmp_path / "run", agent="random"))
+    assert result["agent"] == "random" and result["eval"]["episodes"] == 3
