@@ -258,9 +258,11 @@ class Crew:
     def state_dict(self, replay: State) -> State:
         """Everything the run continues from; `replay` tells the segments it was made with."""
         self._record_evaluations(wait=True)
-        self.store.pin(replay["pins"])
+        pins = self.store.pin(replay["pins"])  # a segment may have broken since it was loaded
+        here = set(pins)
+        order = [name for name in replay["order"] if name in here]
         return {
-            "replay": replay,
+            "replay": {"pins": pins, "order": order},
             "learner": self.learner.state_dict(),
             "policy": self.policy.get_state(),
             "dream_generator": self.dream_generator.get_state(),

@@ -257,9 +257,25 @@ def test_load_order_of_a_checkpoint_wins_over_the_order_of_names(tmp_path):
 def test_refresh_of_a_lost_checkpoint_segment_is_refused(tmp_path):
     store = ReplayStore(tmp_path)
     info = store.commit([episode(1, 4)], "a", 1)
-    (store.data / info.name).write_bytes(b"damaged")
-    with pytest.raises(ReplayError, match="none that can be read; choose an older checkpoint"):
+    (store.data / info.name).unlink()
+    with pytest.raises(ReplayError, match=r"1 missing .*choose an older checkpoint"):
         make().refresh(store, [info.name])
+
+
+@pytest.mark.parametrize("found", ["while loading", "before"])
+def test_refresh_goes_on_without_a_checkpoint_segment_that_broke(tmp_path, found):
+    store, lived = ReplayStore(tmp_path), make()
+    first, second = (store.commit([episode(n, 3)], "a", n) for n in (1, 2))
+    lived.refresh(store)
+    (store.data / first.name).write_bytes(b"damaged")
+    if found == "before":
+        store.read(first)
+        assert store.pin(lived.segments) == [second.name]
+    resumed_store, resumed = ReplayStore(tmp_path), make()
+    resumed_store.restore(lived.segments)
+    assert resumed.refresh(resumed_store, lived.segments) == 3
+    assert tape(resumed) == "| 2000 2001 2002" and resumed.segments == [second.name]
+    assert resumed_store.lost == {first.name} and resumed.refresh(resumed_store) == 0
 
 
 def test_refresh_skips_a_broken_segment_and_goes_on(tmp_path):

@@ -236,18 +236,56 @@ def test_restore_of_a_missing_segment_is_refused(store):
     (store.data / names[0]).unlink()
     with pytest.raises(ReplayError, match=r"1 missing .*older checkpoint"):
         store.restore(names)
-    with pytest.raises(ReplayError, match="1 missing"):
-        store.pin(names)
+
+
+def break_and_read(store, info):
+    """Truncate a segment and let a reader find it."""
+    (store.data / info.name).write_bytes((store.data / info.name).read_bytes()[:99])
+    assert store.read(info) == []
+
+
+def test_segment_that_broke_before_the_pin_is_left_out_of_it(store, caplog):
+    infos = fill(store, 4)
+    names = [s.name for s in infos]
+    break_and_read(store, infos[1])
+    (store.data / names[2]).unlink()
+    caplog.clear()
+    for _ in range(2):
+        assert store.pin(names) == [names[0], names[3]]
+    assert store.pinned() == {names[0], names[3]} and store.lost == set(names[1:3])
+    assert caplog.text.count("2 segments gone") == 1
+    assert ReplayStore(store.directory).restore(store.pin(names)) == [infos[0], infos[3]]
+
+
+@pytest.mark.parametrize("broken", [[0], [1], [0, 1]])
+def test_restore_goes_on_without_segments_that_broke_after_the_pin(store, broken, caplog):
+    infos = fill(store, 4)
+    pins = store.pin([s.name for s in infos[:2]])
+    for i in broken:
+        break_and_read(store, infos[i])
+    fresh = ReplayStore(store.directory)
+    whole = [s for i, s in enumerate(infos[:2]) if i not in broken]
+    assert fresh.restore(pins) == whole == fresh.segments()  # later ones are moved out as ever
+    assert fresh.lost == {pins[i] for i in broken}
+    assert f"{len(broken)} segments gone" in caplog.text
 
 
 def test_evict_deletes_the_oldest_but_nothing_that_is_needed(store):
     infos = fill(store, 6)
-    store.pin([infos[0].name], label="step-4")
+    store.pin([infos[1].name], label="step-4")
     size = max((store.data / s.name).stat().st_size for s in infos)
-    assert store.evict(3 * size, keep=[infos[2].name]) == [infos[1], infos[3], infos[4]]
-    assert store.segments() == [infos[0], infos[2], infos[5]]
+    assert store.evict(5 * size) == infos[:1]
+    assert store.evict(0, keep=[infos[3].name]) == []
     store.unpin("step-4")
-    assert store.evict(0, keep=[infos[2].name]) == [infos[0], infos[5]]
+    assert store.evict(0, keep=[infos[3].name]) == infos[1:3]
+    assert store.evict(2 * size) == infos[3:4] and store.segments() == infos[4:]
+
+
+def test_evict_spares_what_is_newer_than_any_ring_even_if_the_needed_one_broke(store):
+    infos = fill(store, 4)
+    store.pin([infos[1].name])
+    break_and_read(store, infos[1])
+    assert store.evict(0) == infos[:1] and store.segments() == infos[2:]
 
 
 def test_pin_label_must_be_a_file_name(store):

@@ -174,27 +174,26 @@ class SequenceSampler:
             store: which store to follow.
             order: on resume, the checkpoint's `segments` after `store.restore(order)`: exactly
                 these are loaded, in this order, and all others now in the store count as seen.
+                Broken ones are left out (`ReplayStore.excuse`).
 
         Returns:
             The number of rows added.
 
         Raises:
-            ReplayError: a segment of `order` is missing or broken, or as in `add`.
+            ReplayError: a segment of `order` is missing without having broken, or as in `add`.
         """
         listed = store.segments()
         if order is None:
             fresh = [info for info in listed if info.name not in self._seen]
             return sum(self._load(store, info) or 0 for info in fresh)
         by_name = {info.name: info for info in listed}
-        added = 0
+        added, missing = 0, list[str]()
         for name in order:
             rows = self._load(store, by_name[name]) if name in by_name else None
             if rows is None:
-                raise ReplayError(
-                    f"expected the checkpoint's segment {name} in {store.data}, got none that can "
-                    "be read; choose an older checkpoint"
-                )
-            added += rows
+                missing.append(name)
+            added += rows or 0
+        store.excuse(missing)
         self._seen.update(by_name)
         return added
 

@@ -12,10 +12,8 @@ episodes in the order in which they were collected. The store knows nothing abou
 """
 
 import contextlib
-import json
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -34,6 +32,7 @@ from mbrl.replay.header import (
     layout_of,
 )
 from mbrl.replay.names import SegmentInfo, check_name, check_writer, describe_segment, parse_name
+from mbrl.replay.pins import oldest_place, pin_path, read_pins, write_pin
 from mbrl.replay.segment import cut, decode_segment, encode_segment, read_header, uncovered
 from mbrl.replay.stats import ReplayStats, summarise
 
@@ -54,13 +53,14 @@ class ReplayStore:
 
     Attributes:
         quarantined: broken files this object has moved to `bad/`.
+        lost: names that a checkpoint asked this object for, and that it goes on without.
     """
 
     def __init__(self, directory: Path | str, env_id: str = "") -> None:
         self.directory = Path(directory)
         self.data = self.directory / "data"
-        self._temporary = self.directory / "_tmp"
-        self.quarantined = 0
+        self._temporary, self._pins = self.directory / "_tmp", self.directory / "pins"
+        self.quarantined, self.lost = 0, set[str]()
         self._env_id = env_id
         self._layout: Layout | None = None
         self._next_seq: dict[str, int] = {}
@@ -164,7 +164,7 @@ class ReplayStore:
                 wrong[info.name] = str(error)
         return wrong
 
-    def pin(self, names: Sequence[str], label: str = "checkpoint") -> None:
+    def pin(self, names: Sequence[str], label: str = "checkpoint") -> list[str]:
         """Record that a checkpoint needs these segments: they are not evicted or compacted.
 
         Args:
@@ -172,28 +172,25 @@ class ReplayStore:
                 (`SequenceSampler.segments`).
             label: which checkpoint; a second pin of one label replaces the first.
 
+        Returns:
+            What was pinned: segments gone since they were loaded are left out, and warned of once.
+
         Raises:
-            ReplayError: a name is not in the store, or the disk is full.
+            ReplayError: the disk is full.
         """
-        self._require(names, {info.name for info in self.segments()})
-        text = json.dumps(list(names), indent=0)
-        files.publish(text.encode(), self._pin_path(label), self._temporary)
+        here = {info.name for info in self.segments()}
+        kept = [name for name in names if name in here]
+        write_pin(pin_path(self._pins, label), kept, self._temporary)
+        self._lose(set(names) - here)
+        return kept
 
     def unpin(self, label: str = "checkpoint") -> None:
         """Forget a checkpoint's pin; nothing happens if there is none."""
-        self._pin_path(label).unlink(missing_ok=True)
+        pin_path(self._pins, label).unlink(missing_ok=True)
 
     def pinned(self) -> set[str]:
         """Names that some checkpoint needs."""
-        names: set[str] = set()
-        for path in (self.directory / "pins").glob("*.json"):
-            try:
-                names.update(json.loads(path.read_text()))
-            except FileNotFoundError:  # unpinned by the trainer since the listing
-                continue
-            except ValueError as error:
-                raise ReplayError(f"{path}: expected a JSON list of names, got {error}") from error
-        return names
+        return read_pins(self._pins)
 
     def restore(self, names: Sequence[str]) -> list[SegmentInfo]:
         """Make the store equal to a checkpoint: what came after its oldest segment is moved out.
@@ -206,24 +203,38 @@ class ReplayStore:
             names: as given to `pin`; empty means that the checkpoint knew no segment.
 
         Returns:
-            The checkpoint's segments in the order of `names`.
+            The checkpoint's segments in the order of `names`, without those that `excuse` accepts.
 
         Raises:
-            ReplayError: a segment is gone.
+            ReplayError: a segment is gone, and not because it broke.
         """
         outside = self.directory / "unpinned"
         here = {info.name for info in self.segments()}
         back = [name for name in names if name not in here and (outside / name).exists()]
-        self._require(names, here | set(back))
+        self.excuse(set(names) - here.union(back))
         for name in back:
             files.move(outside / name, self.data)
         wanted = {info.name: info for info in self.segments() if info.name in set(names)}
-        oldest = min((info.place for info in wanted.values()), default=(-1, "", -1))
+        oldest = oldest_place(names) or (-1, "", -1)
         for info in self.segments():
             if info.name not in wanted and info.place > oldest:
                 files.move(self.data / info.name, outside)
         self._next_seq.clear()
-        return [wanted[name] for name in names]
+        return [wanted[name] for name in names if name in wanted]
+
+    def excuse(self, missing: Collection[str]) -> None:
+        """Go on without segments of a checkpoint that are in `bad/`; counted, warned of once.
+
+        Raises:
+            ReplayError: one is not there either.
+        """
+        bad = self.directory / "bad"
+        if gone := sorted(name for name in missing if not (bad / name).exists()):
+            raise ReplayError(
+                f"expected all segments of the checkpoint in {self.data}, got {len(gone)} missing "
+                f"(first: {gone[0]}); restore the folder or choose an older checkpoint"
+            )
+        self._lose(missing)
 
     def evict(self, max_bytes: int, keep: Collection[str] = ()) -> list[SegmentInfo]:
         """Delete the oldest segments until `data/` holds at most `max_bytes`.
@@ -233,18 +244,17 @@ class ReplayStore:
             keep: names that stay besides the pinned ones, such as `SequenceSampler.segments`.
 
         Returns:
-            What was deleted. The folder stays larger than asked if the rest is needed.
+            What was deleted. From the oldest needed segment on all stay, even if that is more than
+            asked: a newer one that nobody needs yet may be one that no ring has loaded yet.
         """
-        needed = self.pinned() | set(keep)
-        sizes = self._sizes()
+        end, sizes = oldest_place(self.pinned().union(keep)), self._sizes()
         total, gone = sum(sizes.values()), []
         for info, size in sizes.items():
-            if total <= max_bytes:
+            if total <= max_bytes or (end is not None and info.place >= end):
                 break
-            if info.name not in needed:
-                (self.data / info.name).unlink(missing_ok=True)
-                total -= size
-                gone.append(info)
+            (self.data / info.name).unlink(missing_ok=True)
+            total -= size
+            gone.append(info)
         return gone
 
     def compact(self, target_bytes: int, keep: Collection[str] = ()) -> list[SegmentInfo]:
@@ -300,25 +310,15 @@ class ReplayStore:
             quarantined=sum(1 for _ in (self.directory / "bad").glob("*")),
         )
 
-    def _pin_path(self, label: str) -> Path:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", label):
-            raise ReplayError(f"pin label: expected a plain file name, got {label!r}")
-        return self.directory / "pins" / f"{label}.json"
-
-    def _require(self, names: Sequence[str], present: Collection[str]) -> None:
-        missing = [name for name in names if name not in present]
-        if missing:
-            raise ReplayError(
-                f"expected all {len(names)} segments of the checkpoint in {self.data}, got "
-                f"{len(missing)} missing (first: {missing[0]}); restore the folder or choose an "
-                "older checkpoint"
-            )
+    def _lose(self, missing: Collection[str]) -> None:
+        if news := sorted(set(missing) - self.lost):
+            self.lost.update(news)
+            _log.warning("%d segments gone; the checkpoint does without: %s", len(news), news)
 
     def _sizes(self) -> dict[SegmentInfo, int]:
         sizes = {}
         for info in self.segments():
-            # the file may have been evicted by another process since the listing
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):  # evicted since the listing
                 sizes[info] = (self.data / info.name).stat().st_size
         return sizes
 
