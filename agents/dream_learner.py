@@ -180,6 +180,7 @@ class DreamPPOLearner(PPOTorchLearner):
             update_s += time.perf_counter() - middle
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0.0) + value / rounds
+        self._check_weights()
         losses = {name: float(value) / self._sum_count for name, value in self._sums.items()}
         self.metrics.log_dict({**totals, **losses}, key=DEFAULT_MODULE_ID, window=1)
         return {
@@ -190,6 +191,14 @@ class DreamPPOLearner(PPOTorchLearner):
             "rollout_s": rollout_s,
             "update_s": update_s,
         }
+
+    def _check_weights(self) -> None:
+        """A finite loss may still have a gradient that is not; nothing is saved after that."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.latent_module.parameters()):
+            raise PolicyLearningError(
+                f"expected finite weights after round {self.rounds}, but a gradient was "
+                "not finite; lower policy.lr, or look at the features of the dream"
+            )
 
     @torch.no_grad()
     def _make_batch(self, rollout: Rollout) -> tuple[MultiAgentBatch, dict[str, float]]:

@@ -169,9 +169,9 @@ class DreamPPO:
     def _shares(self, env: TensorEnv) -> Any:
         if self.num_learners == 0:
             return env
-        if self.num_learners == 1:
-            return [ray.put(env)]
         count = self.num_learners
+        if count == 1 and not isinstance(env, ShareableTensorEnv):
+            return [ray.put(env)]
         if not isinstance(env, ShareableTensorEnv) or env.num_envs % count:
             raise ValueError(
                 f"expected an environment with share(index, count) and a multiple of {count} "

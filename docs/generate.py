@@ -191,7 +191,7 @@ def results_table(result: Mapping[str, Any]) -> str:
     rows = []
     for name, agent in result["agents"].items():
         returns = agent["returns"]
-        low, high = agent["ci95"]
+        low, high = agent["ci95"] or (0.0, 0.0)
         times = [seed["wall_time_s"] for seed in agent.get("seeds", {}).values()]
         rows.append(
             [

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def find_config(name: str) -> Path:
     """A config file by path, else by name among those shipped with the package."""
     path = Path(name)
-    if path.exists():
+    if path.is_file():
         return path
     here = Path(__file__).resolve().parent
     for folder in (here / "configs", here.parent / "configs"):
@@ -115,6 +116,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     quiet_libraries()
+    # SIGTERM ends a comparison as Ctrl-C does: the runs at work checkpoint, no more are started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from mbrl.compare import compare
 
     compare(

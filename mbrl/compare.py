@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +27,7 @@ from mbrl.errors import ConfigError, MbrlError
 from mbrl.plots import plot_curves
 from mbrl.records import RunRecord
 from mbrl.report import write_compare_report
+from mbrl.run import changed_settings
 from mbrl.stats import align, iqm, steps_ratio, stratified_bootstrap_ci
 
 AGENTS = ("dream", "ppo", "dqn", "random")
@@ -65,7 +67,7 @@ def compare(
             f"compare: expected distinct agents out of {', '.join(AGENTS)}, at least one seed "
             f"and job, got agents {','.join(agents)}, {seeds} seeds, {jobs} jobs"
         )
-    given = [*overrides, *([f"env_steps={env_steps}"] if env_steps else [])]
+    given: list[str] = [*overrides, *([f"env_steps={env_steps}"] if env_steps else [])]
     config = load(config_path, given)
     for agent in agents:
         load(config_path, [*given, f"agent={agent}"])
@@ -75,12 +77,9 @@ def compare(
     wanted = [
         (agent, seed, folder / agent / f"seed{seed}") for seed in range(seeds) for agent in agents
     ]
-    with ThreadPoolExecutor(jobs) as pool:
-        runs = [
-            pool.submit(_run, config_path, given, *one, config.env_steps, jobs, console)
-            for one in wanted
-        ]
-        failed = [problem for run in runs if (problem := run.result())]
+    for agent, seed, run_dir in wanted:
+        _check_reusable(load(config_path, [*given, f"agent={agent}", f"seed={seed}"]), run_dir)
+    failed = _run_all(config_path, given, wanted, jobs, console)
     if failed:
         raise MbrlError(
             "compare: " + "; ".join(failed) + ". The same command goes on with the rest."
@@ -88,15 +87,63 @@ def compare(
     return _report(config, config_path, given, list(agents), seeds, wanted, folder, console)
 
 
+def _check_reusable(config: Config, run_dir: Path) -> None:
+    """Refuse a folder whose run was made with other settings, or with a larger budget.
+
+    Raises:
+        ConfigError: its scores would stand beside settings they were not made with.
+    """
+    changed = changed_settings(run_dir, config)
+    result = run_dir / "result.json"
+    if result.exists():
+        steps = yaml.safe_load((run_dir / "config.yaml").read_text())["env_steps"]
+        if steps > config.env_steps:
+            changed.append(f"env_steps: {steps} became {config.env_steps}")
+    if changed:
+        raise ConfigError(
+            f"compare: {run_dir} was made with other settings: {'; '.join(changed)}. "
+            f"Use the same settings, or another folder with --out"
+        )
+
+
+def _run_all(
+    config_path: Path,
+    given: list[str],
+    wanted: Sequence[tuple[str, int, Path]],
+    jobs: int,
+    console: Console,
+) -> list[str]:
+    """Run everything that is not done, `jobs` at a time; returns what went wrong.
+
+    An interruption ends the runs at work, which checkpoint, and starts no more.
+    """
+    children: set[subprocess.Popen[bytes]] = set()
+    budget = load(config_path, given).env_steps
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        runs = [
+            pool.submit(_run, config_path, given, *one, budget, jobs, console, children)
+            for one in wanted
+        ]
+        return [problem for run in runs if (problem := run.result())]
+    except BaseException:
+        for child in tuple(children):
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def _run(
     config_path: Path,
-    given: Sequence[str],
+    given: list[str],
     agent: str,
     seed: int,
     run_dir: Path,
     env_steps: int,
     jobs: int,
     console: Console,
+    children: set[subprocess.Popen[bytes]],
 ) -> str | None:
     """Run one agent with one seed if it is not done; returns what went wrong, if anything."""
     result = run_dir / "result.json"
@@ -113,7 +160,10 @@ def _run(
     log_path = run_dir / "log.txt"
     with log_path.open("ab") as log:
         output = None if jobs == 1 else log
-        code = subprocess.run(command, env=environment, stdout=output, stderr=log).returncode
+        child = subprocess.Popen(command, env=environment, stdout=output, stderr=log)
+        children.add(child)
+        code = child.wait()
+        children.discard(child)
     if code == 0 and result.exists():
         return None
     if code == 0:
@@ -126,7 +176,7 @@ def _run(
 def _report(
     config: Config,
     config_path: Path,
-    given: Sequence[str],
+    given: list[str],
     agents: list[str],
     seeds: int,
     wanted: Sequence[tuple[str, int, Path]],
@@ -144,7 +194,7 @@ def _report(
         "steps_ratio": _ratio(by_agent, agents),
         "seeds": list(range(seeds)),
         "command": shlex.join([*command, "--seeds", str(seeds)]),
-        "commit": provenance.commit(),
+        "commit": ", ".join(sorted({run.commit for run in records})),
         "machine": provenance.machine(),
     }
     (folder / "result.json").write_text(json.dumps(result, indent=1))
@@ -171,7 +221,7 @@ def summarise(runs: Sequence[RunRecord]) -> dict[str, Any]:
     return {
         "returns": returns,
         "iqm": float(iqm(returns)),
-        "ci95": [float(low), float(high)],
+        "ci95": [float(low), float(high)] if len(returns) > 1 else None,
         "curve": [[float(x), float(y)] for x, y in zip(grid, scores.mean(0), strict=True)],
         "seeds": {
             str(run.seed): {

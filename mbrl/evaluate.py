@@ -14,6 +14,8 @@ from mbrl.acting import ActingPolicy
 from mbrl.errors import CollectError
 from mbrl.seeding import seed
 
+_RESTARTS = 3  # crashes in a row, over all slots, before an evaluation gives up
+
 
 @dataclass(frozen=True)
 class EvalResult:
@@ -70,12 +72,14 @@ def evaluate(
             policy.
         explore: sample the policy's actions instead of taking the most likely.
 
+    An episode whose environment crashes is played again from its own seed.
+
     Raises:
-        CollectError: an environment crashed or broke its promises; an evaluation with missing
-            episodes is not one.
+        CollectError: an environment keeps crashing or broke its promises; an evaluation with
+            missing episodes is not one.
     """
     width = min(num_envs, episodes)
-    vector = VectorEnv(env, width, max_restarts=0)
+    vector = VectorEnv(env, width, max_restarts=_RESTARTS)
     seeds = [seed(root_seed, "evaluate", i) for i in range(episodes)]
     returns, lengths = [0.0] * episodes, [0] * episodes
     playing = list(range(width))
@@ -88,9 +92,14 @@ def evaluate(
         while any(episode >= 0 for episode in playing):
             result = vector.step(policy.act(vector.obs, is_first, explore))
             ended = result.terminateds | result.truncateds
-            is_first = ended.copy()
+            is_first = ended | result.crashed
             for slot, episode in enumerate(playing):
-                if episode >= 0:
+                if result.crashed[slot]:
+                    if episode >= 0:
+                        returns[episode], lengths[episode] = 0.0, 0
+                    vector.reset(slot, seeds[max(episode, 0)])
+            for slot, episode in enumerate(playing):
+                if episode >= 0 and not result.crashed[slot]:
                     returns[episode] += float(result.rewards[slot])
                     lengths[episode] += 1
                 if ended[slot]:

@@ -208,20 +208,31 @@ class Run:
         return lock
 
     def _settle_config(self) -> None:
-        path = self.dir / "config.yaml"
-        text = config_file.dump(self.config)
-        if path.exists():
-            old, new = yaml.safe_load(path.read_text()), yaml.safe_load(text)
-            changed = sorted(_differences(old, new))
-            if changed:
-                raise ConfigError(
-                    f"{self.dir} was made with other settings: {'; '.join(changed)}. "
-                    f"Resume with the same settings, or choose another folder with run.dir=..."
-                )
-        _write_atomically(path, text)
-        _write_atomically(
-            self.dir / "provenance.json", json.dumps(provenance.provenance(), indent=1)
-        )
+        changed = changed_settings(self.dir, self.config)
+        if changed:
+            raise ConfigError(
+                f"{self.dir} was made with other settings: {'; '.join(changed)}. "
+                f"Resume with the same settings, or choose another folder with run.dir=..."
+            )
+        if self.finished:
+            return
+        _write_atomically(self.dir / "config.yaml", config_file.dump(self.config))
+        path = self.dir / "provenance.json"
+        made_by = json.loads(path.read_text()) if path.exists() else []
+        if (now := provenance.provenance()) not in made_by:
+            _write_atomically(path, json.dumps([*made_by, now], indent=1))
+
+
+def changed_settings(run_dir: Path, config: Config) -> list[str]:
+    """Settings in which a run folder differs from `config`; none if it is new.
+
+    What may change between a run and its continuation (the budget, where things go) does not count.
+    """
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return []
+    old, new = yaml.safe_load(path.read_text()), yaml.safe_load(config_file.dump(config))
+    return sorted(_differences(old, new))
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:

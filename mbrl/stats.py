@@ -164,8 +164,8 @@ class StepsRatio:
     Attributes:
         threshold: the score.
         value: steps of B / steps of A, by their mean curves; above 1, A is the thriftier. None if A
-            does not reach the score.
-        ci95: percentile interval over seeds, or None with `value`.
+            does not reach the score, or B had reached it before it was first evaluated.
+        ci95: percentile interval over seeds; None with `value`, or if both have one seed only.
         at_least: B does not reach the score within its budget; `value` and `ci95` are then lower
             bounds, made with the budget.
         steps_a: env steps of A's mean curve, or None if it does not reach the score.
@@ -214,12 +214,15 @@ def steps_ratio(
     steps_b = float(first_crossing(grid_b, scores_b.mean(axis=0)[None], threshold)[0])
     budget_b = grid_b[-1]
     value = ci95 = None
-    if np.isfinite(steps_a):
+    # else B crossed before it was first evaluated, nobody knows when
+    seen_below = scores_b.mean(axis=0)[0] < threshold
+    if np.isfinite(steps_a) and seen_below:
         value = min(steps_b, budget_b) / max(steps_a, 1.0)
         crossing_a = first_crossing(grid_a, _mean_of_resamples(scores_a, reps, rng), threshold)
         crossing_b = first_crossing(grid_b, _mean_of_resamples(scores_b, reps, rng), threshold)
         ratios = np.minimum(crossing_b, budget_b) / np.maximum(crossing_a, 1.0)  # x / inf is 0
-        ci95 = _interval(ratios, level)
+        if max(len(scores_a), len(scores_b)) > 1:
+            ci95 = _interval(ratios, level)
     return StepsRatio(
         threshold=float(threshold),
         value=value,

@@ -146,12 +146,16 @@ def test_policy_is_told_of_every_first_observation(store):
     one.close()
 
 
-def test_another_policy_is_reset_and_the_same_one_is_not(store):
+def test_another_policy_is_reset_and_starts_anew_in_the_middle_of_an_episode(store):
     one, first, second = collector(store), Scripted(), Scripted()
     one.collect(3, first, 0)
     one.collect(3, first, 3)
-    one.collect(3, second, 6)
+    one.collect(6, second, 6)
     assert first.resets == [3] and second.resets == [3]
+    assert [firsts.tolist() for firsts in first.firsts] == [[True] * 3, [False] * 3]
+    assert [read_step(obs) for obs in second.seen[0]] == [2, 2, 2]
+    assert [firsts.tolist() for firsts in second.firsts] == [[True] * 3, [False] * 3]
+    assert all(f.t0 in (0, 1, 2) for f in store.episodes())  # the data knows of no new start
     one.close()
 
 
@@ -282,16 +286,15 @@ def test_a_restored_collector_goes_on_exactly(tmp_path, env):
 
 
 def test_an_environment_that_does_not_repeat_itself_is_counted_and_starts_anew(store):
-    one = collector(store, counting(min_length=50, max_length=50))
-    one.collect(30, Scripted(), 0)
+    one, policy = collector(store, counting(min_length=50, max_length=50)), Scripted()
+    one.collect(30, policy, 0)
     state = one.state_dict()
     state["obs"][1] = 1 - state["obs"][1]
     one.load_state_dict(state)
-    policy = Scripted()
     receipt = one.collect(30, policy, 30)
     assert receipt.unrepeatable == 1
-    assert [read_step(obs) for obs in policy.seen[0]] == [10, 0, 10]
-    assert policy.firsts[0].tolist() == [False, True, False]
+    assert [read_step(obs) for obs in policy.seen[10]] == [10, 0, 10]
+    assert policy.firsts[10].tolist() == [False, True, False]
     for f in store.episodes():
         check_rows(f)
     one.close()

@@ -1,13 +1,19 @@
 """Comparisons: what is missing is run by the real command, what is done is kept, numbers add up."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mbrl.compare import _ratio, compare, summarise
+from mbrl.config import load
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.records import RunRecord
+from mbrl.run import Run
 
 CONFIG = """
 name: tiny
@@ -100,3 +106,43 @@ def test_a_failed_run_is_named_with_its_log(config: Path, tmp_path: Path) -> Non
     overrides = ["env.kwargs.nan_at=2"]
     with pytest.raises(MbrlError, match=r"random seed 0 failed with exit code .*log\.txt"):
         compare(config, overrides, agents=["random"], seeds=1, out=tmp_path / "out")
+
+
+def test_runs_made_with_other_settings_are_refused(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compare(config, agents=["random"], seeds=1, out=out)
+    with pytest.raises(ConfigError, match=r"ppo\.lr: .* became 0\.5.*--out"):
+        compare(config, ["ppo.lr=0.5"], agents=["random"], seeds=1, out=out)
+
+
+def test_a_smaller_budget_than_the_runs_had_is_refused(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    compare(config, agents=["random"], seeds=1, out=out)
+    with pytest.raises(ConfigError, match="env_steps: 64 became 32"):
+        compare(config, agents=["random"], seeds=1, env_steps=32, out=out)
+
+
+def test_an_interrupted_comparison_ends_its_run_and_starts_no_more(
+    config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "mbrl",
+        "compare",
+        str(config),
+        "evaluate.final_episodes=8000",
+    ]
+    command += ["--agents", "random", "--seeds", "2", "--out", str(out)]
+    home = str(Path(__file__).resolve().parent.parent)
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": home})
+    deadline = time.monotonic() + 60
+    while not (out / "random/seed0/metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    process.wait(timeout=60)
+    assert process.returncode != 0
+    assert not (out / "random" / "seed1").exists()
+    with Run(load(config, [f"run.dir={out / 'random/seed0'}", "evaluate.final_episodes=8000"])):
+        pass  # nobody holds the folder any more

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from envs import EnvSettings
-from envs.counting import length_for, read_step
+from envs.counting import CountingEnv, length_for, read_step
 from mbrl.errors import CollectError
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.seeding import seed
@@ -82,3 +82,19 @@ def test_mean_and_standard_deviation_by_hand():
     result = EvalResult([1.0, 3.0, 5.0], [2, 2, 2], [0, 1, 2])
     assert result.mean == 3.0 and result.std == pytest.approx((8 / 3) ** 0.5)
     assert result.as_dict()["episodes"] == 3
+
+
+def test_an_episode_that_crashed_is_played_again_from_its_seed(monkeypatch):
+    step, crashed = CountingEnv.step, []
+
+    def crash_once(self, action):
+        if not crashed and self._t == 2:
+            crashed.append(True)
+            raise RuntimeError("once")
+        return step(self, action)
+
+    monkeypatch.setattr(CountingEnv, "step", crash_once)
+    result = evaluate(Parity(), counting(), 4, root_seed=3, num_envs=2)
+    assert crashed
+    assert result.lengths == lengths_of(3, 4)
+    assert result.returns == [n * (n + 1) / 2 for n in result.lengths]

@@ -144,6 +144,7 @@ def test_vector_passes_through_gymnasiums_own_wrappers(vector):
     assert info["episode"]["l"].tolist() == [3] * 4
 
 
+@pytest.mark.filterwarnings("ignore:.*already in registry")  # RLlib registers its wrapper anew
 def test_stock_rllib_ppo_trains_in_a_dream(ray_session):
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.tune.registry import register_env

@@ -257,6 +257,10 @@ def test_world_models_2018_runs_as_a_config(tmp_path: Path) -> None:
 # -- with Ray actors ------------------------------------------------------------------------------
 
 
+def test_a_local_ray_is_on_the_loopback_address(ray_session: None) -> None:
+    assert ray.util.get_node_ip_address() == "127.0.0.1"
+
+
 def kill(actor: Any) -> int:
     pid = int(ray.get(actor.pid.remote()))
     os.kill(pid, signal.SIGKILL)
@@ -331,6 +335,18 @@ def test_world_model_learners_as_actors_run_the_loop(ray_session: None, tmp_path
     assert len(state["learner"]["ranks"]) == 2
     one, two = (rank["rng"]["state"]["state"] for rank in state["learner"]["ranks"])
     assert one != two  # each rank draws its own batches
+
+
+@pytest.mark.timeout(240)
+def test_policy_learners_as_actors_dream_over_a_copy_of_the_world_model(
+    ray_session: None, tmp_path: Path
+) -> None:
+    result = train(config(tmp_path / "run", env_steps=48, learn_policy={"num_learners": 2}))
+    assert result["env_steps"] == 48
+    assert result["budget"]["imagined_steps"] == 8 * 48
+    _, state = checkpoint.load(tmp_path / "run/checkpoints")
+    assert len(state["policy"]["learners"]) == 2
+    assert result["budget"]["policy_rounds"] == state["policy"]["version"] == 6
 
 
 @pytest.mark.filterwarnings("ignore:.*already in registry")  # RLlib registers its wrapper anew
