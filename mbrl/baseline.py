@@ -7,12 +7,14 @@ agent is the floor of every comparison.
 
 from typing import Any
 
+import gymnasium as gym
 import torch
 
 from agents.model_free import ModelFree
 from envs import make_env
 from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.actors import start_ray
+from mbrl.errors import ConfigError
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.run import Run
 from mbrl.seeding import seed
@@ -39,15 +41,10 @@ def train(run: Run) -> dict[str, Any]:
             _judge(run, RandomPolicy(action_space, seed(config.seed, "random")), True)
         )
     start_ray(config)
-    agent = ModelFree(
-        "ppo" if config.agent == "ppo" else "dqn",
-        config.ppo if config.agent == "ppo" else config.dqn,
-        lambda: make_env(config.env),
-        observation_space,
-        action_space,
-        seed(config.seed, "baseline"),
-        num_env_runners=config.collect.num_collectors,
-    )
+    try:
+        agent = _make_agent(run, observation_space, action_space)
+    except ValueError as error:
+        raise ConfigError(f"agent: {error}") from error
     try:
         if run.resumed is not None:
             agent.set_state(run.resumed["agent"])
@@ -77,6 +74,21 @@ def train(run: Run) -> dict[str, Any]:
         return run.finish(_judge(run, agent.policy(), last=True))
     finally:
         agent.close()
+
+
+def _make_agent(
+    run: Run, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+) -> ModelFree:
+    config = run.config
+    return ModelFree(
+        "ppo" if config.agent == "ppo" else "dqn",
+        config.ppo if config.agent == "ppo" else config.dqn,
+        lambda: make_env(config.env),
+        observation_space,
+        action_space,
+        seed(config.seed, "baseline"),
+        num_env_runners=config.collect.num_collectors,
+    )
 
 
 def _judge(run: Run, policy: ActingPolicy, last: bool) -> EvalResult:

@@ -181,6 +181,13 @@ class Config(Settings):
                 f"policy.dreams: expected a multiple of {self.learn_policy.num_learners} learners, "
                 f"got {self.policy.dreams}"
             )
+        for section, name in (("collect", "prefill_steps"), ("replay", "capacity_steps")):
+            value = getattr(getattr(self, section), name)
+            if self.agent == "dream" and value < learn.sequence_length:
+                raise ValueError(
+                    f"{section}.{name}: expected at least learn_model.sequence_length = "
+                    f"{learn.sequence_length}, got {value}"
+                )
         if self.agent == "dream" and self.collect.prefill_steps > self.env_steps:
             raise ValueError(
                 f"collect.prefill_steps: expected at most env_steps = {self.env_steps}, "

@@ -1,0 +1,78 @@
+"""The tree of settings: every mistake of a file is told at once, contradictions are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from mbrl.config import Config, load
+from mbrl.errors import ConfigError
+
+SHIPPED = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_is_fine_and_named_after_its_file(path: Path) -> None:
+    assert load(path).name == path.stem
+
+
+def test_three_mistakes_are_told_at_once_with_file_and_line(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "env:\n"
+        "  id: MinAtar/Breakout-v1\n"
+        "env_steps: many\n"
+        "world_model:\n"
+        "  hiden: 128\n"
+        "  decoder:\n"
+        "    layers: 0\n",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "mine.yaml:3: env_steps:" in message
+    assert "mine.yaml:5: world_model.hiden:" in message
+    assert "did you mean world_model.hidden?" in message
+    assert "mine.yaml:7: world_model.decoder.layers:" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["collect.steps_per_iteration=12"],
+            "collect.steps_per_iteration: expected a multiple of 8",
+        ),
+        (["collect.num_collectors=3"], "expected a multiple of 24 "),
+        (
+            ["learn_model.num_learners=3"],
+            "learn_model.batch_size: expected a multiple of 3 learners",
+        ),
+        (["learn_policy.num_learners=3"], "policy.dreams: expected a multiple of 3 learners"),
+        (["env_steps=100"], "collect.prefill_steps: expected at most env_steps = 100"),
+        (["collect.prefill_steps=8"], "expected at least learn_model.sequence_length = 16, got 8"),
+        (["replay.capacity_steps=9"], "expected at least learn_model.sequence_length = 16, got 9"),
+        (["device=gpu"], "device"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
+    path = write(tmp_path, "env: {id: MinAtar/Breakout-v1}\n")
+    with pytest.raises(ConfigError, match=message):
+        load(path, overrides)
+
+
+def test_the_run_folder_is_named_after_the_config_unless_given(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: mine\nenv: {id: MinAtar/Breakout-v1}\n")
+    assert load(path).run_dir == Path("runs/mine")
+    assert load(path, ["run.dir=/elsewhere"]).run_dir == Path("/elsewhere")
+
+
+def test_settings_are_frozen() -> None:
+    config = Config.model_validate({"env": {"id": "MinAtar/Breakout-v1"}})
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 1  # type: ignore[misc]
