@@ -129,6 +129,32 @@ def test_a_run_killed_between_checkpoints_goes_back_and_equals_never_stopped(
     assert_same_run(never_stopped, tmp_path / "run")
 
 
+def train_until_killed(run_dir: Path, env_steps: int) -> None:
+    """For a process of its own: as `kill -9` in the middle of an iteration."""
+    log = Crew.log
+
+    def log_and_die(crew: Crew, *arguments: Any) -> None:
+        log(crew, *arguments)
+        if crew.run.env_steps == env_steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Crew.log = log_and_die  # type: ignore[method-assign]
+    train(config(run_dir))
+
+
+def test_kill_9_between_checkpoints_and_resume_equals_never_stopped(
+    never_stopped: Path, tmp_path: Path
+) -> None:
+    process = multiprocessing.get_context("spawn").Process(
+        target=train_until_killed, args=(tmp_path / "run", 80)
+    )
+    process.start()
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
+    train(config(tmp_path / "run"))
+    assert_same_run(never_stopped, tmp_path / "run")
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(
     never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

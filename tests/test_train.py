@@ -337,6 +337,7 @@ def test_world_model_learners_as_actors_run_the_loop(ray_session: None, tmp_path
     assert one != two  # each rank draws its own batches
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 @pytest.mark.timeout(240)
 def test_policy_learners_as_actors_dream_over_a_copy_of_the_world_model(
     ray_session: None, tmp_path: Path
