@@ -67,6 +67,7 @@ def start_ray() -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(
+            "local",  # or it would join a head that somebody started on this machine
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -283,6 +283,7 @@ def start_ray(config: Config) -> None:
     address = config.run.ray_address
     if address is None and not _inside_a_job():
         ray.init(
+            "local",  # or it would join a head that somebody started on this machine
             # at least what the actors ask for: on few cores they share, instead of waiting for ever
             num_cpus=max(os.cpu_count() or 1, config.collect.num_collectors + learners + 1),
             include_dashboard=False,

@@ -230,6 +230,7 @@ class Crew:
         collect: dict[str, float] = {
             "collect/env_restarts": sum(receipt.env_restarts for receipt in receipts),
             "collect/actor_restarts": self.collectors.actor_restarts,
+            "collect/unrepeatable": sum(receipt.unrepeatable for receipt in receipts),
             "collect/steps_per_s": sum(r.steps / max(r.seconds, 1e-9) for r in receipts),
             "replay/quarantined": self.store.quarantined,
             "replay/rows_trained": self.run.budget.get("replayed_rows", 0),

@@ -26,6 +26,7 @@ def ray_session() -> Iterator[None]:
         yield
         return
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         _node_ip_address="127.0.0.1",

@@ -1,6 +1,7 @@
 """Decoders: exact likelihoods, exact sampling, and objects where the condition says."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from mbrl.world_model.decoders import DECODERS
 from mbrl.world_model.decoders.deconv import DeconvDecoder
+from mbrl.world_model.decoders.marginal import PixelMarginal, one_hot_levels
 from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder, SpatialCondition
 from mbrl.world_model.settings import DecoderSettings
 
@@ -229,3 +231,42 @@ def test_spatial_condition_starts_at_most_five_by_five(height, width, base):
     condition = SpatialCondition(7, 4, height, width)
     assert condition.base == base
     assert condition(torch.randn(2, 7)).shape == (2, 6, height, width)
+
+
+# -- the marginal ---------------------------------------------------------------------------------
+
+
+def test_one_hot_levels_by_hand():
+    image = torch.tensor([[[[0, 2]], [[1, 1]]]])  # two channels, one row, two columns
+    hot = one_hot_levels(image, 3).unflatten(1, (2, 3))
+    assert hot[0, 0, :, 0, 0].tolist() == [1, 0, 0] and hot[0, 0, :, 0, 1].tolist() == [0, 0, 1]
+    assert hot[0, 1, :, 0].T.tolist() == [[0, 1, 0]] * 2
+
+
+def test_marginal_is_the_frequency_of_each_level_with_a_share_of_the_uniform():
+    marginal = PixelMarginal((1, 1, 2), 2, uniform_share=0.1)
+    assert marginal().exp().flatten().tolist() == [0.5] * 4
+    for columns in ([0, 1], [0, 1], [0, 1], [1, 1]):
+        marginal.update(one_hot_levels(torch.tensor([[[columns]]]), 2))
+    expected = [0.9 * 0.75 + 0.05, 0.9 * 0.0 + 0.05, 0.9 * 0.25 + 0.05, 0.9 * 1.0 + 0.05]
+    assert marginal().exp().flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["pixelcnn", "deconv"])
+def test_an_untrained_decoder_starts_from_the_marginal_and_counts_in_training_only(kind):
+    decoder = DECODERS[kind]((1, 2, 2), 2, FEATURES, DecoderSettings(kind=kind, hidden=8))
+    image, features = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.randn(3, FEATURES)
+    image[:, 0, 1, 1] = 1
+    uniform = torch.full((3,), 4 * math.log(0.5))
+    torch.testing.assert_close(decoder.eval().log_prob(image, features), uniform)
+    torch.testing.assert_close(decoder.eval().log_prob(image, features), uniform)
+    decoder.train().log_prob(image, features)
+    seen = torch.full((3,), 4 * math.log(0.99 + 0.01 / 2))
+    torch.testing.assert_close(decoder.eval().log_prob(image, features), seen)
+
+
+def test_decoders_without_marginal_do_not_count():
+    settings = DecoderSettings(channels=4, hidden=8, marginal=False)
+    decoder = PixelCNNDecoder((1, 4, 4), 2, FEATURES, settings).train()
+    decoder.log_prob(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, FEATURES))
+    assert decoder.marginal is None and "marginal.frequency" not in decoder.state_dict()
