@@ -9,18 +9,12 @@ module imports neither Ray nor the algorithms, so a check takes no longer than r
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from agents.settings import DQNSettings, DreamPolicySettings, PPOSettings
 from envs.settings import EnvSettings
 from mbrl import config_file
-from mbrl.world_model.settings import WorldModelSettings
-
-
-class Settings(BaseModel):
-    """Frozen, and closed: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from mbrl.world_model.settings import Settings, WorldModelSettings
 
 
 class CollectSettings(Settings):

@@ -1,15 +1,7 @@
 import numpy as np
-import pytest
 
 from envs import EnvSettings, make_env
-from envs.car_racing import import_box2d
 from envs.contract import check_env
-from envs.errors import EnvError
-
-try:
-    import_box2d()
-except EnvError as error:
-    pytest.skip(str(error), allow_module_level=True)
 
 
 def test_it_keeps_its_promises_with_continuous_actions() -> None:
