@@ -216,6 +216,32 @@ class WorldModel(nn.Module):
         with self._autocast(latent.hidden.device):
             return self.to_pixels(self.decoder.sample(self._decoder_features(latent), generator))
 
+    @torch.no_grad()
+    def filter(self, batch: SequenceBatch, generator: torch.Generator | None = None) -> Latent:
+        """Follow whole real sequences at once, for measuring: posterior latents of all rows.
+
+        Args:
+            batch: (B, T) sequences, as numpy arrays.
+            generator: random stream of the codes' samples.
+
+        Returns:
+            (B, T, ...) latents; the state of row t depends on rows before t only, its code on row t
+            (and, with a recurrent posterior, on the state).
+        """
+        obs, action, is_first = self._inputs(batch)
+        with self._autocast(self.device):
+            hidden, code, _ = self._posterior(obs, action, is_first, generator)
+        return Latent(hidden, code)
+
+    @torch.no_grad()
+    def frame_nats(self, obs: Tensor, latent: Latent) -> Tensor:
+        """-log p(x | z, h) of frames (N, H, W, C) uint8 given latents (N, ...): (N,) nats.
+
+        A decoder with squared error gives the summed squared error of intensities in [0, 1].
+        """
+        with self._autocast(obs.device):
+            return -self.decoder.log_prob(self.to_levels(obs), self._decoder_features(latent))
+
     def loss(
         self, batch: SequenceBatch, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Metrics, Latent]:
@@ -232,10 +258,7 @@ class WorldModel(nn.Module):
         device = self.device
         if self.training:
             self.encoder.see(self._frames(torch.as_tensor(batch.obs, device=device).flatten(0, 1)))
-        obs = torch.as_tensor(batch.obs, device=device)
-        is_first = torch.as_tensor(batch.is_first, device=device)
-        action = self.action_vector(torch.as_tensor(batch.prev_action, device=device))
-        action = action * (~is_first).unsqueeze(-1)
+        obs, action, is_first = self._inputs(batch)
         reward = torch.as_tensor(batch.reward, device=device)
         terminated = torch.as_tensor(batch.terminated, device=device)
         settings = self.settings
@@ -272,6 +295,13 @@ class WorldModel(nn.Module):
         return loss, metrics, Latent(hidden.detach(), code.detach())
 
     # -- parts of the loss ------------------------------------------------------------------------
+
+    def _inputs(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Observations, action vectors (zero where an episode starts) and starts, on the device."""
+        obs = torch.as_tensor(batch.obs, device=self.device)
+        is_first = torch.as_tensor(batch.is_first, device=self.device)
+        action = self.action_vector(torch.as_tensor(batch.prev_action, device=self.device))
+        return obs, action * (~is_first).unsqueeze(-1), is_first
 
     def _posterior(
         self, obs: Tensor, action: Tensor, is_first: Tensor, generator: torch.Generator | None
