@@ -9,10 +9,9 @@ being stopped. All agents share the env section, the evaluation seeds and the co
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mbrl import provenance
+from mbrl.children import Child, run_all
 from mbrl.config import Config, load
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.plots import plot_curves
@@ -79,7 +79,7 @@ def compare(
     ]
     for agent, seed, run_dir in wanted:
         _check_reusable(load(config_path, [*given, f"agent={agent}", f"seed={seed}"]), run_dir)
-    failed = _run_all(config_path, given, wanted, jobs, console)
+    failed = run_all(_children(config_path, given, wanted, jobs), jobs, console)
     if failed:
         raise MbrlError(
             "compare: " + "; ".join(failed) + ". The same command goes on with the rest."
@@ -106,71 +106,27 @@ def _check_reusable(config: Config, run_dir: Path) -> None:
         )
 
 
-def _run_all(
-    config_path: Path,
-    given: list[str],
-    wanted: Sequence[tuple[str, int, Path]],
-    jobs: int,
-    console: Console,
-) -> list[str]:
-    """Run everything that is not done, `jobs` at a time; returns what went wrong.
-
-    An interruption ends the runs at work, which checkpoint, and starts no more.
-    """
-    children: set[subprocess.Popen[bytes]] = set()
+def _children(
+    config_path: Path, given: list[str], wanted: Sequence[tuple[str, int, Path]], jobs: int
+) -> list[Child]:
+    """One run per agent and seed, by the command a user would type."""
     budget = load(config_path, given).env_steps
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        runs = [
-            pool.submit(_run, config_path, given, *one, budget, jobs, console, children)
-            for one in wanted
-        ]
-        return [problem for run in runs if (problem := run.result())]
-    except BaseException:
-        for child in tuple(children):
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
 
+    def done(result: Path) -> bool:
+        return result.exists() and json.loads(result.read_text())["env_steps"] >= budget
 
-def _run(
-    config_path: Path,
-    given: list[str],
-    agent: str,
-    seed: int,
-    run_dir: Path,
-    env_steps: int,
-    jobs: int,
-    console: Console,
-    children: set[subprocess.Popen[bytes]],
-) -> str | None:
-    """Run one agent with one seed if it is not done; returns what went wrong, if anything."""
-    result = run_dir / "result.json"
-    if result.exists() and json.loads(result.read_text())["env_steps"] >= env_steps:
-        console.print(f"{agent} seed {seed}: done before", highlight=False)
-        return None
-    run_dir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "mbrl", "train", str(config_path), *given]
-    command += [f"agent={agent}", f"seed={seed}", f"run.dir={run_dir}"]
-    environment = dict(os.environ)
-    if jobs > 1:
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
-    console.print(f"{agent} seed {seed}: running", highlight=False)
-    log_path = run_dir / "log.txt"
-    with log_path.open("ab") as log:
-        output = None if jobs == 1 else log
-        child = subprocess.Popen(command, env=environment, stdout=output, stderr=log)
-        children.add(child)
-        code = child.wait()
-        children.discard(child)
-    if code == 0 and result.exists():
-        return None
-    if code == 0:
-        return f"{agent} seed {seed} was stopped before its end"
-    last = log_path.read_text(errors="replace").strip().splitlines()[-1:]
-    why = f"{' '.join(last)} (all of it: {log_path})"
-    return f"{agent} seed {seed} failed with exit code {code}: {why}"
+    return [
+        Child(
+            title=f"{agent} seed {seed}",
+            command=[sys.executable, "-m", "mbrl", "train", str(config_path), *given]
+            + [f"agent={agent}", f"seed={seed}", f"run.dir={run_dir}"],
+            log=run_dir / "log.txt",
+            done=partial(done, run_dir / "result.json"),
+            environment=threads,
+        )
+        for agent, seed, run_dir in wanted
+    ]
 
 
 def _report(

@@ -58,7 +58,7 @@ def plot_curves(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = _curves_figure(curves, title, xlabel, ylabel, threshold, size=(7.2, 4.2))
-    with _style():
+    with style():
         figure.savefig(path, dpi=160, facecolor="white")
     return path
 
@@ -83,7 +83,7 @@ def curves_svg(
     if time_axis:
         curves, unit = _in_minutes_or_hours(curves)
         xlabel = f"{xlabel}, {unit}"
-    return _to_svg(_curves_figure(curves, "", xlabel, ylabel, threshold, size=(7.2, 3.9)))
+    return to_svg(_curves_figure(curves, "", xlabel, ylabel, threshold, size=(7.2, 3.9)))
 
 
 def metrics_svg(series: Mapping[str, ArrayLike], columns: int = 3) -> str:
@@ -94,7 +94,7 @@ def metrics_svg(series: Mapping[str, ArrayLike], columns: int = 3) -> str:
         columns: plots beside each other.
     """
     rows = -(-len(series) // columns)
-    with _style():
+    with style():
         figure = Figure(figsize=(8.4, 1.7 * max(rows, 1)), layout="constrained")
         grid = figure.subplots(max(rows, 1), columns, squeeze=False)
         for axes in grid.flat[len(series) :]:
@@ -107,7 +107,7 @@ def metrics_svg(series: Mapping[str, ArrayLike], columns: int = 3) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.yaxis.set_major_locator(MaxNLocator(3))
             _thousands(axes)
-    return _to_svg(figure)
+    return to_svg(figure)
 
 
 def _curves_figure(
@@ -118,7 +118,7 @@ def _curves_figure(
     threshold: float | None,
     size: tuple[float, float],
 ) -> Figure:
-    with _style():
+    with style():
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         palette = colours(list(curves))
@@ -177,8 +177,9 @@ def _in_minutes_or_hours(curves: Curves) -> tuple[Curves, str]:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    style: dict[Any, Any] = {
+def style() -> Iterator[None]:
+    """The look of every figure, for as long as it is drawn and saved."""
+    settings: dict[Any, Any] = {
         "font.size": 10,
         "font.family": ["DejaVu Sans"],
         "text.color": _INK,
@@ -195,14 +196,15 @@ def _style() -> Iterator[None]:
         "svg.fonttype": "path",
         "svg.hashsalt": "reverie",  # the same figure gives the same file
     }
-    with rc_context(style):
+    with rc_context(settings):
         yield
 
 
-def _to_svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
+    """A figure as an `<svg>` element that takes on the page's text colour."""
     out = io.StringIO()
     save: Callable[..., None] = figure.savefig
-    with _style():
+    with style():
         save(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")

@@ -90,17 +90,18 @@ class MetricsLog:
             int(env_steps), {k: float(v) for k, v in numbers.items() if k not in _RESERVED}
         )
 
-    def truncate_after(self, env_steps: int) -> int:
+    def truncate_after(self, env_steps: int, counter: str = "env_steps") -> int:
         """Drop every line beyond a checkpoint, so that a resumed run tells each step once.
 
         Args:
             env_steps: of the checkpoint; lines with more steps go.
+            counter: what counts as steps, where a run learns from frames that are all there.
 
         Returns:
             The number of lines dropped. `wall_time_s` goes on from the last line kept.
         """
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["env_steps"] <= env_steps]
+        kept = [line for line in lines if json.loads(line)[counter] <= env_steps]
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("wb") as file:
             file.writelines(kept)

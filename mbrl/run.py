@@ -55,7 +55,7 @@ class Run:
         # absolute, because actors may work in another folder
         self.config, self.dir = config, config.run_dir.resolve()
         self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock = self._take_lock()
+        self._lock = lock_folder(self.dir)
         self._handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self.stopping = False
         self.env_steps = 0
@@ -188,24 +188,12 @@ class Run:
             "commit": provenance.commit(),
             "machine": provenance.machine(),
         }
-        _write_atomically(self.dir / "result.json", json.dumps(result, indent=1))
+        write_atomically(self.dir / "result.json", json.dumps(result, indent=1))
         videos = sorted((self.dir / "videos").glob("*.mp4"))[-1:]
         write_run_report(self.dir / "report.html", RunRecord.read(self.dir), videos)
         return result
 
     # -- the folder -------------------------------------------------------------------------------
-
-    def _take_lock(self) -> TextIO:
-        lock = (self.dir / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise MbrlError(
-                f"{self.dir}: expected a run folder nobody is using, but another process holds it; "
-                f"wait for it, or choose another folder with run.dir=..."
-            ) from None
-        return lock
 
     def _settle_config(self) -> None:
         changed = changed_settings(self.dir, self.config)
@@ -216,11 +204,29 @@ class Run:
             )
         if self.finished:
             return
-        _write_atomically(self.dir / "config.yaml", config_file.dump(self.config))
+        write_atomically(self.dir / "config.yaml", config_file.dump(self.config))
         path = self.dir / "provenance.json"
         made_by = json.loads(path.read_text()) if path.exists() else []
         if (now := provenance.provenance()) not in made_by:
-            _write_atomically(path, json.dumps([*made_by, now], indent=1))
+            write_atomically(path, json.dumps([*made_by, now], indent=1))
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Take a run folder for this process, until the returned file is closed.
+
+    Raises:
+        MbrlError: another process holds it.
+    """
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise MbrlError(
+            f"{folder}: expected a run folder nobody is using, but another process holds it; "
+            f"wait for it, or choose another folder with run.dir=..."
+        ) from None
+    return lock
 
 
 def changed_settings(run_dir: Path, config: Config) -> list[str]:
@@ -232,21 +238,22 @@ def changed_settings(run_dir: Path, config: Config) -> list[str]:
     if not path.exists():
         return []
     old, new = yaml.safe_load(path.read_text()), yaml.safe_load(config_file.dump(config))
-    return sorted(_differences(old, new))
+    return sorted(differences(old, new))
 
 
-def _differences(old: Any, new: Any, at: str = "") -> list[str]:
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
     """Dotted names that differ, with both values, save those in `_FREE`."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in {*old, *new}:
             if at or key not in _FREE:
-                found += _differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
+                found += differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
         return found
     return [] if old == new else [f"{at}: {old} became {new}"]
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is, at any moment, whole: as before or as now."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
         file.write(text)
