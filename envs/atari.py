@@ -1,8 +1,9 @@
 """Atari 2600 through ALE, with one documented preprocessing.
 
-In: an id such as `ALE/Pong-v5`. Out: uint8 (64, 64, 1) frames, raw rewards, and
-`info["life_loss"]`. It refuses to end an episode when a life is lost, to clip rewards or to stack
-frames: the first two change the task that is scored, and a recurrent model needs no stack.
+In: an id such as `ALE/Pong-v5`. Out: uint8 (64, 64, 1) frames, raw rewards, `info["life_loss"]`
+and, if asked for, `info["ram"]`. It refuses to end an episode when a life is lost, to clip rewards
+or to stack frames: the first two change the task that is scored, and a recurrent model needs no
+stack.
 
 The protocol, each part a setting: 4 frames per step with a maximum over the last two; area
 interpolation to 64x64; intensity instead of colour; up to 30 idle frames at the start; sticky
@@ -15,7 +16,8 @@ sticky draws are made here, from the episode's seed, and each episode starts fro
 game's first frame; ALE starts every game in the same state whatever its seed, so nothing is lost.
 
 When a game ends in the middle of a step, the preprocessing returns the frames it last saw: the
-final observation can be up to three frames old.
+final observation can be up to three frames old. `info["ram"]` is read after the step's last frame,
+while the picture is the maximum of the last two.
 """
 
 import random
@@ -105,6 +107,29 @@ class LifeLoss(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
         return obs, reward, terminated, truncated, info
 
 
+class KeepsRam(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
+    """Adds `info["ram"]`: (128,) uint8, the console's memory after the step. Labels, not input."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode and read the memory."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return obs, {**info, "ram": self._ram()}
+
+    def step(
+        self, action: Any
+    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+        """Take one step and read the memory."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated, {**info, "ram": self._ram()}
+
+    def _ram(self) -> NDArray[np.uint8]:
+        emulator: Any = self.env.unwrapped
+        memory: NDArray[np.uint8] = emulator.ale.getRAM()  # a copy
+        return memory
+
+
 def register() -> None:
     """Tell gymnasium about ALE's ids, once per process.
 
@@ -129,6 +154,7 @@ def make(
     frame_skip: int,
     sticky_actions: float,
     noop_max: int,
+    ram: bool,
 ) -> gym.Env[Any, Any]:
     """Build one Atari game.
 
@@ -142,6 +168,7 @@ def make(
         frame_skip: emulator frames per agent step.
         sticky_actions: probability, per frame, of repeating the previous action.
         noop_max: most idle frames at the start; at least 1 is taken unless this is 0.
+        ram: add `info["ram"]`.
 
     Returns:
         The environment, with observations uint8 (image_size, image_size, 1 or 3).
@@ -172,4 +199,5 @@ def make(
         grayscale_newaxis=True,
     )
     env = LifeLoss(env)
+    env = KeepsRam(env) if ram else env
     return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)

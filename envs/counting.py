@@ -12,6 +12,8 @@ The picture is uint8 (8, 8, 1) of 0 and 1, most significant bit first:
     rows 4-5   the length of this episode: the t at which it ends, 16 bits
     rows 6-7   zero
 
+With `ram`, `info["ram"]` is three bytes: t (two bytes, high first) and the action.
+
 It can also misbehave on purpose, for fault tests: raise, or give a NaN reward, at a chosen step.
 """
 
@@ -69,6 +71,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         life_loss_every: int = 0,
         crash_at: int | None = None,
         nan_at: int | None = None,
+        ram: bool = False,
     ) -> None:
         """Make the oracle.
 
@@ -81,6 +84,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
                 step; 0 for never.
             crash_at: raise RuntimeError instead of arriving at this step; 0 raises in `reset`.
             nan_at: the reward on arriving at this step is NaN.
+            ram: give `info["ram"]`.
 
         Raises:
             ValueError: the lengths are not in order or in range.
@@ -97,6 +101,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         self._life_loss_every = life_loss_every
         self._crash_at = crash_at
         self._nan_at = nan_at
+        self._gives_ram = ram
         self._seed = -1
         self._t = 0
         self._length = 0
@@ -111,7 +116,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         self._t = 0
         if self._crash_at == 0:
             raise RuntimeError("the counting environment crashes in reset, as it was told to")
-        return self._picture(action=0), {}
+        return self._picture(action=0), self._memory(action=0)
 
     def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Arrive at t + 1.
@@ -127,9 +132,15 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         reward = float("nan") if self._t == self._nan_at else float(self._t)
         end = self._t == self._length
         every = self._life_loss_every
-        info = {"life_loss": every > 0 and self._t % every == 0}
+        info = {"life_loss": every > 0 and self._t % every == 0, **self._memory(int(action))}
         terminated, truncated = end and not self._truncate, end and self._truncate
         return self._picture(int(action)), reward, terminated, truncated, info
+
+    def _memory(self, action: int) -> dict[str, Any]:
+        """The step and the action as three bytes, if asked for."""
+        if not self._gives_ram:
+            return {}
+        return {"ram": np.array([self._t >> 8, self._t & 255, action], np.uint8)}
 
     def _picture(self, action: int) -> NDArray[np.uint8]:
         """Spell t, the action and the length in pixels."""
@@ -154,7 +165,7 @@ def register() -> None:
 
 
 def make(
-    env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None
+    env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, ram: bool
 ) -> gym.Env[Any, Any]:
     """Build the oracle.
 
@@ -162,6 +173,7 @@ def make(
         env_id: `reverie/Counting-v0`.
         kwargs: for `CountingEnv`.
         max_episode_steps: steps after which an episode is truncated, whatever its length.
+        ram: give `info["ram"]`.
 
     Returns:
         The environment.
@@ -171,4 +183,10 @@ def make(
         ValueError: `kwargs` are out of range.
     """
     register()
-    return gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+    return gym.make(
+        env_id,
+        max_episode_steps=max_episode_steps,
+        disable_env_checker=True,
+        ram=ram,
+        **kwargs,
+    )

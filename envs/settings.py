@@ -34,13 +34,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "frame_skip": 4,
         "sticky_actions": 0.25,
         "noop_max": 30,
+        "ram": False,
     },
     # MinAtar's own 0.1. MinAtar has no step limit but Freeway's 2,501; 5,000 is ours, so that an
     # evaluation always ends.
     "MinAtar/": {"max_episode_steps": 5_000, "sticky_actions": 0.1},
     # gymnasium's own limit is 1,000 steps.
     "CarRacing-v": {"max_episode_steps": None, "image_size": 64, "grayscale": False},
-    "reverie/Counting": {"max_episode_steps": None},
+    "reverie/Counting": {"max_episode_steps": None, "ram": False},
+    # The game itself ends only by points; an agent that never misses would play forever.
+    "reverie/Pong": {"max_episode_steps": 2_000, "ram": False},
     ANY: {"max_episode_steps": None, "image_size": None, "grayscale": None},
 }
 
@@ -96,6 +99,11 @@ class EnvSettings(BaseModel):
     noop_max: int | None = Field(
         None, ge=0, description="most idle frames at the start of an episode (ALE only)"
     )
+    ram: bool = Field(
+        False,
+        description="keep the console's memory with every frame, as labels for measuring; no model "
+        "or policy ever sees it",
+    )
 
     @field_validator(
         "max_episode_steps",
@@ -104,14 +112,15 @@ class EnvSettings(BaseModel):
         "frame_skip",
         "sticky_actions",
         "noop_max",
+        "ram",
         mode="after",
     )
     @classmethod
     def _must_apply(cls, value: object, info: ValidationInfo) -> object:
         """Refuse a value that the family of the chosen environment cannot honour."""
         name = info.field_name or ""
-        if value is None or "id" not in info.data:  # a bad id is reported on its own
-            return value
+        if value == cls.model_fields[name].default or "id" not in info.data:
+            return value  # nothing is asked for, or a bad id, which is reported on its own
         env_id = info.data["id"]
         known = DEFAULTS[family(env_id)]
         if name not in known:

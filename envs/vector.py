@@ -104,6 +104,8 @@ class VectorEnv:
         self._dtype = np.dtype(obs_space.dtype)
         self._obs = np.zeros((num_envs, *self._shape), self._dtype)
         self._obs_is_shared = False  # someone outside may hold self._obs: copy before writing
+        self._keeps_ram = settings.ram
+        self._ram: NDArray[np.uint8] | None = None  # its width is known after the first reset
         self._running = [False] * num_envs
         self._seeds = [0] * num_envs
         self._clock = 0  # steps of the whole vector
@@ -114,6 +116,14 @@ class VectorEnv:
         """(E, *shape) current observations; never changed afterwards, so safe to keep."""
         self._obs_is_shared = True
         return self._obs
+
+    @property
+    def ram(self) -> NDArray[np.uint8] | None:
+        """(E, R) console memory (`info["ram"]`) in line with `obs`, never changed afterwards.
+
+        None without the setting `ram`, and before the first reset. Labels for measuring only.
+        """
+        return self._ram
 
     def reset(self, index: int, seed: int) -> None:
         """Start a new episode in one slot.
@@ -130,12 +140,13 @@ class VectorEnv:
         self._running[index] = False
         while True:
             try:
-                obs, _ = self._envs[index].reset(seed=seed)
+                obs, info = self._envs[index].reset(seed=seed)
                 break
             except Exception as error:
                 self._remake(index, error)
         self._check_obs(index, obs)
         self._write_obs(index, obs)
+        self._write_ram(index, info)
         self._running[index] = True
 
     def step(self, actions: NDArray[Any]) -> VectorStep:
@@ -161,6 +172,7 @@ class VectorEnv:
         rewards = np.zeros(n, np.float32)
         terminateds, truncateds = np.zeros(n, bool), np.zeros(n, bool)
         life_loss, crashed = np.zeros(n, bool), np.zeros(n, bool)
+        ram = None if self._ram is None else self._ram.copy()
         shape, dtype, running = self._shape, self._dtype, self._running
         for i, env in enumerate(self._envs):
             try:
@@ -188,8 +200,10 @@ class VectorEnv:
             if type(seen) is not np.ndarray or seen.shape != shape or seen.dtype != dtype:
                 self._check_obs(i, seen)
             obs[i] = seen
+            if ram is not None:
+                ram[i] = self._checked_ram(i, info)
         self._clock += 1
-        self._obs = obs
+        self._obs, self._ram = obs, ram
         self._obs_is_shared = True
         return VectorStep(
             obs=obs,
@@ -221,10 +235,11 @@ class VectorEnv:
             self._refuse_unreset()
         space = self.single_action_space
         seen = self._obs[index]
+        info: dict[str, Any] = {}
         for action in actions:
             choice = int(action) if isinstance(space, Discrete) else np.array(action, space.dtype)
             try:
-                seen, _, terminated, truncated, _ = self._envs[index].step(choice)
+                seen, _, terminated, truncated, info = self._envs[index].step(choice)
             except Exception as error:
                 self._running[index] = False
                 self._remake(index, error)
@@ -234,6 +249,8 @@ class VectorEnv:
                 return False
         self._check_obs(index, seen)
         self._write_obs(index, seen)
+        if info:
+            self._write_ram(index, info)
         return True
 
     def close(self) -> None:
@@ -296,6 +313,30 @@ class VectorEnv:
             self._obs = self._obs.copy()
             self._obs_is_shared = False
         self._obs[index] = obs
+
+    def _write_ram(self, index: int, info: dict[str, Any]) -> None:
+        """Change one slot's memory without changing what was given out before."""
+        if not self._keeps_ram:
+            return
+        got = self._checked_ram(index, info)
+        shape = (self.num_envs, len(got))
+        self._ram = np.zeros(shape, np.uint8) if self._ram is None else self._ram.copy()
+        self._ram[index] = got
+
+    def _checked_ram(self, index: int, info: dict[str, Any]) -> NDArray[np.uint8]:
+        """This slot's `info["ram"]`, refused unless it is the bytes that the setting asks for."""
+        got = info.get("ram")
+        width = "R" if self._ram is None else self._ram.shape[1]
+        if not isinstance(got, np.ndarray) or got.dtype != np.uint8 or got.ndim != 1:
+            found = "none" if got is None else f"{type(got).__name__} {got!r:.80}"
+        elif width not in ("R", len(got)):
+            found = f"({len(got)},)"
+        else:
+            return got
+        raise EnvError(
+            f'{self._where(index)}: expected info["ram"], ({width},) uint8, as env.ram asks for, '
+            f"got {found}; set env.ram to false, or mend the environment"
+        )
 
     def _check_obs(self, index: int, obs: Any) -> None:
         """Refuse an observation that is not what the space promises."""

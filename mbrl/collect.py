@@ -111,11 +111,14 @@ class Collector:
         self._actions = np.zeros((e, rows, *action_shape), action_dtype)
         self._rewards = np.zeros((e, rows), np.float32)
         self._flags = np.zeros((3, e, rows), np.bool_)
+        self._ram: NDArray[np.uint8] | None = None  # made once the environments are reset
         self._rows = np.zeros(e, np.int64)  # of each slot, not yet cut
         self._opened_s = np.zeros(e)  # when each slot's fragment began
         self._all = np.arange(e)
         for i in range(e):
             self._start_episode(i)
+        if self.vector.ram is not None:
+            self._ram = np.zeros((e, rows, self.vector.ram.shape[1]), np.uint8)
 
     # -- collecting -------------------------------------------------------------------------------
 
@@ -165,11 +168,13 @@ class Collector:
         Python runs per slot only where an episode or a fragment ends: in a small game anything done
         for every slot and step costs as much as the game.
         """
-        obs = self.vector.obs
+        obs, ram = self.vector.obs, self.vector.ram
         actions = policy.act(obs, self.is_first)
         result = self.vector.step(actions)
         here = (self._all, self._rows)
         self._obs[here] = obs
+        if self._ram is not None and ram is not None:
+            self._ram[here] = ram
         self._actions[here] = actions
         self._rewards[here] = result.rewards
         self._flags[:, *here] = result.terminateds, result.truncateds, result.life_loss
@@ -182,6 +187,8 @@ class Collector:
         for i in np.flatnonzero(self.is_first | full | late).tolist():
             if ended[i]:
                 self._obs[i, self._rows[i]] = result.obs[i]
+                if self._ram is not None and self.vector.ram is not None:
+                    self._ram[i, self._rows[i]] = self.vector.ram[i]
             self._cut(i, cuts[i], ended=bool(ended[i]))
             if ended[i]:
                 returns.append(self.slots[i].total)
@@ -212,6 +219,7 @@ class Collector:
                     terminateds=terminateds,
                     truncateds=truncateds,
                     life_loss=life_loss,
+                    ram=None if self._ram is None else self._ram[i, :n].copy(),
                     policy_version=self.policy.version if self.policy is not None else 0,
                     ended=ended,
                 )

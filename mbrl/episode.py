@@ -54,6 +54,8 @@ class Episode:
         policy_version: version of the weights that chose the actions.
         env_steps_total: steps the run had collected when this fragment was closed.
         ended: True if the last row is the final observation, with no action.
+        ram: (n, R) uint8, the console's memory seen with each row's obs; None if it was not kept.
+            Labels for measuring, never an input of a model or a policy.
     """
 
     eps_id: str
@@ -67,10 +69,12 @@ class Episode:
     policy_version: int = 0
     env_steps_total: int = 0
     ended: bool = False
+    ram: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.obs)
-        for name in ("actions", "rewards", "terminateds", "truncateds", "life_loss"):
+        columns = ["actions", "rewards", "terminateds", "truncateds", "life_loss"]
+        for name in columns if self.ram is None else [*columns, "ram"]:
             if len(getattr(self, name)) != n:
                 raise ReplayError(
                     f"episode {self.eps_id}: expected {n} {name}, one per observation, "

@@ -151,3 +151,21 @@ def test_what_a_setting_decides_is_refused_in_kwargs(argument: dict, setting: st
 def test_all_actions_can_be_asked_for() -> None:
     env = make_env(EnvSettings(id="ALE/Pong-v5", kwargs={"full_action_space": True}))
     assert env.action_space.n == 18
+
+
+def test_memory_is_given_when_asked_for_and_follows_the_game() -> None:
+    env = make_env(EnvSettings(id="ALE/Pong-v5", ram=True, sticky_actions=0.0))
+    _, info = env.reset(seed=0)
+    assert info["ram"].shape == (128,) and info["ram"].dtype == np.uint8
+    rows = []
+    for _ in range(12):
+        _, _, _, _, info = env.step(3)  # the paddle goes down: its row, byte 51, grows
+        rows.append(int(info["ram"][51]))
+        assert np.array_equal(info["ram"], env.unwrapped.ale.getRAM())
+    assert rows[-1] > rows[0] and rows == sorted(rows)
+
+
+def test_memory_is_not_given_unasked() -> None:
+    env = make_env(EnvSettings(id="ALE/Pong-v5"))
+    assert "ram" not in env.reset(seed=0)[1]
+    assert "ram" not in env.step(0)[4]

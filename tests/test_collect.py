@@ -341,3 +341,29 @@ def test_random_policy_is_uniform_and_repeats_with_its_seed():
     assert (drawn[:, 0] <= 0).all() and drawn[:, 1].max() > 4
     with pytest.raises(ValueError, match="Discrete or Box"):
         RandomPolicy(spaces.MultiBinary(2), 0).act(np.zeros((1, 1)), None)
+
+
+def test_memory_is_stored_with_the_row_that_shows_it(store):
+    one = collector(store, EnvSettings(id="reverie/Counting-v0", ram=True))
+    one.collect(60, Scripted(), 0)
+    one.collect(60, Scripted(), 60)
+    one.close()
+    fragments = list(store.episodes())
+    assert any(f.ended for f in fragments) and any(f.t0 > 0 for f in fragments)
+    for f in fragments:
+        assert f.ram.tolist() == [[0, read_step(obs), read_action(obs)] for obs in f.obs]
+    assert store.layout().ram_bytes == 3
+
+
+def test_a_sampler_reads_rows_with_memory_as_it_reads_others(tmp_path):
+    batches = []
+    for ram in (False, True):
+        store = ReplayStore(tmp_path / str(ram))
+        one = collector(store, EnvSettings(id="reverie/Counting-v0", ram=ram))
+        one.collect(60, Scripted(), 0)
+        one.close()
+        with SequenceSampler(1000, (8, 8, 1), directory=tmp_path) as sampler:
+            sampler.refresh(store)
+            batches.append(sampler.sample(4, 8, np.random.default_rng(0)))
+    assert np.array_equal(batches[0].obs, batches[1].obs)
+    assert np.array_equal(batches[0].prev_action, batches[1].prev_action)

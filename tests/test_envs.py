@@ -99,6 +99,7 @@ def test_settings_fill_in_the_defaults_of_the_family() -> None:
         ("CarRacing-v3", "frame_skip", 4),
         ("CartPole-v1", "sticky_actions", 0.25),
         ("reverie/Counting-v0", "noop_max", 0),
+        ("CartPole-v1", "ram", True),
     ],
 )
 def test_a_setting_that_does_not_apply_is_refused(env_id: str, name: str, value: Any) -> None:

@@ -225,3 +225,47 @@ def test_uncovered_finds_the_gaps_between_known_spans():
     assert uncovered(10, 5, [(0, 10), (15, 20)]) == [(0, 5)]
     assert uncovered(10, 5, [(0, 20)]) == []
     assert uncovered(10, 10, [(17, 30), (0, 12), (13, 15)]) == [(2, 3), (5, 7)]
+
+
+def with_ram(episode, width=5):
+    values = np.arange(episode.rows * width).reshape(episode.rows, width)
+    return replace(episode, ram=values.astype(np.uint8))
+
+
+def test_memory_returns_with_its_rows():
+    episodes = [with_ram(make_episode(4)), with_ram(make_episode(3, eps_id="b", ended=False))]
+    header, back = decode_segment(encode_segment(episodes))
+    assert header.layout.ram_bytes == 5
+    for left, right in zip(episodes, back, strict=True):
+        assert_equal(left, right)
+    frame = pd.read_parquet(io.BytesIO(encode_segment(episodes)))
+    assert list(frame.ram[1]) == [5, 6, 7, 8, 9]
+
+
+def test_a_segment_without_memory_is_what_it_was_before_there_was_any():
+    sha256 = "5c7db9585da39bbb0f9f0403975ba493b1d75699fcd7000ec2e41f129796dd72"
+    header = read_header(encode_segment([make_episode(4)], "Env-v0"))
+    assert (header.sha256, header.layout.ram_bytes) == (sha256, 0)
+
+
+def test_one_byte_of_memory_changes_the_hash():
+    episode = with_ram(make_episode(4))
+    changed = replace(episode, ram=episode.ram.copy())
+    changed.ram[2, 1] += 1
+    first, second = (read_header(encode_segment([e])).sha256 for e in (episode, changed))
+    assert first != second
+
+
+def test_memory_is_cut_with_its_rows():
+    assert cut(with_ram(make_episode(4)), 1, 3).ram[:, 0].tolist() == [5, 10]
+
+
+def test_memory_of_the_wrong_kind_is_refused():
+    episode = make_episode(4)
+    with pytest.raises(ReplayError, match="expected 4 ram, one per observation, got 3"):
+        replace(episode, ram=np.zeros((3, 2), np.uint8))
+    for ram in (np.zeros((4, 2)), np.zeros(4, np.uint8), np.zeros((4, 0), np.uint8)):
+        with pytest.raises(ReplayError, match="expected ram of shape"):
+            encode_segment([replace(episode, ram=ram)])
+    with pytest.raises(ReplayError, match=r"one shape and dtype.*ram 5 bytes"):
+        encode_segment([episode, with_ram(make_episode(4, eps_id="b"))])

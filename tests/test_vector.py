@@ -253,3 +253,79 @@ def test_close_closes_every_env_and_ends_its_use() -> None:
     vector.close()
     with pytest.raises(EnvError, match="before step"):
         vector.step(np.zeros(2, int))
+
+
+def remembering(num_envs: int = 2, **kwargs: Any) -> VectorEnv:
+    vector = VectorEnv(EnvSettings(id=COUNTING, ram=True, kwargs=kwargs), num_envs)
+    for index in range(num_envs):
+        vector.reset(index, seed=index)
+    return vector
+
+
+def test_memory_is_in_line_with_the_observations() -> None:
+    vector = remembering()
+    assert vector.ram is not None and vector.ram.tolist() == [[0, 0, 0], [0, 0, 0]]
+    vector.step(np.array([1, 3]))
+    before = vector.ram
+    vector.step(np.array([2, 0]))
+    assert vector.ram.tolist() == [[0, 2, 2], [0, 2, 0]]
+    vector.reset(1, seed=5)
+    assert vector.ram.tolist() == [[0, 2, 2], [0, 0, 0]]
+    assert before.tolist() == [[0, 1, 1], [0, 1, 3]]  # what was given out stays
+
+
+def test_memory_of_the_final_observation_is_there_until_the_reset() -> None:
+    vector = remembering(1, min_length=3, max_length=3)
+    for _ in range(3):
+        step = vector.step(np.array([1]))
+    assert step.terminateds[0] and vector.ram is not None
+    assert vector.ram.tolist() == [[0, 3, 1]]
+
+
+def test_memory_survives_a_crash_and_a_replay() -> None:
+    vector = remembering(1, crash_at=3)
+    assert vector.replay(0, np.array([1, 2]))
+    assert vector.ram is not None and vector.ram.tolist() == [[0, 2, 2]]
+    assert vector.step(np.array([1])).crashed[0]
+    assert vector.ram.tolist() == [[0, 2, 2]]  # the step did not happen
+
+
+def test_no_memory_is_kept_unasked() -> None:
+    vector = counting(1)
+    vector.step(np.array([0]))
+    assert vector.ram is None
+
+
+class Forgetful(gym.Env):
+    """Gives what it is told instead of its memory."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, memories: list[Any]) -> None:
+        self.memories = iter(memories)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        return np.zeros(1, np.float32), next(self.memories)
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), 0.0, False, False, next(self.memories)
+
+
+@pytest.mark.parametrize(
+    ("memories", "message"),
+    [
+        ([{}], r"\(R,\) uint8, as env.ram asks for, got none"),
+        ([{"ram": [1, 2]}], "got list"),
+        ([{"ram": np.zeros(4)}], "got ndarray"),
+        ([{"ram": np.zeros(4, np.uint8)}, {"ram": np.zeros(5, np.uint8)}], r"\(4,\).*got \(5,\)"),
+    ],
+)
+def test_memory_of_another_kind_is_refused(
+    memories: list[Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("envs.vector.make_env", lambda settings: Forgetful(memories))
+    vector = VectorEnv(EnvSettings(id=COUNTING, ram=True), 1)
+    with pytest.raises(EnvError, match=message):
+        vector.reset(0, seed=1)
+        vector.step(np.array([0]))

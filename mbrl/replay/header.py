@@ -37,6 +37,7 @@ class Layout:
         obs_dtype, obs_shape: of one observation.
         action_dtype: "int64" or "float32".
         action_shape: () for a discrete space, (A,) for a Box.
+        ram_bytes: of console memory kept with each row; 0 means that there is no such column.
     """
 
     env_id: str
@@ -44,6 +45,7 @@ class Layout:
     obs_shape: tuple[int, ...]
     action_dtype: str
     action_shape: tuple[int, ...]
+    ram_bytes: int = 0
 
     @property
     def obs_bytes(self) -> int:
@@ -52,9 +54,10 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one uncompressed row: observation, action, reward and flags."""
+        """Bytes of one uncompressed row: observation, action, reward, flags and memory."""
         size = int(np.prod(self.action_shape, dtype=np.int64))
-        return self.obs_bytes + size * np.dtype(self.action_dtype).itemsize + _ROW_EXTRA_BYTES
+        action_bytes = size * np.dtype(self.action_dtype).itemsize
+        return self.obs_bytes + action_bytes + _ROW_EXTRA_BYTES + self.ram_bytes
 
 
 NO_LAYOUT = Layout(
@@ -111,7 +114,10 @@ def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
     """
     if not episodes:
         raise ReplayError("expected at least one episode in a segment, got none")
-    kinds = {(e.obs.dtype, e.obs.shape[1:], e.actions.dtype, e.actions.shape[1:]) for e in episodes}
+    kinds = {
+        (e.obs.dtype, e.obs.shape[1:], e.actions.dtype, e.actions.shape[1:], _ram_bytes(e))
+        for e in episodes
+    }
     layouts = {
         Layout(
             env_id=env_id,
@@ -119,8 +125,9 @@ def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
             obs_shape=obs_shape,
             action_dtype=action_dtype.name,
             action_shape=action_shape,
+            ram_bytes=ram_bytes,
         )
-        for obs_dtype, obs_shape, action_dtype, action_shape in kinds
+        for obs_dtype, obs_shape, action_dtype, action_shape, ram_bytes in kinds
     }
     if len(layouts) > 1:
         raise ReplayError(f"expected one shape and dtype in a segment, got {describe(layouts)}")
@@ -136,12 +143,30 @@ def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
     return layout
 
 
+def _ram_bytes(episode: Episode) -> int:
+    """Bytes of memory in each row.
+
+    Raises:
+        ReplayError: the memory is not (n, R) uint8 with R >= 1.
+    """
+    ram = episode.ram
+    if ram is None:
+        return 0
+    if ram.ndim != 2 or ram.dtype != np.uint8 or not ram.shape[1]:
+        raise ReplayError(
+            f"episode {episode.eps_id}: expected ram of shape (rows, bytes >= 1) and dtype uint8, "
+            f"got {ram.shape} {ram.dtype.name}; leave it out (None) if there is no memory to keep"
+        )
+    return int(ram.shape[1])
+
+
 def describe(layouts: Iterable[Layout]) -> str:
     """Words for layouts in an error message."""
     return " and ".join(
         sorted(
             f"[env {layout.env_id or 'unknown'}, obs {layout.obs_dtype}{layout.obs_shape}, "
-            f"actions {layout.action_dtype}{layout.action_shape}]"
+            f"actions {layout.action_dtype}{layout.action_shape}"
+            f"{f', ram {layout.ram_bytes} bytes' if layout.ram_bytes else ''}]"
             for layout in layouts
         )
     )
@@ -155,6 +180,8 @@ def footer_fields(
         {("return" if k == "reward_sum" else k): v for k, v in vars(fragment).items()}
         for fragment in fragments
     ]
+    # written only where there is a column, so that files without one stay what they always were
+    ram = {"ram_bytes": str(layout.ram_bytes)} if layout.ram_bytes else {}
     return {
         "format": FORMAT,
         "env_id": layout.env_id,
@@ -162,6 +189,7 @@ def footer_fields(
         "action": json.dumps({"dtype": layout.action_dtype, "shape": layout.action_shape}),
         "episodes": json.dumps(listed),
         "sources": json.dumps(list(sources)),
+        **ram,
     }
 
 
@@ -189,6 +217,7 @@ def parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHead
             obs_shape=tuple(int(n) for n in obs["shape"]),
             action_dtype=str(action["dtype"]),
             action_shape=tuple(int(n) for n in action["shape"]),
+            ram_bytes=int(fields.get("ram_bytes", "0")),
         )
         listed = json.loads(fields["episodes"])
         fragments = [FragmentInfo(reward_sum=entry.pop("return"), **entry) for entry in listed]

@@ -68,9 +68,9 @@ def encode_segment(
         ReplayError: the episodes do not fit in one segment or break the contract of `Episode`.
     """
     layout = layout_of(episodes, env_id)
-    obs_bytes = layout.obs_bytes
+    largest = max(layout.obs_bytes, layout.ram_bytes)
     for episode in episodes:
-        _check(episode, obs_bytes)
+        _check(episode, largest)
     fields = footer_fields(layout, [fragment_info(episode) for episode in episodes], sources)
     fields["sha256"] = _digest(fields, episodes)
     schema = _schema(layout)
@@ -83,7 +83,7 @@ def encode_segment(
         compression_level=level,
         use_dictionary=["eps_id"],
         data_page_size=1 << 20,
-        write_statistics=[name for name in schema.names if name not in ("obs", "actions")],
+        write_statistics=[n for n in schema.names if n not in ("obs", "actions", "ram")],
         write_page_checksum=True,
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
@@ -156,6 +156,7 @@ def cut(episode: Episode, start: int, stop: int) -> Episode:
         terminateds=episode.terminateds[rows],
         truncateds=episode.truncateds[rows],
         life_loss=episode.life_loss[rows],
+        ram=None if episode.ram is None else episode.ram[rows],
         ended=episode.ended and stop == episode.rows,
     )
 
@@ -185,6 +186,7 @@ def uncovered(t0: int, rows: int, spans: Iterable[tuple[int, int]]) -> list[tupl
 
 def _schema(layout: Layout) -> pa.Schema:
     action = _ARROW_TYPES[layout.action_dtype]
+    ram = [pa.field("ram", pa.binary(), nullable=False)] if layout.ram_bytes else []
     return pa.schema(
         [
             pa.field("eps_id", pa.string(), nullable=False),
@@ -197,20 +199,21 @@ def _schema(layout: Layout) -> pa.Schema:
             pa.field("life_loss", pa.bool_(), nullable=False),
             pa.field("policy_version", pa.int64(), nullable=False),
             pa.field("env_steps_total", pa.int64(), nullable=False),
+            *ram,
         ]
     )
 
 
-def _check(episode: Episode, obs_bytes: int) -> None:
+def _check(episode: Episode, value_bytes: int) -> None:
     for name, dtype in _PLAIN_COLUMNS.items():
         column = getattr(episode, name)
         if column.dtype != dtype or column.ndim != 1:
             raise ReplayError(
                 f"{name}: expected (rows,) {dtype.name}, got {column.shape} {column.dtype.name}"
             )
-    if episode.rows * obs_bytes > MAX_FRAGMENT_BYTES:
+    if episode.rows * value_bytes > MAX_FRAGMENT_BYTES:
         raise ReplayError(
-            f"expected fragments below 2 GiB, got {episode.rows} rows of {obs_bytes} "
+            f"expected fragments below 2 GiB, got {episode.rows} rows of {value_bytes} "
             "bytes; commit shorter fragments"
         )
     if not episode.ended:
@@ -230,6 +233,7 @@ def _digest(fields: Mapping[str, str], episodes: Iterable[Episode]) -> str:
     for episode in episodes:
         columns: list[Array] = [episode.obs, episode.actions, episode.rewards]
         columns += [episode.terminateds, episode.truncateds, episode.life_loss]
+        columns += [] if episode.ram is None else [episode.ram]
         digest.update(f"{episode.env_steps_total} {episode.rows}".encode())
         for column in columns:
             digest.update(_little_endian(column).tobytes())
@@ -263,6 +267,10 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
         pa.array(np.repeat([episode.policy_version for episode in episodes], rows)),
         pa.array(np.repeat([episode.env_steps_total for episode in episodes], rows)),
     ]
+    if layout.ram_bytes:
+        ram_offsets = np.arange(rows.max() + 1, dtype=np.int32) * np.int32(layout.ram_bytes)
+        memories = [episode.ram for episode in episodes if episode.ram is not None]
+        columns.append(pa.chunked_array([_frames(ram, ram_offsets) for ram in memories]))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -298,6 +306,7 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
     if not np.array_equal(has_action, table["actions"].is_valid().to_numpy()):
         raise ReplayError("expected null rewards exactly where actions are null, got a difference")
     obs, actions = _read_obs(table["obs"], layout), _read_actions(table["actions"], layout)
+    ram = _read_bytes(table["ram"], layout.ram_bytes, "ram") if layout.ram_bytes else None
     rewards = table["rewards"].fill_null(0).to_numpy().astype(np.float32, copy=False)
     start = 0
     for info in header.fragments:
@@ -314,6 +323,7 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
             policy_version=info.policy_version,
             env_steps_total=int(steps["env_steps_total"][rows][0]),
             ended=info.ended,
+            ram=None if ram is None else ram[rows],
         )
         agrees = (
             bool((names[rows] == info.eps_id).all())
@@ -330,20 +340,24 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
 
 
 def _read_obs(column: pa.ChunkedArray, layout: Layout) -> Array:
-    """Bytes of all frames as (rows, *obs_shape), without a Python loop over rows."""
+    """All frames as (rows, *obs_shape)."""
+    dtype = np.dtype(layout.obs_dtype)
+    flat = _read_bytes(column, layout.obs_bytes, "observation").reshape(-1)
+    frames = flat.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
+    return frames.reshape(column.length(), *layout.obs_shape)
+
+
+def _read_bytes(column: pa.ChunkedArray, size: int, what: str) -> NDArray[np.uint8]:
+    """A `binary` column as (rows, size), without a Python loop over rows."""
     chunks = []
     for chunk in column.chunks:
         _, offset_buffer, data = chunk.buffers()
         offsets = np.frombuffer(offset_buffer, np.int32)[chunk.offset :][: len(chunk) + 1]
-        if (np.diff(offsets) != layout.obs_bytes).any():
-            raise ReplayError(
-                f"expected {layout.obs_bytes} bytes per observation, got another size"
-            )
+        if (np.diff(offsets) != size).any():
+            raise ReplayError(f"expected {size} bytes per {what}, got another size")
         chunks.append(np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]])
-    flat = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-    dtype = np.dtype(layout.obs_dtype)
-    frames = flat.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
-    return frames.reshape(column.length(), *layout.obs_shape)
+    flat: NDArray[np.uint8] = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    return flat.reshape(column.length(), size)
 
 
 def _read_actions(column: pa.ChunkedArray, layout: Layout) -> Array:
