@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
-from envs import atari, car_racing, counting, minatar
+from envs import atari, car_racing, counting, minatar, pong
 from envs.errors import EnvError
 from envs.images import prepare_images
 from envs.settings import EnvSettings, family
@@ -25,6 +25,7 @@ MAKERS: dict[str, Maker] = {
     "MinAtar/": minatar.make,
     "CarRacing-v": car_racing.make,
     "reverie/Counting": counting.make,
+    "reverie/Pong": pong.make,
 }
 """Family prefix of an id to the function that builds it; every other id goes to gymnasium."""
 
@@ -111,17 +112,18 @@ def nearest_ids(env_id: str, count: int = 3) -> list[str]:
     Returns:
         Ids of gymnasium and of the families whose packages are installed, the nearest first.
     """
-    for register in (atari.register, minatar.register, counting.register):
+    for register in (atari.register, minatar.register, counting.register, pong.register):
         with contextlib.suppress(EnvError):  # a package that is missing has no names to offer
             register()
     wanted = env_id.rpartition(":")[2].lower()
-    by_name: dict[str, str] = {}
+    by_name: dict[str, list[str]] = {}
     for known in gym.registry:  # the bare name too: "Breakout" is near "MinAtar/Breakout-v1"
-        by_name[known.lower()] = known
+        by_name[known.lower()] = [known]
         if MAKERS.get(family(known)) is not None:
-            by_name[known.rpartition("/")[2].rpartition("-v")[0].lower()] = known
+            bare = known.rpartition("/")[2].rpartition("-v")[0].lower()
+            by_name.setdefault(bare, []).insert(0, known)
     near = difflib.get_close_matches(wanted, by_name, n=4 * count, cutoff=0.6)
-    return list(dict.fromkeys(by_name[name] for name in near))[:count]
+    return list(dict.fromkeys(known for name in near for known in by_name[name]))[:count]
 
 
 def _unknown(name: str, error: Exception) -> str:
