@@ -41,6 +41,23 @@ def free_nats(kl: Tensor, floor: float) -> Tensor:
     return kl.mean().clamp_min(floor)
 
 
+def soft_free_nats(weight: Tensor, kl: Tensor, target: float) -> Tensor:
+    """The next weight of a KL that shall stay at `target` nats (VLAE, arXiv:1611.02731, app. C).
+
+    A tenth more when the batch's mean KL is 5 % above the target, a tenth less when it is below;
+    within (0, 1].
+
+    Args:
+        weight: (), the present weight.
+        kl: any shape, nats.
+        target: nats.
+    """
+    mean = kl.mean()
+    up = torch.where(mean > 1.05 * target, 1.1, 1.0)
+    down = torch.where(mean < target, 0.9, 1.0)
+    return (weight * up * down).clamp(1e-4, 1.0)
+
+
 def two_hot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy of a scalar target spread over its two neighbouring bins.
 

@@ -20,7 +20,7 @@ from mbrl.world_model.decoders import DECODERS
 from mbrl.world_model.dynamics import Dynamics
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.heads import Heads
-from mbrl.world_model.losses import free_nats
+from mbrl.world_model.losses import free_nats, soft_free_nats
 from mbrl.world_model.settings import WorldModelSettings
 
 Metrics = dict[str, Tensor]
@@ -63,6 +63,9 @@ class ImaginedStep:
 
 class WorldModel(nn.Module):
     """Joint model of frames, rewards and endings: p(x, r, c | z, h) p(z | h) with q(z | x)."""
+
+    kl_weight: Tensor
+    trained: Tensor
 
     def __init__(
         self,
@@ -125,6 +128,9 @@ class WorldModel(nn.Module):
         self.decoder = DECODERS[settings.decoder.kind](
             self.image_shape, self.levels, decoder_features, settings.decoder
         )
+
+        self.register_buffer("kl_weight", torch.ones(()))
+        self.register_buffer("trained", torch.zeros(()))
 
     @property
     def device(self) -> torch.device:
@@ -268,7 +274,7 @@ class WorldModel(nn.Module):
             latent = Latent(hidden, code if settings.joint else code.detach())
             pixels = Latent(hidden if settings.joint else hidden.detach(), code)
             features = self._decoder_features(pixels).flatten(0, 1)
-            nats = self._reconstruction(obs.flatten(0, 1), features, generator)
+            reconstruction, nats = self._reconstruction(obs.flatten(0, 1), features, generator)
             reward_loss, continue_loss = self.heads.loss(latent.features, reward, terminated)
         kl_dynamics = self.code.kl(posterior.detach(), prior)
         if settings.joint:
@@ -279,15 +285,14 @@ class WorldModel(nn.Module):
         heads = settings.heads
         reward_loss, continue_loss = reward_loss.mean(), continue_loss.mean()
         loss = (
-            nats
-            + settings.kl.dynamics * free_nats(kl_dynamics, settings.kl.free_nats)
-            + settings.kl.representation * free_nats(kl_representation, settings.kl.free_nats)
+            reconstruction
+            + self._kl_loss(kl_dynamics, kl_representation)
             + heads.reward_weight * reward_loss
             + heads.continue_weight * continue_loss
         )
         metrics = {
             "loss": loss.detach(),
-            "nats_per_frame": nats.detach(),
+            "nats_per_frame": nats,
             "kl": kl_dynamics.detach().mean(),
             "reward": reward_loss.detach(),
             "continue": continue_loss.detach(),
@@ -335,13 +340,32 @@ class WorldModel(nn.Module):
     def _decoder_features(self, latent: Latent) -> Tensor:
         return latent.features if self.settings.decoder.sees_hidden else latent.code
 
+    def _kl_loss(self, dynamics: Tensor, representation: Tensor) -> Tensor:
+        """Both KL terms, weighted, with what keeps the code from being given up for nothing."""
+        settings = self.settings.kl
+        weight: Tensor | float = settings.representation
+        if self.training:
+            self.trained += 1
+        if settings.warmup_updates:
+            weight = weight * (self.trained / settings.warmup_updates).clamp_max(1)
+        if settings.soft_free_nats is None:
+            floor = settings.free_nats
+            return settings.dynamics * free_nats(dynamics, floor) + weight * free_nats(
+                representation, floor
+            )
+        if self.training:
+            target = settings.soft_free_nats
+            self.kl_weight.copy_(soft_free_nats(self.kl_weight, dynamics.detach(), target))
+        return settings.dynamics * dynamics.mean() + weight * self.kl_weight * representation.mean()
+
     def _reconstruction(
         self, obs: Tensor, features: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """Mean nats per frame, estimated without bias from a random share of the rows."""
+    ) -> tuple[Tensor, Tensor]:
+        """Mean objective and nats per frame, without bias from a random share of the rows."""
         rows = len(obs)
         decoded = max(1, round(rows * self.settings.decoder.fraction))
         if decoded < rows:
             picked = torch.randperm(rows, generator=generator, device=obs.device)[:decoded]
             obs, features = obs[picked], features[picked]
-        return -self.decoder.log_prob(self.to_levels(obs), features, generator).mean()
+        objective, nats = self.decoder.objective(self.to_levels(obs), features, generator)
+        return objective.mean(), nats.mean()

@@ -53,10 +53,23 @@ class DecoderSettings(Settings):
     layers: int = Field(
         2, ge=1, description="PixelCNN: gated layers L; the field reaches L + 1 rows up"
     )
+    block: int = Field(
+        1, ge=1, description="PixelCNN: side of the pixel blocks its stacks work on; exact for any"
+    )
+    embedding: int = Field(4, ge=1, description="PixelCNN: numbers that stand for a pixel's level")
+    head_units: int = Field(16, ge=1, description="PixelCNN: hidden units of each sub-pixel")
     map_channels: int = Field(16, ge=1, description="maps of the spatial condition")
     hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
     input_dropout: float = Field(
         0.0, ge=0, lt=1, description="PixelCNN: whole pixels hidden from the stack"
+    )
+    auxiliary: float = Field(
+        0.0,
+        ge=0,
+        description="PixelCNN: weight of a second, factorised guess at the frame, in training",
+    )
+    loss_floor: float = Field(
+        0.0, ge=0, description="nats of a pixel below which it counts as solved and is not pushed"
     )
     fraction: float = Field(
         1.0, gt=0, le=1, description="share of the rows decoded in training, unbiased"
@@ -72,6 +85,15 @@ class KLSettings(Settings):
 
     free_nats: float = Field(
         1.0, ge=0, description="nats per frame below which the KL is not pushed"
+    )
+    soft_free_nats: float | None = Field(
+        None,
+        gt=0,
+        description="instead of free_nats: keep the KL at this many nats per frame by lowering the "
+        "weight of the representation's KL while it is below",
+    )
+    warmup_updates: int = Field(
+        0, ge=0, description="updates over which the representation's KL grows to its weight"
     )
     dynamics: float = Field(
         1.0, ge=0, description="weight of KL(stop(q) || p), which trains the prior"

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbrl.world_model.decoders.marginal import PixelMarginal, one_hot_levels, zero_last_layer
+from mbrl.world_model.decoders.base import Decoder
+from mbrl.world_model.decoders.marginal import PixelMarginal, zero_last_layer
 from mbrl.world_model.decoders.pixelcnn import SpatialCondition
 from mbrl.world_model.losses import inverse_cdf_sample
 from mbrl.world_model.settings import DecoderSettings
 
 
-class DeconvDecoder(nn.Module):
+class DeconvDecoder(Decoder):
     """Features to a map of the image's size, then per-pixel means or logits."""
 
     def __init__(
         self, shape: tuple[int, int, int], levels: int, features: int, settings: DecoderSettings
     ) -> None:
         """Build for images of `shape` (C, H, W) with `levels` values and (N, features)."""
-        super().__init__()
-        self.shape, self.levels = shape, levels
+        super().__init__(shape, levels, settings)
         self.gaussian = settings.likelihood == "mse"
         channels, height, width = shape
         maps = 2 * settings.channels
@@ -49,20 +49,18 @@ class DeconvDecoder(nn.Module):
     def _outputs(self, features: Tensor) -> Tensor:
         return self.head(self.spatial(self.condition(features))).float()
 
-    def log_prob(
+    def nats(
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Log-likelihood in nats of integer images (N, C, H, W) given features (N, F): (N,).
-
-        For `mse` it is the summed squared error of intensities in [0, 1], negated, as in the paper.
-        """
+    ) -> tuple[Tensor, Tensor | None]:
+        """Nats of each pixel; for `mse` the squared error of intensities in [0, 1], as in 2018."""
         if self.gaussian:
             target = image.float() / (self.levels - 1)
-            return -(self._outputs(features) - target).square().sum((1, 2, 3))
+            return (self._outputs(features) - target).square().flatten(1), None
         if self.marginal is not None and self.training:
-            self.marginal.update(one_hot_levels(image, self.levels))
+            self.marginal.update(image)
         logits = self._logits(features).transpose(1, 2)
-        return -functional.cross_entropy(logits, image.long(), reduction="none").sum((1, 2, 3))
+        nats = functional.cross_entropy(logits, image.long(), reduction="none")
+        return nats.flatten(1), None
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:

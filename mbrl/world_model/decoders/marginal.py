@@ -7,13 +7,6 @@ into what moves; without this, the first hundreds of updates only learn the back
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-
-
-def one_hot_levels(image: Tensor, levels: int) -> Tensor:
-    """Integer levels (N, C, H, W) to one-hot (N, C * V, H, W) float32, channel by channel."""
-    hot = functional.one_hot(image.long(), levels)
-    return hot.permute(0, 1, 4, 2, 3).flatten(1, 2).float()
 
 
 def zero_last_layer(head: nn.Sequential) -> None:
@@ -48,9 +41,14 @@ class PixelMarginal(nn.Module):
         self.register_buffer("batches", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, one_hot: Tensor) -> None:
-        """Take in a batch of images, one-hot over levels: (N, C * V, H, W)."""
-        batch_mean = one_hot.mean(0, dtype=torch.float32).view_as(self.frequency)
+    def update(self, image: Tensor) -> None:
+        """Take in a batch of images, integer levels (N, C, H, W)."""
+        channels, levels, height, width = self.frequency.shape
+        place = torch.arange(channels * height * width, device=image.device)
+        cells = image.flatten(1).long() + levels * place
+        counts = torch.bincount(cells.flatten(), minlength=self.frequency.numel())
+        counts = counts.view(channels, height, width, levels).movedim(-1, 1)
+        batch_mean = counts.float() / len(image)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(batch_mean)
             batch_mean /= torch.distributed.get_world_size()
