@@ -74,6 +74,10 @@ class DecoderSettings(Settings):
     fraction: float = Field(
         1.0, gt=0, le=1, description="share of the rows decoded in training, unbiased"
     )
+    sampler: Literal["fixed_point", "wavefront", "cached", "naive"] = Field(
+        "fixed_point",
+        description="PixelCNN: how samples are drawn; all give the same frames, in different time",
+    )
     marginal: bool = Field(
         True, description="start from each pixel's running level frequencies; categorical only"
     )

@@ -25,6 +25,7 @@ from torch.nn import functional
 from mbrl.errors import ConfigError
 from mbrl.world_model.decoders.base import Decoder
 from mbrl.world_model.decoders.marginal import PixelMarginal
+from mbrl.world_model.decoders.sampling import sample_blocks
 from mbrl.world_model.settings import DecoderSettings
 
 Conditions = tuple[list[tuple[Tensor, Tensor]], Tensor]
@@ -276,7 +277,12 @@ class PixelCNNDecoder(Decoder):
         embedded = self.table[blocks.long()]
         if visible is not None:
             embedded = embedded * visible.unsqueeze(-1)
-        flat = embedded.flatten(-2)
+        context = functional.silu(self._skips(embedded.flatten(-2), conditions))
+        logits: Tensor = self.head(context.permute(0, 2, 3, 1), embedded)
+        return logits + self._start()
+
+    def _skips(self, flat: Tensor, conditions: Conditions) -> Tensor:
+        """Both stacks: embedded blocks (N, h, w, S E) to what goes to the head, (N, F, h, w)."""
         seen = torch.cat([flat, torch.ones_like(flat[..., :1])], -1).permute(0, 3, 1, 2)
         v = self.vertical_in(shift_down(seen))
         h = self.horizontal_in(shift_right(seen))
@@ -284,9 +290,7 @@ class PixelCNNDecoder(Decoder):
         for layer, (v_condition, h_condition) in zip(self.stack, biases, strict=True):
             v, h, skip = layer(v, h, v_condition, h_condition)
             skips = skips + skip
-        context = functional.silu(skips).permute(0, 2, 3, 1)
-        logits: Tensor = self.head(context, embedded)
-        return logits + self._start()
+        return skips
 
     def _start(self) -> Tensor:
         """The logits that all frames start from, (h, w, S, V) or (S, V) float32."""
@@ -316,20 +320,11 @@ class PixelCNNDecoder(Decoder):
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw free-running samples, (N, F) to (N, C, H, W) uint8 levels.
 
-        The Gumbel noise of every pixel is drawn once; then x <- argmax(logits(x) + noise) is
-        repeated until nothing changes. Each pixel depends only on earlier ones, so the fixed point
-        is unique and equal to what pixel-by-pixel sampling with the same noise gives, but game
-        frames settle in tens of passes instead of C * H * W (Wiggers & Hoogeboom,
-        arXiv:2002.09928).
+        The Gumbel noise of every pixel is drawn once; every `decoder.sampler` then gives the same
+        images, in different time (`mbrl.world_model.decoders.sampling`).
         """
-        conditions = self._conditions(features)
         noise = self.gumbel(len(features), features.device, generator)
-        blocks = torch.zeros(noise.shape[:-1], dtype=torch.uint8, device=features.device)
-        for _ in range(math.prod(self.shape)):
-            settled = (self._logits(blocks, conditions) + noise).argmax(-1).to(torch.uint8)
-            if torch.equal(settled, blocks):
-                break
-            blocks = settled
+        blocks = sample_blocks(self, self.settings.sampler, features, noise)
         return from_blocks(blocks, self.shape[0], self.block)
 
     def gumbel(self, n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
