@@ -1,0 +1,133 @@
+"""Where the information about a frame is: in the code, in the state, or in the pixels' likelihood.
+
+A model with a calibrated likelihood describes a frame in two parts: the code, at the price of
+KL(q(z | x) || p(z | h)) nats (the *rate*), and the pixels, at -log p(x | z, h) nats (the
+*distortion*). Whether the decoder really reads the code is seen by giving it another frame's: the
+*shuffle gain* is what that costs, and a decoder that ignores its code loses nothing.
+
+Decoders with squared error have no calibrated likelihood; their distortion is the summed squared
+error of intensities in [0, 1], kept under names of its own and never turned into bits.
+
+Source: rate and distortion as in Alemi et al., "Fixing a Broken ELBO", arXiv:1711.00464; the
+shuffled code as a test of use, following PixelVAE (arXiv:1611.05013) and VLAE (arXiv:1611.02731).
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbrl.fidelity.follow import Followed, rng_of
+from mbrl.world_model.model import Latent, WorldModel
+
+if TYPE_CHECKING:
+    from mbrl.fidelity.frames import Frames
+
+BATCH = 64
+
+
+def is_calibrated(model: WorldModel) -> bool:
+    """Whether the decoder's likelihood is one: a distribution over pixels, not a squared error."""
+    return model.settings.decoder.likelihood != "mse"
+
+
+@torch.no_grad()
+def rates(model: WorldModel, obs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats per frame in the code.
+
+    Args:
+        model: in evaluation mode.
+        obs: (N, H, W, C) uint8.
+        hidden: (N, D), the state before each frame.
+
+    Returns:
+        KL(q(z | x) || p(z | h)), what the frame tells beyond the past, and KL(q(z | x) || p(z))
+        with the static prior of a plain VAE (uniform, or standard normal); both (N,).
+    """
+    context = hidden if model.settings.posterior == "recurrent" else None
+    image = obs.movedim(-1, -3).float() / model.high
+    posterior = model.code.normalise(model.encoder(image, context))
+    prior = model.code.normalise(model.dynamics.prior(hidden))
+    static = torch.zeros_like(posterior)
+    return model.code.kl(posterior, prior), model.code.kl(posterior, static)
+
+
+def distortions(model: WorldModel, obs: NDArray[np.uint8], latent: Latent) -> NDArray[np.float64]:
+    """What `WorldModel.frame_nats` gives for frames (N, H, W, C), a batch at a time: (N,)."""
+    parts = []
+    for i in range(0, len(obs), BATCH):
+        part = latent[slice(i, i + BATCH)]
+        here = Latent(part.hidden.to(model.device), part.code.to(model.device))
+        images = torch.as_tensor(obs[i : i + BATCH], device=model.device)
+        parts.append(model.frame_nats(images, here).double().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def strangers(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """For each of n rows another one, drawn at random: a permutation without fixed points."""
+    order = rng.permutation(n)
+    partner = np.empty(n, np.int64)
+    partner[order] = np.roll(order, 1)
+    return partner
+
+
+def information(
+    model: WorldModel, frames: "Frames", followed: Followed, seed: int
+) -> dict[str, float | None]:
+    """Rate, distortion and shuffle gains, means over the followed rows.
+
+    Args:
+        model: in evaluation mode.
+        frames: held-out frames that `followed` points into.
+        followed: the rows to measure, at least two.
+        seed: of the measurement; decides who is shuffled with whom.
+
+    Returns:
+        `nats_per_frame`: of the code, against the dynamics' prior.
+        `nats_to_static_prior`: of the code, against a plain VAE's prior.
+        `bits_per_frame`: of the pixels; `bits_per_pixel` divides it by H W C; `bits_in_all` adds
+            the code's nats as bits: the description length of a frame given the past.
+        `shuffle_gain_bits`: bits(x | another frame's z, own h) - bits(x | own z, h).
+        `shuffle_hidden_gain_bits`: the same with another frame's h and the own z; 0 where the
+            decoder does not see h. `shuffle_both_gain_bits`: both from one other frame.
+        For squared error all bits are None; instead `squared_error` per frame, and the gains as
+        `shuffle_gain_squared_error` and so on. For a likelihood those are None.
+    """
+    obs, latent = np.asarray(frames.obs[followed.rows], np.uint8), followed.latent
+    pairs = [
+        rates(
+            model,
+            torch.as_tensor(obs[i : i + BATCH], device=model.device),
+            latent.hidden[i : i + BATCH].to(model.device),
+        )
+        for i in range(0, len(obs), BATCH)
+    ]
+    nats = float(torch.cat([pair[0] for pair in pairs]).mean())
+    static = float(torch.cat([pair[1] for pair in pairs]).mean())
+    other = torch.as_tensor(strangers(len(obs), rng_of(seed, "information/shuffle")))
+    own = distortions(model, obs, latent).mean()
+    gains = {
+        "shuffle": Latent(latent.hidden, latent.code[other]),
+        "shuffle_hidden": Latent(latent.hidden[other], latent.code),
+        "shuffle_both": latent[other],
+    }
+    cost = {
+        name: float(distortions(model, obs, wrong).mean() - own) for name, wrong in gains.items()
+    }
+    calibrated, own = is_calibrated(model), float(own)
+    bits = own / math.log(2)
+    report: dict[str, float | None] = {
+        "nats_per_frame": nats,
+        "nats_to_static_prior": static,
+        "bits_per_frame": bits if calibrated else None,
+        "bits_per_pixel": bits / obs[0].size if calibrated else None,
+        "bits_in_all": bits + nats / math.log(2) if calibrated else None,
+        "squared_error": None if calibrated else own,
+    }
+    for name, gain in cost.items():
+        report[f"{name}_gain_bits"] = gain / math.log(2) if calibrated else None
+        report[f"{name}_gain_squared_error"] = None if calibrated else gain
+    return report

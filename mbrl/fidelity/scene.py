@@ -1,0 +1,95 @@
+"""One game as its detectors see it: the still backdrops, and where every object really is.
+
+Fitted on training frames once per model, because a model draws in its own intensity levels and is
+measured in them. Frames and their memories go in, contrasts and truths come out.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbrl.fidelity.follow import quantised, rng_of
+from mbrl.fidelity.objects import Detector, Truth, contrast, fit_detectors, truth
+from mbrl.world_model.model import WorldModel
+
+if TYPE_CHECKING:
+    from mbrl.fidelity.frames import Frames
+    from mbrl.fidelity.games import Game
+
+TEXTURE = "texture_id"
+"""The variable that says which static backdrop a frame has, where a game has several."""
+FITTED = 1024
+"""Training frames that backdrops and masses are learnt from."""
+
+
+class Scene:
+    """Detectors of all objects of a game, for drawings of one model."""
+
+    def __init__(self, model: WorldModel, game: "Game", train: "Frames", seed: int) -> None:
+        """Fit on random training frames.
+
+        Raises:
+            ValueError: the frames have no memory, or an object cannot be told from the backdrop.
+        """
+        if train.ram is None:
+            raise ValueError(f"{game.name}: expected the console's memory with every frame")
+        rows = rng_of(seed, "scene").permutation(len(train.obs))[:FITTED]
+        images, ram = quantised(model, train.obs[rows]), train.ram[rows]
+        self.model = model
+        self.backdrops = Backdrops(images, ram, texture_byte(game))
+        self.detectors: dict[str, Detector] = fit_detectors(
+            game.objects, self.contrasts(images, ram), ram
+        )
+
+    def contrasts(self, images: NDArray[np.uint8], ram: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(N, H, W) contrasts of images in the model's levels, drawn or `quantised`."""
+        return contrast(images, self.backdrops.of(ram))
+
+    def truths(self, images: NDArray[np.uint8], ram: NDArray[np.uint8]) -> dict[str, Truth]:
+        """Where every object is in real, quantised images with their memories."""
+        contrasts = self.contrasts(images, ram)
+        return {name: truth(found, contrasts, ram) for name, found in self.detectors.items()}
+
+
+class Backdrops:
+    """The still picture behind each frame, fitted on training frames.
+
+    One per-pixel median of all of them; or, in a game with several static textures, one for each
+    value of its variable `texture_id`.
+    """
+
+    def __init__(
+        self, images: NDArray[np.uint8], ram: NDArray[np.uint8], texture: int | None
+    ) -> None:
+        """Fit on quantised images (N, H, W, C); `texture` is the byte that names the texture."""
+        self._texture = texture
+        names = self._names(ram)
+        self._stills = {
+            int(name): np.median(images[names == name], axis=0).astype(np.float64)
+            for name in np.unique(names)
+        }
+
+    def of(self, ram: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The backdrops of frames with memories (n, R): (H, W, C), or (n, H, W, C) if they differ.
+
+        Raises:
+            ValueError: a texture that no training frame had.
+        """
+        order, place = np.unique(self._names(ram), return_inverse=True)
+        unknown = sorted(set(order.tolist()) - self._stills.keys())
+        if unknown:
+            raise ValueError(f"texture {unknown}: expected one of {sorted(self._stills)}")
+        if len(self._stills) == 1:
+            return next(iter(self._stills.values()))
+        return np.stack([self._stills[int(name)] for name in order])[place]
+
+    def _names(self, ram: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Which texture each frame has, 0 where there is but one."""
+        return np.zeros(len(ram), np.uint8) if self._texture is None else ram[:, self._texture]
+
+
+def texture_byte(game: "Game") -> int | None:
+    """Which byte of the memory names the texture, if the game has more than one."""
+    variable = game.variables.get(TEXTURE)
+    return None if variable is None else variable.index
