@@ -5,19 +5,20 @@ it there. Pictures and places go in, rates and distances in pixels come out. It 
 the pictures: real frames, samples of a decoder and open-loop dreams are treated alike, and the same
 detector that judges a drawing has first to find the object in the real frame.
 
-The detector is simple enough to check by hand. *Contrast* is |picture - backdrop|, summed over
-channels, where the backdrop is the per-pixel median of training frames (a moving object is hardly
-ever in one place half of the time). An object's *mass* at a place is the contrast inside its
-window around that place, of pixels inside its region. An object is *present* where the mass reaches
-half of the median mass it has in real training frames. Its position is the contrast-weighted
-centroid in the window.
+The detector is simple enough to check by hand. *Contrast* is the difference of a picture from the
+backdrop, the per-pixel median of training frames (a moving object is hardly ever in one place half
+of the time). Of the contrast an object owns the brighter part, the darker part or both, as learnt
+from real frames, which keeps a white boxer apart from a black one. Its *mass* at a place is its
+contrast inside its window around that place, of pixels inside its region. It is *present* where
+the mass reaches half of the median mass that it has in real training frames. Its position is the
+contrast-weighted centroid in the window.
 
 Source: the positions in the console's memory are AtariARI's (Anand et al., arXiv:1906.08226); the
 detector and the scores are our own, as no published one measures drawings.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,11 @@ Bools = NDArray[np.bool_]
 Images = NDArray[np.uint8]
 
 ENOUGH_MASS = 0.5
+"""Share of its real mass from which on something is the object."""
+ONE_SIDED = 0.9
+"""Share of an object's real contrast that is brighter (or darker) for it to own that side only."""
+TELLING = 0.9
+"""Share of real frames in which the strongest thing in the region must be the object itself."""
 CHUNK = 1024
 
 
@@ -42,9 +48,11 @@ def contrast(images: Images, backdrop: Floats) -> Floats:
         backdrop: (H, W, C), or one per image, (N, H, W, C).
 
     Returns:
-        (N, H, W) float64, in intensities of 0 to 255 per channel.
+        (N, H, W, 2) float64 >= 0, in intensities of 0 to 255 per channel: how much brighter, and
+        how much darker. Their sum is |image - backdrop|.
     """
-    return np.abs(images.astype(np.float64) - backdrop).sum(-1)
+    difference = images.astype(np.float64) - backdrop
+    return np.stack([difference.clip(min=0).sum(-1), (-difference).clip(min=0).sum(-1)], -1)
 
 
 def box_sums(values: Floats, window: tuple[int, int]) -> Floats:
@@ -88,18 +96,24 @@ class Sightings:
 
 @dataclass(frozen=True)
 class Detector:
-    """Finds one object in contrast maps (N, H, W).
+    """Finds one object in contrasts (N, H, W, 2).
 
     Attributes:
         target: the object.
         mass: its median mass in real training frames.
         floor: the median mass of a window in its region in real training frames: 0 where the
             backdrop is still, more where noise covers it. Masses are counted from here.
+        sides: weights of the brighter and the darker part of the contrast, 0 or 1.
+        alone: whether the strongest thing in its region is the object itself in real frames (in at
+            least `TELLING` of them). If not, the region holds others like it, and only places near
+            the real one can tell anything.
     """
 
     target: "SceneObject"
     mass: float
     floor: float = 0.0
+    sides: tuple[float, float] = (1.0, 1.0)
+    alone: bool = True
 
     @property
     def threshold(self) -> float:
@@ -137,20 +151,10 @@ class Detector:
 
     def _best_of_few(self, contrasts: Floats, places: Floats | None) -> Sightings:
         top, left, _, _ = self.target.region
-        inside = crop(contrasts, self.target.region)
+        inside = crop(contrasts @ np.asarray(self.sides), self.target.region)
         masses = box_sums(inside, self.target.window)
-        allowed = np.ones(masses.shape, bool)
         if places is not None:
-            row, column = np.indices(masses.shape[1:])
-            with np.errstate(invalid="ignore"):
-                allowed = (
-                    np.hypot(
-                        row + top - places[:, 0, None, None],
-                        column + left - places[:, 1, None, None],
-                    )
-                    <= self.target.radius
-                )
-        masses = np.where(allowed, masses, -1.0)
+            masses = np.where(_near(self.target, masses.shape, places), masses, -1.0)
         flat = masses.reshape(len(masses), -1)
         best = flat.argmax(1)
         heaviest = flat[np.arange(len(flat)), best]
@@ -196,31 +200,36 @@ def distance(a: Floats, b: Floats) -> Floats:
     return np.hypot(a[:, 0] - b[:, 0], a[:, 1] - b[:, 1])
 
 
+def _near(target: "SceneObject", shape: tuple[int, ...], places: Floats) -> Bools:
+    """Which pixels of the region, (N, rows, columns), are within the radius of `places` (N, 2)."""
+    top, left, _, _ = target.region
+    row, column = np.indices(shape[1:])
+    rows_away = row + top - places[:, 0, None, None]
+    with np.errstate(invalid="ignore"):
+        return np.hypot(rows_away, column + left - places[:, 1, None, None]) <= target.radius
+
+
 def fit_detector(target: "SceneObject", contrasts: Floats, ram: NDArray[np.uint8]) -> Detector:
     """Learn an object's mass from real frames.
 
     Args:
         target: the object; its `locate` says from the memory where it is.
-        contrasts: (N, H, W) of real training frames.
+        contrasts: (N, H, W, 2) of real training frames.
         ram: (N, R), the console's memory with each of them.
 
     Raises:
         ValueError: the object is visible in none of the frames, or has no contrast there.
     """
     places, visible = target.locate(ram)
-    seen = contrasts[visible]
+    seen, places = contrasts[visible], places[visible]
     if len(seen) == 0:
         raise ValueError(f"{target.name}: visible in none of {len(contrasts)} training frames")
-    masses = box_sums(crop(seen, target.region), target.window)
-    top, left, _, _ = target.region
-    row, column = np.indices(masses.shape[1:])
-    near = (
-        np.hypot(
-            row + top - places[visible][:, 0, None, None],
-            column + left - places[visible][:, 1, None, None],
-        )
-        <= target.radius
-    )
+    parts = [box_sums(crop(seen[..., i], target.region), target.window) for i in range(2)]
+    near = _near(target, parts[0].shape, places)
+    brighter, darker = (float(np.where(near, part, 0.0).max((1, 2)).sum()) for part in parts)
+    share_brighter = brighter / max(brighter + darker, 1e-9)
+    sides = (float(share_brighter > 1 - ONE_SIDED), float(share_brighter < ONE_SIDED))
+    masses = sides[0] * parts[0] + sides[1] * parts[1]
     floor = float(np.median(masses))
     mass = float(np.median(np.where(near, masses, 0.0).max((1, 2))))
     if mass <= floor:
@@ -228,7 +237,10 @@ def fit_detector(target: "SceneObject", contrasts: Floats, ram: NDArray[np.uint8
             f"{target.name}: expected it to stand out near where the memory says it is, got a "
             f"median mass of {mass:g} against {floor:g} elsewhere; check its region and `locate`"
         )
-    return Detector(target, mass, floor)
+    detector = Detector(target, mass, floor, sides)
+    found, strongest = detector.near(seen, places), detector.strongest(seen)
+    itself = distance(strongest.position, found.position)[found.present] <= target.radius
+    return replace(detector, alone=bool(share(itself) >= TELLING))
 
 
 @dataclass(frozen=True)
@@ -236,12 +248,14 @@ class Truth:
     """Where an object really is in N frames.
 
     Attributes:
-        place: (N, 2), its centroid in the real frame, row and column; NaN where not visible.
+        anchor: (N, 2), where the memory says it is, row and column; NaN where it does not.
+        place: (N, 2), its centroid in the real frame near there; NaN where not visible.
         visible: (N,) bool: the memory says so, and the detector finds it there in the real frame.
         claimed: (N,) bool: the memory says so.
         absent: (N,) bool: neither the memory nor the detector has it anywhere in its region.
     """
 
+    anchor: Floats
     place: Floats
     visible: Bools
     claimed: Bools
@@ -249,18 +263,20 @@ class Truth:
 
 
 def truth(detector: Detector, contrasts: Floats, ram: NDArray[np.uint8]) -> Truth:
-    """Where the object is in real frames with these contrasts (N, H, W) and memories (N, R).
+    """Where the object is in real frames with contrasts (N, H, W, 2) and memories (N, R).
 
-    The memory says which of the things in the picture is the object; its exact place is then the
-    centroid measured in the real frame, so that a small error in the memory's map to pixels is not
-    counted against a drawing.
+    The memory says which of the things in the picture is the object, and drawings are searched near
+    there, as the real frame is; distances are from the centroid measured in the real frame, so that
+    a small error in the memory's map to pixels is not counted against a drawing. A perfect drawing
+    has a recall of 1 and an error of 0.
     """
     places, claimed = detector.target.locate(ram)
-    places = np.where(claimed[:, None], places, np.nan)
-    found = detector.near(contrasts, places)
+    anchor = np.where(claimed[:, None], places, np.nan)
+    found = detector.near(contrasts, anchor)
     visible = claimed & found.present
     absent = ~claimed & ~detector.strongest(contrasts).present
-    return Truth(np.where(visible[:, None], found.position, np.nan), visible, claimed, absent)
+    place = np.where(visible[:, None], found.position, np.nan)
+    return Truth(anchor, place, visible, claimed, absent)
 
 
 def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, float]:
@@ -269,11 +285,13 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
     Args:
         detector: of the object.
         real: the truth of the frames drawn.
-        drawn: (N, H, W) contrasts of the drawings of those frames.
+        drawn: (N, H, W, 2) contrasts of the drawings of those frames.
 
     Returns:
-        Shares in [0, 1] and distances in pixels; NaN where there was nothing to measure.
-        `recall`: drawn within the radius of its real place, of frames where it is visible.
+        Shares in [0, 1] and distances in pixels; NaN where there was nothing to measure, and for
+        `present`, `position_px`, `precision` and `phantom` of an object that is not `alone`.
+        `recall`: drawn within the radius of where the memory says it is, of frames where it is
+            visible.
         `present`: drawn anywhere in its region, of the same frames.
         `centroid_px`, `centroid_px_mean`: median and mean distance of a recalled object's centroid
             from its real one.
@@ -286,18 +304,19 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
         `frames`: how many frames it is visible in.
     """
     seen = real.visible
-    near = detector.near(drawn[seen], real.place[seen])
-    strongest = detector.strongest(drawn[seen])
+    near = detector.near(drawn[seen], real.anchor[seen])
     error = distance(near.position, real.place[seen])[near.present]
+    strongest = detector.strongest(drawn[seen])
     anywhere = distance(strongest.position, real.place[seen])[strongest.present]
+    unclear = 1.0 if detector.alone else float("nan")
     return {
         "recall": share(near.present),
-        "present": share(strongest.present),
+        "present": unclear * share(strongest.present),
         "centroid_px": median(error),
         "centroid_px_mean": float(error.mean()) if len(error) else float("nan"),
-        "position_px": median(anywhere),
-        "precision": share(anywhere <= detector.target.radius),
-        "phantom": share(detector.strongest(drawn[real.absent]).present),
+        "position_px": unclear * median(anywhere),
+        "precision": unclear * share(anywhere <= detector.target.radius),
+        "phantom": unclear * share(detector.strongest(drawn[real.absent]).present),
         "detector": share(real.visible[real.claimed]),
         "frames": float(seen.sum()),
     }

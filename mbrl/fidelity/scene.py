@@ -43,7 +43,7 @@ class Scene:
         )
 
     def contrasts(self, images: NDArray[np.uint8], ram: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(N, H, W) contrasts of images in the model's levels, drawn or `quantised`."""
+        """(N, H, W, 2) contrasts of images in the model's levels, drawn or `quantised`."""
         return contrast(images, self.backdrops.of(ram))
 
     def truths(self, images: NDArray[np.uint8], ram: NDArray[np.uint8]) -> dict[str, Truth]:
