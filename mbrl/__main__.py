@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MbrlError, EnvError) as error:
         print(f"mbrl: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("mbrl: stopped; the same command goes on", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +68,67 @@ def _parser() -> argparse.ArgumentParser:
     stats = actions.add_parser("stats", help="print what is there")
     stats.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
     stats.set_defaults(call=_replay_stats)
+
+    bench = commands.add_parser("bench", help="studies of the world model's parts")
+    _add_fidelity(bench.add_subparsers(dest="study", required=True))
     return parser
+
+
+def _add_fidelity(studies: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from mbrl.fidelity.arms import ARMS
+
+    lines = [
+        f"  {name:<28} {'main ' if arm.main else '     '}{arm.title}"
+        f"{f' ({arm.note})' if arm.note else ''}"
+        for name, arm in ARMS.items()
+    ]
+    fidelity = studies.add_parser(
+        "fidelity",
+        help="which decoders keep a game's small objects, and what their codes know",
+        description="Collect frames of a game, train every arm on them for the same CPU time, "
+        "measure what its pictures, its code and its dreams keep, and report. Finished runs are "
+        "kept and half-done ones resume; a result made with other settings is refused.",
+        epilog="arms:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    fidelity.add_argument("game", help="pong, breakout, ...; an unknown one lists all")
+    fidelity.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings of every run, such as world_model.hidden=128 (world_model, learn_model)",
+    )
+    fidelity.add_argument(
+        "--arms", default="main", help="main, all, or names with commas between; default: main"
+    )
+    fidelity.add_argument(
+        "--seeds", type=int, help="seeds 0 .. N-1; default: 3 for main arms, 1 for the others"
+    )
+    fidelity.add_argument(
+        "--minutes",
+        type=float,
+        help="CPU minutes of training per run; default: 30 for main arms, 15 for the others",
+    )
+    fidelity.add_argument(
+        "--steps", type=int, default=100_000, help="agent steps to learn from; default: 100000"
+    )
+    fidelity.add_argument("--jobs", type=int, default=1, help="runs side by side; default: 1")
+    fidelity.add_argument(
+        "--out", type=Path, help="frames, run folders, report; default: runs/fidelity/<game>"
+    )
+    fidelity.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results/fidelity"),
+        help="JSON of every run and of the game; default: results/fidelity",
+    )
+    fidelity.add_argument(
+        "--quick", action="store_true", help="measure on a few frames, only to try things out"
+    )
+    fidelity.add_argument(
+        "--force", action="store_true", help="make anew what is there with other settings"
+    )
+    fidelity.set_defaults(call=_fidelity)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +192,21 @@ def _compare(options: argparse.Namespace) -> None:
         out=options.out,
         jobs=options.jobs,
     )
+
+
+def _fidelity(options: argparse.Namespace) -> int:
+    quiet_libraries()
+    # as in a comparison: the runs at work checkpoint, no more are started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from mbrl.fidelity.study import study
+
+    ours = {k: v for k, v in vars(options).items() if k not in ("command", "study", "call")}
+    failed = study(**ours)
+    for problem in failed:
+        print(f"mbrl: {problem}", file=sys.stderr)
+    if failed:
+        print("mbrl: the same command goes on with the rest", file=sys.stderr)
+    return int(bool(failed))
 
 
 def _check_env(options: argparse.Namespace) -> int:

@@ -119,8 +119,10 @@ def _children(
     return [
         Child(
             title=f"{agent} seed {seed}",
-            command=[sys.executable, "-m", "mbrl", "train", str(config_path), *given]
-            + [f"agent={agent}", f"seed={seed}", f"run.dir={run_dir}"],
+            command=[
+                *(sys.executable, "-m", "mbrl", "train", str(config_path), *given),
+                *(f"agent={agent}", f"seed={seed}", f"run.dir={run_dir}"),
+            ],
             log=run_dir / "log.txt",
             done=partial(done, run_dir / "result.json"),
             environment=threads,

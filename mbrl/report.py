@@ -72,8 +72,10 @@ def write_compare_report(
     if over_time:
         svg = curves_svg(over_time, xlabel="wall-clock time of a run", time_axis=True)
         figures.append(_figure(svg, "time"))
-    return _render(
+    return render(
         path,
+        "report.html.j2",
+        run=None,
         title=f"{names[0]}{rest} on {result['env_id']}",
         result=result,
         figures=figures,
@@ -103,14 +105,17 @@ def write_run_report(path: Path | str, run: RunRecord, videos: Sequence[Path | s
     if series:
         figures.append(_figure(metrics_svg(series), "metrics"))
     warnings = ["One run of one seed says little about the method: see mbrl compare."]
-    return _render(
+    return render(
         path,
+        "report.html.j2",
+        result=None,
+        rows=[],
         title=f"{run.agent} on {run.env_id}, seed {run.seed}",
         run=run,
         figures=figures,
         palette=colours([run.agent]),
         budget=_budget_table({run.agent: [_with_time(run.budget, run.wall_time_s)]}),
-        warnings=warnings + _commit_warnings([run.commit]),
+        warnings=warnings + commit_warnings([run.commit]),
         protocol=_protocol(
             {"env_id": run.env_id, "seeds": [run.seed], "commit": run.commit}, [run]
         ),
@@ -148,10 +153,11 @@ def compare_warnings(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> li
             f"{ratio['against']} did not reach a return of {_number(ratio['threshold'])} within "
             "its budget, so the ratio of steps is a lower bound."
         )
-    return warnings + _commit_warnings([result.get("commit", ""), *(run.commit for run in runs)])
+    return warnings + commit_warnings([result.get("commit", ""), *(run.commit for run in runs)])
 
 
-def _commit_warnings(commits: Sequence[str]) -> list[str]:
+def commit_warnings(commits: Sequence[str]) -> list[str]:
+    """What the commits behind some results give reason to doubt; one sentence each."""
     known = {commit for commit in commits if commit}
     warnings = []
     if any(commit.endswith("-dirty") for commit in known):
@@ -245,13 +251,17 @@ def _protocol(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> dict[str,
     if result.get("seeds"):
         card["seeds"] = ", ".join(map(str, result["seeds"]))
     card |= next((_env_card(run.config["env"]) for run in runs if "env" in run.config), {})
-    machine = result.get("machine") or {}
-    if machine:
-        parts = [machine.get("cpu"), machine.get("cores") and f"{machine['cores']} cores"]
-        parts += [machine.get("ram_gb") and f"{machine['ram_gb']:g} GB", *machine.get("gpus", [])]
-        card["machine"] = ", ".join(str(part) for part in parts if part)
+    if result.get("machine"):
+        card["machine"] = machine_text(result["machine"])
     card |= {k: result[k] for k in ("commit", "command") if result.get(k)}
     return card
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """A machine of `mbrl.provenance` in a few words."""
+    parts = [machine.get("cpu"), machine.get("cores") and f"{machine['cores']} cores"]
+    parts += [machine.get("ram_gb") and f"{machine['ram_gb']:g} GB", *machine.get("gpus", [])]
+    return ", ".join(str(part) for part in parts if part)
 
 
 def _env_card(env: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,7 +331,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _render(path: Path | str, **content: Any) -> Path:
+def render(path: Path | str, template: str, **content: Any) -> Path:
+    """Fill a template of this package with its content and write the HTML file.
+
+    Args:
+        path: the file; its folder is made if missing.
+        template: relative to this package; has the filters `number` and `duration`, and may include
+            `report.css`.
+        content: what the template names.
+    """
     path = Path(path)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -331,8 +349,7 @@ def _render(path: Path | str, **content: Any) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "duration": _duration}
-    defaults: dict[str, Any] = {"result": None, "run": None, "rows": []}
-    html = environment.get_template("report.html.j2").render({**defaults, **content})
+    html = environment.get_template(template).render(content)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path

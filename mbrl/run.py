@@ -238,18 +238,8 @@ def changed_settings(run_dir: Path, config: Config) -> list[str]:
     if not path.exists():
         return []
     old, new = yaml.safe_load(path.read_text()), yaml.safe_load(config_file.dump(config))
-    return sorted(differences(old, new))
-
-
-def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """Dotted names that differ, with both values, save those in `_FREE`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in {*old, *new}:
-            if at or key not in _FREE:
-                found += differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
-        return found
-    return [] if old == new else [f"{at}: {old} became {new}"]
+    old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
+    return config_file.differences(old, new)
 
 
 def write_atomically(path: Path, text: str) -> None:

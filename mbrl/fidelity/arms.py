@@ -1,0 +1,140 @@
+"""The arms of the fidelity study: world models that differ in a few settings and in nothing else.
+
+An arm is a title and overrides on `configs/fidelity.yaml`, never code. *Main* arms carry the claim
+and get three seeds; the others are variants and ablations with one seed and half the budget, and
+are labelled as such wherever their numbers are shown. This module imports nothing heavy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mbrl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant of the world model.
+
+    Attributes:
+        title: for tables and figures.
+        overrides: `key=value` settings on top of `configs/fidelity.yaml`.
+        main: carries the claim: three seeds of 30 CPU minutes instead of one of 15.
+        note: what it is there to show.
+    """
+
+    title: str
+    overrides: tuple[str, ...] = ()
+    main: bool = False
+    note: str = ""
+
+    @property
+    def seeds(self) -> int:
+        """Runs with different seeds, if the command does not say."""
+        return 3 if self.main else 1
+
+    @property
+    def minutes(self) -> float:
+        """CPU minutes of training per run, if the command does not say."""
+        return 30.0 if self.main else 15.0
+
+
+_PLAIN_ENCODER = (
+    "world_model.encoder.norm=false",
+    "world_model.encoder.subtract_mean=false",
+    "world_model.encoder.deviation=null",
+)
+_SQUARED_ERROR = (
+    "world_model.decoder.kind=deconv",
+    "world_model.decoder.likelihood=mse",
+    "world_model.decoder.levels=256",
+)
+# Ha & Schmidhuber (2018): a VAE of its own with 32 Gaussian dimensions and a floor of half a nat
+# for each, summed squared error on every frame, and a decoder that sees the code alone
+_WORLD_MODELS = (
+    "world_model.joint=false",
+    "world_model.decoder={kind: world_models, likelihood: mse, levels: 256, sees_hidden: false}",
+    "world_model.code={kind: gaussian, groups: 32}",
+    "world_model.kl={free_nats: 16.0, representation: 1.0}",
+)
+_NO_HIDDEN = "world_model.decoder.sees_hidden=false"
+_STAGEWISE = "world_model.joint=false"
+
+
+def _layers(count: int) -> tuple[str, ...]:
+    return (f"world_model.decoder.layers={count}",)
+
+
+ARMS: dict[str, Arm] = {
+    "world_models": Arm(
+        "World Models (2018)",
+        (*_WORLD_MODELS, "world_model.encoder={kind: world_models}"),
+        main=True,
+        note="the system that loses Pong's ball, with its own encoder and decoder",
+    ),
+    "deconv_categorical": Arm(
+        "deconv, categorical",
+        ("world_model.decoder.kind=deconv",),
+        main=True,
+        note="the control: the same likelihood per pixel, all pixels at once",
+    ),
+    "pixelcnn": Arm("PixelCNN", (), main=True, note="joint, 3 layers, sees the time state"),
+    "pixelcnn_stagewise": Arm(
+        "PixelCNN, stage-wise",
+        (_STAGEWISE,),
+        main=True,
+        note="the code learns from pixels alone, not from the dynamics",
+    ),
+    "world_models_norm": Arm(
+        "World Models, our encoder",
+        _WORLD_MODELS,
+        note="so that the encoder does not get the decoder's credit",
+    ),
+    "deconv_mse": Arm("deconv, squared error", _SQUARED_ERROR, note="joint"),
+    "pixelcnn_1": Arm("PixelCNN, 1 layer", _layers(1)),
+    "pixelcnn_2": Arm("PixelCNN, 2 layers", _layers(2)),
+    "pixelcnn_3": Arm(
+        "PixelCNN, 3 layers", _layers(3), note="reference of everything with this budget"
+    ),
+    "pixelcnn_5": Arm("PixelCNN, 5 layers", _layers(5)),
+    "pixelcnn_8": Arm("PixelCNN, 8 layers", _layers(8)),
+    "pixelcnn_no_hidden": Arm("PixelCNN without h", (_NO_HIDDEN,)),
+    "pixelcnn_no_hidden_stagewise": Arm("PixelCNN without h, stage-wise", (_NO_HIDDEN, _STAGEWISE)),
+    "pixelcnn_plain_encoder": Arm("plain encoder", _PLAIN_ENCODER),
+    "pixelcnn_no_deviation": Arm("code not standardised", ("world_model.encoder.deviation=null",)),
+    **{
+        f"pixelcnn_soft_free_nats_{nats}": Arm(
+            f"soft free nats {nats}", (f"world_model.kl.soft_free_nats={nats}",)
+        )
+        for nats in (4, 8, 16)
+    },
+    "pixelcnn_kl_warmup": Arm("KL warm-up", ("world_model.kl.warmup_updates=500",)),
+    "pixelcnn_input_dropout": Arm("input dropout", ("world_model.decoder.input_dropout=0.2",)),
+    "pixelcnn_auxiliary_head": Arm("auxiliary head", ("world_model.decoder.auxiliary=0.1",)),
+    "pixelcnn_loss_floor": Arm("loss floor", ("world_model.decoder.loss_floor=0.003",)),
+    "pixelcnn_no_marginal": Arm("no marginal", ("world_model.decoder.marginal=false",)),
+    "pixelcnn_recurrent": Arm("recurrent posterior", ("world_model.posterior=recurrent",)),
+    "pixelcnn_all_rows": Arm("every row decoded", ("world_model.decoder.fraction=1.0",)),
+}
+
+SWEEP = ("pixelcnn_1", "pixelcnn_2", "pixelcnn_3", "pixelcnn_5", "pixelcnn_8")
+"""Arms that differ in the receptive field alone, by layers."""
+
+
+def choose(names: str) -> list[str]:
+    """The arms of `--arms`: "main", "all" or names with commas between.
+
+    Raises:
+        ConfigError: a name is unknown, or given twice.
+    """
+    if names == "all":
+        return list(ARMS)
+    if names == "main":
+        return [name for name, arm in ARMS.items() if arm.main]
+    chosen: Sequence[str] = [name.strip() for name in names.split(",")]
+    unknown = [name for name in chosen if name not in ARMS]
+    if unknown or len(set(chosen)) != len(chosen):
+        raise ConfigError(
+            f"--arms: expected main, all or distinct names out of {', '.join(ARMS)}; "
+            f"got {names or 'nothing'}"
+        )
+    return list(chosen)

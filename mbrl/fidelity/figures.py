@@ -1,0 +1,285 @@
+"""Figures of a study: a summary and its trials in, PNG files and inline SVG out.
+
+Every figure shows every seed where there is room (thin lines, small dots) and the mean on top.
+Colours are Okabe and Ito's, fixed by arm, with a marker of their own, so that no two arms are told
+apart by colour alone. Which measures exist is looked up, so a game without memory gets fewer
+figures.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
+
+from mbrl.fidelity.arms import ARMS, SWEEP
+from mbrl.fidelity.results import look_up
+from mbrl.plots import style, to_svg
+
+Summary = Mapping[str, Any]
+
+# Okabe & Ito (2008); yellow is left out, it vanishes on white
+_SPARE = ("#E69F00", "#56B4E9")
+_MARKERS = "osD^vP"
+_FIXED = {
+    "pixelcnn": "#D55E00",
+    "pixelcnn_stagewise": "#CC79A7",
+    "deconv_categorical": "#0072B2",
+    "world_models": "#009E73",
+}
+_GREY = "#8a8f98"
+
+
+def colour(arm: str) -> str:
+    """An arm's colour, the same in every figure; variants of the PixelCNN are grey."""
+    spare = [name for name in ARMS if name not in _FIXED and not name.startswith("pixelcnn")]
+    if arm in _FIXED:
+        return _FIXED[arm]
+    return _SPARE[spare.index(arm) % len(_SPARE)] if arm in spare else _GREY
+
+
+def marker(arm: str) -> str:
+    """An arm's marker; variants share one."""
+    shapes = [name for name in ARMS if colour(name) != _GREY]
+    return _MARKERS[shapes.index(arm) % len(_MARKERS)] if arm in shapes else "."
+
+
+def figures(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
+    """Every figure there are numbers for, by name."""
+    makers: dict[str, Callable[[], Figure | None]] = {
+        "drift": lambda: drift_figure(summary),
+        "cost": lambda: cost_figure(summary),
+        "learning": lambda: learning_figure(trials),
+        "field": lambda: field_figure(summary),
+    }
+    drawn = {name: make() for name, make in makers.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG; the folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(path, dpi=160, facecolor="white")
+    return path
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an inline `<svg>` element."""
+    return to_svg(figure)
+
+
+def drift_figure(summary: Summary) -> Figure | None:
+    """The ball and the reward of open-loop dreams against the horizon."""
+    panels = [
+        panel
+        for panel in (
+            ("ball_recall", "a ball is drawn"),
+            ("ball_near", "drawn near the real one"),
+            ("position_px", "distance of the ball, pixels"),
+            ("reward_error", "error of the reward"),
+        )
+        if _horizons(summary, panel[0])
+    ]
+    if not panels:
+        return None
+    shown = [arm for arm in summary["arms"] if arm in main_arms(summary)] or list(summary["arms"])
+    with style():
+        figure, grid = _panels(len(panels), width=3.0)
+        for axes, (name, label) in zip(grid, panels, strict=True):
+            horizons = _horizons(summary, name)
+            for arm in shown:
+                _draw_drift(axes, summary, arm, name, horizons)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(FixedLocator(horizons))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.set_xlabel("steps dreamt")
+            axes.set_title(label, fontsize=10, loc="left")
+            if name in ("ball_recall", "ball_near"):
+                axes.set_ylim(-0.03, 1.03)
+            else:
+                axes.set_ylim(bottom=0)
+        _legend(figure, grid[0])
+    return figure
+
+
+def cost_figure(summary: Summary) -> Figure | None:
+    """Ball recall and probe F1 against CPU milliseconds per frame trained."""
+    wanted = (
+        ("ball_recall", "ball recall, free-running samples"),
+        ("probe_f1/mean", "linear probes, mean F1 from [z, h]"),
+        ("drift/15/ball_recall", "ball recall after 15 dreamt steps"),
+    )
+    panels = [panel for panel in wanted if _arms_with(summary, panel[0], "train_ms_per_frame")]
+    if not panels:
+        return None
+    with style():
+        figure, grid = _panels(len(panels))
+        for axes, (name, label) in zip(grid, panels, strict=True):
+            for arm in _arms_with(summary, name, "train_ms_per_frame"):
+                x, y = (_per_seed(summary, arm, one) for one in ("train_ms_per_frame", name))
+                many: dict[str, Any] = {
+                    "color": colour(arm),
+                    "marker": marker(arm),
+                    "linestyle": "none",
+                }
+                axes.plot(x, y, markersize=4, alpha=0.45, **many)
+                size = 5 if colour(arm) == _GREY else 9
+                mean = float(np.nanmean(x)), float(np.nanmean(y))
+                axes.plot(*mean, markersize=size, label=_legend_title(summary, arm), **many)
+            axes.set_xscale("log")
+            axes.set_ylim(-0.03, 1.03)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_minor_formatter(ScalarFormatter())
+            axes.tick_params(axis="x", which="minor", labelsize=7)
+            axes.set_xlabel("training, ms per frame, one thread")
+            axes.set_title(label, fontsize=10, loc="left")
+        _legend(figure, grid[0])
+    return figure
+
+
+def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Nats per frame and KL of training against CPU minutes, main arms, every seed."""
+    shown = [one for one in trials if one["arm"] in ARMS and ARMS[one["arm"]].main] or list(trials)
+    if not any(len(one["curve"]["cpu_minutes"]) > 1 for one in shown):
+        return None
+    calibrated = [one for one in shown if "mse" not in _likelihood(one)]
+    with style():
+        figure, grid = _panels(2 if calibrated else 1)
+        panels = [("kl", "KL of the code, nats per frame", shown)]
+        if calibrated:
+            panels.append(("nats_per_frame", "pixels, nats per frame", calibrated))
+        for axes, (name, label, runs) in zip(grid, panels, strict=True):
+            titled: set[str] = set()
+            for run in runs:
+                arm, line = run["arm"], run["curve"]
+                title = None if arm in titled else ARMS[arm].title if arm in ARMS else arm
+                titled.add(arm)
+                y = np.array([math.nan if v is None else v for v in line[name]], float)
+                axes.plot(
+                    line["cpu_minutes"], y, color=colour(arm), linewidth=1.3, alpha=0.8, label=title
+                )
+            axes.set_xlabel("CPU minutes")
+            axes.set_title(label, fontsize=10, loc="left")
+            axes.set_xlim(left=0)
+            if name == "nats_per_frame":
+                axes.set_yscale("log")
+                for axis_part in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                    axis_part(FuncFormatter(lambda value, _: f"{value:g}"))
+            else:
+                axes.set_ylim(bottom=0)
+        _legend(figure, grid[0])
+    return figure
+
+
+def field_figure(summary: Summary) -> Figure | None:
+    """What the receptive field changes: KL, probe F1, recall and bits against PixelCNN layers."""
+    arms = [arm for arm in SWEEP if arm in summary["arms"]]
+    wanted = (
+        ("nats_per_frame", "KL of the code, nats"),
+        ("probe_f1/mean", "probes, mean F1"),
+        ("bits_per_frame", "pixels, bits per frame"),
+        ("ball_recall", "ball recall"),
+    )
+    panels = [panel for panel in wanted if any(_has(summary, arm, panel[0]) for arm in arms)]
+    if len(arms) < 2 or not panels:
+        return None
+    layers = {arm: int(arm.rpartition("_")[2]) for arm in arms}
+    with style():
+        figure, grid = _panels(len(panels), width=2.7)
+        for axes, (name, label) in zip(grid, panels, strict=True):
+            there = [arm for arm in arms if _has(summary, arm, name)]
+            means = [look_up(summary["arms"][arm], name)["mean"] for arm in there]  # type: ignore[index]
+            axes.plot([layers[arm] for arm in there], means, "o-", color=_FIXED["pixelcnn"])
+            axes.set_xticks(list(layers.values()))
+            axes.set_xlabel("layers")
+            axes.set_title(label, fontsize=10, loc="left")
+            if name in ("probe_f1/mean", "ball_recall"):
+                axes.set_ylim(-0.03, 1.03)
+            else:
+                axes.set_ylim(bottom=0)
+    return figure
+
+
+# -- parts --------------------------------------------------------------------------------------
+
+
+def main_arms(summary: Summary) -> list[str]:
+    """Main arms that have results."""
+    return [arm for arm in summary["arms"] if summary["runs"][arm]["main"]]
+
+
+def _panels(count: int, width: float = 3.5) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width * max(count, 2), 3.6), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _legend_title(summary: Summary, arm: str) -> str:
+    return "variants of the PixelCNN" if colour(arm) == _GREY else summary["runs"][arm]["title"]
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """One legend below all panels, each title once."""
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(reversed(labels), reversed(handles), strict=True))
+    labels = [label for label in dict.fromkeys(labels) if label in once]
+    columns = min(len(labels), max(2, int(figure.get_figwidth() // 2.5)))
+    handles = [once[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _draw_drift(axes: Axes, summary: Summary, arm: str, name: str, horizons: list[int]) -> None:
+    seeds = np.array(
+        [_per_seed(summary, arm, f"drift/{horizon}/{name}") for horizon in horizons], float
+    )
+    if not np.isfinite(seeds).any():
+        return
+    for seed in seeds.T if seeds.shape[1] > 1 else ():
+        axes.plot(horizons, seed, color=colour(arm), linewidth=0.9, alpha=0.4)
+    there = np.isfinite(seeds).any(1)
+    means = np.array([np.nanmean(row) for row in seeds[there]])
+    axes.plot(
+        np.asarray(horizons)[there],
+        means,
+        marker=marker(arm),
+        markersize=5,
+        color=colour(arm),
+        linewidth=2.2,
+        label=summary["runs"][arm]["title"],
+    )
+
+
+def _horizons(summary: Summary, name: str) -> list[int]:
+    """Horizons at which some arm has this measure."""
+    found = {
+        int(horizon)
+        for arm in summary["arms"]
+        for horizon in summary["arms"][arm].get("drift", {})
+        if horizon.isdigit() and _has(summary, arm, f"drift/{horizon}/{name}")
+    }
+    return sorted(found)
+
+
+def _per_seed(summary: Summary, arm: str, name: str) -> list[float]:
+    statistics = look_up(summary["arms"][arm], name)
+    if statistics is None:
+        return [math.nan] * len(summary["runs"][arm]["seeds"])
+    return [math.nan if value is None else value for value in statistics["per_seed"]]
+
+
+def _has(summary: Summary, arm: str, name: str) -> bool:
+    statistics = look_up(summary["arms"][arm], name)
+    return statistics is not None and statistics["mean"] is not None
+
+
+def _arms_with(summary: Summary, *names: str) -> list[str]:
+    return [arm for arm in summary["arms"] if all(_has(summary, arm, name) for name in names)]
+
+
+def _likelihood(trial: Mapping[str, Any]) -> str:
+    return str(trial["settings"]["world_model"]["decoder"]["likelihood"])

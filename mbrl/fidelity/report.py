@@ -1,0 +1,175 @@
+"""The report of a study: a summary, its trials and their pictures in, one HTML file out.
+
+The file is self-contained, like every report here. The same figures and picture sheets are also
+written as PNG into `figures/`, from where the documentation takes them (`docs/generate.py`). Words
+and layout are in `report.html.j2`; every reason to doubt a number that can be found in the data
+stands at its top.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from mbrl.fidelity.arms import ARMS
+from mbrl.fidelity.figures import colour, figures, main_arms, save_png, svg
+from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
+from mbrl.fidelity.tables import COLUMNS, Column, Rows, summary_rows
+from mbrl.report import commit_warnings, machine_text, render
+
+Summary = Mapping[str, Any]
+
+_CODE = (
+    Column("F1 from z", "probes/z/f1/mean"),
+    Column("from h", "probes/h/f1/mean"),
+    Column("from [z, h]", "probes/zh/f1/mean"),
+    Column("majority guess", "probes/majority/f1/mean"),
+    Column("ridge R² [z, h]", "probes/zh/ridge_r2/mean"),
+    Column("network R² [z, h]", "probes/zh/network_r2/mean"),
+    Column("shuffled z, bits", "information/shuffle_gain_bits", 0),
+    Column("shuffled h, bits", "information/shuffle_hidden_gain_bits", 0),
+)
+_NUISANCE = tuple(
+    Column(f"{title} from {kind}", f"nuisance/{name}/{kind}")
+    for name, title in (("texture_id", "texture"), ("noise_id", "noise"))
+    for kind in ("z", "h", "zh", "chance")
+)
+_CAPTIONS = {
+    "drift": "Open-loop dreams after 16 real frames, with the real actions. Thin: every seed; "
+    "thick: their mean. A ball counts as drawn anywhere in its region, as near within its radius of "
+    "the real one, both only in dreams whose real ball was in play from start to horizon; distance "
+    "is the median over dreams.",
+    "cost": "What fidelity costs. Large: mean of an arm; small: every seed. Up and left is better.",
+    "learning": "Training of the main arms, every seed, over the CPU time it is given. Squared "
+    "errors are no likelihood and are left out on the right.",
+    "field": "What the receptive field changes: the same PixelCNN with 1 to 8 layers, one seed, "
+    "half the main arms' budget.",
+}
+_SAMPLES = (
+    "Free-running samples of held-out frames: no pixel of them was shown to the decoder. "
+    "The same moments for every arm."
+)
+_MAX_STRIPS = 3
+
+
+def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `report.html` and the PNG files.
+
+    Args:
+        folder: the study's folder, with the run folders of the trials.
+        summary: of `mbrl.fidelity.results.aggregate`.
+        trials: of `mbrl.fidelity.results.read_trials`.
+
+    Returns:
+        The HTML file.
+    """
+    drawn = figures(summary, trials)
+    for name, figure in drawn.items():
+        save_png(figure, folder / "figures" / f"{name}.png")
+    sheets = picture_sheets(folder, summary)
+    return render(
+        folder / "report.html",
+        "fidelity/report.html.j2",
+        title=f"What decoders keep of {summary['game']}",
+        summary=summary,
+        warnings=_warnings(summary),
+        tables=_tables(summary),
+        palette={arm: colour(arm) for arm in summary["arms"]},
+        notes={arm: ARMS[arm].note if arm in ARMS else "" for arm in summary["arms"]},
+        figures=[
+            {"svg": Markup(svg(figure)), "caption": _CAPTIONS[name]}
+            for name, figure in drawn.items()
+        ],
+        sheets=[{"url": _data_url(path), "caption": caption} for path, caption in sheets],
+        protocol=_protocol(summary),
+    )
+
+
+def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
+    """Write the sheets of samples and dreams; each path with its caption.
+
+    Each arm is shown by its first seed, main arms before the others, those without pictures here
+    (results made elsewhere) left out.
+    """
+    drawn: dict[str, Pictures] = {}
+    mains = main_arms(summary)
+    for arm in [*mains, *(arm for arm in summary["arms"] if arm not in mains)]:
+        about = summary["runs"][arm]
+        path = folder / f"{arm}-{about['seeds'][0]}" / "pictures.npz"
+        if path.exists():
+            drawn[arm] = Pictures.read(path)
+    if not drawn:
+        return []
+    titles = {arm: summary["runs"][arm]["title"] for arm in drawn}
+    claim = {titles[arm]: one for arm, one in drawn.items() if arm in mains}
+    others = {titles[arm]: one for arm, one in drawn.items() if arm not in mains}
+    sheets = []
+    for name, arms in (("samples", claim), ("samples_variants", others)):
+        if arms:
+            path = sample_sheet(folder / "figures" / f"{name}.png", arms)
+            sheets.append((path, _SAMPLES))
+    shown = claim or others
+    first = next(iter(shown.values()))
+    for which in range(min(_MAX_STRIPS, len(first.strips)) if len(first.horizons) else 0):
+        path = strip_sheet(folder / "figures" / f"dream_{which + 1}.png", shown, which)
+        sheets.append((path, "Open-loop dreams: 16 real frames, then only the real actions."))
+    return sheets
+
+
+def _tables(summary: Summary) -> list[dict[str, Any]]:
+    """Every table with its heading; empty ones left out."""
+    wanted: list[tuple[str, Rows]] = [
+        ("Main arms", summary_rows(summary, main=True)),
+        ("Variants and ablations", summary_rows(summary, main=False)),
+        ("What the code knows", summary_rows(summary, _CODE)),
+        ("Nuisance: what a code should not hold", summary_rows(summary, _NUISANCE)),
+    ]
+    return [
+        {"title": title, "rows": rows} for title, rows in wanted if rows.rows and len(rows.head) > 2
+    ]
+
+
+def _warnings(summary: Summary) -> list[str]:
+    """Reasons to doubt the numbers."""
+    runs = summary["runs"]
+    warnings = []
+    few = [about["title"] for about in runs.values() if about["main"] and len(about["seeds"]) < 3]
+    if few:
+        warnings.append(f"Fewer than three seeds, hence no interval: {', '.join(few)}.")
+    others = [about for about in runs.values() if not about["main"]]
+    if others and len(others) < len(runs):
+        warnings.append(
+            "Variants and ablations have fewer seeds or a smaller budget than main arms: compare "
+            "them with PixelCNN, 3 layers, not with the main arms."
+        )
+    budgets = {tuple(about["cpu_minutes"]) for about in runs.values() if about["main"]}
+    if len(budgets) > 1:
+        warnings.append("The main arms were not trained for the same time.")
+    if len({tuple(about["steps"]) for about in runs.values()}) > 1:
+        warnings.append("Not all runs learnt from the same number of frames.")
+    if any(about["quick"] for about in runs.values()):
+        warnings.append("Measured on a few frames only (--quick): not to be quoted.")
+    if summary.get("other_machines"):
+        warnings.append("The runs were made on different machines, so CPU time does not compare.")
+    return warnings + commit_warnings(summary["commit"].split(", "))
+
+
+def _protocol(summary: Summary) -> dict[str, str]:
+    """What was done, as name and value."""
+    steps = sorted({step for about in summary["runs"].values() for step in about["steps"]})
+    columns = ", ".join(column.title for column in COLUMNS)
+    return {
+        "game": str(summary["game"]),
+        "frames": f"{' or '.join(f'{step:,}' for step in steps)} agent steps, the same for all",
+        "budget": "CPU minutes of one thread per run: `runs` in the tables is seeds × minutes",
+        "measures": f"{columns}: defined in docs/fidelity.md",
+        "machine": machine_text(summary["machine"]),
+        "commit": str(summary["commit"]),
+        "command": str(summary["command"]),
+    }
+
+
+def _data_url(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

@@ -1,0 +1,164 @@
+"""Results of a study: every trial's JSON of one game in, `results/fidelity/<game>.json` out.
+
+    {game, arms: {arm: {measure: {mean, ci95, per_seed}}},
+     runs: {arm: {title, seeds, cpu_minutes, updates, parameters}},
+     seeds, command, commit, machine}
+
+The file is made anew from all trials that are there, whoever made them, so it never disagrees with
+them. Measures keep their tree: `drift: {"15": {ball_recall: {mean, ...}}}`. What they mean is said
+where they are measured, not here.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbrl.errors import ConfigError
+from mbrl.fidelity.arms import ARMS
+from mbrl.fidelity.trials import read_result
+from mbrl.run import write_atomically
+from mbrl.stats import stratified_bootstrap_ci
+
+FEWEST_SEEDS = 3
+"""Fewer seeds get no interval."""
+
+Tree = dict[str, Any]
+
+
+def aggregate(game: str, results: Path) -> Tree:
+    """Summarise all trials of a game and write `<results>/<game>.json`.
+
+    Args:
+        game: names the folder of the trials, and the file.
+        results: the folder of all games.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: there is no trial yet, or a file is none.
+    """
+    trials = read_trials(game, results)
+    if not trials:
+        raise ConfigError(f"{results / game}: expected results of trials, found none")
+    by_arm: dict[str, list[Tree]] = {}
+    for trial in trials:
+        by_arm.setdefault(trial["arm"], []).append(trial)
+    machines = _distinct(trial["machine"] for trial in trials)
+    summary = {
+        "game": game,
+        "arms": {arm: summarise([one["measures"] for one in runs]) for arm, runs in by_arm.items()},
+        "runs": {arm: _about(arm, runs) for arm, runs in by_arm.items()},
+        "seeds": sorted({trial["seed"] for trial in trials}),
+        "command": _command(game, trials),
+        "commit": ", ".join(_distinct(trial["commit"] for trial in trials)),
+        "machine": machines[0],
+        **({"other_machines": machines[1:]} if machines[1:] else {}),
+    }
+    write_atomically(results / f"{game}.json", json.dumps(summary, indent=1, allow_nan=False))
+    return summary
+
+
+def read_trials(game: str, results: Path) -> list[Tree]:
+    """All trials of a game, arms in the order of `ARMS` (unknown ones last), seeds ascending."""
+    found = [read_result(path) for path in sorted((results / game).glob("*.json"))]
+    order = list(ARMS)
+
+    def place(trial: Tree) -> tuple[int, str, int]:
+        known = order.index(trial["arm"]) if trial["arm"] in ARMS else len(order)
+        return known, trial["arm"], trial["seed"]
+
+    return sorted((trial for trial in found if trial is not None), key=place)
+
+
+def summarise(measures: Sequence[Mapping[str, Any]]) -> Tree:
+    """One tree of `{mean, ci95, per_seed}` from one tree of numbers per seed.
+
+    A number that a seed does not have, or that was not finite, is `None` in `per_seed` and left out
+    of the mean. `ci95` is the percentile bootstrap of the mean over seeds; `None` with fewer than
+    three seeds that have the number. Names with a slash become branches.
+    """
+    trees = [dict(leaves(one)) for one in measures]
+    names = dict.fromkeys(name for tree in trees for name in tree)
+    summary: Tree = {}
+    for name in names:
+        branch = summary
+        for part in name[:-1]:
+            branch = branch.setdefault(part, {})
+        branch[name[-1]] = _statistics([tree.get(name) for tree in trees])
+    return summary
+
+
+def leaves(
+    tree: Mapping[str, Any], at: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], float | None]]:
+    """Every number of a tree with its names from the outside in."""
+    for key, value in tree.items():
+        name = (*at, *str(key).split("/"))
+        if isinstance(value, Mapping):
+            yield from leaves(value, name)
+        else:
+            yield name, None if value is None else float(value)
+
+
+def look_up(summary: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """The statistics of one measure, named as `drift/15/ball_recall`; None if it is not there."""
+    branch: Any = summary
+    for part in name.split("/"):
+        branch = branch.get(part) if isinstance(branch, Mapping) else None
+    return branch if isinstance(branch, Mapping) and "per_seed" in branch else None
+
+
+def _statistics(values: Sequence[float | None]) -> Tree:
+    there = [value for value in values if value is not None and math.isfinite(value)]
+    ci95 = None
+    if len(there) >= FEWEST_SEEDS:
+        low, high = stratified_bootstrap_ci(
+            [there], lambda scores: scores.mean(-1), rng=np.random.default_rng(0)
+        )
+        ci95 = [low, high]
+    mean = float(np.mean(there)) if there else None
+    return {"mean": mean, "ci95": ci95, "per_seed": list(values)}
+
+
+def _about(arm: str, runs: Sequence[Tree]) -> Tree:
+    """What stands behind the numbers of one arm."""
+    return {
+        "title": ARMS[arm].title if arm in ARMS else arm,
+        "main": arm in ARMS and ARMS[arm].main,
+        "seeds": [run["seed"] for run in runs],
+        "cpu_minutes": _distinct(run["cpu_minutes"] for run in runs),
+        "steps": _distinct(run["settings"]["steps"] for run in runs),
+        "updates": [run["updates"] for run in runs],
+        "parameters": runs[0]["parameters"],
+        "quick": any(run["settings"].get("quick", False) for run in runs),
+    }
+
+
+def _command(game: str, trials: Sequence[Tree]) -> str:
+    """The shortest commands that make all of it, joined by &&."""
+    groups: dict[tuple[Any, ...], dict[str, int]] = {}
+    for trial in trials:
+        key = (trial["cpu_minutes"], trial["settings"]["steps"], tuple(trial["overrides"]))
+        arms = groups.setdefault(key, {})
+        arms[trial["arm"]] = max(arms.get(trial["arm"], 0), trial["seed"] + 1)
+    commands = []
+    for (minutes, steps, overrides), arms in groups.items():
+        for seeds in sorted(set(arms.values()), reverse=True):
+            names = ",".join(arm for arm, count in arms.items() if count == seeds)
+            words = ["mbrl bench fidelity", game, *overrides, "--arms", names]
+            budget = f"--seeds {seeds} --minutes {minutes:g} --steps {steps}"
+            commands.append(" ".join([*words, budget]))
+    return " && ".join(commands)
+
+
+def _distinct(values: Iterator[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found

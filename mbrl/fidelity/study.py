@@ -1,0 +1,144 @@
+"""The fidelity study of one game: frames, then every trial that is missing, then the report.
+
+Each trial is a process of its own (`mbrl.fidelity.trial`) with one thread; what is done is kept,
+what is half done resumes, what fails is reported while the others go on. The summary and the report
+are made anew from everything that is there, also after a failure, so a stopped study shows what it
+has. What the arms are: `mbrl.fidelity.arms`. What is measured: `mbrl.fidelity.measure`.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mbrl.children import Child, run_all
+from mbrl.errors import ConfigError
+from mbrl.fidelity.arms import choose
+from mbrl.fidelity.results import aggregate, read_trials
+from mbrl.fidelity.trials import Trial, is_done, plan, read_result, refuse_others
+
+if TYPE_CHECKING:
+    from mbrl.fidelity.games import Game
+
+ONE_CORE = {
+    "OMP_NUM_THREADS": "1",
+    # glibc gives freed memory back at once, and asking for it again costs a fifth of the time of a
+    # training step on 64 x 64 frames: keep it instead
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+}
+
+
+def study(
+    game: str,
+    overrides: Sequence[str] = (),
+    *,
+    arms: str = "main",
+    seeds: int | None = None,
+    minutes: float | None = None,
+    steps: int = 100_000,
+    jobs: int = 1,
+    out: Path | None = None,
+    results: Path = Path("results/fidelity"),
+    quick: bool = False,
+    force: bool = False,
+) -> list[str]:
+    """Run what is missing and write summary and report.
+
+    Args:
+        game: a name in `GAMES`.
+        overrides: `key=value` for every trial, of `world_model` or `learn_model`.
+        arms: "main", "all", or names in `ARMS` with commas between.
+        seeds: 0 .. seeds - 1; None for each arm's own number.
+        minutes: CPU minutes of training per trial; None for each arm's own.
+        steps: agent steps of the frames that are trained on.
+        jobs: trials side by side, one core each.
+        out: run folders, frames and report; default: runs/fidelity/<game>.
+        results: JSON files.
+        quick: measure on a few frames only, to try things out; the numbers are not to be quoted.
+        force: make anew what is there with other settings, instead of refusing.
+
+    Returns:
+        One sentence for each trial that failed.
+
+    Raises:
+        ConfigError: the command asks for something unknown or contradictory.
+    """
+    known = find_game(game)
+    if jobs < 1:
+        raise ConfigError(f"bench fidelity: expected at least one job, got --jobs {jobs}")
+    folder = out or Path("runs") / "fidelity" / game
+    trials = plan(
+        game,
+        choose(arms),
+        seeds=seeds,
+        minutes=minutes,
+        steps=steps,
+        overrides=overrides,
+        out=folder,
+        results=results,
+        quick=quick,
+    )
+    refuse_others(trials, known.env, force)
+    console = Console()
+    if not all(map(is_done, trials)):
+        _collect(known, trials[0])
+    failed = run_all([_child(trial) for trial in trials], jobs, console)
+    if read_trials(game, results):
+        _report(game, folder, results, console)
+    return failed
+
+
+def find_game(name: str) -> "Game":
+    """The game of that name.
+
+    Raises:
+        ConfigError: there is none; the known ones are listed.
+    """
+    from mbrl.fidelity.games import GAMES
+
+    if name not in GAMES:
+        near = difflib.get_close_matches(name, GAMES, n=1)
+        raise ConfigError(
+            f"bench fidelity: expected a game out of {', '.join(GAMES)}; got {name}"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
+    return GAMES[name]
+
+
+def _collect(game: "Game", trial: Trial) -> None:
+    """Gather the frames before the trials start, so that two do not gather them twice."""
+    from mbrl.fidelity.frames import collect_frames
+    from mbrl.fidelity.trial import FRAMES_SEED
+
+    collect_frames(game, trial.frames_dir, trial.steps, trial.held_out_steps, FRAMES_SEED)
+
+
+def _child(trial: Trial) -> Child:
+    def summary() -> str:
+        result = read_result(trial.result_path) or {}
+        return (
+            f"{result['updates']:,} updates in {trial.minutes:g} CPU minutes "
+            f"({result['wall_time_s'] / 60:.1f} minutes), see {trial.result_path}"
+        )
+
+    return Child(
+        title=f"{trial.game} {trial.arm} seed {trial.seed}",
+        command=trial.command,
+        log=trial.run_dir / "log.txt",
+        done=lambda: is_done(trial),
+        environment=ONE_CORE,
+        summary=summary,
+    )
+
+
+def _report(game: str, folder: Path, results: Path, console: Console) -> None:
+    from mbrl.fidelity.report import write_report
+    from mbrl.fidelity.tables import terminal_table
+
+    summary = aggregate(game, results)
+    console.print(terminal_table(summary))
+    report = write_report(folder, summary, read_trials(game, results))
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)

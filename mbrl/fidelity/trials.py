@@ -1,0 +1,250 @@
+"""Trials: which runs a fidelity study is made of, where they live, and whether one is done already.
+
+A trial is one arm on one game with one seed and one budget. Its settings follow from
+`configs/fidelity.yaml`, the arm and the command; its result is
+`results/fidelity/<game>/<arm>-<seed>.json`, its run folder `runs/fidelity/<game>/<arm>-<seed>`.
+
+What happens to a result that is there already:
+
+* made with the same settings and budget: kept, the run is skipped;
+* made with a smaller budget and otherwise the same: the run goes on from its checkpoint;
+* anything else: refused, since numbers would stand beside settings they were not made with. `force`
+  removes it and makes it anew.
+
+This module starts nothing and imports neither torch nor Ray.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from envs.settings import EnvSettings
+from mbrl import config_file
+from mbrl.config import Config, LearnModelSettings, load
+from mbrl.errors import ConfigError
+from mbrl.fidelity.arms import ARMS
+from mbrl.world_model.settings import WorldModelSettings
+
+BASE = "fidelity.yaml"
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "env": EnvSettings,
+    "world_model": WorldModelSettings,
+    "learn_model": LearnModelSettings,
+}
+_MAY_CHANGE = ("world_model.", "learn_model.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of the study.
+
+    Attributes:
+        game: a name in `GAMES`.
+        arm: a name in `ARMS`.
+        seed: of the model, the batches and the codes; the frames are the same for all.
+        minutes: CPU minutes of training.
+        steps: agent steps of the training frames.
+        overrides: `key=value` on top of the arm.
+        out: folder of the game's runs, frames, figures and report.
+        results: folder with one folder of results per game.
+        quick: measure on a few frames only, to try things out.
+    """
+
+    game: str
+    arm: str
+    seed: int
+    minutes: float
+    steps: int
+    overrides: tuple[str, ...]
+    out: Path
+    results: Path
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the run folder and of the result."""
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Checkpoints, metrics, pictures and log."""
+        return self.out / self.name
+
+    @property
+    def frames_dir(self) -> Path:
+        """The frames that all runs of the game share."""
+        return self.out / "frames"
+
+    @property
+    def held_out_steps(self) -> int:
+        """Agent steps of the frames that nothing is trained on."""
+        return max(200, 12 * self.steps // 100)
+
+    @property
+    def result_path(self) -> Path:
+        """Where the measures go."""
+        return self.results / self.game / f"{self.name}.json"
+
+    @property
+    def command(self) -> list[str]:
+        """What makes this trial in a process of its own."""
+        command = [sys.executable, "-m", "mbrl.fidelity.trial", self.game, self.arm]
+        for name in ("seed", "minutes", "steps", "out", "results"):
+            command += [f"--{name}", f"{getattr(self, name)}"]
+        return [*command, *self.overrides, *(["--quick"] if self.quick else [])]
+
+    def config(self, env: EnvSettings) -> Config:
+        """The resolved settings.
+
+        Args:
+            env: the game's environment.
+
+        Raises:
+            ConfigError: an override is wrong, or about something that the study decides.
+        """
+        wrong = [one for one in self.overrides if not one.startswith(_MAY_CHANGE)]
+        if wrong:
+            raise ConfigError(
+                f"bench fidelity: expected overrides of world_model.* or learn_model.*, "
+                f"got {wrong[0]}; the game, --seeds, --steps and --out decide the rest"
+            )
+        config = load(_base(), [*ARMS[self.arm].overrides, *self.overrides])
+        changes = {"env": env, "seed": self.seed, "env_steps": self.steps}
+        return config.model_copy(update=changes)
+
+    def settings(self, env: EnvSettings) -> dict[str, Any]:
+        """Everything that decides what comes out, save the budget, ready for JSON."""
+        config = self.config(env).model_dump(mode="json", include={"seed", *_SECTIONS})
+        return {"steps": self.steps, "quick": self.quick, **config}
+
+
+def _base() -> Path:
+    """`configs/fidelity.yaml`, of the checkout or of the installed package."""
+    package = Path(__file__).resolve().parent.parent
+    folders = (package / "configs", package.parent / "configs")
+    return next(folder / BASE for folder in folders if (folder / BASE).is_file())
+
+
+def plan(
+    game: str,
+    arms: Sequence[str],
+    *,
+    seeds: int | None,
+    minutes: float | None,
+    steps: int,
+    overrides: Sequence[str],
+    out: Path,
+    results: Path,
+    quick: bool = False,
+) -> list[Trial]:
+    """All trials, in the order in which they are worth most if the study is stopped.
+
+    Main arms come first, every one of them with seed 0 before any with seed 1.
+
+    Args:
+        game: a name in `GAMES`.
+        arms: names in `ARMS`.
+        seeds: 0 .. seeds - 1; None for each arm's own number.
+        minutes: CPU minutes of each run; None for each arm's own.
+        steps: as in `Trial`, and so are the others.
+        overrides: for all runs.
+        out: folder of the game.
+        results: folder of all games.
+        quick: measure on a few frames only.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    if (seeds is not None and seeds < 1) or (minutes is not None and minutes <= 0) or steps < 1:
+        raise ConfigError(
+            f"bench fidelity: expected at least one seed and one step and minutes above 0, "
+            f"got --seeds {seeds}, --steps {steps}, --minutes {minutes}"
+        )
+    chosen = [(name, ARMS[name]) for name in arms]
+    order = [
+        (not arm.main, seed, place, name, arm)
+        for place, (name, arm) in enumerate(chosen)
+        for seed in range(seeds or arm.seeds)
+    ]
+    return [
+        Trial(
+            game=game,
+            arm=name,
+            seed=seed,
+            minutes=minutes or arm.minutes,
+            steps=steps,
+            overrides=tuple(overrides),
+            out=out,
+            results=results,
+            quick=quick,
+        )
+        for _, seed, _, name, arm in sorted(order, key=lambda one: one[:3])
+    ]
+
+
+def is_done(trial: Trial) -> bool:
+    """Whether the result is there and was made with the whole budget; see `refuse_others`."""
+    result = read_result(trial.result_path)
+    return result is not None and result["cpu_minutes"] >= trial.minutes
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A trial's result, or None if there is none.
+
+    Raises:
+        ConfigError: the file is not a result.
+    """
+    if not path.exists():
+        return None
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"arm", "seed", "cpu_minutes", "settings", "measures"} - result.keys()
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: expected the result of a trial ({error}); remove it") from error
+    if missing:
+        raise ConfigError(f"{path}: expected the result of a trial, it lacks {sorted(missing)}")
+    return result
+
+
+def refuse_others(trials: Sequence[Trial], env: EnvSettings, force: bool = False) -> None:
+    """Refuse, or with `force` remove, what was made with other settings or a larger budget.
+
+    Raises:
+        ConfigError: the first such result or run folder, and in what it differs.
+    """
+    for trial in trials:
+        settings = trial.settings(env)
+        changed: list[str] = []
+        if result := read_result(trial.result_path):
+            changed += changed_settings(result["settings"], settings)
+            if result["cpu_minutes"] > trial.minutes:
+                changed.append(f"minutes: {result['cpu_minutes']:g} became {trial.minutes:g}")
+        begun = trial.run_dir / "settings.json"
+        if begun.exists():
+            changed += changed_settings(json.loads(begun.read_text(encoding="utf-8")), settings)
+        if changed and force:
+            trial.result_path.unlink(missing_ok=True)
+            shutil.rmtree(trial.run_dir, ignore_errors=True)
+        elif changed:
+            raise ConfigError(
+                f"bench fidelity: {trial.result_path} or {trial.run_dir} was made with other "
+                f"settings: {'; '.join(dict.fromkeys(changed))}. Use the same settings, other "
+                f"folders with --out and --results, or --force to make it anew"
+            )
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Settings that differ; one that did not exist yet counts with its default."""
+    filled = dict(old)
+    for name, model in _SECTIONS.items():
+        try:
+            filled[name] = model.model_validate(old.get(name, {})).model_dump(mode="json")
+        except ValidationError:  # made when there were settings that are no more: shown as changes
+            filled[name] = old.get(name)
+    return config_file.differences(filled, new)
