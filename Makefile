@@ -36,7 +36,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-dev
-	@set -e; for name in replay world_model imagine collect; do \
+	@set -e; for name in replay world_model imagine samplers collect; do \
 	  $(BIN)/python -m benchmarks.$$name; done; $(BIN)/python -m benchmarks.table
 
 clean:

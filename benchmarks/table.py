@@ -19,6 +19,7 @@ RESULTS = [
     for name in (
         "benchmarks/world_model.json",
         "benchmarks/imagine.json",
+        "benchmarks/samplers.json",
         "replay/peers.json",
         "benchmarks/collect.json",
     )

@@ -7,16 +7,16 @@ differ in time alone:
 
 * `naive`: one pass over the whole frame for every sub-pixel. The reference.
 * `cached`: pixel after pixel, but nothing is computed twice: the vertical stack runs once for each
-  row of blocks and keeps its previous row, the horizontal one keeps its previous column, the head
-  runs once for each sub-pixel (Fast PixelCNN++, Ramachandran et al., arXiv:1704.06001).
-* `wavefront`: the same caches, and all blocks that have what they need at the same time. A block
-  sees at most L + 1 blocks to its right in rows above, so block (i, j) can be drawn in step
-  j + (L + 2) i: about w + (L + 2) h steps instead of w h.
-* `fixed_point`: guess the whole frame, then draw all blocks at once from the frame so far, again
-  and again until nothing changes. Every block depends on earlier ones only, so the fixed point is
-  unique and is the frame that the others draw; game frames reach it in tens of passes (Wiggers &
-  Hoogeboom, arXiv:2002.09928). A pass skips the rows that cannot change any more, or not yet, and
-  the frames that are done.
+  row of blocks, the horizontal one once for each block, the head once for each sub-pixel (Fast
+  PixelCNN++, Ramachandran et al., arXiv:1704.06001).
+* `wavefront`: the same, with all blocks at once that have what they need. A block sees at most
+  L + 1 blocks to its right in the rows above, so block (i, j) can be drawn in step j + (L + 2) i:
+  about w + (L + 2) h steps instead of w h.
+* `fixed_point`: guess the whole frame, then draw blocks anew from the frame so far, all at once,
+  again and again until nothing changes. Every block depends on earlier ones only, so the fixed
+  point is unique and is the frame that the others draw; game frames reach it in tens of passes
+  (Wiggers & Hoogeboom, arXiv:2002.09928). After the first pass only blocks are computed whose
+  field holds a block that has just changed, so settled rows and finished frames cost nothing.
 
 Within a block the sub-pixels are always drawn in order, for all blocks of a step at once.
 
@@ -33,7 +33,10 @@ from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from mbrl.world_model.decoders.pixelcnn import Conditions, GatedLayer, PixelCNNDecoder
+    from mbrl.world_model.decoders.pixelcnn import GatedLayer, PixelCNNDecoder
+
+CELLS_AT_ONCE = 2**17
+"""Blocks in memory at a time; larger batches are drawn in parts, which changes no frame."""
 
 Sampler = Callable[["PixelCNNDecoder", Tensor, Tensor], Tensor]
 """(decoder, features (N, F), Gumbel noise (N, h, w, S, V)) to levels (N, h, w, S), uint8."""
@@ -54,8 +57,10 @@ def sample_blocks(
     Returns:
         (N, h, w, S) uint8 levels, on the grid of blocks.
     """
+    images = max(1, CELLS_AT_ONCE // (noise.shape[1] * noise.shape[2]))
+    parts = zip(features.float().split(images), noise.split(images), strict=True)
     with torch.autocast(features.device.type, enabled=False):
-        return SAMPLERS[sampler](decoder, features.float(), noise)
+        return torch.cat([SAMPLERS[sampler](decoder, *part) for part in parts])
 
 
 def naive(decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor) -> Tensor:
@@ -110,78 +115,168 @@ class BlockHead:
         return levels, embedded
 
 
-class RowStack:
-    """The horizontal stack, one column at a time, for any number of rows at once."""
+class Stacks:
+    """Both stacks for any set of blocks, everything kept.
 
-    def __init__(self, decoder: "PixelCNNDecoder") -> None:
-        """Lay the weights out as matrices."""
-        first = decoder.horizontal_in
-        self.first = first.weight[:, :, 0, 0].t(), _bias(first)
-        self.layers = []
-        for layer in _layers(decoder):
-            pair = layer.horizontal.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1)  # left, own
-            self.layers.append((pair, layer.out.weight[:, :, 0, 0].t(), _bias(layer.out)))
+    Maps are tables with a row for each cell. Cells are the blocks of all images, and around each
+    image a frame of zeros, one block wide, above and beside: neighbours are neighbours at the
+    borders, too. `inside` maps a cell to its block in tables without frames.
+    """
 
-    def advance(
-        self, left: Tensor, before: list[Tensor], biases: list[Tensor], skips: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
-        """Go one column on.
+    def __init__(self, decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor) -> None:
+        """Make empty tables for a batch of features (N, F) and noise (N, h, w, S, V)."""
+        conditions, start = decoder._conditions(features)
+        n, maps, height, width = start.shape
+        self.row_length = width + 2
+        image, row, column = torch.meshgrid(
+            *(torch.arange(size, device=start.device) for size in (n, height, width)), indexing="ij"
+        )
+        self.cells = (image * (height + 1) + row + 1) * self.row_length + column + 1
+        count = n * (height + 1) * self.row_length + 1
+        self.inside = self.cells.new_zeros(count)
+        self.inside[self.cells.flatten()] = torch.arange(n * height * width, device=start.device)
+        self.seen = start.new_zeros(count, decoder.vertical_in.in_channels)
+        self.v = [start.new_zeros(count, maps) for _ in conditions]
+        self.h = [start.new_zeros(count, maps) for _ in conditions]
+        self.start, self.v_bias = _table(start), [_table(v) for v, _ in conditions]
+        self.h_bias, self.gates = [_table(h) for _, h in conditions], []
+        self.noise = (noise + decoder._start()).flatten(0, 2)
+        self.levels = torch.zeros(self.noise.shape[:2], dtype=torch.uint8, device=noise.device)
+        self.head = BlockHead(decoder)
+        self.first = _matrix(decoder.vertical_in), _matrix(decoder.horizontal_in)
+        self.layers = [
+            tuple(
+                _matrix(conv) for conv in (layer.vertical, layer.link, layer.horizontal, layer.out)
+            )
+            for layer in _layers(decoder)
+        ]
+        self.gates = [torch.empty_like(bias) for bias in self.h_bias]
+        above = [-self.row_length - 1, -self.row_length, -self.row_length + 1]
+        self.above = torch.tensor(above, device=start.device)
+        self.around = torch.tensor([*above, -1, 0, 1], device=start.device)
+
+    def enter_down(self, cells: Tensor) -> None:
+        """Compute the vertical stack's input at cells (M,)."""
+        self.v[0][cells] = _product(self.first[0], self.seen[cells[:, None] + self.above])
+
+    def down(self, index: int, cells: Tensor) -> None:
+        """Compute layer `index` of the vertical stack; its input is known around the cells."""
+        vertical, link, horizontal, _ = self.layers[index]
+        inside = self.inside[cells]
+        a = _product(vertical, self.v[index][cells[:, None] + self.around])
+        self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + horizontal[1]
+        if index + 1 < len(self.layers):
+            gated = _gate(a + self.v_bias[index][inside])
+            self.v[index + 1][cells] = self.v[index][cells] + gated
+
+    def draw(self, cells: Tensor) -> Tensor:
+        """Draw blocks anew, given those to their left and the vertical stack.
 
         Args:
-            left: (M, S E + 1) the block to the left and its mark; zero if there is none.
-            before: the input of each layer one column to the left, (M, F) each.
-            biases: what is added before each layer's gate, (M, 2F) each.
-            skips: (M, F) what the sum of the skip connections starts from.
+            cells: (M,).
 
         Returns:
-            The input of each layer in this column, and the sum of the skip connections.
+            (M,) bool: which blocks changed.
         """
-        h = torch.addmm(self.first[1], left, self.first[0])
-        inputs = []
-        for (pair, out, out_bias), h_left, bias in zip(self.layers, before, biases, strict=True):
-            inputs.append(h)
-            gated = _gate(torch.addmm(bias, torch.cat([h_left, h], 1), pair))
-            residual, skip = torch.addmm(out_bias, gated, out).chunk(2, 1)
+        inside = self.inside[cells]
+        skips, h = self.start[inside], _product(self.first[1], self.seen[cells - 1])
+        for index, (_, _, (weight, _), out) in enumerate(self.layers):
+            self.h[index][cells] = h
+            pair = torch.cat([self.h[index][cells - 1], h], 1)
+            gated = _gate(torch.addmm(self.gates[index][inside], pair, weight))
+            residual, skip = _product(out, gated).chunk(2, 1)
             h, skips = h + residual, skips + skip
-        return inputs, skips
+        drawn, embedded = self.head.draw(skips, self.noise[inside])
+        levels = drawn.to(torch.uint8)
+        changed = (levels != self.levels[inside]).any(1)
+        self.levels[inside] = levels
+        self.seen[cells] = functional.pad(embedded, (0, 1), value=1.0)
+        return changed
+
+    def guess(self) -> None:
+        """Take for every block what it would be without any other."""
+        levels = self.noise.argmax(2)
+        embedded = self.head.table[levels].flatten(1)
+        self.levels = levels.to(torch.uint8)
+        self.seen[self.cells.flatten()] = functional.pad(embedded, (0, 1), value=1.0)
+
+    def drawn(self) -> Tensor:
+        """What is drawn so far, (N, h, w, S)."""
+        return self.levels.view(*self.cells.shape, -1)
 
 
 def cached(decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor) -> Tensor:
-    """Pixel after pixel, with the previous row and column kept."""
-    n, height, width, _, _ = noise.shape
-    biases, start = decoder._conditions(features)
-    bias = noise + decoder._start()
-    head, stack = BlockHead(decoder), RowStack(decoder)
-    levels = torch.zeros(noise.shape[:-1], dtype=torch.uint8, device=noise.device)
-    seen = start.new_zeros(n, decoder.vertical_in.in_channels, 1, width)  # the row above, marked
-    above = [start.new_zeros(n, start.shape[1], 1, width) for _ in biases]
-    for row in range(height):
-        v, gates = decoder.vertical_in(seen), []
-        for index, (layer, (v_bias, h_bias)) in enumerate(
-            zip(_layers(decoder), biases, strict=True)
-        ):
-            pair = functional.pad(torch.cat([above[index], v], 2), (1, 1))
-            above[index], a = v, layer.vertical(pair)
-            gate = layer.link(a) + h_bias[:, :, row : row + 1]
-            gates.append(_columns(gate + _bias(layer.horizontal)[:, None, None]))
-            v = v + _gate(a + v_bias[:, :, row : row + 1])
-        begin = _columns(start[:, :, row : row + 1])
-        seen = torch.zeros_like(seen)
-        left = start.new_zeros(n, seen.shape[1])
-        before = [torch.zeros_like(begin[0]) for _ in biases]
-        for column in range(width):
-            gate_biases = [gate[column] for gate in gates]
-            before, skips = stack.advance(left, before, gate_biases, begin[column])
-            drawn, embedded = head.draw(skips, bias[:, row, column])
-            levels[:, row, column] = drawn.to(torch.uint8)
-            left = functional.pad(embedded, (0, 1), value=1.0)
-            seen[:, :, 0, column] = left
-    return levels
+    """Pixel after pixel, nothing computed twice."""
+    stacks = Stacks(decoder, features, noise)
+    for row in stacks.cells.unbind(1):  # (N, w)
+        stacks.enter_down(row.flatten())
+        for index in range(len(stacks.layers)):
+            stacks.down(index, row.flatten())
+        for cells in row.unbind(1):
+            stacks.draw(cells)
+    return stacks.drawn()
 
 
-def _columns(row: Tensor) -> Tensor:
-    """One row of maps (N, F, 1, w) by column: (w, N, F), contiguous."""
-    return row[:, :, 0].permute(2, 0, 1).contiguous()
+def wavefront(decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor) -> Tensor:
+    """All blocks whose field is known at the same time, along diagonals."""
+    stacks = Stacks(decoder, features, noise)
+    layers, (_, height, width) = len(stacks.layers), stacks.cells.shape
+    rows = torch.arange(height, device=noise.device)
+
+    def wave(step: int) -> Tensor:
+        """Cells of the blocks (i, j) with j + (L + 2) i = step."""
+        first = max(0, -(-(step - width + 1) // (layers + 2)))
+        chosen = rows[first : step // (layers + 2) + 1]
+        return stacks.cells[:, chosen, step - (layers + 2) * chosen].flatten()
+
+    for step in range(-layers, width + (layers + 2) * (height - 1)):
+        stacks.enter_down(wave(step + layers))  # the vertical stack runs ahead: it looks right
+        for index in range(layers):
+            stacks.down(index, wave(step + layers - 1 - index))
+        stacks.draw(wave(step))
+    return stacks.drawn()
+
+
+def fixed_point(decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor) -> Tensor:
+    """All blocks at once, again and again until nothing changes."""
+    return count_fixed_point(decoder, features, noise)[0]
+
+
+def count_fixed_point(
+    decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor
+) -> tuple[Tensor, list[int]]:
+    """`fixed_point`, and how many blocks were drawn in each pass."""
+    stacks = Stacks(decoder, features, noise)
+    stacks.guess()
+    places = stacks.cells
+    dirty, passes = places.flatten(), []
+    while len(dirty):
+        passes.append(len(dirty))
+        stacks.enter_down(dirty)
+        for index in range(len(stacks.layers)):
+            stacks.down(index, dirty)
+        changed = torch.zeros(places.shape, dtype=torch.bool, device=places.device)
+        changed.view(-1)[stacks.inside[dirty]] = stacks.draw(dirty)
+        dirty = places[downstream(changed, len(stacks.layers) + 1)]
+    return stacks.drawn(), passes
+
+
+def downstream(changed: Tensor, reach: int) -> Tensor:
+    """Blocks whose field holds a changed one.
+
+    Args:
+        changed: (N, h, w) bool.
+        reach: blocks that a block sees up, to the left, and above to the right: L + 1.
+
+    Returns:
+        (N, h, w) bool.
+    """
+    mark = changed.unsqueeze(1).float()
+    above = functional.pad(mark, (reach, reach, reach, 0))[:, :, :-1]
+    left = functional.pad(mark, (reach, 0))[..., :-1]
+    below = functional.max_pool2d(above, (reach, 2 * reach + 1), stride=1)
+    right = functional.max_pool2d(left, (1, reach), stride=1)
+    return (below + right).squeeze(1) > 0
 
 
 def _gate(x: Tensor) -> Tensor:
@@ -190,171 +285,26 @@ def _gate(x: Tensor) -> Tensor:
     return torch.tanh(a) * torch.sigmoid(b)
 
 
-def _bias(layer: torch.nn.Conv2d) -> Tensor:
-    """The bias of a convolution that has one."""
+def _table(maps: Tensor) -> Tensor:
+    """Maps (N, F, h, w) as a table (N h w, F)."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+
+
+def _matrix(layer: torch.nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """A convolution as a matrix product on flattened windows: weight (K F_in, F_out), bias."""
     if layer.bias is None:
         raise ValueError("expected a convolution with a bias, got one without")
-    return layer.bias
+    return layer.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), layer.bias
+
+
+def _product(matrix: tuple[Tensor, Tensor], windows: Tensor) -> Tensor:
+    """Windows (M, K, F_in) or (M, K F_in) to (M, F_out)."""
+    return torch.addmm(matrix[1], windows.flatten(1), matrix[0])
 
 
 def _layers(decoder: "PixelCNNDecoder") -> "list[GatedLayer]":
     """The gated layers, with their type."""
     return list(decoder.stack)  # type: ignore[arg-type]
-
-
-class WaveCaches:
-    """The vertical stack, any blocks at a time, for the wavefront.
-
-    All maps are tables: place, then image, then channel. Those that are looked at from the side
-    have a frame of zeros, one block wide, so that neighbours are neighbours at the borders too.
-    """
-
-    def __init__(self, decoder: "PixelCNNDecoder", features: Tensor) -> None:
-        """Make empty caches for a batch of features (N, F)."""
-        conditions, start = decoder._conditions(features)
-        self.n, maps, self.height, self.width = start.shape
-        framed = (self.height + 1) * (self.width + 2)
-        self.seen = start.new_zeros(framed, self.n, decoder.vertical_in.in_channels)
-        self.v = [start.new_zeros(framed, self.n, maps) for _ in conditions]
-        self.start = _places(start)
-        self.v_bias = [_places(v_condition) for v_condition, _ in conditions]
-        self.gates = []  # of the horizontal stack; the vertical one adds its part in time
-        self.first, self.layers = _matrix(decoder.vertical_in), []
-        for layer, (_, h_condition) in zip(_layers(decoder), conditions, strict=True):
-            self.layers.append((*_matrix(layer.vertical), *_matrix(layer.link)))
-            self.gates.append(_places(h_condition + _bias(layer.horizontal)[:, None, None]))
-        above = [-self.width - 3, -self.width - 2, -self.width - 1]
-        self.above = torch.tensor(above, device=start.device)
-        self.around = torch.tensor([*above, -1, 0, 1], device=start.device)
-
-    def wave(self, step: int) -> tuple[Tensor, Tensor]:
-        """The blocks (i, j) with j + (L + 2) i = step.
-
-        Returns:
-            Their indices (A,) in plain tables and in framed ones.
-        """
-        lag = len(self.layers) + 2
-        first = max(0, -(-(step - self.width + 1) // lag))
-        last = min(self.height - 1, step // lag)
-        row = torch.arange(first, last + 1, device=self.above.device)
-        column = step - lag * row
-        return row * self.width + column, (row + 1) * (self.width + 2) + column + 1
-
-    def _window(self, table: Tensor, framed: Tensor, offsets: Tensor) -> Tensor:
-        """Neighbours of A blocks side by side, (A N, K F)."""
-        around = table[framed[:, None] + offsets]
-        return around.transpose(1, 2).flatten(2).flatten(0, 1)
-
-    def enter(self, framed: Tensor) -> None:
-        """Compute the stack's input; the blocks above must be known."""
-        weight, bias = self.first
-        window = self._window(self.seen, framed, self.above)
-        self.v[0][framed] = torch.addmm(bias, window, weight).unflatten(0, (-1, self.n))
-
-    def advance(self, index: int, place: Tensor, framed: Tensor) -> None:
-        """Compute layer `index`; its input must be known around the blocks."""
-        weight, bias, link, link_bias = self.layers[index]
-        a = torch.addmm(bias, self._window(self.v[index], framed, self.around), weight)
-        self.gates[index][place] += torch.addmm(link_bias, a, link).unflatten(0, (-1, self.n))
-        if index + 1 < len(self.layers):
-            gated = _gate(a + self.v_bias[index][place].flatten(0, 1))
-            own = self.v[index][framed]
-            self.v[index + 1][framed] = own + gated.view_as(own)
-
-
-def _places(maps: Tensor) -> Tensor:
-    """Maps (N, F, h, w) as a table of places (h w, N, F)."""
-    return maps.flatten(2).permute(2, 0, 1).contiguous()
-
-
-def _matrix(layer: torch.nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """A convolution as a matrix product on flattened windows: weight (K F_in, F_out), bias."""
-    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
-    return weight, _bias(layer)
-
-
-def wavefront(decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor) -> Tensor:
-    """All blocks whose field is known at the same time, along diagonals."""
-    caches, head, stack = WaveCaches(decoder, features), BlockHead(decoder), RowStack(decoder)
-    n, height, width, subpixels, _ = noise.shape
-    bias = (noise + decoder._start()).permute(1, 2, 0, 3, 4).flatten(0, 1)
-    levels = torch.zeros(height * width, n, subpixels, dtype=torch.uint8, device=noise.device)
-    layers = len(caches.layers)
-    left = [torch.zeros_like(table) for table in caches.v]  # each layer's input, one column back
-    for step in range(-layers, width + (layers + 2) * (height - 1)):
-        _, framed = caches.wave(step + layers)  # the vertical stack runs ahead: it looks right
-        if len(framed):
-            caches.enter(framed)
-        for index in range(layers):
-            place, framed = caches.wave(step + layers - 1 - index)
-            if len(framed):
-                caches.advance(index, place, framed)
-        place, framed = caches.wave(step)
-        if not len(place):
-            continue
-        before = [table[framed - 1].flatten(0, 1) for table in left]
-        gates = [table[place].flatten(0, 1) for table in caches.gates]
-        inputs, skips = stack.advance(
-            caches.seen[framed - 1].flatten(0, 1), before, gates, caches.start[place].flatten(0, 1)
-        )
-        for table, h in zip(left, inputs, strict=True):
-            table[framed] = h.unflatten(0, (-1, n))
-        drawn, embedded = head.draw(skips, bias[place].flatten(0, 1))
-        levels[place] = drawn.to(torch.uint8).unflatten(0, (-1, n))
-        caches.seen[framed] = functional.pad(embedded, (0, 1), value=1.0).unflatten(0, (-1, n))
-    return levels.view(height, width, n, subpixels).permute(2, 0, 1, 3).contiguous()
-
-
-def fixed_point(decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor) -> Tensor:
-    """Whole frames, again and again until nothing changes."""
-    return count_fixed_point(decoder, features, noise)[0]
-
-
-def count_fixed_point(
-    decoder: "PixelCNNDecoder", features: Tensor, noise: Tensor
-) -> tuple[Tensor, int]:
-    """`fixed_point`, and how many passes the slowest frame took."""
-    conditions = decoder._conditions(features)
-    bias, head = noise + decoder._start(), BlockHead(decoder)
-    reach, height = len(decoder.stack) + 1, noise.shape[1]
-    done = bias.argmax(-1).to(torch.uint8)  # what most pixels will be
-    ids = torch.arange(len(done), device=done.device)  # frames that may still change
-    blocks, passes = done.clone(), 0
-    first, last = 0, height  # rows that may still change; earlier ones are settled
-    while True:
-        passes += 1
-        top = max(0, first - reach)  # rows from `top` on tell all about those from `first` on
-        flat = decoder.table[blocks[:, top:last].long()].flatten(-2)
-        skips = decoder._skips(flat, _rows(conditions, top, last))
-        skips = skips[:, :, first - top :].permute(0, 2, 3, 1)
-        drawn, _ = head.draw(skips.flatten(0, 2), bias[:, first:last].flatten(0, 2))
-        new = drawn.to(torch.uint8).view_as(blocks[:, first:last])
-        changed = (new != blocks[:, first:last]).flatten(2).any(2)  # (N, rows)
-        blocks[:, first:last] = new
-        moving = changed.any(1)
-        if not bool(moving.all()):
-            done[ids] = blocks
-            if not bool(moving.any()):
-                return done, passes
-            ids, blocks, bias, changed = ids[moving], blocks[moving], bias[moving], changed[moving]
-            conditions = _images(conditions, moving)
-        rows = changed.any(0).nonzero()
-        # only rows at or below a change can change, and no farther below than the field reaches
-        last = min(height, first + int(rows[-1]) + reach + 1)
-        first += int(rows[0])
-
-
-def _rows(conditions: "Conditions", top: int, bottom: int) -> "Conditions":
-    """Conditions of the rows from `top` to before `bottom`."""
-    biases, start = conditions
-    cut = [(v[:, :, top:bottom], h[:, :, top:bottom]) for v, h in biases]
-    return cut, start[:, :, top:bottom]
-
-
-def _images(conditions: "Conditions", chosen: Tensor) -> "Conditions":
-    """Conditions of some of the images."""
-    biases, start = conditions
-    return [(v[chosen], h[chosen]) for v, h in biases], start[chosen]
 
 
 SAMPLERS: dict[str, Sampler] = {
