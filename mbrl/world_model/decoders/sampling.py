@@ -139,7 +139,7 @@ class Stacks:
         self.v = [start.new_zeros(count, maps) for _ in conditions]
         self.h = [start.new_zeros(count, maps) for _ in conditions]
         self.start, self.v_bias = _table(start), [_table(v) for v, _ in conditions]
-        self.h_bias, self.gates = [_table(h) for _, h in conditions], []
+        self.h_bias = [_table(h) for _, h in conditions]
         self.noise = (noise + decoder._start()).flatten(0, 2)
         self.levels = torch.zeros(self.noise.shape[:2], dtype=torch.uint8, device=noise.device)
         self.head = BlockHead(decoder)
@@ -150,7 +150,7 @@ class Stacks:
             )
             for layer in _layers(decoder)
         ]
-        self.gates = [torch.empty_like(bias) for bias in self.h_bias]
+        self.gates = [torch.empty_like(bias) for bias in self.h_bias]  # with the link from above
         above = [-self.row_length - 1, -self.row_length, -self.row_length + 1]
         self.above = torch.tensor(above, device=start.device)
         self.around = torch.tensor([*above, -1, 0, 1], device=start.device)
