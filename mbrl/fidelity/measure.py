@@ -81,8 +81,9 @@ def measure(
     Returns:
         Numbers, None where there is no number. At the top, what results are compared by:
         `NAME_recall` of each object and `centroid_px`, the largest of the objects' median centroid
-        errors (free-running samples of held-out frames); `probe_f1`, weighted F1 from [z, h] by
-        variable and category, with `mean` and `ball`, the mean over variables of the ball;
+        errors, None if one was never recalled (free-running samples of held-out frames);
+        `probe_f1`, weighted F1 from [z, h] by variable and category, with `mean` and `ball`, the
+        mean over variables of the ball;
         `nats_per_frame`, `bits_per_frame`, `shuffle_gain_bits`, and `squared_error` in place of
         bits for arms without a likelihood; `drift` by horizon; `train_ms_per_frame` and
         `sample_ms_per_frame`. Below, in full: `objects`, `probes`, `positions`, `ahead`,
@@ -177,7 +178,7 @@ def _samples(
     }
     return {
         **{f"{name}_recall": scores["recall"] for name, scores in objects.items()},
-        "centroid_px": max(scores["centroid_px"] for scores in objects.values()),
+        "centroid_px": float(np.max([scores["centroid_px"] for scores in objects.values()])),
         "objects": objects,
         **report,
     }

@@ -209,6 +209,14 @@ def _near(target: "SceneObject", shape: tuple[int, ...], places: Floats) -> Bool
         return np.hypot(rows_away, column + left - places[:, 1, None, None]) <= target.radius
 
 
+def _typical_excess(masses: Floats, target: "SceneObject", places: Floats) -> float:
+    """How much more mass there is, in the median, at `places` than elsewhere in the region."""
+    last = np.array(masses.shape[1:]) - 1
+    index = (places - np.array(target.region[:2])).round().astype(np.int64).clip(0, last)
+    there = masses[np.arange(len(masses)), index[:, 0], index[:, 1]]
+    return max(0.0, float(np.median(there) - np.median(masses)))
+
+
 def fit_detector(target: "SceneObject", contrasts: Floats, ram: NDArray[np.uint8]) -> Detector:
     """Learn an object's mass from real frames.
 
@@ -225,11 +233,11 @@ def fit_detector(target: "SceneObject", contrasts: Floats, ram: NDArray[np.uint8
     if len(seen) == 0:
         raise ValueError(f"{target.name}: visible in none of {len(contrasts)} training frames")
     parts = [box_sums(crop(seen[..., i], target.region), target.window) for i in range(2)]
-    near = _near(target, parts[0].shape, places)
-    brighter, darker = (float(np.where(near, part, 0.0).max((1, 2)).sum()) for part in parts)
+    brighter, darker = (_typical_excess(part, target, places) for part in parts)
     share_brighter = brighter / max(brighter + darker, 1e-9)
     sides = (float(share_brighter > 1 - ONE_SIDED), float(share_brighter < ONE_SIDED))
     masses = sides[0] * parts[0] + sides[1] * parts[1]
+    near = _near(target, masses.shape, places)
     floor = float(np.median(masses))
     mass = float(np.median(np.where(near, masses, 0.0).max((1, 2))))
     if mass <= floor:

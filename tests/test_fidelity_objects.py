@@ -1,0 +1,220 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from billiard import BALL, DARK, PADDLE, draw, play
+
+from mbrl.fidelity.objects import (
+    Detector,
+    box_sums,
+    centroids,
+    contrast,
+    fit_detector,
+    object_scores,
+    truth,
+)
+
+BACKDROP = np.full((16, 16, 1), float(DARK))
+
+
+def memories(*places, visible=1):
+    """Memories with the ball at each (row, column), the paddle in the middle."""
+    return np.array([(row, column, visible, 8) for row, column in places], np.uint8)
+
+
+def field(*pixels):
+    """One empty frame with grey values added at (row, column, value)."""
+    frame = np.full((1, 16, 16, 1), DARK, np.uint8)
+    for row, column, value in pixels:
+        frame[0, row, column] += value
+    return contrast(frame, BACKDROP)
+
+
+def ball_detector():
+    return Detector(BALL, mass=200.0)
+
+
+def scores_of(drawn, *places):
+    """Scores of drawings of frames that really have the ball at `places`."""
+    ram = memories(*places)
+    return object_scores(
+        ball_detector(), truth(ball_detector(), contrast(draw(ram), BACKDROP), ram), drawn
+    )
+
+
+# -- contrast, mass, centroid ---------------------------------------------------------------------
+
+
+def test_contrast_is_split_into_brighter_and_darker_and_summed_over_channels():
+    image = np.array([[[[50, 10, 30]]]], np.uint8)
+    split = contrast(image, np.array([[[40.0, 15.0, 30.0]]]))
+    assert split.tolist() == [[[[10.0, 5.0]]]]
+
+
+def test_box_sums_count_what_is_outside_as_zero():
+    values = np.arange(9.0).reshape(1, 3, 3)
+    assert box_sums(values, (3, 3))[0].tolist() == [[8, 15, 12], [21, 36, 27], [20, 33, 24]]
+    assert box_sums(values, (1, 3))[0].tolist() == [[1, 3, 3], [7, 12, 9], [13, 21, 15]]
+
+
+def test_a_window_without_a_centre_is_refused():
+    with pytest.raises(ValueError, match="expected odd rows and columns"):
+        box_sums(np.zeros((1, 3, 3)), (2, 3))
+
+
+def test_a_centroid_is_weighted_by_contrast_and_sees_its_window_only():
+    values = np.zeros((1, 5, 5))
+    values[0, 2, 2], values[0, 2, 3], values[0, 4, 4] = 1.0, 3.0, 100.0
+    assert centroids(values, np.array([[2, 2]]), (3, 3)).tolist() == [[2.0, 2.75]]
+    assert np.isnan(centroids(values, np.array([[0, 0]]), (1, 1))).all()
+
+
+# -- one drawing ----------------------------------------------------------------------------------
+
+
+def test_a_perfect_drawing_is_recalled_without_error():
+    places = [(2, 3), (14, 1), (7, 11)]
+    scores = scores_of(contrast(draw(memories(*places)), BACKDROP), *places)
+    assert scores["recall"] == scores["present"] == scores["precision"] == 1.0
+    assert scores["centroid_px"] == scores["position_px"] == 0.0 and scores["frames"] == 3
+
+
+def test_a_ball_moved_by_two_pixels_has_an_error_of_two():
+    scores = scores_of(contrast(draw(memories((7, 8))), BACKDROP), (7, 6))
+    assert scores["recall"] == 1.0
+    assert scores["centroid_px"] == scores["centroid_px_mean"] == scores["position_px"] == 2.0
+
+
+def test_a_ball_moved_out_of_its_radius_is_present_but_not_recalled():
+    scores = scores_of(contrast(draw(memories((7, 10))), BACKDROP), (7, 6))
+    assert scores["recall"] == 0.0 and scores["present"] == 1.0 and scores["precision"] == 0.0
+    assert scores["position_px"] == 4.0 and np.isnan(scores["centroid_px"])
+
+
+def test_a_faint_ball_of_a_third_of_the_mass_is_no_ball():
+    scores = scores_of(field((7, 6, 67)), (7, 6))
+    assert scores["recall"] == scores["present"] == 0.0
+
+
+def test_a_ball_smeared_over_a_wide_patch_is_no_ball():
+    smear = [(row, column, 8) for row in range(5, 10) for column in range(4, 9)]  # 25 x 8 = 200
+    assert scores_of(field(*smear), (7, 6))["recall"] == 0.0
+
+
+def test_a_ball_smeared_over_two_pixels_is_one_between_them():
+    scores = scores_of(field((7, 6, 100), (7, 7, 100)), (7, 6))
+    assert scores["recall"] == 1.0 and scores["centroid_px"] == 0.5
+
+
+def test_something_stronger_elsewhere_does_not_undo_recall_but_costs_precision():
+    scores = scores_of(field((7, 6, 200), (13, 2, 210)), (7, 6))
+    assert scores["recall"] == 1.0 and scores["centroid_px"] == 0.0
+    assert scores["precision"] == 0.0
+    assert scores["position_px"] == pytest.approx(np.hypot(6, 4))
+
+
+def test_what_is_drawn_outside_the_region_does_not_count():
+    assert scores_of(field((7, 14, 200), (0, 6, 200)), (7, 6))["present"] == 0.0
+
+
+def test_a_phantom_is_a_ball_drawn_where_there_is_none():
+    ram = memories((7, 6), (7, 6), visible=0)
+    real = truth(ball_detector(), contrast(draw(ram), BACKDROP), ram)
+    assert real.absent.all() and not real.visible.any()
+    drawn = np.concatenate([field((3, 3, 200)), field()])
+    scores = object_scores(ball_detector(), real, drawn)
+    assert scores["phantom"] == 0.5 and np.isnan(scores["recall"]) and scores["frames"] == 0
+
+
+def test_a_claim_of_the_memory_that_the_frame_does_not_bear_out_is_not_measured():
+    ram = memories((7, 6), (7, 6))
+    real = truth(ball_detector(), np.concatenate([field((7, 6, 200)), field()]), ram)
+    assert real.visible.tolist() == [True, False] and real.claimed.all()
+    assert not real.absent.any()
+    scores = object_scores(ball_detector(), real, np.concatenate([field((7, 6, 200)), field()]))
+    assert scores["detector"] == 0.5 and scores["frames"] == 1 and scores["recall"] == 1.0
+
+
+def test_errors_are_from_the_real_frame_not_from_the_memory():
+    """The memory is one pixel off: a drawing equal to the frame still has no error."""
+    real = truth(ball_detector(), field((7, 6, 200)), memories((8, 6)))
+    assert real.place.tolist() == [[7.0, 6.0]]
+    scores = object_scores(ball_detector(), real, field((7, 6, 200)))
+    assert scores["recall"] == 1.0 and scores["centroid_px"] == 0.0
+
+
+def test_no_frames_give_no_numbers():
+    nothing = np.zeros((0, 16, 16, 2))
+    scores = scores_of(field(), (7, 6)) and object_scores(
+        ball_detector(), truth(ball_detector(), nothing, np.zeros((0, 4), np.uint8)), nothing
+    )
+    assert scores["frames"] == 0 and np.isnan(scores["recall"])
+
+
+# -- fitting --------------------------------------------------------------------------------------
+
+
+def fitted(target, frames, **changes):
+    backdrop = np.median(frames.obs, axis=0)
+    return fit_detector(replace(target, **changes), contrast(frames.obs, backdrop), frames.ram)
+
+
+def test_masses_are_learnt_from_real_frames():
+    frames = play(2)
+    ball, paddle = fitted(BALL, frames), fitted(PADDLE, frames)
+    assert (ball.mass, ball.floor, ball.threshold) == (200.0, 0.0, 100.0)
+    assert paddle.mass == 600.0
+    assert ball.sides == paddle.sides == (1.0, 0.0)
+    assert ball.alone and paddle.alone
+
+
+def test_noise_raises_the_floor_that_masses_are_counted_from():
+    frames = play(4)
+    shaken = frames.obs.astype(int) + np.random.default_rng(0).integers(-9, 10, frames.obs.shape)
+    detector = fitted(BALL, replace(frames, obs=shaken.clip(0, 255).astype(np.uint8)))
+    # nine pixels, each of 19 equally likely values; only the brighter ones count: 9 x 45 / 19 = 21
+    assert detector.sides == (1.0, 0.0)
+    assert detector.floor == pytest.approx(21, abs=3)
+    assert detector.threshold == pytest.approx((detector.mass + detector.floor) / 2)
+
+
+def test_a_dark_object_is_told_from_a_bright_one_in_the_same_region():
+    frames = play(2)
+    obs = frames.obs.copy()
+    dark = (frames.ram[:, 0].astype(int) + 6) % 12 + 2
+    obs[np.arange(len(obs)), dark, 6] = 0
+
+    def locate(ram):
+        rows = (ram[:, 0].astype(float) + 6) % 12 + 2
+        return np.stack([rows, np.full(len(ram), 6.0)], 1), np.ones(len(ram), bool)
+
+    both = replace(frames, obs=obs)
+    black = fitted(replace(BALL, name="black", locate=locate), both)
+    assert black.sides == (0.0, 1.0) and black.alone
+    assert fitted(BALL, both).sides == (1.0, 0.0)
+
+
+def test_an_object_with_a_stronger_double_has_recall_only():
+    frames = play(2)
+    obs = frames.obs.copy()
+    obs[np.arange(len(obs)), (frames.ram[:, 0].astype(int) + 6) % 12 + 2, 6] = 255
+    both = replace(frames, obs=obs)
+    ball = fitted(BALL, both)
+    assert not ball.alone
+    contrasts = contrast(obs, np.median(obs, axis=0))
+    scores = object_scores(ball, truth(ball, contrasts, frames.ram), contrasts)
+    assert scores["recall"] == 1.0 and scores["centroid_px"] == 0.0
+    assert all(np.isnan(scores[name]) for name in ("present", "position_px", "precision"))
+
+
+def test_an_object_that_is_never_visible_cannot_be_fitted():
+    frames = play(1)
+    hidden = frames.ram.copy()
+    hidden[:, 2] = 0
+    with pytest.raises(ValueError, match="ball: visible in none of 100"):
+        fit_detector(BALL, contrast(frames.obs, BACKDROP), hidden)
+
+
+def test_an_object_without_contrast_cannot_be_fitted():
+    with pytest.raises(ValueError, match="ball: expected it to stand out"):
+        fit_detector(BALL, np.zeros((3, 16, 16, 2)), memories((2, 2), (5, 5), (9, 9)))

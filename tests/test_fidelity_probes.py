@@ -1,0 +1,259 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mbrl.fidelity.nuisance import nuisance_names, nuisance_report
+from mbrl.fidelity.probes import (
+    LEARNING_RATE,
+    Split,
+    Targets,
+    _Course,
+    accuracy,
+    classification_report,
+    classify,
+    entropy,
+    f1_per_class,
+    informative,
+    macro_f1,
+    majority,
+    means,
+    not_seen_in,
+    weighted_f1,
+)
+from mbrl.fidelity.regressions import r2, ridge, small_network
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def split_of(features, train, validation):
+    return Split(*np.split(np.asarray(features, np.float32), [train, train + validation]))
+
+
+def targets_of(columns, train, validation, names=None):
+    values = np.stack(columns, 1)
+    names = names or tuple(f"v{i}" for i in range(values.shape[1]))
+    return Targets(names, *np.split(values, [train, train + validation]))
+
+
+def one_hot(values, classes):
+    return np.eye(classes, dtype=np.float32)[values]
+
+
+# -- scores ---------------------------------------------------------------------------------------
+
+# class 0: 2 hits, 1 false alarm, 1 miss; class 1: 1 hit, 1 miss, 1 false alarm; class 2: never hit
+LABELS = np.array([0, 0, 0, 1, 1, 2])
+GUESSES = np.array([0, 0, 1, 1, 0, 1])
+
+
+def test_f1_by_hand():
+    scores, support = f1_per_class(LABELS, GUESSES)
+    assert scores == pytest.approx([4 / 6, 2 / 5, 0.0]) and support.tolist() == [3, 2, 1]
+    assert weighted_f1(LABELS, GUESSES) == pytest.approx((3 * 4 / 6 + 2 * 2 / 5) / 6)
+    assert macro_f1(LABELS, GUESSES) == pytest.approx((4 / 6 + 2 / 5) / 3)
+    assert accuracy(LABELS, GUESSES) == 0.5
+
+
+def test_weights_are_how_often_a_class_is_the_label_not_the_guess():
+    labels, guesses = np.array([7, 7, 7, 9]), np.array([9, 9, 9, 9])
+    # class 9: one hit, three false alarms: F1 2 / 5, weighted by the one label of four
+    assert weighted_f1(labels, guesses) == pytest.approx(0.25 * 2 / 5)
+
+
+def test_a_class_only_guessed_counts_in_the_macro_mean_only():
+    labels, guesses = np.array([1, 1]), np.array([1, 3])
+    assert weighted_f1(labels, guesses) == pytest.approx(2 / 3)
+    assert macro_f1(labels, guesses) == pytest.approx(1 / 3)
+
+
+def test_entropy_is_in_nats():
+    assert entropy(np.array([3, 3, 8, 8])) == pytest.approx(math.log(2))
+    assert entropy(np.array([5, 5, 5])) == 0.0
+
+
+def test_majority_guesses_the_commonest_training_label():
+    guess = majority(np.array([4, 9, 9, 4, 9]), 4)
+    assert guess.tolist() == [9, 9, 9, 9]
+    # F1 of class 9 among 9 9 9 2 is 6 / 7, of class 2 it is 0
+    assert weighted_f1(np.array([9, 9, 9, 2]), guess) == pytest.approx(0.75 * 6 / 7)
+
+
+def test_variables_with_little_entropy_are_dropped():
+    rare = np.zeros(100, int)
+    rare[:10] = 1  # 0.33 nats
+    both = targets_of([rare, np.arange(100) % 2], 100, 0, ("rare", "even"))
+    assert informative(both).names == ("even",)
+
+
+def test_copies_of_training_frames_are_found():
+    frames = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    test = np.stack([frames[1], frames[1] + 1, frames[0]])
+    assert not_seen_in(frames, test).tolist() == [False, True, False]
+
+
+def test_means_are_over_variables_and_over_categories():
+    report = means({"a": 1.0, "b": 0.0, "c": 0.5}, {"a": "small", "b": "small", "c": "agent"})
+    assert report == {"small": 0.5, "agent": 0.5, "mean": 0.5, "across_categories": 0.5}
+    report = means({"a": 1.0, "b": 1.0, "c": 0.0}, {"a": "small", "b": "small", "c": "agent"})
+    assert report["mean"] == pytest.approx(2 / 3) and report["across_categories"] == 0.5
+
+
+def test_a_report_names_every_variable():
+    targets = targets_of([np.array([1, 2, 1, 2]), np.array([3, 4, 4, 3])], 0, 0, ("a", "b"))
+    guesses = np.array([[1, 3], [2, 3], [1, 3], [2, 3]])
+    report = classification_report(targets, guesses, {"a": "small", "b": "agent"})
+    assert report["accuracy"] == {
+        "a": 1.0, "b": 0.5, "small": 1.0, "agent": 0.5, "mean": 0.75, "across_categories": 0.75
+    }  # fmt: skip
+    assert report["f1"]["b"] == pytest.approx(0.5 * 2 / 3)
+
+
+# -- classifiers ----------------------------------------------------------------------------------
+
+
+def test_a_label_in_the_features_is_read_perfectly_and_chance_beside_it():
+    values = rng().integers(0, 6, 3000)
+    unrelated = rng(1).integers(0, 6, 3000)
+    split = split_of(one_hot(values, 6), 2000, 400)
+    targets = targets_of([values * 40, unrelated], 2000, 400)
+    guesses = classify(split, targets, rng(), epochs=40)
+    assert weighted_f1(targets.test[:, 0], guesses[:, 0]) == 1.0
+    assert weighted_f1(targets.test[:, 1], guesses[:, 1]) < 0.25  # chance is 1 / 6
+
+
+def test_shuffled_features_give_chance():
+    values = rng().integers(0, 6, 3000)
+    split = split_of(one_hot(rng(2).permutation(values), 6), 2000, 400)
+    targets = targets_of([values], 2000, 400)
+    assert weighted_f1(targets.test[:, 0], classify(split, targets, rng(), epochs=20)[:, 0]) < 0.25
+
+
+def test_a_step_is_that_of_a_linear_layer_under_adam():
+    """The written-out gradient and optimiser against torch's, per variable; one batch an epoch."""
+    features = rng().normal(size=(64, 5)).astype(np.float32)
+    labels = np.stack([rng(1).integers(0, 3, 64), rng(2).integers(0, 4, 64)], 1)
+    split = Split(features, features, features)
+    ours = classify(split, Targets(("a", "b"), labels, labels, labels), rng(3), epochs=60)
+    for variable, classes in ((0, 3), (1, 4)):
+        layer = torch.nn.Linear(5, classes)
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+        optimizer = torch.optim.Adam(layer.parameters(), lr=LEARNING_RATE, eps=1e-5)
+        x, y = torch.as_tensor(features), torch.as_tensor(labels[:, variable])
+        course = _Course(np.arange(classes))
+        best, best_weights = -1.0, None
+        for _ in range(60):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(layer(x), y).backward()
+            optimizer.step()
+            with torch.no_grad():
+                guess = layer(x).argmax(1)
+            score = accuracy(y.numpy(), guess.numpy())
+            if score > best:
+                best, best_weights = score, guess.numpy()
+            going = course.judge(score, layer.weight.detach())
+            optimizer.param_groups[0]["lr"] = course.rate
+            if not going:
+                break
+        assert (ours[:, variable] == best_weights).mean() > 0.98
+
+
+def test_a_course_lowers_its_rate_on_a_plateau_and_stops_after_fifteen_epochs():
+    course, weight = _Course(np.arange(2)), torch.zeros(1)
+    assert course.judge(0.5, weight + 1)
+    for epoch in range(1, 15):
+        assert course.judge(0.4, weight + 2)
+        assert course.rate == pytest.approx(LEARNING_RATE * 0.2 ** (epoch // 6))
+    assert not course.judge(0.5, weight + 3)  # as good is not better
+    assert course.weight.tolist() == [1.0]
+
+
+def test_variables_do_not_disturb_each_other():
+    values = rng().integers(0, 5, 1200)
+    split = split_of(one_hot(values, 5) + rng(4).normal(size=(1200, 5)), 800, 200)
+    alone = targets_of([values], 800, 200)
+    other = targets_of([values, rng(5).integers(0, 9, 1200)], 800, 200)
+    first = classify(split, alone, rng(6), epochs=10)[:, 0]
+    assert (first == classify(split, other, rng(6), epochs=10)[:, 0]).mean() > 0.99
+
+
+def test_a_label_that_training_never_had_is_missed_and_not_fatal():
+    split = Split(*(np.ones((n, 2), np.float32) for n in (8, 4, 3)))
+    train, rest = np.array([[1, 2] * 4]).reshape(8, 1), np.array([[9]] * 4)
+    guesses = classify(split, Targets(("a",), train, rest, rest[:3]), rng(), epochs=2)
+    assert set(guesses[:, 0].tolist()) <= {1, 2}
+
+
+# -- regressions ----------------------------------------------------------------------------------
+
+
+def test_r2_is_one_when_right_zero_for_the_mean_and_unknown_for_a_constant():
+    target = np.array([[1.0, 4.0, 2.0], [3.0, 6.0, 2.0]])
+    guess = np.array([[1.0, 5.0, 2.0], [3.0, 5.0, 2.0]])
+    scores = r2(target, guess)
+    assert scores[:2].tolist() == [1.0, 0.0] and np.isnan(scores[2])
+
+
+def test_ridge_reads_a_linear_function_and_nothing_from_noise():
+    features = rng().normal(size=(900, 6)).astype(np.float32)
+    linear = features @ np.arange(6.0) * 10 + 100
+    split = split_of(features, 600, 100)
+    targets = targets_of([linear, rng(1).normal(size=900)], 600, 100)
+    scores = r2(targets.test, ridge(split, targets))
+    assert scores[0] > 0.9999 and abs(scores[1]) < 0.1
+
+
+def test_a_network_reads_what_is_not_linear():
+    features = rng().normal(size=(3000, 2)).astype(np.float32)
+    product = features[:, 0] * features[:, 1]
+    split = split_of(features, 2400, 300)
+    targets = targets_of([product], 2400, 300)
+    assert r2(targets.test, ridge(split, targets))[0] < 0.1
+    assert r2(targets.test, small_network(split, targets, rng()))[0] > 0.9
+
+
+def test_a_feature_never_seen_in_training_does_not_explode():
+    features = rng().normal(size=(900, 4)).astype(np.float32)
+    features[:, 3] = 0
+    features[700:, 3] = 1
+    split, targets = split_of(features, 600, 100), targets_of([features[:, 0] * 5], 600, 100)
+    assert r2(targets.test, ridge(split, targets))[0] > 0.99
+    assert r2(targets.test, small_network(split, targets, rng()))[0] > 0.5
+
+
+# -- nuisances ------------------------------------------------------------------------------------
+
+
+def test_a_texture_that_the_code_holds_is_found_and_one_that_it_does_not_is_at_chance():
+    texture, noise = rng().integers(0, 8, 4000), rng(1).integers(0, 4, 4000)
+    targets = targets_of(
+        [texture, noise, np.zeros(4000, int)], 3000, 400, ("texture_id", "noise_id", "constant")
+    )
+    features = {
+        "z": split_of(one_hot(texture, 8), 3000, 400),
+        "h": split_of(rng(2).normal(size=(4000, 8)), 3000, 400),
+    }
+    report = nuisance_report(features, targets, rng())
+    assert report.keys() == {"texture_id", "noise_id"}
+    assert report["texture_id"]["z"] == 1.0
+    assert report["texture_id"]["h"] < 0.25 and report["noise_id"]["z"] < 0.4
+    assert report["texture_id"]["chance"] == pytest.approx(1 / 8, abs=0.05)
+    assert report["noise_id"]["values"] == 4
+
+
+def test_chance_is_the_commonest_training_label_on_test_rows():
+    train = np.array([0, 0, 1])
+    targets = Targets(("noise_id",), train[:, None], train[:, None], np.array([[0], [1], [1], [1]]))
+    blank = {"z": Split(*(np.zeros((n, 1), np.float32) for n in (3, 3, 4)))}
+    assert nuisance_report(blank, targets, rng())["noise_id"]["chance"] == 0.25
+
+
+def test_games_know_their_nuisances():
+    from mbrl.fidelity.games import GAMES
+
+    assert nuisance_names(GAMES["synthetic_pong_nuisance"]) == ("texture_id", "noise_id")
+    assert nuisance_names(GAMES["pong"]) == ()
