@@ -183,7 +183,7 @@ def _boxing_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
 
 
 def _boxer(name: str, row: Axis, column: Axis) -> SceneObject:
-    return SceneObject(name, region_of(_RING), sprite(row, column, _RING), window=(15, 9))
+    return SceneObject(name, region_of(_RING), sprite(row, column, _RING), window=(15, 5))
 
 
 BOXING = Game(
@@ -253,6 +253,13 @@ def _tennis_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     return np.where(swing, _towards(away, 3, 12, 11, 1), _towards(away, 3, 4, 3, 0))
 
 
+def _tennis_ball_shown(ram: Ram) -> Bools:
+    """Not parked in column 2 between points, and not white on white over the net or base line."""
+    drawn = _column(ram, _DRAWN_BALL)
+    on_white = ((drawn >= 74) & (drawn <= 97)) | ((drawn >= 9) & (drawn <= 13))
+    return (ram[:, 16] != 2) & ~on_white
+
+
 def _tennis_player(name: str, row: int, column: int, facing: int) -> SceneObject:
     return SceneObject(
         name,
@@ -279,7 +286,12 @@ TENNIS = Game(
         SceneObject(
             "ball",
             region_of(_TENNIS_COURT),
-            sprite(Axis(190.1, 4, _DRAWN_BALL, -1), Axis(-1.0, 2, 16), _TENNIS_COURT),
+            sprite(
+                Axis(190.1, 4, _DRAWN_BALL, -1),
+                Axis(-1.0, 2, 16),
+                _TENNIS_COURT,
+                _tennis_ball_shown,
+            ),
         ),
         _tennis_player("own_player", 24, 26, 56),
         _tennis_player("other_player", 25, 27, 57),
