@@ -16,31 +16,16 @@ from markupsafe import Markup
 from mbrl.fidelity.arms import ARMS
 from mbrl.fidelity.figures import colour, figures, main_arms, save_png, svg
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
-from mbrl.fidelity.tables import COLUMNS, Column, Rows, summary_rows
+from mbrl.fidelity.tables import COLUMNS, tables
 from mbrl.report import commit_warnings, machine_text, render
 
 Summary = Mapping[str, Any]
 
-_CODE = (
-    Column("F1 from z", "probes/z/f1/mean"),
-    Column("from h", "probes/h/f1/mean"),
-    Column("from [z, h]", "probes/zh/f1/mean"),
-    Column("majority guess", "probes/majority/f1/mean"),
-    Column("ridge R² [z, h]", "probes/zh/ridge_r2/mean"),
-    Column("network R² [z, h]", "probes/zh/network_r2/mean"),
-    Column("shuffled z, bits", "information/shuffle_gain_bits", 0),
-    Column("shuffled h, bits", "information/shuffle_hidden_gain_bits", 0),
-)
-_NUISANCE = tuple(
-    Column(f"{title} from {kind}", f"nuisance/{name}/{kind}")
-    for name, title in (("texture_id", "texture"), ("noise_id", "noise"))
-    for kind in ("z", "h", "zh", "chance")
-)
 _CAPTIONS = {
     "drift": "Open-loop dreams after 16 real frames, with the real actions. Thin: every seed; "
-    "thick: their mean. A ball counts as drawn anywhere in its region, as near within its radius of "
-    "the real one, both only in dreams whose real ball was in play from start to horizon; distance "
-    "is the median over dreams.",
+    "thick: their mean. A ball is drawn if one is anywhere in its region, near if it is within its "
+    "radius of the real one; distance is the median. All of dreams whose real ball was in play "
+    "from start to horizon.",
     "cost": "What fidelity costs. Large: mean of an arm; small: every seed. Up and left is better.",
     "learning": "Training of the main arms, every seed, over the CPU time it is given. Squared "
     "errors are no likelihood and are left out on the right.",
@@ -75,7 +60,7 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
         title=f"What decoders keep of {summary['game']}",
         summary=summary,
         warnings=_warnings(summary),
-        tables=_tables(summary),
+        tables=[{"title": title, "rows": rows} for title, rows in tables(summary).values()],
         palette={arm: colour(arm) for arm in summary["arms"]},
         notes={arm: ARMS[arm].note if arm in ARMS else "" for arm in summary["arms"]},
         figures=[
@@ -116,19 +101,6 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
         path = strip_sheet(folder / "figures" / f"dream_{which + 1}.png", shown, which)
         sheets.append((path, "Open-loop dreams: 16 real frames, then only the real actions."))
     return sheets
-
-
-def _tables(summary: Summary) -> list[dict[str, Any]]:
-    """Every table with its heading; empty ones left out."""
-    wanted: list[tuple[str, Rows]] = [
-        ("Main arms", summary_rows(summary, main=True)),
-        ("Variants and ablations", summary_rows(summary, main=False)),
-        ("What the code knows", summary_rows(summary, _CODE)),
-        ("Nuisance: what a code should not hold", summary_rows(summary, _NUISANCE)),
-    ]
-    return [
-        {"title": title, "rows": rows} for title, rows in wanted if rows.rows and len(rows.head) > 2
-    ]
 
 
 def _warnings(summary: Summary) -> list[str]:

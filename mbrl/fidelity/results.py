@@ -11,6 +11,7 @@ where they are measured, not here.
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,18 +142,20 @@ def _about(arm: str, runs: Sequence[Tree]) -> Tree:
 
 def _command(game: str, trials: Sequence[Tree]) -> str:
     """The shortest commands that make all of it, joined by &&."""
-    groups: dict[tuple[Any, ...], dict[str, int]] = {}
+    groups: dict[tuple[Any, ...], dict[str, int]] = {}  # arms of one budget, with their seeds
     for trial in trials:
-        key = (trial["cpu_minutes"], trial["settings"]["steps"], tuple(trial["overrides"]))
+        settings = trial["settings"]
+        quick = ("--quick",) if settings.get("quick") else ()
+        key = (trial["cpu_minutes"], settings["steps"], tuple(trial["overrides"]), quick)
         arms = groups.setdefault(key, {})
         arms[trial["arm"]] = max(arms.get(trial["arm"], 0), trial["seed"] + 1)
     commands = []
-    for (minutes, steps, overrides), arms in groups.items():
+    for (minutes, steps, overrides, quick), arms in groups.items():
         for seeds in sorted(set(arms.values()), reverse=True):
             names = ",".join(arm for arm, count in arms.items() if count == seeds)
-            words = ["mbrl bench fidelity", game, *overrides, "--arms", names]
-            budget = f"--seeds {seeds} --minutes {minutes:g} --steps {steps}"
-            commands.append(" ".join([*words, budget]))
+            words = ["mbrl", "bench", "fidelity", game, *overrides, "--arms", names]
+            words += ["--seeds", f"{seeds}", "--minutes", f"{minutes:g}", "--steps", f"{steps}"]
+            commands.append(shlex.join([*words, *quick]))
     return " && ".join(commands)
 
 

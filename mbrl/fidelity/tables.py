@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mbrl.fidelity.results import look_up
@@ -44,6 +45,34 @@ COLUMNS = (
 """What the summary table shows, in this order; what a game does not have is left out."""
 
 
+CODE = (
+    Column("F1 from z", "probes/z/f1/mean"),
+    Column("from h", "probes/h/f1/mean"),
+    Column("from [z, h]", "probes/zh/f1/mean"),
+    Column("majority guess", "probes/majority/f1/mean"),
+    Column("ridge R² [z, h]", "probes/zh/ridge_r2/mean"),
+    Column("network R² [z, h]", "probes/zh/network_r2/mean"),
+    Column("shuffled z, bits", "information/shuffle_gain_bits", 0),
+    Column("shuffled h, bits", "information/shuffle_hidden_gain_bits", 0),
+)
+"""What the code knows, and whether the decoder reads it."""
+DRIFT = tuple(
+    Column(f"{title} {horizon}", f"drift/{horizon}/{name}", digits)
+    for name, title, digits in (
+        ("ball_recall", "ball,", 2),
+        ("ball_near", "near,", 2),
+        ("position_px", "px,", 1),
+    )
+    for horizon in (1, 5, 15, 30, 50)
+)
+"""Open-loop dreams by horizon."""
+NUISANCE = tuple(
+    Column(f"{title} from {kind}", f"nuisance/{name}/{kind}")
+    for name, title in (("texture_id", "texture"), ("noise_id", "noise"))
+    for kind in ("z", "h", "zh", "chance")
+)
+"""What a code should not hold, in games that have it."""
+
 _ON_TERMINAL = (
     Column("ball", "ball_recall"),
     Column("own", "own_paddle_recall"),
@@ -54,6 +83,10 @@ _ON_TERMINAL = (
     Column("ball@15", "drift/15/ball_recall"),
     Column("px@15", "drift/15/position_px", 1),
 )
+
+
+TABLES = ("main", "variants", "code", "drift", "nuisance")
+"""Names of all tables."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +119,22 @@ def summary_rows(
     return Rows(["arm", "runs", *(column.title for column in shown)], rows, arms)
 
 
+def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
+    """Every table of a study that has something in it, by name, with its heading."""
+    wanted = {
+        "main": ("Main arms", summary_rows(summary, main=True)),
+        "variants": ("Variants and ablations", summary_rows(summary, main=False)),
+        "code": ("What the code knows", summary_rows(summary, CODE)),
+        "drift": ("How long dreams stay true", summary_rows(summary, DRIFT)),
+        "nuisance": ("Nuisance: what a code should not hold", summary_rows(summary, NUISANCE)),
+    }
+    return {
+        name: (title, rows)
+        for name, (title, rows) in wanted.items()
+        if rows.rows and len(rows.head) > 2
+    }
+
+
 def cell(statistics: Mapping[str, Any] | None, digits: int) -> str:
     """A mean with its interval, `0.98 (0.97–0.99)`, or as much of it as there is."""
     if statistics is None or statistics["mean"] is None:
@@ -115,9 +164,12 @@ def terminal_table(summary: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"{summary['game']}, means over seeds",
         caption="recall of objects, probe F1, nats and bits per frame, dreams after 15 steps",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for title in rows.head:
-        table.add_column(title, justify="left" if title == "arm" else "right", no_wrap=True)
+        first = title == "arm"  # the only column that may be broken where the terminal is narrow
+        table.add_column(title, justify="left" if first else "right", no_wrap=not first)
     for row in rows.rows:
         table.add_row(row[0], row[1], *(text.partition(" (")[0] for text in row[2:]))
     return table

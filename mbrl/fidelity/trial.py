@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import math
+import shlex
 import signal
 import sys
 import threading
@@ -210,13 +211,14 @@ def write_result(
     spent: Mapping[str, Any],
 ) -> None:
     """Write the trial's JSON, last of all, so that it is there only if everything is."""
-    arms = ["mbrl", "bench", "fidelity", trial.game, *trial.overrides, "--arms", trial.arm]
-    budget = ["--seeds", f"{trial.seed + 1}", "--minutes", f"{trial.minutes:g}"]
+    words = ["mbrl", "bench", "fidelity", trial.game, *trial.overrides, "--arms", trial.arm]
+    words += ["--seeds", f"{trial.seed + 1}", "--minutes", f"{trial.minutes:g}"]
+    words += ["--steps", f"{trial.steps}", *(["--quick"] if trial.quick else [])]
     result = {
         "game": trial.game,
         "arm": trial.arm,
         "seed": trial.seed,
-        "command": " ".join([*arms, *budget, "--steps", f"{trial.steps}"]),
+        "command": shlex.join(words),
         "commit": provenance.commit(),
         "machine": provenance.machine(),
         "cpu_minutes": trial.minutes,

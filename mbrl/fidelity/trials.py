@@ -84,7 +84,7 @@ class Trial:
     @property
     def held_out_steps(self) -> int:
         """Agent steps of the frames that nothing is trained on."""
-        return max(200, 12 * self.steps // 100)
+        return max(1000, 12 * self.steps // 100)
 
     @property
     def result_path(self) -> Path:
@@ -95,9 +95,10 @@ class Trial:
     def command(self) -> list[str]:
         """What makes this trial in a process of its own."""
         command = [sys.executable, "-m", "mbrl.fidelity.trial", self.game, self.arm]
+        command += self.overrides
         for name in ("seed", "minutes", "steps", "out", "results"):
             command += [f"--{name}", f"{getattr(self, name)}"]
-        return [*command, *self.overrides, *(["--quick"] if self.quick else [])]
+        return [*command, *(["--quick"] if self.quick else [])]
 
     def config(self, env: EnvSettings) -> Config:
         """The resolved settings.
