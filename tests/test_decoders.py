@@ -7,10 +7,17 @@ import pytest
 import torch
 from torch import nn
 
+from mbrl.errors import ConfigError
 from mbrl.world_model.decoders import DECODERS
 from mbrl.world_model.decoders.deconv import DeconvDecoder
-from mbrl.world_model.decoders.marginal import PixelMarginal, one_hot_levels
-from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder, SpatialCondition
+from mbrl.world_model.decoders.marginal import PixelMarginal
+from mbrl.world_model.decoders.pixelcnn import (
+    PixelCNNDecoder,
+    SpatialCondition,
+    from_blocks,
+    level_features,
+    to_blocks,
+)
 from mbrl.world_model.settings import DecoderSettings
 
 FEATURES = 6
@@ -42,7 +49,8 @@ def every_image(shape, levels):
 
 
 def logits_of(decoder, image, features):
-    return decoder._logits(image, decoder._conditions(features))
+    """(N, h, w, S, V), on the grid of blocks."""
+    return decoder._logits(to_blocks(image, decoder.block), decoder._conditions(features))
 
 
 @pytest.mark.parametrize("make", [pixelcnn, deconv])
@@ -60,28 +68,36 @@ def test_probabilities_of_all_images_sum_to_one(make, shape, levels):
 def influences(decoder, shape, levels):
     """[changed pixel, logit] table: which logits change if one (row, column, channel) changes.
 
-    Pixels and logits are in the order of generation: rows, then columns, then channels.
+    Pixels and logits are in the order of generation: blocks by rows, and in each its pixels by
+    rows, then channels.
     """
     channels, height, width = shape
     generator = torch.Generator().manual_seed(2)
     base = torch.randint(levels, (1, *shape), generator=generator, dtype=torch.uint8)
-    changed = base.repeat(height * width * channels, 1, 1, 1)
-    places = list(itertools.product(range(height), range(width), range(channels)))
-    for index, (row, column, channel) in enumerate(places):
-        changed[index, channel, row, column] = (base[0, channel, row, column] + 1) % levels
+    numbers = torch.arange(channels * height * width).view(1, *shape)
+    order = to_blocks(numbers, decoder.block).flatten()
+    changed = base.repeat(len(order), 1, 1, 1)
+    flat = changed.flatten(1)
+    index = torch.arange(len(order))
+    flat[index, order] = (flat[index, order] + 1) % levels
     features = torch.randn(1, FEATURES, generator=generator)
     images = torch.cat([base, changed])
     logits = logits_of(decoder, images, features.expand(len(images), -1))
-    moved = ((logits[1:] - logits[:1]).abs() > 1e-5).any(2)  # (pixels, C, H, W)
-    return places, moved.permute(0, 2, 3, 1).flatten(1)
+    moved = ((logits[1:] - logits[:1]).abs() > 1e-5).any(-1).flatten(1)
+    places = [(n // width % height, n % width, n // (width * height)) for n in order.tolist()]
+    return places, moved
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 4), (3, 3, 6), (1, 6, 6)])
-def test_pixelcnn_never_looks_at_a_later_pixel_or_channel_or_at_the_pixel_itself(shape):
-    places, moved = influences(pixelcnn(shape, 3, layers=3), shape, 3)
+@pytest.mark.parametrize(
+    ("shape", "block"),
+    [((2, 5, 4), 1), ((3, 3, 6), 1), ((1, 6, 6), 1), ((1, 6, 6), 2), ((2, 6, 6), 3)],
+)
+def test_pixelcnn_never_looks_at_a_later_pixel_or_channel_or_at_the_pixel_itself(shape, block):
+    places, moved = influences(pixelcnn(shape, 3, layers=3, block=block), shape, 3)
     for index in range(len(places)):
         assert not moved[index, : index + 1].any(), places[index]
-        if index and places[index - 1][0] == places[index][0]:  # and it does see the one before it
+        same_row = index and places[index - 1][0] == places[index][0]
+        if same_row:  # and it does see the one before it
             assert moved[index - 1, index], places[index]
 
 
@@ -98,21 +114,54 @@ def test_pixelcnn_receptive_field_is_what_its_docstring_says(layers):
     assert max(column for row, column in seen if row == 5) == 4 + reach
 
 
-@pytest.mark.parametrize(("shape", "levels"), [((1, 6, 5), 4), ((3, 4, 4), 2), ((2, 3, 3), 3)])
-def test_fixed_point_sampling_equals_pixel_by_pixel_sampling_with_the_same_noise(shape, levels):
-    decoder, n = pixelcnn(shape, levels, layers=2), 5
-    features = torch.randn(n, FEATURES, generator=torch.Generator().manual_seed(4))
-    noise = decoder.gumbel(n, features.device, torch.Generator().manual_seed(9))
-    naive = torch.zeros(n, *shape, dtype=torch.uint8)
-    with torch.no_grad():
-        for row, column, channel in itertools.product(
-            range(shape[1]), range(shape[2]), range(shape[0])
-        ):
-            scores = logits_of(decoder, naive, features) + noise
-            naive[:, channel, row, column] = scores[:, channel, :, row, column].argmax(1)
-    fast = decoder.sample(features, torch.Generator().manual_seed(9))
-    assert torch.equal(fast, naive) and fast.dtype == torch.uint8
-    assert naive.float().std() > 0.1  # a test on blank images would prove nothing
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_blocks_hold_their_pixels_by_rows_and_channels_last(block):
+    image = torch.arange(2 * 6 * 6).view(1, 2, 6, 6)
+    blocks = to_blocks(image, block)
+    assert blocks.shape == (1, 6 // block, 6 // block, 2 * block * block)
+    assert blocks[0, 0, 0, :2].tolist() == [0, 36]  # both channels of the first pixel
+    if block > 1:
+        assert blocks[0, 0, 0, 2:4].tolist() == [1, 37]  # then of the one to its right
+        assert blocks[0, 1, 0, 0] == 6 * block  # a block further down
+    assert torch.equal(from_blocks(blocks, 2, block), image)
+
+
+def test_an_image_that_does_not_divide_into_blocks_is_refused():
+    with pytest.raises(ConfigError, match=r"decoder.block.*got 4 for 10 x 10"):
+        pixelcnn((1, 10, 10), 2, block=4)
+
+
+def test_level_features_are_all_different_and_orthogonal_if_there_are_enough():
+    table = level_features(16, 15)
+    gram = table.T @ table
+    torch.testing.assert_close(gram, 8 * torch.eye(15), atol=1e-4, rtol=0)
+    few = level_features(16, 4)
+    assert torch.cdist(few, few).fill_diagonal_(9).min() > 0.1
+
+
+def test_the_auxiliary_guess_sees_only_the_condition_and_is_paid_for_in_training_only():
+    decoder = pixelcnn((1, 4, 4), 2, auxiliary=2.0)
+    image = torch.randint(2, (3, 1, 4, 4), dtype=torch.uint8)
+    features = torch.randn(3, FEATURES)
+    objective, nats = decoder.objective(image, features)
+    torch.testing.assert_close(objective, nats)
+    decoder.train()
+    objective, nats = decoder.objective(image, features)
+    spatial = decoder.spatial(decoder.condition(features))
+    logits = (decoder.auxiliary(spatial) + decoder._start())[..., 0, :].log_softmax(-1)
+    guess = -logits.gather(-1, image[:, 0].long().unsqueeze(-1)).sum((1, 2, 3))
+    torch.testing.assert_close(objective, nats + 2 * guess)
+
+
+@pytest.mark.parametrize("make", [pixelcnn, deconv])
+def test_pixels_below_the_loss_floor_are_not_pushed(make):
+    decoder = make((1, 4, 4), 2, loss_floor=0.5)
+    image, features = torch.randint(2, (2, 1, 4, 4), dtype=torch.uint8), torch.randn(2, FEATURES)
+    each, _ = decoder.nats(image, features)
+    assert (each < 0.5).any() and (each > 0.5).any()
+    objective, nats = decoder.objective(image, features)
+    torch.testing.assert_close(nats, each.sum(1))
+    torch.testing.assert_close(objective, torch.where(each < 0.5, 0.5, each).sum(1))
 
 
 def test_sample_frequencies_follow_the_likelihood():
@@ -130,7 +179,7 @@ def test_pixelcnn_condition_reaches_every_pixel_through_bias_and_map():
     decoder, shape = pixelcnn((1, 10, 10), 2), (1, 10, 10)
     features = torch.randn(1, FEATURES, requires_grad=True)
     image = torch.zeros(1, *shape, dtype=torch.uint8)
-    logits = logits_of(decoder, image, features)[0, 0, 0]
+    logits = logits_of(decoder, image, features)[0, ..., 0, 0]
     for row, column in ((0, 0), (5, 5), (9, 9)):
         (gradient,) = torch.autograd.grad(logits[row, column], features, retain_graph=True)
         assert gradient.abs().sum() > 0
@@ -211,7 +260,7 @@ def test_deconv_learns_to_place_an_object_as_well():
     assert place_objects(DeconvDecoder((1, 10, 10), 2, 20, settings), 150, 10) > 0.95
 
 
-@pytest.mark.parametrize("kind", sorted(DECODERS))
+@pytest.mark.parametrize("kind", ["deconv", "pixelcnn"])
 @pytest.mark.parametrize("shape", [(4, 10, 10), (1, 21, 13), (3, 64, 64)])
 def test_decoders_fit_images_of_any_size(kind, shape):
     settings = DecoderSettings(kind=kind, channels=4, map_channels=4, hidden=8)
@@ -228,26 +277,19 @@ def test_decoders_fit_images_of_any_size(kind, shape):
     [(10, 10, (5, 5)), (64, 64, (4, 4)), (5, 3, (5, 3)), (21, 84, (1, 3))],
 )
 def test_spatial_condition_starts_at_most_five_by_five(height, width, base):
-    condition = SpatialCondition(7, 4, height, width)
+    condition = SpatialCondition(7, 4, 3, height, width)
     assert condition.base == base
-    assert condition(torch.randn(2, 7)).shape == (2, 6, height, width)
+    assert condition(torch.randn(2, 7)).shape == (2, 9, height, width)
 
 
 # -- the marginal ---------------------------------------------------------------------------------
-
-
-def test_one_hot_levels_by_hand():
-    image = torch.tensor([[[[0, 2]], [[1, 1]]]])  # two channels, one row, two columns
-    hot = one_hot_levels(image, 3).unflatten(1, (2, 3))
-    assert hot[0, 0, :, 0, 0].tolist() == [1, 0, 0] and hot[0, 0, :, 0, 1].tolist() == [0, 0, 1]
-    assert hot[0, 1, :, 0].T.tolist() == [[0, 1, 0]] * 2
 
 
 def test_marginal_is_the_frequency_of_each_level_with_a_share_of_the_uniform():
     marginal = PixelMarginal((1, 1, 2), 2, uniform_share=0.1)
     assert marginal().exp().flatten().tolist() == [0.5] * 4
     for columns in ([0, 1], [0, 1], [0, 1], [1, 1]):
-        marginal.update(one_hot_levels(torch.tensor([[[columns]]]), 2))
+        marginal.update(torch.tensor([[[columns]]]))
     expected = [0.9 * 0.75 + 0.05, 0.9 * 0.0 + 0.05, 0.9 * 0.25 + 0.05, 0.9 * 1.0 + 0.05]
     assert marginal().exp().flatten().tolist() == pytest.approx(expected, abs=1e-6)
 

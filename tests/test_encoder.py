@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mbrl.world_model.encoder import Encoder, MeanFrame
+from mbrl.world_model.encoder import Encoder, MeanFrame, Standardised
 from mbrl.world_model.settings import EncoderSettings
 
 
@@ -39,7 +39,7 @@ def test_mean_frame_is_saved_with_the_weights():
 
 
 @pytest.mark.parametrize("shape", [(4, 10, 10), (1, 16, 16), (3, 64, 64), (1, 21, 84)])
-@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("norm", ["frame", "map", "none"])
 def test_encoder_fits_frames_of_any_size(shape, norm):
     encoder = Encoder(shape, 12, EncoderSettings(channels=(4, 4, 4), hidden=8, norm=norm))
     assert encoder(torch.rand(2, *shape)).shape == (2, 12)
@@ -60,6 +60,52 @@ def test_context_is_part_of_the_posterior():
 
 
 def test_encoder_without_mean_frame_has_no_state():
-    encoder = Encoder((1, 8, 8), 4, EncoderSettings(channels=(4,), hidden=8, subtract_mean=False))
+    settings = {"channels": (4,), "hidden": 8, "subtract_mean": False}
+    encoder = Encoder((1, 8, 8), 4, EncoderSettings(**settings))
     encoder.see(torch.rand(2, 1, 8, 8))
     assert not dict(encoder.named_buffers())
+
+
+def test_raw_parameters_are_standardised_across_frames_and_the_running_statistics_kept():
+    layer = Standardised(2, deviation=3.0, slowest_rate=0.25)
+    raw = torch.tensor([[1.0, 0.0], [3.0, 0.0], [5.0, 6.0]])
+    out = layer.train()(raw)  # means 3 and 2; variances 8/3 and 8
+    torch.testing.assert_close(out[:, 0], 3 * torch.tensor([-2.0, 0.0, 2.0]) / (8 / 3) ** 0.5)
+    torch.testing.assert_close(out[:, 1], 3 * torch.tensor([-2.0, -2.0, 4.0]) / 8**0.5)
+    torch.testing.assert_close(layer.eval()(raw), out)  # the first batch is all that was seen
+    layer.train()(raw + 4)  # the second counts for half
+    torch.testing.assert_close(layer.mean, torch.tensor([5.0, 4.0]))
+    assert layer.eval()(torch.tensor([[5.0, 4.0]])).tolist() == [[0.0, 0.0]]
+
+
+def test_one_row_alone_is_standardised_with_the_running_statistics():
+    layer = Standardised(2, deviation=1.0)
+    assert torch.isfinite(layer.train()(torch.tensor([[1.0, 2.0]]))).all() and layer.batches == 0
+
+
+def test_a_fresh_encoder_already_tells_frames_apart():
+    """Without standardising, its logits differ by hundredths: the code would say nothing."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.zeros(256, 1, 16, 16)
+    rows, columns = torch.randint(16, (2, 256), generator=generator)
+    frames[torch.arange(256), 0, rows, columns] = 1.0
+    spread = {}
+    for deviation in (None, 2.0):
+        torch.manual_seed(0)
+        settings = EncoderSettings(channels=(8, 16), hidden=32, deviation=deviation)
+        encoder = Encoder((1, 16, 16), 64, settings).train()
+        encoder.see(frames)
+        spread[deviation] = encoder(frames).std(0, correction=0).mean().item()
+    assert spread[None] < 0.5 and spread[2.0] == pytest.approx(2.0, abs=1e-2)
+
+
+def test_maps_normalised_by_themselves_bring_out_a_small_object_more_than_all_together():
+    frame = torch.zeros(2, 1, 16, 16)
+    frame[1, 0, 5, 9] = 1.0
+    moved = {}
+    for norm in ("frame", "map"):
+        torch.manual_seed(0)
+        settings = EncoderSettings(channels=(8, 16), hidden=32, norm=norm, subtract_mean=False)
+        out = Encoder((1, 16, 16), 64, settings).eval()(frame)
+        moved[norm] = (out[1] - out[0]).norm() / out[0].norm()
+    assert moved["map"] > 2 * moved["frame"]

@@ -10,6 +10,7 @@ from mbrl.world_model.losses import (
     free_nats,
     gaussian_kl,
     inverse_cdf_sample,
+    soft_free_nats,
     symexp,
     symlog,
     two_hot_cross_entropy,
@@ -137,3 +138,13 @@ def test_inverse_cdf_sample_repeats_with_its_generator():
     probs = torch.full((50, 8), 1 / 8)
     drawn = [inverse_cdf_sample(probs, torch.Generator().manual_seed(5)) for _ in range(2)]
     assert torch.equal(*drawn) and drawn[0].dtype == torch.int64
+
+
+def test_soft_free_nats_raise_the_weight_above_the_target_and_lower_it_below():
+    for kl, expected in ((8.0, 0.45), (10.2, 0.5), (10.6, 0.55)):
+        weight = soft_free_nats(torch.tensor(0.5), torch.tensor([kl - 1, kl + 1]), 10.0)
+        assert weight.item() == pytest.approx(expected)
+    assert soft_free_nats(torch.tensor(1.0), torch.tensor([99.0]), 10.0).item() == 1.0
+    assert soft_free_nats(torch.tensor(1e-4), torch.tensor([0.0]), 10.0).item() == pytest.approx(
+        1e-4
+    )

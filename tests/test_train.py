@@ -247,7 +247,7 @@ def test_replay_on_disk_stays_within_its_limit_and_resuming_still_works(tmp_path
 def test_world_models_2018_runs_as_a_config(tmp_path: Path) -> None:
     model = {
         "joint": False,
-        "encoder": {"norm": False, "subtract_mean": False},
+        "encoder": {"norm": "none", "subtract_mean": False},
         "code": {"kind": "gaussian", "groups": 8},
         "decoder": {"kind": "deconv", "likelihood": "mse", "sees_hidden": False},
     }

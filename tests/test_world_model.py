@@ -7,6 +7,7 @@ from tiny import model_settings
 from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
 from mbrl.world_model.model import Latent, WorldModel
+from mbrl.world_model.settings import WorldModelSettings
 
 IMAGE = spaces.Box(0, 1, (8, 8, 2), np.uint8)
 ACTIONS = spaces.Discrete(3)
@@ -180,12 +181,12 @@ def test_decoder_fraction_is_unbiased():
     full = make(bf16=False, decoder={"fraction": 1.0}).eval()
     part = make(bf16=False, decoder={"fraction": 0.25}).eval()
     with torch.no_grad():
-        full.decoder.head[-1].weight.normal_(generator=generator(6))
+        full.decoder.head.weight.normal_(generator=generator(6))
         part.load_state_dict(full.state_dict())
         features = torch.randn(18, full.feature_size, generator=generator(5))
         obs = torch.as_tensor(batch.obs).flatten(0, 1)
-        expected = full._reconstruction(obs, features, None)
-        draws = [part._reconstruction(obs, features, generator(seed)) for seed in range(300)]
+        expected, _ = full._reconstruction(obs, features, None)
+        draws = [part._reconstruction(obs, features, generator(seed))[0] for seed in range(300)]
     draws = torch.stack(draws)
     standard_error = (draws.std() / 300**0.5).item()
     assert abs(draws.mean() - expected).item() < 4 * standard_error
@@ -211,7 +212,7 @@ def test_encoder_of_world_models_2018_gets_no_gradient_from_the_dynamics():
         model.settings = model.settings.model_copy(
             update={"kl": model.settings.kl.model_copy(update={"representation": 0.0})}
         )
-        model._reconstruction = lambda *_: torch.zeros(())  # type: ignore[method-assign]
+        model._reconstruction = lambda *_: torch.zeros(2)  # type: ignore[method-assign]
         model.loss(random_batch(), generator())[0].backward()
         grads = [p.grad for p in model.encoder.parameters()]
         assert any(g is not None and g.abs().sum() > 0 for g in grads) == expected
@@ -223,7 +224,7 @@ def test_prior_and_posterior_are_pulled_with_their_own_weights():
         ({"dynamics": 0.0, "representation": 1.0}, False, True),
     ):
         model = make(kl={"free_nats": 0.0, **weights}, heads={"reward_weight": 0.0})
-        model._reconstruction = lambda *_: torch.zeros(())  # type: ignore[method-assign]
+        model._reconstruction = lambda *_: torch.zeros(2)  # type: ignore[method-assign]
         model.dynamics.gru.requires_grad_(False)  # through h the encoder is reached in any case
         model.dynamics.sequence = lambda codes, action, first: torch.zeros(*first.shape, 24)  # type: ignore[method-assign]
         torch.nn.init.zeros_(model.heads.out.weight)
@@ -235,6 +236,63 @@ def test_prior_and_posterior_are_pulled_with_their_own_weights():
 
         assert moved(model.dynamics.prior_out) == prior_moves
         assert moved(model.encoder) == encoder_moves
+
+
+def test_kl_warmup_lets_the_representation_term_grow_to_its_weight():
+    model = make(kl={"free_nats": 0.0, "dynamics": 0.0, "representation": 0.5, "warmup_updates": 4})
+    losses = [model.train()._kl_loss(torch.ones(3), torch.full((3,), 2.0)).item() for _ in range(6)]
+    assert losses == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    assert model.eval()._kl_loss(torch.ones(3), torch.ones(3)).item() == pytest.approx(0.5)
+    assert model.trained == 6  # evaluation does not count
+
+
+def test_soft_free_nats_train_the_prior_below_the_target_and_let_the_code_be():
+    model = make(kl={"soft_free_nats": 4.0, "dynamics": 1.0, "representation": 0.5})
+    first = model.train()._kl_loss(torch.full((2,), 2.0), torch.full((2,), 2.0))
+    assert first.item() == pytest.approx(2.0 + 0.5 * 0.9 * 2.0)
+    assert model.kl_weight.item() == pytest.approx(0.9)
+    for _ in range(100):
+        model._kl_loss(torch.full((2,), 2.0), torch.full((2,), 2.0))
+    assert model.kl_weight.item() == pytest.approx(1e-4)
+    restored = make(kl={"soft_free_nats": 4.0})
+    restored.load_state_dict(model.state_dict())
+    assert restored.kl_weight.item() == pytest.approx(1e-4)  # a resumed run goes on with it
+
+
+def test_world_models_2018_has_its_own_networks_and_refuses_other_sizes():
+    settings = {
+        "encoder": {"kind": "world_models"},
+        "decoder": {"kind": "world_models", "likelihood": "mse", "levels": 256},
+        "code": {"kind": "gaussian", "groups": 32},
+    }
+    space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    model = WorldModel(space, ACTIONS, WorldModelSettings(joint=False, **settings))
+    encoder = sum(p.numel() for p in model.encoder.parameters())
+    assert encoder == (48 * 32 + 32) + (512 * 64 + 64) + (1024 * 128 + 128) + (2048 * 256 + 256) + (
+        1024 * 64 + 64
+    )  # the paper's, with its 32 means and 32 log variances
+    frames = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
+    latent = model.initial(2, frames.device)
+    assert model.decode(latent).shape == frames.shape
+    assert model.eval().frame_nats(frames, latent).shape == (2,)
+    with pytest.raises(ConfigError, match="expected frames of 64 x 64, got 10 x 10"):
+        WorldModel(spaces.Box(0, 255, (10, 10, 3), np.uint8), ACTIONS, model.settings)
+
+
+def test_filter_gives_the_latents_that_the_loss_trains_on():
+    model, batch = make(bf16=False).eval(), random_batch()
+    latent = model.filter(batch, generator(3))
+    _, _, trained = model.loss(batch, generator(3))
+    torch.testing.assert_close(latent.hidden, trained.hidden)
+    torch.testing.assert_close(latent.code, trained.code)
+
+
+def test_frame_nats_of_all_rows_average_to_what_training_reports():
+    model, batch = make(bf16=False, decoder={"fraction": 1.0}).eval(), random_batch()
+    _, metrics, latent = model.loss(batch, generator(3))
+    nats = model.frame_nats(torch.as_tensor(batch.obs).flatten(0, 1), latent.flatten())
+    assert nats.shape == (18,)
+    torch.testing.assert_close(nats.mean(), metrics["nats_per_frame"])
 
 
 def test_mean_frame_is_learned_in_training_only():

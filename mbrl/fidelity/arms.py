@@ -39,12 +39,14 @@ class Arm:
 
 
 _PLAIN_ENCODER = (
-    "world_model.encoder.norm=false",
+    "world_model.encoder.norm=none",
     "world_model.encoder.subtract_mean=false",
     "world_model.encoder.deviation=null",
 )
+# full-resolution maps are what a deconvolution costs: half of PixelCNN's number per frame
+_DECONV = ("world_model.decoder.kind=deconv", "world_model.decoder.channels=8")
 _SQUARED_ERROR = (
-    "world_model.decoder.kind=deconv",
+    *_DECONV,
     "world_model.decoder.likelihood=mse",
     "world_model.decoder.levels=256",
 )
@@ -52,9 +54,10 @@ _SQUARED_ERROR = (
 # for each, summed squared error on every frame, and a decoder that sees the code alone
 _WORLD_MODELS = (
     "world_model.joint=false",
-    "world_model.decoder={kind: world_models, likelihood: mse, levels: 256, sees_hidden: false}",
+    "world_model.decoder={kind: world_models, likelihood: mse, levels: 256, sees_hidden: false, "
+    "fraction: 1.0}",
     "world_model.code={kind: gaussian, groups: 32}",
-    "world_model.kl={free_nats: 16.0, representation: 1.0}",
+    "world_model.kl={soft_free_nats: null, free_nats: 16.0, representation: 1.0}",
 )
 _NO_HIDDEN = "world_model.decoder.sees_hidden=false"
 _STAGEWISE = "world_model.joint=false"
@@ -73,11 +76,13 @@ ARMS: dict[str, Arm] = {
     ),
     "deconv_categorical": Arm(
         "deconv, categorical",
-        ("world_model.decoder.kind=deconv",),
+        _DECONV,
         main=True,
         note="the control: the same likelihood per pixel, all pixels at once",
     ),
-    "pixelcnn": Arm("PixelCNN", (), main=True, note="joint, 3 layers, sees the time state"),
+    "pixelcnn": Arm(
+        "PixelCNN", (), main=True, note="joint, 2 layers on blocks of 4, sees the time state"
+    ),
     "pixelcnn_stagewise": Arm(
         "PixelCNN, stage-wise",
         (_STAGEWISE,),
@@ -91,15 +96,31 @@ ARMS: dict[str, Arm] = {
     ),
     "deconv_mse": Arm("deconv, squared error", _SQUARED_ERROR, note="joint"),
     "pixelcnn_1": Arm("PixelCNN, 1 layer", _layers(1)),
-    "pixelcnn_2": Arm("PixelCNN, 2 layers", _layers(2)),
-    "pixelcnn_3": Arm(
-        "PixelCNN, 3 layers", _layers(3), note="reference of everything with this budget"
+    "pixelcnn_2": Arm(
+        "PixelCNN, 2 layers", _layers(2), note="the main arm; reference of all with this budget"
     ),
+    "pixelcnn_3": Arm("PixelCNN, 3 layers", _layers(3)),
     "pixelcnn_5": Arm("PixelCNN, 5 layers", _layers(5)),
     "pixelcnn_8": Arm("PixelCNN, 8 layers", _layers(8)),
     "pixelcnn_no_hidden": Arm("PixelCNN without h", (_NO_HIDDEN,)),
     "pixelcnn_no_hidden_stagewise": Arm("PixelCNN without h, stage-wise", (_NO_HIDDEN, _STAGEWISE)),
     "pixelcnn_plain_encoder": Arm("plain encoder", _PLAIN_ENCODER),
+    "pixelcnn_frame_norm": Arm("maps normalised together", ("world_model.encoder.norm=frame",)),
+    "pixelcnn_no_products": Arm("no product maps", ("world_model.decoder.map_products=0",)),
+    "pixelcnn_gaussian": Arm("Gaussian code", ("world_model.code={kind: gaussian, groups: 32}",)),
+    "pixelcnn_pixels": Arm(
+        "no blocks, 16 maps, 3 layers",
+        (
+            "world_model.decoder.block=1",
+            "world_model.decoder.channels=16",
+            "world_model.decoder.layers=3",
+        ),
+    ),
+    "pixelcnn_narrow": Arm("16 maps", ("world_model.decoder.channels=16",)),
+    "pixelcnn_blocks_of_2": Arm("blocks of 2", ("world_model.decoder.block=2",)),
+    "pixelcnn_free_nats": Arm(
+        "hard free nats 4", ("world_model.kl.soft_free_nats=null", "world_model.kl.free_nats=4")
+    ),
     "pixelcnn_no_deviation": Arm("code not standardised", ("world_model.encoder.deviation=null",)),
     **{
         f"pixelcnn_soft_free_nats_{nats}": Arm(

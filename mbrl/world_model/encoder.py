@@ -1,13 +1,15 @@
 """The VAE's encoder: a frame in, the parameters of q(z | x) out.
 
-Two things keep the code alive on game frames, where a static background drowns a few moving pixels
-(a plain encoder collapsed under every decoder tried): each convolution is normalised, and the
-encoder sees the frame minus the running mean frame.
+Three things keep the code alive on game frames, where a static background drowns a few moving
+pixels (a plain encoder collapsed under every decoder tried): the encoder sees the frame minus the
+running mean frame, each convolution is normalised, and what comes out is standardised across
+frames, so that the code differs between frames from the first update on.
 """
 
 import torch
 from torch import Tensor, nn
 
+from mbrl.world_model.running import mean_of_ranks, next_rate
 from mbrl.world_model.settings import EncoderSettings
 
 
@@ -27,17 +29,55 @@ class MeanFrame(nn.Module):
     @torch.no_grad()
     def update(self, frames: Tensor) -> None:
         """Take in a batch of frames (N, C, H, W)."""
-        batch_mean = frames.mean(0)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(batch_mean)
-            batch_mean /= torch.distributed.get_world_size()
         self.batches += 1
-        rate = (1 / self.batches).clamp_min(self.slowest_rate)
-        self.mean += rate * (batch_mean - self.mean)
+        rate = next_rate(self.batches, self.slowest_rate)
+        self.mean += rate * (mean_of_ranks(frames.mean(0)) - self.mean)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Subtract the mean frame."""
         return frames - self.mean
+
+
+class Standardised(nn.Module):
+    """Batch normalisation of the posterior's raw parameters: mean 0 and a set deviation at first.
+
+    A fresh encoder's outputs differ by a few hundredths between frames, so a sampled code says next
+    to nothing, the decoder learns to do without it, and no gradient ever comes back. Standardising
+    them forbids that (BN-VAE, Zhu et al., arXiv:2004.12585). In training the statistics are the
+    batch's, and the gradient goes through them: with running ones instead, the code of Pong stayed
+    empty. A batch should therefore hold many short sequences rather than few long ones. Afterwards
+    the running statistics are used: cumulative first, then moving.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, size: int, deviation: float, slowest_rate: float = 0.05) -> None:
+        """Build for (N, size); `deviation` is what each parameter's spread starts at."""
+        super().__init__()
+        self.slowest_rate = slowest_rate
+        self.scale = nn.Parameter(torch.full((size,), deviation))
+        self.shift = nn.Parameter(torch.zeros(size))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Standardise (N, size) to float32 (N, size)."""
+        raw = raw.float()
+        mean, variance = self.mean, self.variance
+        if self.training and len(raw) > 1:
+            variance, mean = torch.var_mean(raw, 0, correction=0)
+            self._follow(mean.detach(), variance.detach())
+        return (raw - mean) * torch.rsqrt(variance + 1e-8) * self.scale + self.shift
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        self.batches += 1
+        rate = next_rate(self.batches, self.slowest_rate)
+        self.mean += rate * (mean_of_ranks(mean) - self.mean)
+        self.variance += rate * (mean_of_ranks(variance) - self.variance)
 
 
 class Encoder(nn.Module):
@@ -64,16 +104,19 @@ class Encoder(nn.Module):
             stride = 1 if small else 2
             kernel = 3 if small or max(height, width) <= 16 else 4
             layers.append(nn.Conv2d(channels, maps, kernel, stride, padding=1))
-            if settings.norm:
-                layers.append(nn.GroupNorm(1, maps))
+            if settings.norm != "none":
+                layers.append(nn.GroupNorm(1 if settings.norm == "frame" else maps, maps))
             layers.append(nn.SiLU())
             channels = maps
             height = (height + 2 - kernel) // stride + 1
             width = (width + 2 - kernel) // stride + 1
         self.convs = nn.Sequential(*layers)
         self.dense = nn.Linear(channels * height * width + context, settings.hidden)
-        self.norm = nn.LayerNorm(settings.hidden) if settings.norm else nn.Identity()
+        self.norm = nn.LayerNorm(settings.hidden) if settings.norm != "none" else nn.Identity()
         self.out = nn.Linear(settings.hidden, raw_size)
+        self.standardised = (
+            Standardised(raw_size, settings.deviation) if settings.deviation else nn.Identity()
+        )
 
     def see(self, frames: Tensor) -> None:
         """Take frames (N, C, H, W) that are trained on into the running mean."""
@@ -87,4 +130,6 @@ class Encoder(nn.Module):
         flat = self.convs(frames).flatten(1)
         if context is not None:
             flat = torch.cat([flat, context], -1)
-        return self.out(nn.functional.silu(self.norm(self.dense(flat))))
+        raw: Tensor = self.out(nn.functional.silu(self.norm(self.dense(flat))))
+        standardised: Tensor = self.standardised(raw)
+        return standardised

@@ -17,6 +17,7 @@ from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
 from mbrl.world_model.code import make_code
 from mbrl.world_model.decoders import DECODERS
+from mbrl.world_model.decoders.world_models import WorldModelsEncoder
 from mbrl.world_model.dynamics import Dynamics
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.heads import Heads
@@ -114,11 +115,15 @@ class WorldModel(nn.Module):
         self.code = make_code(settings.code)
         self.feature_size = self.code.size + settings.hidden
         recurrent = settings.posterior == "recurrent"
-        self.encoder = Encoder(
-            self.image_shape,
-            self.code.raw_size,
-            settings.encoder,
-            settings.hidden if recurrent else 0,
+        self.encoder: Encoder | WorldModelsEncoder = (
+            WorldModelsEncoder(self.image_shape, self.code.raw_size)
+            if settings.encoder.kind == "world_models"
+            else Encoder(
+                self.image_shape,
+                self.code.raw_size,
+                settings.encoder,
+                settings.hidden if recurrent else 0,
+            )
         )
         self.dynamics = Dynamics(
             self.code, self.action_size, settings.hidden, settings.prior_hidden

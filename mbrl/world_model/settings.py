@@ -14,11 +14,25 @@ class Settings(BaseModel):
 class EncoderSettings(Settings):
     """The VAE's encoder."""
 
+    kind: Literal["normalised", "world_models"] = Field(
+        "normalised",
+        description="ours; or the plain one of World Models (2018), which has no other settings",
+    )
     channels: tuple[int, ...] = Field(
         (16, 32), description="maps of each conv; all but the first halve the image"
     )
     hidden: int = Field(128, ge=1, description="width of the dense layer before the code")
-    norm: bool = Field(True, description="normalise after each conv; without it the code collapses")
+    norm: Literal["frame", "map", "none"] = Field(
+        "frame",
+        description="normalise after each conv: all maps of a frame together, or each map by itself, "
+        "which brings out small objects; with none the code collapses",
+    )
+    deviation: float | None = Field(
+        None,
+        gt=0,
+        description="standardise the code's raw parameters across frames, to this deviation at "
+        "first; null: leave them as they are",
+    )
     subtract_mean: bool = Field(True, description="encode the frame minus the running mean frame")
 
 
@@ -40,11 +54,12 @@ class CodeSettings(Settings):
 class DecoderSettings(Settings):
     """The observation likelihood p(x | z, h)."""
 
-    kind: Literal["pixelcnn", "deconv"] = Field(
-        "pixelcnn", description="pixel after pixel, or all pixels at once"
+    kind: Literal["pixelcnn", "deconv", "world_models"] = Field(
+        "pixelcnn",
+        description="pixel after pixel; all pixels at once; or that of World Models (2018)",
     )
     likelihood: Literal["categorical", "mse"] = Field(
-        "categorical", description="mse is for deconv only"
+        "categorical", description="mse is for deconv only; world_models is mse"
     )
     levels: int | None = Field(
         None, ge=2, le=256, description="intensity levels V; default: 2 for binary frames, else 16"
@@ -59,6 +74,9 @@ class DecoderSettings(Settings):
     embedding: int = Field(4, ge=1, description="PixelCNN: numbers that stand for a pixel's level")
     head_units: int = Field(16, ge=1, description="PixelCNN: hidden units of each sub-pixel")
     map_channels: int = Field(16, ge=1, description="maps of the spatial condition")
+    map_products: int = Field(
+        0, ge=0, description="further maps of it, each a profile over rows times one over columns"
+    )
     hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
     input_dropout: float = Field(
         0.0, ge=0, lt=1, description="PixelCNN: whole pixels hidden from the stack"
@@ -143,6 +161,8 @@ class WorldModelSettings(Settings):
             raise ValueError(
                 "decoder.likelihood: mse needs decoder.kind: deconv; PixelCNN is categorical"
             )
+        if self.posterior == "recurrent" and self.encoder.kind == "world_models":
+            raise ValueError("posterior: recurrent needs encoder.kind: normalised")
         if self.posterior == "recurrent" and not self.joint:
             raise ValueError(
                 "joint: false needs posterior: frame; a recurrent posterior is part of the dynamics"

@@ -30,10 +30,12 @@ class DeconvDecoder(Decoder):
         self.condition = nn.Sequential(
             nn.Linear(features, settings.hidden), nn.LayerNorm(settings.hidden), nn.SiLU()
         )
-        self.spatial = SpatialCondition(settings.hidden, maps, height, width)
+        self.spatial = SpatialCondition(settings.hidden, maps, settings.map_products, height, width)
         outputs = channels if self.gaussian else channels * levels
         self.head = nn.Sequential(
-            nn.Conv2d(maps + 2, maps, 3, padding=1), nn.SiLU(), nn.Conv2d(maps, outputs, 1)
+            nn.Conv2d(self.spatial.channels, maps, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(maps, outputs, 1),
         )
 
         counted = settings.marginal and not self.gaussian

@@ -8,6 +8,8 @@ into what moves; without this, the first hundreds of updates only learn the back
 import torch
 from torch import Tensor, nn
 
+from mbrl.world_model.running import mean_of_ranks, next_rate
+
 
 def zero_last_layer(head: nn.Sequential) -> None:
     """Let a head start by adding nothing to the marginal."""
@@ -48,13 +50,9 @@ class PixelMarginal(nn.Module):
         cells = image.flatten(1).long() + levels * place
         counts = torch.bincount(cells.flatten(), minlength=self.frequency.numel())
         counts = counts.view(channels, height, width, levels).movedim(-1, 1)
-        batch_mean = counts.float() / len(image)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(batch_mean)
-            batch_mean /= torch.distributed.get_world_size()
         self.batches += 1
-        rate = (1 / self.batches).clamp_min(self.slowest_rate)
-        self.frequency += rate * (batch_mean - self.frequency)
+        rate = next_rate(self.batches, self.slowest_rate)
+        self.frequency += rate * (mean_of_ranks(counts / len(image)) - self.frequency)
 
     def forward(self) -> Tensor:
         """Log-probabilities (C, V, H, W)."""

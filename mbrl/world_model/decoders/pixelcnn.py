@@ -48,39 +48,48 @@ def gate(x: Tensor) -> Tensor:
 
 
 class SpatialCondition(nn.Module):
-    """(z, h) to a map of the image's size: dense to at most 5 x 5, then nearest doublings.
+    """(z, h) to a map: where on the frame is what.
 
-    Two coordinate channels are added at full size, so that position is never a matter of the
-    borders.
+    Three kinds of maps, concatenated: a dense layer to at most 5 x 5, then nearest doublings with a
+    convolution each; products of a profile over rows and a profile over columns, which can say "at
+    this row and that column" in one step, sharply; and two coordinates, so that position is never a
+    matter of the borders.
     """
 
     coordinates: Tensor
 
-    def __init__(self, features: int, maps: int, height: int, width: int) -> None:
-        """Build for conditions (N, features) and maps (N, maps, height, width)."""
+    def __init__(self, features: int, maps: int, products: int, height: int, width: int) -> None:
+        """Build for conditions (N, features): `maps` grown and `products` multiplied maps."""
         super().__init__()
         self.doublings = max(0, math.ceil(math.log2(max(height, width) / 5)))
         self.base = (math.ceil(height / 2**self.doublings), math.ceil(width / 2**self.doublings))
         self.size = (height, width)
-        self.maps = maps
+        self.maps, self.products = maps, products
+        self.channels = maps + products + 2
         self.dense = nn.Linear(features, maps * self.base[0] * self.base[1])
         self.convs = nn.ModuleList(
             nn.Conv2d(maps, maps, 3, padding=1) for _ in range(max(1, self.doublings))
         )
+        self.profiles = nn.Linear(features, products * (height + width)) if products else None
         rows = torch.linspace(-1, 1, height).view(1, 1, height, 1).expand(1, 1, height, width)
         columns = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(1, 1, height, width)
         self.register_buffer("coordinates", torch.cat([rows, columns], 1), persistent=False)
 
     def forward(self, condition: Tensor) -> Tensor:
-        """Map (N, features) to (N, maps + 2, H, W)."""
+        """Map (N, features) to (N, channels, H, W)."""
         x = self.dense(condition).unflatten(-1, (self.maps, *self.base))
         x = x.contiguous(memory_format=torch.channels_last)
         for index, conv in enumerate(self.convs):
             if index < self.doublings:
                 x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = functional.silu(conv(x))
-        x = x[..., : self.size[0], : self.size[1]]
-        return torch.cat([x, self.coordinates.to(x.dtype).expand(len(x), -1, -1, -1)], 1)
+        parts = [x[..., : self.size[0], : self.size[1]]]
+        if self.profiles is not None:
+            profiles = self.profiles(condition).unflatten(-1, (self.products, -1))
+            rows, columns = functional.silu(profiles).split(list(self.size), -1)
+            parts.append(rows.unsqueeze(-1) * columns.unsqueeze(-2))
+        parts.append(self.coordinates.to(x.dtype).expand(len(x), -1, -1, -1))
+        return torch.cat(parts, 1)
 
 
 class GatedLayer(nn.Module):
@@ -224,12 +233,16 @@ class PixelCNNDecoder(Decoder):
             nn.Linear(features, settings.hidden), nn.LayerNorm(settings.hidden), nn.SiLU()
         )
         self.spatial = SpatialCondition(
-            settings.hidden, settings.map_channels, height // block, width // block
+            settings.hidden,
+            settings.map_channels,
+            settings.map_products,
+            height // block,
+            width // block,
         )
         self.global_bias = nn.Linear(settings.hidden, 4 * maps * layers)
-        self.local_bias = nn.Conv2d(settings.map_channels + 2, 4 * maps * layers, 1, bias=False)
+        self.local_bias = nn.Conv2d(self.spatial.channels, 4 * maps * layers, 1, bias=False)
         # past the gates, straight to the head: objects find their places several times sooner
-        self.local_start = nn.Conv2d(settings.map_channels + 2, maps, 1)
+        self.local_start = nn.Conv2d(self.spatial.channels, maps, 1)
         self.register_buffer("table", level_features(levels, embedding), persistent=False)
         # one more input channel marks the inside of the image: padding is no black pixel
         self.vertical_in = nn.Conv2d(subpixels * embedding + 1, maps, (1, 3), padding=(0, 1))
@@ -238,7 +251,7 @@ class PixelCNNDecoder(Decoder):
         self.head = MaskedHead(maps, subpixels, embedding, levels, settings.head_units)
         self.marginal = PixelMarginal(shape, levels) if settings.marginal else None
         self.auxiliary = (
-            AuxiliaryHead(settings.map_channels + 2, settings.hidden, subpixels, levels)
+            AuxiliaryHead(self.spatial.channels, settings.hidden, subpixels, levels)
             if settings.auxiliary > 0
             else None
         )
