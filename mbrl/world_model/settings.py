@@ -24,8 +24,8 @@ class EncoderSettings(Settings):
     hidden: int = Field(128, ge=1, description="width of the dense layer before the code")
     norm: Literal["frame", "map", "none"] = Field(
         "frame",
-        description="normalise after each conv: all maps of a frame together, or each map by itself, "
-        "which brings out small objects; with none the code collapses",
+        description="normalise after each conv: all maps of a frame together, or each map by "
+        "itself, which brings out small objects; with none the code collapses",
     )
     deviation: float | None = Field(
         None,
