@@ -11,7 +11,7 @@ ROMs; `tests/test_fidelity_games.py` holds every object against real frames.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -376,28 +376,17 @@ SYNTHETIC_PONG = Game(
     objects=_SYNTHETIC_OBJECTS,
     act=_synthetic_act,
 )
-SYNTHETIC_PONG_NUISANCE = Game(
+SYNTHETIC_PONG_NUISANCE = replace(
+    SYNTHETIC_PONG,
     name="synthetic_pong_nuisance",
     env=EnvSettings(id="reverie/Pong-v0", ram=True, kwargs={"texture": 0.6, "noise": 8.0}),
     variables={
         **_SYNTHETIC_VARIABLES,
         **{name: RamVariable(_BYTE[name], MISC) for name in ("texture_id", "noise_id")},
     },
-    objects=_SYNTHETIC_OBJECTS,
-    act=_synthetic_act,
 )
 
-GAMES: dict[str, Game] = {
-    game.name: game
-    for game in (
-        PONG,
-        BREAKOUT,
-        BOXING,
-        FREEWAY,
-        TENNIS,
-        CAR_RACING,
-        SYNTHETIC_PONG,
-        SYNTHETIC_PONG_NUISANCE,
-    )
-}
+_ATARI = (PONG, BREAKOUT, BOXING, FREEWAY, TENNIS)
+_OTHERS = (CAR_RACING, SYNTHETIC_PONG, SYNTHETIC_PONG_NUISANCE)
+GAMES: dict[str, Game] = {game.name: game for game in (*_ATARI, *_OTHERS)}
 """Every game of the study, by name."""

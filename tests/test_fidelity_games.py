@@ -1,0 +1,186 @@
+"""Every object of every game is where the memory says it is, in real frames."""
+
+import numpy as np
+import pytest
+
+from envs import VectorEnv
+from envs.pong import STATE, court
+from mbrl.fidelity.frames import MixedPolicy
+from mbrl.fidelity.games import GAMES, SceneObject
+from mbrl.fidelity.objects import contrast, distance, fit_detector
+from mbrl.fidelity.sprites import Axis, region_of, sprite
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("boxing", "freeway", "tennis")]
+
+
+def play(name, steps, every=1, **changes):
+    """Frames (N, H, W, C), memories (N, R), rewards and actions of four mixed players."""
+    game = GAMES[name]
+    vector = VectorEnv(game.env.model_copy(update=changes), 4)
+    for i in range(4):
+        vector.reset(i, seed=i)
+    policy = MixedPolicy(vector, game.act, seed=0)
+    frames, memories, rewards, actions = [], [], [], []
+    for step in range(steps):
+        actions.append(policy.act(vector.obs, np.zeros(4, bool)))
+        result = vector.step(actions[-1])
+        rewards.append(result.rewards)
+        if step % every == 0:
+            frames.append(vector.obs)
+            memories.append(vector.ram)
+        for i in np.flatnonzero(result.terminateds | result.truncateds):
+            vector.reset(int(i), seed=100 + step)
+    vector.close()
+    ram = None if memories[0] is None else np.concatenate(memories)
+    return np.concatenate(frames), ram, np.concatenate(rewards), np.concatenate(actions)
+
+
+def errors(frames, ram, target: SceneObject):
+    """Distances of the located centre from the drawn one, and how often it is found at all."""
+    contrasts = contrast(frames, np.median(frames, axis=0))
+    places, claimed = target.locate(ram)
+    found = fit_detector(target, contrasts, ram).near(contrasts[claimed], places[claimed])
+    return distance(places[claimed], found.position)[found.present], found.present.mean()
+
+
+@pytest.mark.timeout(600)  # for machines that do other things too
+@pytest.mark.parametrize("name", ["pong", "breakout", *SLOW])
+def test_objects_are_where_the_memory_says(name):
+    # One screen per frame: otherwise what moves fast is drawn twice, see mbrl.fidelity.sprites.
+    frames, ram, _, _ = play(name, 1200, every=4, frame_skip=1)
+    for target in GAMES[name].objects:
+        away, found = errors(frames, ram, target)
+        # Boxers stretch their arms, which moves their centre; tennis players hide the ball.
+        within = {"boxing": 2.0}.get(
+            name, 2.0 if (name, target.name) == ("tennis", "ball") else 1.0
+        )
+        least = 0.85 if (name, target.name) == ("tennis", "ball") else 0.95
+        assert (away <= within).mean() >= least, target.name
+        assert found >= (0.85 if name == "tennis" else 0.93), target.name
+
+
+@pytest.mark.parametrize("name", ["pong", "breakout"])
+def test_objects_are_near_where_the_memory_says_with_four_screens_a_frame(name):
+    frames, ram, rewards, _ = play(name, 300)
+    assert (rewards != 0).sum() > 5  # rallies happen
+    for target in GAMES[name].objects:
+        away, found = errors(frames, ram, target)
+        assert (away <= 2).mean() >= 0.95 and found >= 0.93, target.name
+        if target.name in ("ball", "other_paddle"):
+            assert (away <= 1).mean() >= 0.95, target.name
+
+
+@pytest.mark.parametrize("name", ["synthetic_pong", "synthetic_pong_nuisance"])
+def test_objects_of_our_own_pong_are_where_its_state_says(name):
+    kwargs = GAMES[name].env.kwargs
+    assert bool(kwargs.get("texture") and kwargs.get("noise")) == (name != "synthetic_pong")
+    frames, ram, rewards, _ = play(name, 300)
+    for target in GAMES[name].objects:
+        away, found = errors(frames, ram, target)
+        assert (away <= 1).mean() >= 0.99 and found >= 0.99, target.name
+        assert ((away == 0).mean() > 0.9) == (name == "synthetic_pong")
+    assert (rewards > 0).any() and (rewards < 0).any()
+
+
+def test_the_pong_script_returns_most_balls():
+    game = GAMES["pong"]
+    vector = VectorEnv(game.env, 2)
+    for i in range(2):
+        vector.reset(i, seed=i)
+    rng, lost = np.random.default_rng(0), 0
+    for _ in range(600):
+        lost += (vector.step(game.act(vector.obs, vector.ram, rng)).rewards < 0).sum()
+    vector.close()
+    assert lost <= 14  # idle, it loses a point every 40 steps: 30
+
+
+def test_the_car_script_drives_forward():
+    game = GAMES["car_racing"]
+    pytest.importorskip("Box2D")
+    vector = VectorEnv(game.env, 1)
+    vector.reset(0, seed=1)
+    rng, score = np.random.default_rng(0), 0.0
+    for _ in range(150):
+        actions = game.act(vector.obs, np.zeros((1, 0), np.uint8), rng)
+        assert (np.abs(actions) <= 1).all() and actions.dtype == np.float32
+        score += float(vector.step(actions).rewards[0])
+    vector.close()
+    assert score > 20  # standing still costs 0.1 a step
+
+
+def test_every_game_is_listed_under_its_name_with_sound_objects():
+    for name, game in GAMES.items():
+        assert game.name == name
+        assert game.env.ram == (name != "car_racing")
+        assert len({target.name for target in game.objects}) == len(game.objects)
+        for target in game.objects:
+            top, left, bottom, right = target.region
+            assert 0 <= top < bottom <= 64 and 0 <= left < right <= 64, (name, target.name)
+            assert all(side % 2 for side in target.window)
+
+
+def test_variables_of_pong_are_those_of_atariari():
+    pong = GAMES["pong"].variables
+    assert {name: variable.index for name, variable in pong.items()} == {
+        "player_y": 51, "player_x": 46, "enemy_y": 50, "enemy_x": 45,
+        "ball_x": 49, "ball_y": 54, "enemy_score": 13, "player_score": 14,
+    }  # fmt: skip
+    assert pong["ball_x"].category == "small_object_localization"
+    assert pong["player_y"].category == "agent_localization"
+    assert pong["enemy_y"].category == "other_localization"
+    assert pong["enemy_score"].category == "score_clock_lives_display"
+
+
+def test_nuisance_variables_are_only_in_the_game_that_has_nuisances():
+    names = {"texture_id", "noise_id"}
+    assert names <= GAMES["synthetic_pong_nuisance"].variables.keys()
+    assert not names & GAMES["synthetic_pong"].variables.keys()
+    assert GAMES["synthetic_pong_nuisance"].variables["noise_id"].index == STATE.index("noise_id")
+
+
+# Geometry, by hand
+
+
+def memory(**values):
+    ram = np.zeros((1, 128), np.uint8)
+    for name, value in values.items():
+        ram[0, int(name[1:])] = value
+    return ram
+
+
+def test_a_sprite_is_scaled_to_the_frame():
+    locate = sprite(Axis(-12.0, 4, 54), Axis(10.0, 2, 49, -1), (0, -200, 210, 160))
+    (centre,), (visible,) = locate(memory(b54=117, b49=0))
+    assert visible
+    # screen row 105 is the middle of the screen: the edge between pixels 31 and 32
+    assert centre == pytest.approx([31.5, 10 * 0.4 - 0.5])
+
+
+def test_a_sprite_half_outside_is_centred_on_what_is_left():
+    locate = sprite(Axis(0.0, 10, 1), Axis(80.0, 4), (100, 0, 210, 160))
+    centres, visible = locate(np.concatenate([memory(b1=102), memory(b1=98), memory(b1=90)]))
+    assert visible.tolist() == [True, False, False]  # 7, 3 and 0 of 10 are left
+    assert centres[0, 0] == pytest.approx((100 + 107) / 2 * 64 / 210 - 0.5)
+
+
+def test_a_sprite_that_looks_the_other_way_is_shifted():
+    locate = sprite(Axis(50.0, 4), Axis(9.0, 4, 2, flip=(3, -5.0)), (0, 0, 210, 160))
+    centres, _ = locate(np.concatenate([memory(b2=11, b3=255), memory(b2=11, b3=0)]))
+    assert centres[:, 1] == pytest.approx([20 * 0.4 - 0.5, 15 * 0.4 - 0.5])
+
+
+def test_a_region_holds_whole_pixels_only():
+    assert region_of((0.0, 0.0, 210.0, 160.0)) == (0, 0, 64, 64)
+    assert region_of((34.0, 20.0, 194.0, 140.0)) == (11, 8, 59, 56)
+
+
+def test_the_ball_of_our_own_pong_hides_behind_the_paddles():
+    (ball,) = [o for o in GAMES["synthetic_pong"].objects if o.name == "ball"]
+    ram = np.zeros((4, len(STATE)), np.uint8)
+    ram[:, STATE.index("ball_row")] = 20
+    ram[:, STATE.index("ball_visible")] = [1, 1, 1, 0]
+    face = court().other_column + court().paddle_width
+    ram[:, STATE.index("ball_column")] = [face, face - 1, court().own_column - 1, 30]
+    centres, visible = ball.locate(ram)
+    assert visible.tolist() == [True, False, False, False]
+    assert centres[0].tolist() == [20.5, face + 0.5]
