@@ -51,10 +51,10 @@ class Sizes:
     """
 
     sampled: int = 512
-    informed: int = 1024
+    informed: int = 512
     candidates: int = 512
     dreamed: int = 128
-    fitted: int = 18000
+    fitted: int = 12000
     scored: int = 3000
     epochs: int = EPOCHS
     timed: tuple[int, int] = (4, 48)
