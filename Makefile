@@ -2,6 +2,7 @@
 #
 #   make quickstart   install into .venv, then the main job: a dream agent against PPO on a real game
 #   make test         install the developer tools, then lint, types and tests
+#   make fidelity     the study of decoders on Pong, all arms, two runs side by side: about 7 hours
 #
 # PYTHON chooses the interpreter:           make test PYTHON=python3.12
 # TORCH_ARGS goes to the install of torch:  make test TORCH_ARGS="--index-url ..."
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format bench clean
+.PHONY: help quickstart test lint format bench fidelity clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,6 +39,9 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@set -e; for name in replay world_model imagine samplers collect; do \
 	  $(BIN)/python -m benchmarks.$$name; done; $(BIN)/python -m benchmarks.table
+
+fidelity: $(VENV)/.installed
+	$(BIN)/mbrl bench fidelity pong --arms all --jobs 2
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,16 +1,21 @@
 """Make the parts of the documentation that follow from code and results, so nobody types them.
 
-    python docs/generate.py             docs/configuration.md, and the results table in README.md
+    python docs/generate.py             docs/configuration.md, and the tables in README.md and
+                                        docs/fidelity.md
     python docs/generate.py --check     change nothing; exit code 1 if one of them is out of date
     python docs/generate.py --gif RUN   docs/dream.gif, from the newest dream video of a run folder
+    python docs/generate.py --fidelity STUDY
+                                        docs/fidelity/*.png, from the folder of a fidelity study
 
-In: the pydantic models of `mbrl.config`, `configs/`, and `results/minatar/breakout.json` as
-`mbrl compare` wrote it. Out: Markdown. A number that is in no results file is not printed.
+In: the pydantic models of `mbrl.config`, `configs/`, and what `mbrl compare` and `mbrl bench
+fidelity` left in `results/`. Out: Markdown. A number that is in no results file is not printed.
 """
 
 import argparse
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -30,6 +35,8 @@ from envs.settings import ANY, DEFAULTS  # noqa: E402
 from mbrl.config import Config  # noqa: E402
 
 README, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "configuration.md"
+FIDELITY, PICTURES = ROOT / "docs" / "fidelity.md", ROOT / "docs" / "fidelity"
+FIDELITY_RESULTS = ROOT / "results" / "fidelity"
 RESULTS = ROOT / "results" / "minatar" / "breakout.json"
 GIF = ROOT / "docs" / "dream.gif"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -236,15 +243,15 @@ def _ratio_sentence(ratio: Mapping[str, Any] | None, first: str) -> str:
     )
 
 
-def _origin(result: Mapping[str, Any]) -> str:
-    """Command, commit and machine of a result."""
+def _origin(result: Mapping[str, Any], path: Path = RESULTS, page: Path = README) -> str:
+    """Command, commit and machine of a result, and where its numbers are, seen from a page."""
     machine = result.get("machine") or {}
     parts = [
         f"`{result['command']}`" if result.get("command") else "",
-        f"commit `{result['commit'][:12]}`" if result.get("commit") else "",
+        f"commit {_commits(result['commit'])}" if result.get("commit") else "",
         ", ".join([*([f"{machine['cores']} cores"] if machine.get("cores") else []),
                    *([machine["cpu"]] if machine.get("cpu") else [])]),
-        f"[numbers of every seed]({RESULTS.relative_to(ROOT).as_posix()})",
+        f"[numbers of every seed]({Path(os.path.relpath(path, page.parent)).as_posix()})",
     ]  # fmt: skip
     return "From " + "; ".join(part for part in parts if part) + "."
 
@@ -261,6 +268,82 @@ def readme(text: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
+def _commits(text: str) -> str:
+    """One or several commits, shortened, with a mark on those that were not clean."""
+    short = [f"`{one[:12]}{'-dirty' * one.endswith('-dirty')}`" for one in text.split(", ")]
+    return ", ".join(dict.fromkeys(short))
+
+
+# The fidelity study
+
+_PART = re.compile(r"(<!-- fidelity (\w+) (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_CAPTIONS = {
+    "samples": "Free-running samples of held-out frames, by arm.",
+    "samples_variants": "The same of the variants.",
+    "dream_1": "A dream: 16 real frames, then only the real actions.",
+    "dream_2": "Another.",
+    "dream_3": "Another.",
+    "drift": "Dreams by horizon; thin lines are seeds.",
+    "cost": "Fidelity against the cost of training; small marks are seeds.",
+    "learning": "Training over CPU minutes; every seed.",
+    "field": "What the receptive field changes; one seed.",
+}
+
+
+def fidelity(text: str) -> str:
+    """docs/fidelity.md with its tables and pictures made anew.
+
+    A part is `<!-- fidelity GAME PART --> ... <!-- end -->`, PART being a table's name (see
+    `mbrl.fidelity.tables.tables`), `origin` or `pictures`.
+
+    Raises:
+        ValueError: the page has no parts, or one that nothing is known of.
+    """
+    if not _PART.search(text):
+        raise ValueError("docs/fidelity.md: expected parts <!-- fidelity GAME PART -->, found none")
+    return _PART.sub(lambda part: f"{part[1]}{fidelity_part(part[2], part[3])}\n{part[4]}", text)
+
+
+def fidelity_part(game: str, part: str) -> str:
+    """One generated part of docs/fidelity.md."""
+    from mbrl.fidelity.tables import TABLES, markdown_table, tables
+
+    if part == "pictures":
+        there = [name for name in _CAPTIONS if (PICTURES / f"{game}_{name}.png").exists()]
+        links = [
+            f"![{_CAPTIONS[name]}](fidelity/{game}_{name}.png)\n\n*{_CAPTIONS[name]}*"
+            for name in there
+        ]
+        return "\n\n".join(links) or "No pictures are recorded in this checkout yet."
+    path = FIDELITY_RESULTS / f"{game}.json"
+    if part != "origin" and part not in TABLES:
+        known = ", ".join([*TABLES, "origin", "pictures"])
+        raise ValueError(f"docs/fidelity.md: expected a part out of {known}, got {part}")
+    if not path.exists():
+        return "No results are recorded in this checkout yet."
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if part == "origin":
+        return _origin(summary, path, FIDELITY)
+    found = tables(summary).get(part)
+    return markdown_table(found[1]) if found else "None recorded yet."
+
+
+def copy_pictures(study: Path) -> list[Path]:
+    """Take the figures of a study's folder into docs/fidelity, named by its game.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    figures = sorted((study / "figures").glob("*.png"))
+    if not figures:
+        raise FileNotFoundError(f"{study}: expected a study's folder with figures/*.png")
+    PICTURES.mkdir(exist_ok=True)
+    targets = [PICTURES / f"{study.resolve().name}_{figure.name}" for figure in figures]
+    for figure, target in zip(figures, targets, strict=True):
+        shutil.copyfile(figure, target)
+    return targets
+
+
 # Files
 
 
@@ -269,6 +352,7 @@ def pages() -> dict[Path, str]:
     return {
         CONFIGURATION: configuration(),
         README: readme(README.read_text(encoding="utf-8")),
+        FIDELITY: fidelity(FIDELITY.read_text(encoding="utf-8")),
     }
 
 
@@ -321,11 +405,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make the generated parts of the documentation.")
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
     parser.add_argument("--gif", type=Path, metavar="RUN", help="make docs/dream.gif of a run")
+    parser.add_argument("--fidelity", type=Path, metavar="STUDY", help="make docs/fidelity/*.png")
     options = parser.parse_args()
     if options.gif:
         path = write_gif(newest_video(options.gif))
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
         return 0
+    if options.fidelity:
+        for path in copy_pictures(options.fidelity):
+            print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
     wrong = stale()
     if options.check:
         for name in wrong:

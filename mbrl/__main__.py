@@ -110,7 +110,10 @@ def _add_fidelity(studies: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="CPU minutes of training per run; default: 30 for main arms, 15 for the others",
     )
     fidelity.add_argument(
-        "--steps", type=int, default=100_000, help="agent steps to learn from; default: 100000"
+        "--steps",
+        type=int,
+        default=100_000,
+        help="agent steps to learn from, at least 800; default: 100000",
     )
     fidelity.add_argument("--jobs", type=int, default=1, help="runs side by side; default: 1")
     fidelity.add_argument(

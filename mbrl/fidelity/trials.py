@@ -32,6 +32,8 @@ from mbrl.fidelity.arms import ARMS
 from mbrl.world_model.settings import WorldModelSettings
 
 BASE = "fidelity.yaml"
+FEWEST_STEPS = 800
+"""Fewer are too few for the windows of the measures: eight environments share them."""
 _SECTIONS: dict[str, type[BaseModel]] = {
     "env": EnvSettings,
     "world_model": WorldModelSettings,
@@ -162,10 +164,11 @@ def plan(
     Raises:
         ConfigError: a number is out of range.
     """
-    if (seeds is not None and seeds < 1) or (minutes is not None and minutes <= 0) or steps < 1:
+    too_short = steps < FEWEST_STEPS
+    if (seeds is not None and seeds < 1) or (minutes is not None and minutes <= 0) or too_short:
         raise ConfigError(
-            f"bench fidelity: expected at least one seed and one step and minutes above 0, "
-            f"got --seeds {seeds}, --steps {steps}, --minutes {minutes}"
+            f"bench fidelity: expected at least one seed, minutes above 0 and {FEWEST_STEPS} "
+            f"steps, got --seeds {seeds}, --minutes {minutes}, --steps {steps}"
         )
     chosen = [(name, ARMS[name]) for name in arms]
     order = [
