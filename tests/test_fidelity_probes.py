@@ -196,6 +196,8 @@ def test_r2_is_one_when_right_zero_for_the_mean_and_unknown_for_a_constant():
     guess = np.array([[1.0, 5.0, 2.0], [3.0, 5.0, 2.0]])
     scores = r2(target, guess)
     assert scores[:2].tolist() == [1.0, 0.0] and np.isnan(scores[2])
+    constant = np.full((7, 1), 0.1)  # whose mean, summed up, is not quite 0.1
+    assert np.isnan(r2(constant, constant + 1)).all()
 
 
 def test_ridge_reads_a_linear_function_and_nothing_from_noise():

@@ -54,7 +54,7 @@ class Sizes:
     informed: int = 512
     candidates: int = 512
     dreamed: int = 128
-    fitted: int = 12000
+    fitted: int = 18000
     scored: int = 3000
     epochs: int = EPOCHS
     timed: tuple[int, int] = (4, 48)

@@ -19,10 +19,11 @@ RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 def r2(target: NDArray[np.float64], guess: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 - squared error / variance, per column of (M, V); NaN where the target is constant."""
-    error = np.square(target - guess).sum(0)
-    spread = np.square(target - target.mean(0)).sum(0)
+    error = np.square(target - guess).mean(0)
+    spread = target.var(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(spread > 0, 1 - error / spread, np.nan)
+        # a mean of equal numbers may be off in the last digit
+        return np.where(spread > 1e-9, 1 - error / spread, np.nan)
 
 
 def _standard(split: Split) -> tuple[NDArray[np.float64], ...]:
