@@ -2,7 +2,7 @@
 #
 #   make quickstart   install into .venv, then the main job: a dream agent against PPO on a real game
 #   make test         install the developer tools, then lint, types and tests
-#   make fidelity     the study of decoders on Pong, all arms, two runs side by side: about 7 hours
+#   make fidelity     the study of decoders on Pong, all arms, two runs side by side: about 8 hours
 #
 # PYTHON chooses the interpreter:           make test PYTHON=python3.12
 # TORCH_ARGS goes to the install of torch:  make test TORCH_ARGS="--index-url ..."

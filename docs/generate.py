@@ -301,7 +301,7 @@ def fidelity(text: str) -> str:
     """
     if not _PART.search(text):
         raise ValueError("docs/fidelity.md: expected parts <!-- fidelity GAME PART -->, found none")
-    return _PART.sub(lambda part: f"{part[1]}{fidelity_part(part[2], part[3])}\n{part[4]}", text)
+    return _PART.sub(lambda part: f"{part[1]}{fidelity_part(part[2], part[3])}\n{part[5]}", text)
 
 
 def fidelity_part(game: str, part: str) -> str:

@@ -1,5 +1,6 @@
 """The fidelity study: trials resume and are skipped, results add up, reports show what there is."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 from mbrl.__main__ import main
 from mbrl.errors import ConfigError
 from mbrl.fidelity import trial as trial_module
-from mbrl.fidelity.arms import ARMS, SWEEP, choose
+from mbrl.fidelity.arms import ARMS, REFERENCE, SWEEP, choose
 from mbrl.fidelity.frames import collect_frames
 from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
@@ -359,6 +361,15 @@ def test_the_sweep_varies_layers_alone(tmp_path: Path) -> None:
     assert len(rest) == 1
 
 
+def test_the_reference_of_the_variants_has_the_settings_of_the_main_arm(tmp_path: Path) -> None:
+    reference, main_arm = (
+        make_trial(tmp_path, arm=arm, overrides=()).settings(GAME.env)
+        for arm in (REFERENCE, "pixelcnn")
+    )
+    assert reference == main_arm
+    assert (ARMS[REFERENCE].seeds, ARMS[REFERENCE].minutes) == (1, 15.0)
+
+
 def test_the_world_models_arm_is_that_of_the_shipped_config(tmp_path: Path) -> None:
     from mbrl.config import load
 
@@ -494,3 +505,48 @@ def test_pictures_come_back_as_they_were_written(tmp_path: Path) -> None:
     pictures.write(tmp_path / "pictures.npz")
     again = Pictures.read(tmp_path / "pictures.npz")
     assert all(np.array_equal(vars(again)[name], value) for name, value in vars(pictures).items())
+
+
+# The page
+
+
+def load_generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_page_takes_tables_and_pictures_from_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = load_generator()
+    write_trial(make_trial(tmp_path, minutes=30.0), {"ball_recall": 0.5})
+    aggregate(GAME.name, tmp_path / "results")
+    monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "results")
+    monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
+    study_folder = tmp_path / GAME.name
+    sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
+    generate.copy_pictures(study_folder)
+    parts = ("main", "variants", "origin", "pictures")
+    page = "before\n" + "".join(
+        f"<!-- fidelity {GAME.name} {part} -->\n<!-- end -->\n" for part in parts
+    )
+    made = generate.fidelity(page)
+    assert made.startswith("before\n<!-- fidelity synthetic_pong main -->\n| arm | runs |")
+    assert "| PixelCNN | 1 × 30 | 0.50 |" in made
+    assert "None recorded yet." in made  # there are no variants
+    assert "commit `abc`; 2 cores, a processor" in made
+    assert "](fidelity/synthetic_pong_samples.png)" in made
+    assert generate.fidelity(made) == made
+
+
+def test_page_without_parts_or_with_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    generate = load_generator()
+    with pytest.raises(ValueError, match="found none"):
+        generate.fidelity("nothing here")
+    with pytest.raises(ValueError, match="expected a part out of main, variants"):
+        generate.fidelity("<!-- fidelity pong mains -->\n<!-- end -->\n")
+    with pytest.raises(FileNotFoundError, match="expected a study's folder"):
+        generate.copy_pictures(tmp_path)

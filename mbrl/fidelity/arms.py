@@ -139,6 +139,8 @@ ARMS: dict[str, Arm] = {
 
 SWEEP = ("pixelcnn_1", "pixelcnn_2", "pixelcnn_3", "pixelcnn_5", "pixelcnn_8")
 """Arms that differ in the receptive field alone, by layers."""
+REFERENCE = "pixelcnn_2"
+"""The main arm's settings with the budget of variants, which are to be compared with it."""
 
 
 def choose(names: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mbrl.fidelity.arms import ARMS
+from mbrl.fidelity.arms import ARMS, REFERENCE
 from mbrl.fidelity.figures import colour, figures, main_arms, save_png, svg
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.fidelity.tables import COLUMNS, tables
@@ -114,7 +114,7 @@ def _warnings(summary: Summary) -> list[str]:
     if others and len(others) < len(runs):
         warnings.append(
             "Variants and ablations have fewer seeds or a smaller budget than main arms: compare "
-            "them with PixelCNN, 3 layers, not with the main arms."
+            f"them with {ARMS[REFERENCE].title}, not with the main arms."
         )
     budgets = {tuple(about["cpu_minutes"]) for about in runs.values() if about["main"]}
     if len(budgets) > 1:
