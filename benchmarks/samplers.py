@@ -1,6 +1,6 @@
 """How fast PixelCNN draws frames with each sampler, in frames per second of CPU time.
 
-    python -m benchmarks.samplers [--rounds 5] [--threads 1] [--updates 200]
+    python -m benchmarks.samplers [--rounds 3] [--threads 1] [--updates 150]
 
 Batches of 16 frames of 64 x 64 pixels and 16 levels, from the two decoders of `DECODERS`: stacks on
 blocks of 4 x 4 pixels, and on single pixels. Both have 3 layers and were trained for a few hundred
@@ -172,8 +172,8 @@ def measure(
 
 def main() -> None:
     """Measure, print with ratios, and write the numbers as JSON."""
-    parser = options(__doc__, "results/benchmarks/samplers.json", rounds=5)
-    parser.add_argument("--updates", type=int, default=200, help="of each decoder, before sampling")
+    parser = options(__doc__, "results/benchmarks/samplers.json", rounds=3)
+    parser.add_argument("--updates", type=int, default=150, help="of each decoder, before sampling")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     images, features = frames(4000)
@@ -182,6 +182,9 @@ def main() -> None:
     for name in DECODERS:
         measured, details[name] = measure(name, given, images, features)
         rows += measured
+        print(
+            *(f"{row.what}: {row.value:.3g} {row.unit}" for row in measured), sep="\n", flush=True
+        )
     report("samplers", __doc__, given, rows, details)
 
 
