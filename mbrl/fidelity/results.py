@@ -56,7 +56,9 @@ def aggregate(game: str, results: Path) -> Tree:
         "runs": {arm: _about(arm, runs) for arm, runs in by_arm.items()},
         "seeds": sorted({trial["seed"] for trial in trials}),
         "command": _command(game, trials),
-        "commit": ", ".join(_distinct(trial["commit"] for trial in trials)),
+        "commit": ", ".join(
+            _distinct(commit for trial in trials for commit in trial["commit"].split(", "))
+        ),
         "machine": machines[0],
         **({"other_machines": machines[1:]} if machines[1:] else {}),
     }

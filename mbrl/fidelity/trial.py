@@ -113,6 +113,7 @@ class Training:
         self.checkpoints = trial.run_dir / "checkpoints"
         self.log = MetricsLog(trial.run_dir)
         self.cpu_s, self.rows = 0.0, 0
+        self.commits: list[str] = []
         self._stop = threading.Event()
         self._handlers: dict[int, Any] = {}
         self._resume()
@@ -156,6 +157,7 @@ class Training:
             "wall_time_s": round(self.log.wall_time_s, 1),
             "updates": self.learner.updates,
             "rows": self.rows,
+            "commit": ", ".join(self.commits),
         }
 
     def _learn(self) -> dict[str, float]:
@@ -188,6 +190,7 @@ class Training:
             "segments": self.learner.segments(),
             "cpu_s": self.cpu_s,
             "rows": self.rows,
+            "commits": self.commits,
         }
         checkpoint.save(self.checkpoints, self.learner.updates, state)
         checkpoint.prune(self.checkpoints, keep=1)
@@ -200,6 +203,8 @@ class Training:
         if state:
             self.learner.load_state_dict(state["learner"])
             self.cpu_s, self.rows = state["cpu_s"], state["rows"]
+        # of the code that is running now, whatever is committed until the end
+        self.commits = list(dict.fromkeys([*state.get("commits", []), provenance.commit()]))
         self.log.truncate_after(self.learner.updates, counter="study/updates")
 
 
@@ -219,7 +224,6 @@ def write_result(
         "arm": trial.arm,
         "seed": trial.seed,
         "command": shlex.join(words),
-        "commit": provenance.commit(),
         "machine": provenance.machine(),
         "cpu_minutes": trial.minutes,
         **spent,
