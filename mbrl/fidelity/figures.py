@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFo
 
 from mbrl.fidelity.arms import ARMS, SWEEP
 from mbrl.fidelity.results import look_up
+from mbrl.fidelity.tables import objects
 from mbrl.plots import style, to_svg
 
 Summary = Mapping[str, Any]
@@ -74,17 +75,16 @@ def svg(figure: Figure) -> str:
 
 
 def drift_figure(summary: Summary) -> Figure | None:
-    """The ball and the reward of open-loop dreams against the horizon."""
-    panels = [
-        panel
-        for panel in (
-            ("ball_recall", "a ball is drawn"),
-            ("ball_near", "drawn near the real one"),
-            ("position_px", "distance of the ball, pixels"),
-            ("reward_error", "error of the reward"),
-        )
-        if _horizons(summary, panel[0])
+    """The ball (or a game's first object) and the reward of dreams against the horizon."""
+    lead = [(name, name.replace("_", " ")) for name in objects(summary)[:1]]
+    wanted = [
+        *((f"{name}_recall", f"the {title} is drawn") for name, title in lead),
+        *((f"{name}_near", "drawn near the real one") for name, _ in lead),
+        *(("position_px", f"distance of the {title}, pixels") for _, title in lead),
+        *(() if lead else (("pixel_mse", "squared error of pixels"),)),
+        ("reward_error", "error of the reward"),
     ]
+    panels = [panel for panel in wanted if _horizons(summary, panel[0])]
     if not panels:
         return None
     shown = [arm for arm in summary["arms"] if arm in main_arms(summary)] or list(summary["arms"])
@@ -100,7 +100,7 @@ def drift_figure(summary: Summary) -> Figure | None:
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.set_xlabel("steps dreamt")
             axes.set_title(label, fontsize=10, loc="left")
-            if name in ("ball_recall", "ball_near"):
+            if name.endswith(("_recall", "_near")):
                 axes.set_ylim(-0.03, 1.03)
             else:
                 axes.set_ylim(bottom=0)
@@ -110,10 +110,11 @@ def drift_figure(summary: Summary) -> Figure | None:
 
 def cost_figure(summary: Summary) -> Figure | None:
     """Ball recall and probe F1 against CPU milliseconds per frame trained."""
+    lead = [(name, name.replace("_", " ")) for name in objects(summary)[:1]]
     wanted = (
-        ("ball_recall", "ball recall, free-running samples"),
+        *((f"{name}_recall", f"{title} recall, free-running samples") for name, title in lead),
         ("probe_f1/mean", "linear probes, mean F1 from [z, h]"),
-        ("drift/15/ball_recall", "ball recall after 15 dreamt steps"),
+        *((f"drift/15/{name}_near", f"{title} near after 15 dreamt steps") for name, title in lead),
     )
     panels = [panel for panel in wanted if _arms_with(summary, panel[0], "train_ms_per_frame")]
     if not panels:
@@ -184,7 +185,7 @@ def field_figure(summary: Summary) -> Figure | None:
         ("nats_per_frame", "KL of the code, nats"),
         ("probe_f1/mean", "probes, mean F1"),
         ("bits_per_frame", "pixels, bits per frame"),
-        ("ball_recall", "ball recall"),
+        *((f"{name}_recall", f"{name.replace('_', ' ')} recall") for name in objects(summary)[:1]),
     )
     panels = [panel for panel in wanted if any(_has(summary, arm, panel[0]) for arm in arms)]
     if len(arms) < 2 or not panels:
@@ -199,7 +200,7 @@ def field_figure(summary: Summary) -> Figure | None:
             axes.set_xticks(list(layers.values()))
             axes.set_xlabel("layers")
             axes.set_title(label, fontsize=10, loc="left")
-            if name in ("probe_f1/mean", "ball_recall"):
+            if name.endswith(("f1/mean", "_recall")):
                 axes.set_ylim(-0.03, 1.03)
             else:
                 axes.set_ylim(bottom=0)

@@ -15,6 +15,7 @@ from rich.table import Table
 from mbrl.fidelity.results import look_up
 
 DASH = "–"
+HORIZONS = (1, 5, 15, 30, 50)
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,16 @@ class Column:
 
 
 COLUMNS = (
-    Column("ball recall", "ball_recall"),
-    Column("ball precision", "objects/ball/precision"),
-    Column("own paddle", "own_paddle_recall"),
-    Column("other paddle", "other_paddle_recall"),
     Column("centroid, px", "centroid_px"),
     Column("probe F1", "probe_f1/mean"),
     Column("KL, nats", "nats_per_frame", 1),
     Column("pixels, bits", "bits_per_frame", 0),
     Column("shuffle gain, bits", "shuffle_gain_bits", 0),
-    Column("ball after 15", "drift/15/ball_recall"),
-    Column("near after 15", "drift/15/ball_near"),
     Column("error after 15, px", "drift/15/position_px", 1),
     Column("train, ms", "train_ms_per_frame", 1),
     Column("sample, ms", "sample_ms_per_frame", 1),
 )
-"""What the summary table shows, in this order; what a game does not have is left out."""
-
-
+"""What the summary table shows beside the objects; what a game does not have is left out."""
 CODE = (
     Column("F1 from z", "probes/z/f1/mean"),
     Column("from h", "probes/h/f1/mean"),
@@ -56,34 +49,12 @@ CODE = (
     Column("shuffled h, bits", "information/shuffle_hidden_gain_bits", 0),
 )
 """What the code knows, and whether the decoder reads it."""
-DRIFT = tuple(
-    Column(f"{title} {horizon}", f"drift/{horizon}/{name}", digits)
-    for name, title, digits in (
-        ("ball_recall", "ball,", 2),
-        ("ball_near", "near,", 2),
-        ("position_px", "px,", 1),
-    )
-    for horizon in (1, 5, 15, 30, 50)
-)
-"""Open-loop dreams by horizon."""
 NUISANCE = tuple(
     Column(f"{title} from {kind}", f"nuisance/{name}/{kind}")
     for name, title in (("texture_id", "texture"), ("noise_id", "noise"))
     for kind in ("z", "h", "zh", "chance")
 )
 """What a code should not hold, in games that have it."""
-
-_ON_TERMINAL = (
-    Column("ball", "ball_recall"),
-    Column("own", "own_paddle_recall"),
-    Column("other", "other_paddle_recall"),
-    Column("F1", "probe_f1/mean"),
-    Column("KL", "nats_per_frame", 1),
-    Column("bits", "bits_per_frame", 0),
-    Column("ball@15", "drift/15/ball_recall"),
-    Column("px@15", "drift/15/position_px", 1),
-)
-
 
 TABLES = ("main", "variants", "code", "drift", "nuisance")
 """Names of all tables."""
@@ -98,19 +69,61 @@ class Rows:
     arms: list[str]
 
 
+def objects(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the game's objects, the ball first."""
+    found = [
+        name.removesuffix("_recall")
+        for arm in summary["arms"].values()
+        for name in arm
+        if name.endswith("_recall")
+    ]
+    return sorted(dict.fromkeys(found), key=lambda name: name != "ball")
+
+
+def columns_of(summary: Mapping[str, Any]) -> list[Column]:
+    """Columns of the summary: first the objects, then the rest."""
+    names = objects(summary)
+    lead = names[:1]
+    recall = [Column(f"{name.replace('_', ' ')} recall", f"{name}_recall") for name in names]
+    precision = [Column(f"{name} precision", f"objects/{name}/precision") for name in lead]
+    after = [
+        Column(f"{title} after 15", f"drift/15/{name}_{measure}")
+        for name in lead
+        for title, measure in ((name.replace("_", " "), "recall"), ("near", "near"))
+    ]
+    return [*recall, *precision, *COLUMNS[:5], *after, *COLUMNS[5:]]
+
+
+def drift_columns(summary: Mapping[str, Any]) -> list[Column]:
+    """Columns for open-loop dreams by horizon: of the ball, or of a game's first object."""
+    measures: list[tuple[str, str, int]] = []
+    for name in objects(summary)[:1]:
+        measures += [(f"{name}_recall", name.replace("_", " "), 2), (f"{name}_near", "near", 2)]
+    if measures:
+        measures.append(("position_px", "px", 1))
+    else:
+        measures.append(("pixel_mse", "squared error", 4))
+    return [
+        Column(f"{title}, {horizon}", f"drift/{horizon}/{name}", digits)
+        for name, title, digits in measures
+        for horizon in HORIZONS
+    ]
+
+
 def summary_rows(
-    summary: Mapping[str, Any], columns: Sequence[Column] = COLUMNS, main: bool | None = None
+    summary: Mapping[str, Any], columns: Sequence[Column] = (), main: bool | None = None
 ) -> Rows:
     """One row per arm, one cell per measure that any arm has.
 
     Args:
         summary: of one game.
-        columns: which measures.
+        columns: which measures; `columns_of` if none are named.
         main: only main arms, only the others, or all.
     """
     runs = summary["runs"]
     arms = [arm for arm in summary["arms"] if main is None or runs[arm]["main"] == main]
-    shown = [column for column in columns if any(_mean(summary, arm, column.name) for arm in arms)]
+    wanted = columns or columns_of(summary)
+    shown = [column for column in wanted if any(_mean(summary, arm, column.name) for arm in arms)]
     rows = [
         [runs[arm]["title"], budget(runs[arm])]
         + [cell(look_up(summary["arms"][arm], column.name), column.digits) for column in shown]
@@ -125,7 +138,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
         "main": ("Main arms", summary_rows(summary, main=True)),
         "variants": ("Variants and ablations", summary_rows(summary, main=False)),
         "code": ("What the code knows", summary_rows(summary, CODE)),
-        "drift": ("How long dreams stay true", summary_rows(summary, DRIFT)),
+        "drift": ("How long dreams stay true", summary_rows(summary, drift_columns(summary))),
         "nuisance": ("Nuisance: what a code should not hold", summary_rows(summary, NUISANCE)),
     }
     return {
@@ -160,7 +173,16 @@ def markdown_table(rows: Rows) -> str:
 
 def terminal_table(summary: Mapping[str, Any]) -> Table:
     """A few means of every arm, for a terminal; the report has intervals and all the rest."""
-    rows = summary_rows(summary, _ON_TERMINAL)
+    lead = objects(summary)[:1]
+    columns = [
+        *(Column(name.partition("_")[0], f"{name}_recall") for name in objects(summary)),
+        Column("F1", "probe_f1/mean"),
+        Column("KL", "nats_per_frame", 1),
+        Column("bits", "bits_per_frame", 0),
+        *(Column(f"{name.partition('_')[0]}@15", f"drift/15/{name}_recall") for name in lead),
+        Column("px@15", "drift/15/position_px", 1),
+    ]
+    rows = summary_rows(summary, columns)
     table = Table(
         title=f"{summary['game']}, means over seeds",
         caption="recall of objects, probe F1, nats and bits per frame, dreams after 15 steps",
