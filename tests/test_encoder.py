@@ -66,6 +66,14 @@ def test_encoder_without_mean_frame_has_no_state():
     assert not dict(encoder.named_buffers())
 
 
+def test_pixels_are_divided_by_their_deviation_but_at_least_by_the_floor():
+    mean = MeanFrame((1, 1, 3), floor=0.1)
+    mean.update(torch.tensor([[0.0, 0.5, 0.0], [1.0, 0.5, 0.1]]).view(2, 1, 1, 3))
+    # deviations 0.5, 0 and 0.05: the last two are below the floor
+    out = mean(torch.tensor([1.0, 0.6, 0.1]).view(1, 1, 1, 3)).flatten()
+    torch.testing.assert_close(out, torch.tensor([0.5 / 0.5, 0.1 / 0.1, 0.05 / 0.1]))
+
+
 def test_raw_parameters_are_standardised_across_frames_and_the_running_statistics_kept():
     layer = Standardised(2, deviation=3.0, slowest_rate=0.25)
     raw = torch.tensor([[1.0, 0.0], [3.0, 0.0], [5.0, 6.0]])

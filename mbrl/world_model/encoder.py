@@ -14,16 +14,26 @@ from mbrl.world_model.settings import EncoderSettings
 
 
 class MeanFrame(nn.Module):
-    """The running per-pixel mean of the frames trained on: cumulative first, then moving."""
+    """The running per-pixel mean of the frames trained on: cumulative first, then moving.
+
+    With a floor, frames are also divided by the running deviation of each pixel, or by the floor
+    where that is larger: a ball that is seldom anywhere then weighs as much as a score that always
+    shows.
+    """
 
     mean: Tensor
+    square: Tensor
     batches: Tensor
 
-    def __init__(self, shape: tuple[int, ...], slowest_rate: float = 0.01) -> None:
-        """Start at zero frames seen; `shape` is (C, H, W)."""
+    def __init__(
+        self, shape: tuple[int, ...], floor: float | None = None, slowest_rate: float = 0.01
+    ) -> None:
+        """Start at zero frames seen; `shape` is (C, H, W), `floor` in units of intensity."""
         super().__init__()
-        self.slowest_rate = slowest_rate
+        self.floor, self.slowest_rate = floor, slowest_rate
         self.register_buffer("mean", torch.zeros(shape))
+        if floor is not None:
+            self.register_buffer("square", torch.zeros(shape))
         self.register_buffer("batches", torch.zeros(()))
 
     @torch.no_grad()
@@ -32,10 +42,15 @@ class MeanFrame(nn.Module):
         self.batches += 1
         rate = next_rate(self.batches, self.slowest_rate)
         self.mean += rate * (mean_of_ranks(frames.mean(0)) - self.mean)
+        if self.floor is not None:
+            self.square += rate * (mean_of_ranks(frames.square().mean(0)) - self.square)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Subtract the mean frame."""
-        return frames - self.mean
+        """Subtract the mean frame and, with a floor, divide by the deviation."""
+        if self.floor is None:
+            return frames - self.mean
+        deviation = (self.square - self.mean.square()).clamp_min(self.floor**2).sqrt()
+        return (frames - self.mean) / deviation
 
 
 class Standardised(nn.Module):
@@ -97,7 +112,7 @@ class Encoder(nn.Module):
         """Build for frames of `shape` (C, H, W) and an optional context vector of that size."""
         super().__init__()
         channels, height, width = shape
-        self.mean_frame = MeanFrame(shape) if settings.subtract_mean else None
+        self.mean_frame = MeanFrame(shape, settings.pixel_floor) if settings.subtract_mean else None
         layers: list[nn.Module] = []
         for index, maps in enumerate(settings.channels):
             small = index == 0 and max(height, width) <= 16

@@ -34,6 +34,12 @@ class EncoderSettings(Settings):
         "first; null: leave them as they are",
     )
     subtract_mean: bool = Field(True, description="encode the frame minus the running mean frame")
+    pixel_floor: float | None = Field(
+        None,
+        gt=0,
+        description="also divide each pixel by its running deviation, at least this (intensities "
+        "are 0 to 1), so that what is seldom seen counts; null: do not",
+    )
 
 
 class CodeSettings(Settings):
