@@ -78,7 +78,7 @@ class DecoderSettings(Settings):
         1, ge=1, description="PixelCNN: side of the pixel blocks its stacks work on; exact for any"
     )
     embedding: int = Field(4, ge=1, description="PixelCNN: numbers that stand for a pixel's level")
-    head_units: int = Field(16, ge=1, description="PixelCNN: hidden units of each sub-pixel")
+    head_units: int = Field(32, ge=1, description="PixelCNN: hidden units of each sub-pixel")
     map_channels: int = Field(16, ge=1, description="maps of the spatial condition")
     map_products: int = Field(
         0, ge=0, description="further maps of it, each a profile over rows times one over columns"
