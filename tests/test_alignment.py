@@ -180,7 +180,7 @@ def plant_pictures(model, monkeypatch):
 def test_the_decoder_gets_each_picture_with_its_own_state(tmp_path, monkeypatch, fraction):
     batch, model = sampled(collected(tmp_path)), world_model(decoder={"fraction": fraction})
     plant_pictures(model, monkeypatch)
-    decoder = Spy(model.decoder, "log_prob", monkeypatch)
+    decoder = Spy(model.decoder, "objective", monkeypatch)
     model.loss(batch, torch.Generator().manual_seed(0))
     (image, features, _), _ = decoder.only
     step, _, length = spelled(image.movedim(1, -1).numpy())
