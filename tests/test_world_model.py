@@ -259,6 +259,34 @@ def test_soft_free_nats_train_the_prior_below_the_target_and_let_the_code_be():
     assert restored.kl_weight.item() == pytest.approx(1e-4)  # a resumed run goes on with it
 
 
+def test_soft_free_nats_steer_on_the_kl_that_their_weight_is_for():
+    model = make(kl={"soft_free_nats": 4.0, "dynamics": 1.0, "representation": 0.5}).train()
+    model._kl_loss(torch.full((2,), 9.0), torch.full((2,), 2.0))  # the prior's is far above
+    assert model.kl_weight.item() == pytest.approx(0.9)
+
+
+def test_stage_by_stage_the_prior_learns_below_the_floor_and_each_frame_has_its_own():
+    model = make(joint=False, kl={"free_nats": 4.0, "dynamics": 1.0, "representation": 0.5}).train()
+    dynamics = torch.tensor([1.0, 2.0], requires_grad=True)
+    representation = torch.tensor([1.0, 9.0], requires_grad=True)
+    loss = model._kl_loss(dynamics, representation)
+    loss.backward()
+    assert loss.item() == pytest.approx(1.5 + 0.5 * (4 + 9) / 2)
+    assert dynamics.grad.tolist() == [0.5, 0.5] and representation.grad.tolist() == [0.0, 0.25]
+
+
+def test_only_the_means_of_a_gaussian_code_are_standardised():
+    code, frames = {"kind": "gaussian", "groups": 8}, torch.rand(64, 2, 8, 8)
+    model = make(code=code, encoder={"deviation": 2.0}).train()
+    plain = make(code=code).train()
+    plain.encoder.load_state_dict(
+        {k: v for k, v in model.encoder.state_dict().items() if "standardised" not in k}
+    )
+    mean, log_std = model.encoder(frames).chunk(2, -1)
+    assert mean.std(0, correction=0).mean().item() == pytest.approx(2.0, abs=0.01)
+    torch.testing.assert_close(log_std, plain.encoder(frames).chunk(2, -1)[1])
+
+
 def test_world_models_2018_has_its_own_networks_and_refuses_other_sizes():
     settings = {
         "encoder": {"kind": "world_models"},

@@ -19,6 +19,8 @@ class Code(Protocol):
 
     size: int
     raw_size: int
+    location_size: int
+    """How many of the raw parameters, from the first on, say where z is and not how sure it is."""
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Turn raw outputs (..., raw_size) into float32 parameters of the same size."""
@@ -39,7 +41,7 @@ class CategoricalCode:
     def __init__(self, settings: CodeSettings) -> None:
         """Keep the sizes."""
         self.groups, self.classes, self.unimix = settings.groups, settings.classes, settings.unimix
-        self.size = self.raw_size = self.groups * self.classes
+        self.size = self.raw_size = self.location_size = self.groups * self.classes
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Log-probabilities, mixed with a little of the uniform so that no KL is infinite."""
@@ -69,7 +71,8 @@ class GaussianCode:
 
     def __init__(self, settings: CodeSettings) -> None:
         """Keep the sizes."""
-        self.size, self.raw_size = settings.groups, 2 * settings.groups
+        self.size = self.location_size = settings.groups
+        self.raw_size = 2 * settings.groups
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Bound the log standard deviation to [-5, 2]."""

@@ -108,8 +108,12 @@ class Encoder(nn.Module):
         raw_size: int,
         settings: EncoderSettings,
         context: int = 0,
+        location_size: int | None = None,
     ) -> None:
-        """Build for frames of `shape` (C, H, W) and an optional context vector of that size."""
+        """Build for frames of `shape` (C, H, W) and an optional context vector of that size.
+
+        With `deviation`, the first `location_size` raw parameters are standardised (default: all).
+        """
         super().__init__()
         channels, height, width = shape
         self.mean_frame = MeanFrame(shape, settings.pixel_floor) if settings.subtract_mean else None
@@ -129,8 +133,11 @@ class Encoder(nn.Module):
         self.dense = nn.Linear(channels * height * width + context, settings.hidden)
         self.norm = nn.LayerNorm(settings.hidden) if settings.norm != "none" else nn.Identity()
         self.out = nn.Linear(settings.hidden, raw_size)
+        self.location_size = raw_size if location_size is None else location_size
         self.standardised = (
-            Standardised(raw_size, settings.deviation) if settings.deviation else nn.Identity()
+            Standardised(self.location_size, settings.deviation)
+            if settings.deviation is not None
+            else None
         )
 
     def see(self, frames: Tensor) -> None:
@@ -146,5 +153,7 @@ class Encoder(nn.Module):
         if context is not None:
             flat = torch.cat([flat, context], -1)
         raw: Tensor = self.out(nn.functional.silu(self.norm(self.dense(flat))))
-        standardised: Tensor = self.standardised(raw)
-        return standardised
+        if self.standardised is None:
+            return raw
+        location, spread = raw.tensor_split([self.location_size], -1)
+        return torch.cat([self.standardised(location), spread.float()], -1)

@@ -22,6 +22,7 @@ from mbrl.world_model.dynamics import Dynamics
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.heads import Heads
 from mbrl.world_model.losses import free_nats, soft_free_nats
+from mbrl.world_model.running import mean_of_ranks
 from mbrl.world_model.settings import WorldModelSettings
 
 Metrics = dict[str, Tensor]
@@ -123,6 +124,7 @@ class WorldModel(nn.Module):
                 self.code.raw_size,
                 settings.encoder,
                 settings.hidden if recurrent else 0,
+                self.code.location_size,
             )
         )
         self.dynamics = Dynamics(
@@ -352,22 +354,30 @@ class WorldModel(nn.Module):
         return latent.features if self.settings.decoder.sees_hidden else latent.code
 
     def _kl_loss(self, dynamics: Tensor, representation: Tensor) -> Tensor:
-        """Both KL terms, weighted, with what keeps the code from being given up for nothing."""
+        """Both KL terms, weighted, with what keeps the code from being given up for nothing.
+
+        Stage by stage, floors are the code's business alone, frame by frame as in 2018, and the
+        prior always learns; jointly, hard free nats floor both terms, as in DreamerV3.
+        """
         settings = self.settings.kl
         weight: Tensor | float = settings.representation
         if self.training:
             self.trained += 1
         if settings.warmup_updates:
             weight = weight * (self.trained / settings.warmup_updates).clamp_max(1)
-        if settings.soft_free_nats is None:
-            floor = settings.free_nats
-            return settings.dynamics * free_nats(dynamics, floor) + weight * free_nats(
-                representation, floor
-            )
-        if self.training:
-            target = settings.soft_free_nats
-            self.kl_weight.copy_(soft_free_nats(self.kl_weight, dynamics.detach(), target))
-        return settings.dynamics * dynamics.mean() + weight * self.kl_weight * representation.mean()
+        if settings.soft_free_nats is not None:
+            if self.training:
+                mean = mean_of_ranks(representation.detach().mean())
+                self.kl_weight.copy_(soft_free_nats(self.kl_weight, mean, settings.soft_free_nats))
+            code = self.kl_weight * representation.mean()
+            prior = dynamics.mean()
+        elif self.settings.joint:
+            code = free_nats(representation, settings.free_nats)
+            prior = free_nats(dynamics, settings.free_nats)
+        else:
+            code = representation.clamp_min(settings.free_nats).mean()
+            prior = dynamics.mean()
+        return settings.dynamics * prior + weight * code
 
     def _reconstruction(
         self, obs: Tensor, features: Tensor, generator: torch.Generator | None
