@@ -45,8 +45,8 @@ TEXTURES = 8
 """Fixed background textures; `texture_id` says which one, and is 0 without texture."""
 PATTERNS = 8
 """Fixed noise patterns; `noise_id` says which one a frame has, and is 0 without noise."""
-BACKGROUND, SPRITE = 80, 232
-"""Grey levels without texture and noise: the middles of two of 16 equal bins."""
+BACKGROUND, SPRITE = 88, 232
+"""Grey levels without texture and noise: the middles of the bins 5 and 14 of 16 equal ones."""
 
 _STAY, _UP, _DOWN = range(3)
 _TEXTURE_SWING = 64  # grey levels at contrast 1: darker or lighter by at most this

@@ -70,6 +70,10 @@ def test_state_equals_pixels_exactly(size: int, ball: int) -> None:
     assert 50 < visible < 400
 
 
+def test_grey_levels_are_the_middles_of_sixteen_bins() -> None:
+    assert (BACKGROUND, SPRITE) == (5 * 16 + 8, 14 * 16 + 8)
+
+
 def test_court_of_64_pixels_by_hand() -> None:
     layout = court()
     assert (layout.paddle_height, layout.paddle_width) == (8, 2)
