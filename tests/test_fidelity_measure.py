@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from billiard import BRIGHT, DARK, EPISODE, GAME, Blind, Oracle, named, numbers, play
+from billiard import BRIGHT, DARK, EPISODE, GAME, Blind, Oracle, draw, named, numbers, play
 from gymnasium import spaces
 from tiny import model_settings
 
@@ -16,6 +16,7 @@ from mbrl.fidelity.follow import BURN_IN, follow, quantised
 from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.information import information, rates, strangers
 from mbrl.fidelity.measure import Sizes, measure, plain
+from mbrl.fidelity.readout import read_variables
 from mbrl.fidelity.scene import Backdrops, Scene
 from mbrl.world_model.model import WorldModel
 
@@ -168,7 +169,8 @@ def test_a_perfect_dream_does_not_drift():
     report = drift_of(Oracle(TRAIN, HELD_OUT))
     assert list(report) == [str(horizon) for horizon in HORIZONS]
     for scores in report.values():
-        assert scores["ball_recall"] == scores["ball_near"] == scores["paddle_near"] == 1.0
+        assert scores["ball_recall"] == scores["ball_present"] == scores["ball_near"] == 1.0
+        assert scores["paddle_recall"] == scores["paddle_present"] == 1.0
         assert scores["position_px"] == scores["ball_position_px"] == 0.0
         assert scores["pixel_mse"] == scores["reward_error"] == scores["continue_error"] == 0.0
         assert scores["reward_sum_error"] == 0.0
@@ -180,7 +182,7 @@ def test_a_perfect_dream_does_not_drift():
 def test_an_empty_dream_loses_everything():
     report = drift_of(Blind(TRAIN, HELD_OUT))
     for horizon, scores in report.items():
-        assert scores["ball_recall"] == scores["paddle_near"] == 0.0
+        assert scores["ball_recall"] == scores["ball_present"] == scores["paddle_near"] == 0.0
         assert np.isnan(scores["position_px"])
         assert scores["reward_error"] == scores["reward_error_of_none"]
         assert scores["reward_sum_error"] == scores["reward_sum_error_of_none"]
@@ -188,6 +190,17 @@ def test_an_empty_dream_loses_everything():
         assert scores["reward_sum_error"] == pytest.approx(expected, abs=0.3)
     # four bright pixels of 256, and two that hold the frame's number
     assert report["1"]["pixel_mse"] > 4 * ((BRIGHT - DARK) / 255) ** 2 / 256
+
+
+def test_a_ball_in_the_wrong_place_is_present_and_not_recalled():
+    ram = HELD_OUT.ram.copy()
+    ram[:, 0] = np.where(ram[:, 0] > 7, ram[:, 0] - 6, ram[:, 0] + 6)
+    obs = draw(ram)
+    obs[:, 0] = HELD_OUT.obs[:, 0]  # the number of the frame
+    report = drift_of(Oracle(TRAIN, replace(HELD_OUT, obs=obs)))
+    assert report["15"]["ball_present"] == report["15"]["paddle_recall"] == 1.0
+    assert report["15"]["ball_recall"] == report["15"]["ball_near"] == 0.0
+    assert report["15"]["position_px"] == 6.0
 
 
 def test_balls_are_measured_in_rallies_and_paddles_always():
@@ -224,7 +237,11 @@ def test_a_perfect_model_measures_perfect():
     report = measure(model, GAME, TRAIN, HELD_OUT, 0, SIZES)
     assert model.training
     assert report["ball_recall"] == report["paddle_recall"] == 1.0
-    assert report["centroid_px"] == 0.0
+    assert report["centroid_px"] == report["position_px"] == 0.0
+    assert report["objects"]["ball"]["recalled"] == report["objects"]["ball"]["frames"] > 20
+    assert report["objects"]["ball"]["precision"] == report["objects"]["paddle"]["precision"] == 1.0
+    # the ball is somewhere in 15 x 13 pixels, and within 3 of another moment's by chance
+    assert report["objects"]["ball"]["shuffled_recall"] < 0.5
     assert report["reconstruction"] == {"mse": 0.0, "psnr_db": None, "frames": 96.0}
     assert report["nats_per_frame"] == 2.0
     assert report["shuffle_gain_bits"] > 9 / math.log(2)
@@ -253,11 +270,32 @@ def test_probes_read_the_oracles_code_and_not_its_state():
 
 def test_a_blind_model_keeps_nothing():
     report = measure(Blind(TRAIN, HELD_OUT), GAME, TRAIN, HELD_OUT, 0, SIZES)
-    assert report["ball_recall"] == 0.0 and report["centroid_px"] is None
+    assert report["ball_recall"] == 0.0
+    assert report["centroid_px"] is None and report["position_px"] is None
+    assert report["objects"]["ball"]["shuffled_recall"] == 0.0
     assert report["shuffle_gain_bits"] == 0.0
     assert report["probe_f1"]["mean"] == pytest.approx(
         report["probes"]["majority"]["f1"]["mean"], abs=0.02
     )
+
+
+def test_a_median_of_a_few_recalled_frames_is_not_printed():
+    few = replace(SIZES, sampled=16, epochs=2)  # fewer than 20 frames
+    report = measure(Oracle(TRAIN, HELD_OUT), GAME, TRAIN, HELD_OUT, 0, few)
+    assert report["ball_recall"] == 1.0 and 0 < report["objects"]["ball"]["recalled"] < 20
+    assert report["centroid_px"] is None and report["position_px"] == 0.0
+
+
+def test_the_same_variables_are_probed_whatever_rows_are_drawn():
+    ram = TRAIN.ram.copy()
+    ram[:, 3] = np.arange(len(ram)) < 0.4 * len(ram)  # 0.67 nats, though constant at the end
+    assert read_variables(GAME, replace(TRAIN, ram=ram)) == (
+        "ball_row",
+        "ball_column",
+        "paddle_row",
+    )
+    ram[:, 3] = np.arange(len(ram)) < 0.1 * len(ram)  # 0.33 nats
+    assert read_variables(GAME, replace(TRAIN, ram=ram)) == ("ball_row", "ball_column")
 
 
 def timeless(report):

@@ -22,7 +22,7 @@ from mbrl.fidelity.probes import (
     not_seen_in,
     weighted_f1,
 )
-from mbrl.fidelity.regressions import r2, ridge, small_network
+from mbrl.fidelity.regressions import network_classify, r2, ridge, small_network
 
 
 def rng(seed=0):
@@ -85,8 +85,8 @@ def test_majority_guesses_the_commonest_training_label():
 def test_variables_with_little_entropy_are_dropped():
     rare = np.zeros(100, int)
     rare[:10] = 1  # 0.33 nats
-    both = targets_of([rare, np.arange(100) % 2], 100, 0, ("rare", "even"))
-    assert informative(both).names == ("even",)
+    labels = np.stack([rare, np.arange(100) % 2], 1)
+    assert informative(("rare", "even"), labels) == ("even",)
 
 
 def test_copies_of_training_frames_are_found():
@@ -218,6 +218,25 @@ def test_a_network_reads_what_is_not_linear():
     assert r2(targets.test, small_network(split, targets, rng()))[0] > 0.9
 
 
+def test_a_network_finds_a_label_that_no_linear_classifier_can():
+    signs = rng().integers(0, 2, (4000, 2))
+    unlike = 20 + 10 * (signs[:, 0] ^ signs[:, 1])  # 20 or 30
+    split = split_of(2 * signs - 1, 3000, 500)
+    targets = targets_of([unlike, signs[:, 0]], 3000, 500)
+    linear = classify(split, targets, rng(), epochs=20)
+    guesses = network_classify(split, targets, rng(), epochs=20)
+    assert guesses.dtype == np.int64 and accuracy(targets.test[:, 0], guesses[:, 0]) == 1.0
+    assert accuracy(targets.test[:, 1], guesses[:, 1]) == 1.0
+    assert accuracy(targets.test[:, 0], linear[:, 0]) < 0.8
+
+
+def test_a_network_guesses_only_labels_that_training_had():
+    split = Split(*(np.ones((n, 2), np.float32) for n in (8, 4, 3)))
+    train, rest = np.array([[1, 2] * 4]).reshape(8, 1), np.array([[9], [1], [0], [2]])
+    guesses = network_classify(split, Targets(("a",), train, rest, rest[:3]), rng(), epochs=2)
+    assert set(guesses[:, 0].tolist()) <= {1, 2}
+
+
 def test_a_feature_never_seen_in_training_does_not_explode():
     features = rng().normal(size=(900, 4)).astype(np.float32)
     features[:, 3] = 0
@@ -242,7 +261,9 @@ def test_a_texture_that_the_code_holds_is_found_and_one_that_it_does_not_is_at_c
     report = nuisance_report(features, targets, rng())
     assert report.keys() == {"texture_id", "noise_id"}
     assert report["texture_id"]["z"] == 1.0
+    assert report["texture_id"]["z_network"] == 1.0
     assert report["texture_id"]["h"] < 0.25 and report["noise_id"]["z"] < 0.4
+    assert report["texture_id"]["h_network"] < 0.25 and report["noise_id"]["z_network"] < 0.4
     assert report["texture_id"]["chance"] == pytest.approx(1 / 8, abs=0.05)
     assert report["noise_id"]["values"] == 4
 

@@ -21,15 +21,24 @@ from mbrl.__main__ import main
 from mbrl.errors import ConfigError
 from mbrl.fidelity import trial as trial_module
 from mbrl.fidelity.arms import ARMS, REFERENCE, SWEEP, choose
+from mbrl.fidelity.figures import drift_figure
 from mbrl.fidelity.frames import collect_frames
 from mbrl.fidelity.games import GAMES
+from mbrl.fidelity.measure import Sizes
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.fidelity.report import write_report
 from mbrl.fidelity.results import aggregate, look_up, read_trials, summarise
 from mbrl.fidelity.study import study
 from mbrl.fidelity.tables import cell, markdown_table, summary_rows, tables
 from mbrl.fidelity.trial import Training, run
-from mbrl.fidelity.trials import Trial, changed_settings, is_done, plan, refuse_others
+from mbrl.fidelity.trials import (
+    MEASURES,
+    Trial,
+    changed_settings,
+    is_done,
+    plan,
+    refuse_others,
+)
 from mbrl.progress import read_metrics
 from mbrl.replay import ReplayStore
 
@@ -281,6 +290,7 @@ def write_trial(trial: Trial, measures: dict[str, Any] | None = None, **changes:
         "parameters": 1000,
         "overrides": list(trial.overrides),
         "settings": trial.settings(GAME.env),
+        "measures_version": MEASURES,
         "measures": measures or {},
         "curve": {"cpu_minutes": [1.0, 2.0], "nats_per_frame": [9.0, 8.0], "kl": [1.0, None]},
     }
@@ -293,6 +303,57 @@ def test_a_result_of_the_same_settings_and_budget_is_kept(tmp_path: Path) -> Non
     write_trial(trial)
     refuse_others([trial], GAME.env)
     assert is_done(trial)
+
+
+def test_a_result_of_older_measures_is_not_done_and_in_no_table(tmp_path: Path) -> None:
+    trial, new = make_trial(tmp_path), make_trial(tmp_path, arm="deconv_mse")
+    write_trial(trial, {"ball_recall": 1.0}, measures_version=MEASURES - 1)
+    write_trial(new, {"ball_recall": 0.5})
+    refuse_others([trial], GAME.env)
+    assert not is_done(trial) and is_done(new)
+    assert list(aggregate(GAME.name, tmp_path / "results")["arms"]) == ["deconv_mse"]
+    result = json.loads(trial.result_path.read_text())
+    del result["measures_version"]  # as the first version wrote it
+    trial.result_path.write_text(json.dumps(result))
+    assert not is_done(trial)
+
+
+def test_a_result_of_older_measures_is_measured_anew_without_training(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(out)
+    measured: list[Sizes] = []
+
+    def measure(*arguments: Any) -> dict[str, Any]:
+        measured.append(arguments[-1])
+        return {"ball_recall": float(len(measured))}
+
+    monkeypatch.setattr(trial_module, "measure", measure)
+    monkeypatch.setattr(trial_module, "draw", lambda *_: None)
+    assert run(trial) is True
+    first = json.loads(trial.result_path.read_text())
+    assert first["measures_version"] == MEASURES
+    assert measured[0].timed == (2, 4)  # the shape of its own batches
+    trial.result_path.write_text(json.dumps({**first, "measures_version": MEASURES - 1}))
+    learn = Training._learn
+
+    def no_training(_: Training) -> dict[str, float]:
+        raise AssertionError("a finished trial was trained again")
+
+    monkeypatch.setattr(Training, "_learn", no_training)
+    assert run(trial) is True
+    again = json.loads(trial.result_path.read_text())
+    assert again["measures"] == {"ball_recall": 2.0} and again["measures_version"] == MEASURES
+    assert (again["updates"], again["cpu_s"]) == (first["updates"], first["cpu_s"])
+    assert again["curve"] == first["curve"]
+    assert run(trial) is True and len(measured) == 2  # nothing is left to do
+    # without its checkpoint it is trained from the beginning
+    trial.result_path.write_text(json.dumps({**first, "measures_version": MEASURES - 1}))
+    shutil.rmtree(trial.run_dir)
+    monkeypatch.setattr(Training, "_learn", learn)
+    assert run(trial) is True
+    last = json.loads(trial.result_path.read_text())
+    assert last["updates"] > 0 and last["measures"] == {"ball_recall": 3.0}
 
 
 def test_a_result_of_a_smaller_budget_goes_on(tmp_path: Path) -> None:
@@ -475,15 +536,62 @@ def test_tables_leave_out_what_no_arm_has(tmp_path: Path) -> None:
     write_trial(make_trial(tmp_path, arm="pixelcnn_8"), {"ball_recall": 0.0})
     summary = aggregate(GAME.name, tmp_path / "results")
     rows = summary_rows(summary)
-    assert rows.head == ["arm", "runs", "ball recall", "KL, nats"]
+    assert rows.head == ["arm", "runs", "updates", "ball recall", "KL, nats"]
     assert rows.rows == [
-        ["PixelCNN", "1 × 30", "1.00", "4.3"],
-        ["PixelCNN, 8 layers", "1 × 0.005", "0.00", "–"],  # a zero is a number
+        ["PixelCNN", "1 × 30", "10", "1.00", "4.3"],
+        ["PixelCNN, 8 layers", "1 × 0.005", "10", "0.00", "–"],  # a zero is a number
     ]
-    assert markdown_table(rows).splitlines()[2] == "| PixelCNN | 1 × 30 | 1.00 | 4.3 |"
+    assert markdown_table(rows).splitlines()[2] == "| PixelCNN | 1 × 30 | 10 | 1.00 | 4.3 |"
     assert set(tables(summary)) == {"main", "variants"}
     page = write_report(tmp_path, summary, read_trials(GAME.name, tmp_path / "results"))
     assert "Fewer than three seeds" in page.read_text()
+
+
+def test_tables_name_the_updates_of_all_seeds(tmp_path: Path) -> None:
+    for seed, updates in enumerate((9800, 10100, 9900)):
+        write_trial(make_trial(tmp_path, seed=seed), {"ball_recall": 1.0}, updates=updates)
+    summary = aggregate(GAME.name, tmp_path / "results")
+    assert summary_rows(summary).rows[0][2] == "9,800–10,100"
+
+
+def test_tables_have_what_stands_beside_recall(tmp_path: Path) -> None:
+    def scores(precision: float, chance: float) -> dict[str, float]:
+        return {"precision": precision, "shuffled_recall": chance, "near": 1.0, "present": 1.0}
+
+    measures = {
+        "own_paddle_recall": 0.8,
+        "ball_recall": 0.9,
+        "position_px": 1.2,
+        "objects": {"ball": scores(0.7, 0.1), "own_paddle": scores(0.6, 0.3)},
+        "probes": {"z": {"f1": {"mean": 0.4}}, "zh": {"f1": {"mean": 0.5}}},
+        "drift": {"15": {"ball_recall": 0.5, "ball_present": 0.95}},
+    }
+    write_trial(make_trial(tmp_path), measures)
+    made = tables(aggregate(GAME.name, tmp_path / "results"))
+    main = made["main"][1]
+    assert dict(zip(main.head[3:], main.rows[0][3:], strict=True)) == {
+        **{"ball recall": "0.90", "own paddle recall": "0.80"},
+        **{"ball precision": "0.70", "own paddle precision": "0.60", "strongest, px": "1.2"},
+        **{"ball recall after 15": "0.50", "ball present after 15": "0.95"},
+    }
+    beside = made["objects"][1]
+    assert beside.head[3:5] == ["ball recall by chance", "own paddle recall by chance"]
+    assert beside.rows[0][3:5] == ["0.10", "0.30"]
+    assert made["code"][1].head[3:] == ["F1 from z alone", "from [z, h]"]
+    assert made["drift"][1].head[3:] == ["ball recall, 15", "present, 15"]
+
+
+def test_drift_figure_shows_every_arm_main_ones_on_top(tmp_path: Path) -> None:
+    measures = {"ball_recall": 1.0, "drift": {"1": {"ball_recall": 1.0}, "15": {"ball_recall": 0}}}
+    for arm in ("pixelcnn", "pixelcnn_8", "deconv_mse"):
+        write_trial(make_trial(tmp_path, arm=arm), measures)
+    figure = drift_figure(aggregate(GAME.name, tmp_path / "results"))
+    assert figure is not None
+    lines = figure.axes[0].get_lines()
+    assert [line.get_linewidth() for line in lines] == [0.9, 0.9, 2.2]
+    [legend] = figure.legends
+    titles = {text.get_text() for text in legend.get_texts()}
+    assert titles == {"PixelCNN", "variants of the PixelCNN", ARMS["deconv_mse"].title}
 
 
 # Pictures
@@ -549,7 +657,7 @@ def test_page_takes_tables_and_pictures_from_the_results(
     )
     made = generate.fidelity(page)
     assert made.startswith("before\n<!-- fidelity synthetic_pong main -->\n| arm | runs |")
-    assert "| PixelCNN | 1 × 30 | 0.50 |" in made
+    assert "| PixelCNN | 1 × 30 | 10 | 0.50 |" in made
     assert "None recorded yet." in made  # there are no variants
     assert "commit `abc`; 2 cores, a processor" in made
     assert "](fidelity/synthetic_pong_samples.png)" in made

@@ -38,14 +38,15 @@ def train_ms_per_frame(
     frames: "Frames",
     seed: int,
     *,
-    sequences: int = 4,
-    length: int = 48,
+    sequences: int = 12,
+    length: int = 16,
     updates: int = 3,
 ) -> float:
     """CPU milliseconds of one training update, divided by its rows.
 
     An update is the loss, its gradient and an Adam step, on real windows of training frames; the
-    fastest of `updates` counts, after one that does not (first calls allocate).
+    fastest of `updates` counts, after one that does not (first calls allocate). Batches have
+    the shape that the model is trained with: what is done once per step costs less in longer ones.
 
     Args:
         model: stays as it is.

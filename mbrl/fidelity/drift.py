@@ -127,8 +127,10 @@ def drift(
 
     Returns:
         For each horizon, NaN where there was nothing to measure:
-        `NAME_recall` for each object: the share of dreams in which it is drawn anywhere in its
-            region; `NAME_near`: within its radius of its real place; `NAME_position_px`: median
+        `NAME_recall` for each object: the share of dreams in which it is drawn within its radius of
+            its real place and nothing like it beside; `NAME_near`: whatever is beside it;
+            `NAME_present`: drawn anywhere in its region (see `object_scores`);
+            `NAME_position_px`: median
             distance of the strongest thing drawn from the real place, of those where something is;
             `NAME_still_px`: the same if it had stayed where it was at the start; `NAME_frames`: how
             many dreams this is about: the object is really visible at the horizon and, if it is
@@ -206,8 +208,9 @@ def _objects(
         scores = object_scores(scene.detectors[name], counted, contrasts)
         both = counted.visible & origin[name].visible
         report |= {
-            f"{name}_recall": scores["present"],
-            f"{name}_near": scores["recall"],
+            f"{name}_recall": scores["recall"],
+            f"{name}_near": scores["near"],
+            f"{name}_present": scores["present"],
             f"{name}_position_px": scores["position_px"],
             f"{name}_still_px": median(distance(origin[name].place[both], counted.place[both])),
             f"{name}_frames": scores["frames"],

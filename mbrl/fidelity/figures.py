@@ -75,11 +75,14 @@ def svg(figure: Figure) -> str:
 
 
 def drift_figure(summary: Summary) -> Figure | None:
-    """The ball (or a game's first object) and the reward of dreams against the horizon."""
+    """The ball (or a game's first object) and the reward of dreams against the horizon.
+
+    Every arm is there: main arms with all their seeds, the others thin.
+    """
     lead = [(name, name.replace("_", " ")) for name in objects(summary)[:1]]
     wanted = [
-        *((f"{name}_recall", f"the {title} is drawn") for name, title in lead),
-        *((f"{name}_near", "drawn near the real one") for name, _ in lead),
+        *((f"{name}_recall", f"recall of the {title}") for name, title in lead),
+        *((f"{name}_present", f"a {title} is drawn anywhere") for name, title in lead),
         *(("position_px", f"distance of the {title}, pixels") for _, title in lead),
         *(() if lead else (("pixel_mse", "squared error of pixels"),)),
         ("reward_error", "error of the reward"),
@@ -87,20 +90,20 @@ def drift_figure(summary: Summary) -> Figure | None:
     panels = [panel for panel in wanted if _horizons(summary, panel[0])]
     if not panels:
         return None
-    shown = [arm for arm in summary["arms"] if arm in main_arms(summary)] or list(summary["arms"])
+    main = main_arms(summary) or list(summary["arms"])
     with style():
         figure, grid = _panels(len(panels), width=3.0)
         for axes, (name, label) in zip(grid, panels, strict=True):
             horizons = _horizons(summary, name)
-            for arm in shown:
-                _draw_drift(axes, summary, arm, name, horizons)
+            for arm in sorted(summary["arms"], key=main.__contains__):  # main arms on top
+                _draw_drift(axes, summary, arm, name, horizons, thin=arm not in main)
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(FixedLocator(horizons))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.set_xlabel("steps dreamt")
             axes.set_title(label, fontsize=10, loc="left")
-            if name.endswith(("_recall", "_near")):
+            if name.endswith(("_recall", "_present")):
                 axes.set_ylim(-0.03, 1.03)
             else:
                 axes.set_ylim(bottom=0)
@@ -114,7 +117,7 @@ def cost_figure(summary: Summary) -> Figure | None:
     wanted = (
         *((f"{name}_recall", f"{title} recall, free-running samples") for name, title in lead),
         ("probe_f1/mean", "linear probes, mean F1 from [z, h]"),
-        *((f"drift/15/{name}_near", f"{title} near after 15 dreamt steps") for name, title in lead),
+        *((f"drift/15/{name}_recall", f"{title} recall, 15 dreamt steps") for name, title in lead),
     )
     panels = [panel for panel in wanted if _arms_with(summary, panel[0], "train_ms_per_frame")]
     if not panels:
@@ -234,13 +237,15 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _draw_drift(axes: Axes, summary: Summary, arm: str, name: str, horizons: list[int]) -> None:
+def _draw_drift(
+    axes: Axes, summary: Summary, arm: str, name: str, horizons: list[int], *, thin: bool
+) -> None:
     seeds = np.array(
         [_per_seed(summary, arm, f"drift/{horizon}/{name}") for horizon in horizons], float
     )
     if not np.isfinite(seeds).any():
         return
-    for seed in seeds.T if seeds.shape[1] > 1 else ():
+    for seed in seeds.T if seeds.shape[1] > 1 and not thin else ():
         axes.plot(horizons, seed, color=colour(arm), linewidth=0.9, alpha=0.4)
     there = np.isfinite(seeds).any(1)
     means = np.array([np.nanmean(row) for row in seeds[there]])
@@ -248,10 +253,11 @@ def _draw_drift(axes: Axes, summary: Summary, arm: str, name: str, horizons: lis
         np.asarray(horizons)[there],
         means,
         marker=marker(arm),
-        markersize=5,
+        markersize=3 if thin else 5,
         color=colour(arm),
-        linewidth=2.2,
-        label=summary["runs"][arm]["title"],
+        linewidth=0.9 if thin else 2.2,
+        alpha=0.7 if thin else 1.0,
+        label=_legend_title(summary, arm),
     )
 
 

@@ -3,7 +3,8 @@
 A model, a game, training frames and held-out frames go in; a nested dictionary of numbers, ready
 for JSON, comes out. Each number is defined where it is made: objects in `objects`, dreams in
 `drift`, the code's contents in `probes`, `readout` and `nuisance`, rate and distortion in
-`information`, time in `cost`. Nothing is trained here but probes, and nothing in the model changes.
+`information`, time in `cost`. When a number changes its meaning, `trials.MEASURES` is raised.
+Nothing is trained here but probes, and nothing in the model changes.
 """
 
 import math
@@ -18,9 +19,9 @@ import torch
 
 from mbrl.fidelity.cost import timed_samples, train_ms_per_frame
 from mbrl.fidelity.drift import drift, squared_difference
-from mbrl.fidelity.follow import follow, quantised
-from mbrl.fidelity.information import information
-from mbrl.fidelity.objects import object_scores
+from mbrl.fidelity.follow import follow, quantised, rng_of
+from mbrl.fidelity.information import information, strangers
+from mbrl.fidelity.objects import Floats, Truth, object_scores
 from mbrl.fidelity.probes import EPOCHS
 from mbrl.fidelity.readout import (
     ahead_report,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from mbrl.fidelity.frames import Frames
     from mbrl.fidelity.games import Game
 
+FEWEST_RECALLED = 20
+"""Frames in which every object must be recalled for a median of its distances to be printed."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -47,7 +51,7 @@ class Sizes:
         candidates, dreamed: dreams for drift, and how many of them are drawn, at each horizon.
         fitted, scored: training and held-out rows of the probes.
         epochs: upper limit of the probes' training.
-        timed: rows of a training update that is timed, as (sequences, length).
+        timed: rows of a training update that is timed, as (sequences, length): those of the run.
     """
 
     sampled: int = 512
@@ -57,7 +61,7 @@ class Sizes:
     fitted: int = 18000
     scored: int = 3000
     epochs: int = EPOCHS
-    timed: tuple[int, int] = (4, 48)
+    timed: tuple[int, int] = (12, 16)
 
 
 def measure(
@@ -80,8 +84,10 @@ def measure(
 
     Returns:
         Numbers, None where there is no number. At the top, what results are compared by:
-        `NAME_recall` of each object and `centroid_px`, the largest of the objects' median centroid
-        errors, None if one was never recalled (free-running samples of held-out frames);
+        `NAME_recall` of each object; `centroid_px`, the largest of the objects' median centroid
+        errors, None if one was recalled in fewer than `FEWEST_RECALLED` frames; `position_px`, the
+        largest of the median distances of the strongest thing drawn in an object's region, of
+        objects without doubles (free-running samples of held-out frames);
         `probe_f1`, weighted F1 from [z, h] by variable and category, with `mean` and `ball`, the
         mean over variables of the ball;
         `nats_per_frame`, `bits_per_frame`, `shuffle_gain_bits`, and `squared_error` in place of
@@ -172,15 +178,42 @@ def _samples(
         return report
     ram = held_out.ram[followed.rows]
     drawn = scene.contrasts(images, ram)
-    objects = {
-        name: object_scores(scene.detectors[name], place, drawn)
-        for name, place in scene.truths(real, ram).items()
-    }
+    objects = _objects(scene, scene.truths(real, ram), drawn, seed)
     return {
         **{f"{name}_recall": scores["recall"] for name, scores in objects.items()},
-        "centroid_px": float(np.max([scores["centroid_px"] for scores in objects.values()])),
+        **_distances(scene, objects),
         "objects": objects,
         **report,
+    }
+
+
+def _objects(
+    scene: Scene, truths: Mapping[str, Truth], drawn: Floats, seed: int
+) -> dict[str, dict[str, float]]:
+    """`object_scores` by object, and `shuffled_recall`, the recall by chance.
+
+    That is the recall of drawings made from another frame's (z, h). Pixels are drawn independently
+    for each frame, so this is each drawing judged by another frame's truth. A model that puts the
+    object where it is most often gets no less.
+    """
+    partner = strangers(len(drawn), rng_of(seed, "objects/strangers"))
+    report = {}
+    for name, place in truths.items():
+        detector = scene.detectors[name]
+        by_chance = object_scores(detector, place, drawn[partner])["recall"]
+        report[name] = {**object_scores(detector, place, drawn), "shuffled_recall": by_chance}
+    return report
+
+
+def _distances(scene: Scene, objects: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """`centroid_px` and `position_px` over all objects; see `measure`."""
+    enough = all(scores["recalled"] >= FEWEST_RECALLED for scores in objects.values())
+    centroids = [scores["centroid_px"] for scores in objects.values() if enough]
+    alone = [name for name in objects if scene.detectors[name].alone]
+    positions = [objects[name]["position_px"] for name in alone]
+    return {
+        "centroid_px": float(np.max(centroids)) if centroids else math.nan,
+        "position_px": float(np.max(positions)) if positions else math.nan,
     }
 
 
@@ -200,7 +233,7 @@ def _readout(
         "probes": probes,
         "positions": position_report(game, reading),
         "ahead": ahead_report(game, reading),
-        "nuisance": nuisances(game, reading, seed),
+        "nuisance": nuisances(game, reading, seed, epochs=sizes.epochs),
         "rows": rows,
     }
 

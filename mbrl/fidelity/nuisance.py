@@ -2,11 +2,12 @@
 
 A code that serves prediction has a use for the ball, none for wallpaper. In games of ours that have
 such dials, the memory names the episode's texture and each frame's noise pattern; linear
-classifiers on z, on h and on both try to read them, beside the guess that a blind reader would
-make. A decoder whose likelihood explains texture and noise from neighbouring pixels leaves the code
-at chance; whether it then still holds the ball is told by the other probes.
+classifiers and small networks on z, on h and on both try to read them, trained as long as those
+that read the ball, beside the guess that a blind reader would make. A decoder whose likelihood
+explains texture and noise from neighbouring pixels leaves the code at chance; whether it then still
+holds the ball is told by the other probes.
 
-Source: the measure is our own; the classifiers are those of `probes`.
+Source: the measure is our own; the classifiers are those of `probes` and `regressions`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mbrl.fidelity.probes import Split, Targets, accuracy, classify, majority
+from mbrl.fidelity.probes import EPOCHS, Split, Targets, accuracy, classify, majority
+from mbrl.fidelity.regressions import NETWORK_EPOCHS, network_classify
 
 if TYPE_CHECKING:
     from mbrl.fidelity.games import Game
@@ -29,7 +31,11 @@ def nuisance_names(game: "Game") -> tuple[str, ...]:
 
 
 def nuisance_report(
-    features: Mapping[str, Split], targets: Targets, rng: np.random.Generator, *, epochs: int = 30
+    features: Mapping[str, Split],
+    targets: Targets,
+    rng: np.random.Generator,
+    *,
+    epochs: int = EPOCHS,
 ) -> dict[str, dict[str, float]]:
     """How well nuisances are read out of each kind of features.
 
@@ -37,19 +43,24 @@ def nuisance_report(
         features: kinds of features of the same rows, such as `z`, `h` and `zh`.
         targets: nuisance variables; those that never vary in the training rows are left out.
         rng: shuffles the batches.
-        epochs: upper limit of each classifier's training.
+        epochs: upper limit of each linear classifier's training, and of the networks', if it is
+            below `NETWORK_EPOCHS`.
 
     Returns:
-        For each variable: the accuracy in [0, 1] on held-out rows of the classifier on each kind of
-        features; `chance`, of the commonest training label; `values`, how many it takes.
+        For each variable, accuracies in [0, 1] on held-out rows: of the linear classifier on each
+        kind of features, by its name; of the network, `KIND_network`; `chance`, of the commonest
+        training label. And `values`, how many it takes.
     """
     varied = [i for i in range(len(targets.names)) if len(np.unique(targets.train[:, i])) > 1]
     targets = targets.pick(varied)
     if not targets.names:
         return {}
-    guesses = {
-        kind: classify(split, targets, rng, epochs=epochs) for kind, split in features.items()
-    }
+    guesses = {}
+    for kind, split in features.items():
+        guesses[kind] = classify(split, targets, rng, epochs=epochs)
+        guesses[f"{kind}_network"] = network_classify(
+            split, targets, rng, epochs=min(epochs, NETWORK_EPOCHS)
+        )
     report = {}
     for i, name in enumerate(targets.names):
         labels = targets.test[:, i].astype(np.int64)

@@ -11,7 +11,9 @@ of the time). Of the contrast an object owns the brighter part, the darker part 
 from real frames, which keeps a white boxer apart from a black one. Its *mass* at a place is its
 contrast inside its window around that place, of pixels inside its region. It is *present* where
 the mass reaches half of the median mass that it has in real training frames. Its position is the
-contrast-weighted centroid in the window.
+contrast-weighted centroid in the window. It is *recalled* where it is drawn near its real place and
+its region holds hardly anything else: a whole column of paddle, or a lattice of balls, has the
+object near any place, and shows nothing.
 
 Source: the positions in the console's memory are AtariARI's (Anand et al., arXiv:1906.08226); the
 detector and the scores are our own, as no published one measures drawings.
@@ -37,6 +39,10 @@ ONE_SIDED = 0.9
 """Share of an object's real contrast that is brighter (or darker) for it to own that side only."""
 TELLING = 0.9
 """Share of real frames in which the strongest thing in the region must be the object itself."""
+ROOM = 0.5
+"""Share of an object's usual load that a clean drawing may have beside it in its region."""
+HAZE = 0.25
+"""Share of an object's usual peak below which a pixel is haze, and no part of the load."""
 CHUNK = 1024
 
 
@@ -104,6 +110,8 @@ class Detector:
         floor: the median mass of a window in its region in real training frames: 0 where the
             backdrop is still, more where noise covers it. Masses are counted from here.
         sides: weights of the brighter and the darker part of the contrast, 0 or 1.
+        peak: the median contrast of its strongest pixel in real training frames.
+        load: the median of `loads` in real training frames: what its whole region usually holds.
         alone: whether the strongest thing in its region is the object itself in real frames (in at
             least `TELLING` of them). If not, the region holds others like it, and only places near
             the real one can tell anything.
@@ -114,11 +122,32 @@ class Detector:
     floor: float = 0.0
     sides: tuple[float, float] = (1.0, 1.0)
     alone: bool = True
+    peak: float = 0.0
+    load: float = 0.0
 
     @property
     def threshold(self) -> float:
         """The mass from which on something is the object."""
         return self.floor + ENOUGH_MASS * (self.mass - self.floor)
+
+    def loads(self, contrasts: Floats) -> Floats:
+        """Contrast of the whole region, (N,), of pixels above `HAZE` of the object's peak.
+
+        So neither the noise of a game nor a decoder's faint haze counts, wherever it is; whatever
+        is a quarter as strong as the object does.
+        """
+        inside = crop(contrasts, self.target.region) @ np.asarray(self.sides)
+        return np.where(inside > HAZE * self.peak, inside, 0.0).sum((1, 2))
+
+    def clean(self, contrasts: Floats, real: Floats) -> Bools:
+        """Whether the region holds no more than the object and `ROOM` for half another, (N,).
+
+        Args:
+            contrasts: (N, H, W, 2) of drawings.
+            real: (N,), the loads of the real frames. Where a real region holds more than usual (a
+                ball flies past the paddle), the drawing may, too.
+        """
+        return self.loads(contrasts) <= ROOM * self.load + np.maximum(self.load, real)
 
     def strongest(self, contrasts: Floats) -> Sightings:
         """The heaviest place of the whole region, whatever the truth is."""
@@ -245,7 +274,10 @@ def fit_detector(target: "SceneObject", contrasts: Floats, ram: NDArray[np.uint8
             f"{target.name}: expected it to stand out near where the memory says it is, got a "
             f"median mass of {mass:g} against {floor:g} elsewhere; check its region and `locate`"
         )
-    detector = Detector(target, mass, floor, sides)
+    weighted = crop(seen, target.region) @ np.asarray(sides)
+    peak = float(np.median(np.where(near, weighted, 0.0).max((1, 2))))
+    detector = Detector(target, mass, floor, sides, peak=peak)
+    detector = replace(detector, load=float(np.median(detector.loads(seen))))
     found, strongest = detector.near(seen, places), detector.strongest(seen)
     itself = distance(strongest.position, found.position)[found.present] <= target.radius
     return replace(detector, alone=bool(share(itself) >= TELLING))
@@ -261,6 +293,7 @@ class Truth:
         visible: (N,) bool: the memory says so, and the detector finds it there in the real frame.
         claimed: (N,) bool: the memory says so.
         absent: (N,) bool: neither the memory nor the detector has it anywhere in its region.
+        load: (N,), the load of its region in the real frame.
     """
 
     anchor: Floats
@@ -268,6 +301,7 @@ class Truth:
     visible: Bools
     claimed: Bools
     absent: Bools
+    load: Floats
 
 
 def truth(detector: Detector, contrasts: Floats, ram: NDArray[np.uint8]) -> Truth:
@@ -284,7 +318,7 @@ def truth(detector: Detector, contrasts: Floats, ram: NDArray[np.uint8]) -> Trut
     visible = claimed & found.present
     absent = ~claimed & ~detector.strongest(contrasts).present
     place = np.where(visible[:, None], found.position, np.nan)
-    return Truth(anchor, place, visible, claimed, absent)
+    return Truth(anchor, place, visible, claimed, absent, detector.loads(contrasts))
 
 
 def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, float]:
@@ -298,8 +332,11 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
     Returns:
         Shares in [0, 1] and distances in pixels; NaN where there was nothing to measure, and for
         `present`, `position_px`, `precision` and `phantom` of an object that is not `alone`.
-        `recall`: drawn within the radius of where the memory says it is, of frames where it is
-            visible.
+        `near`: drawn within the radius of where the memory says it is, of frames where it is
+            visible, whatever else is drawn.
+        `recall`: near and clean: its region holds at most 1.5 times the object's usual load (see
+            `Detector.clean`). For an object that is not `alone`, whose region holds others like it,
+            this is `near`.
         `present`: drawn anywhere in its region, of the same frames.
         `centroid_px`, `centroid_px_mean`: median and mean distance of a recalled object's centroid
             from its real one.
@@ -310,15 +347,19 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
         `phantom`: drawn although it is absent, of the frames where it is absent.
         `detector`: found in the real frame where the memory says it is, of frames where it says so.
         `frames`: how many frames it is visible in.
+        `recalled`: how many of them it is recalled in.
     """
     seen = real.visible
     near = detector.near(drawn[seen], real.anchor[seen])
-    error = distance(near.position, real.place[seen])[near.present]
+    clean = detector.clean(drawn[seen], real.load[seen]) if detector.alone else True
+    recalled = near.present & clean
+    error = distance(near.position, real.place[seen])[recalled]
     strongest = detector.strongest(drawn[seen])
     anywhere = distance(strongest.position, real.place[seen])[strongest.present]
     unclear = 1.0 if detector.alone else float("nan")
     return {
-        "recall": share(near.present),
+        "recall": share(recalled),
+        "near": share(near.present),
         "present": unclear * share(strongest.present),
         "centroid_px": median(error),
         "centroid_px_mean": float(error.mean()) if len(error) else float("nan"),
@@ -327,6 +368,7 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
         "phantom": unclear * share(detector.strongest(drawn[real.absent]).present),
         "detector": share(real.visible[real.claimed]),
         "frames": float(seen.sum()),
+        "recalled": float(recalled.sum()),
     }
 
 

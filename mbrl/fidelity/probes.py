@@ -117,10 +117,10 @@ class Targets:
         )
 
 
-def informative(targets: Targets) -> Targets:
-    """Drop variables whose training labels have less entropy than `MIN_ENTROPY`."""
-    keep = [i for i in range(len(targets.names)) if entropy(targets.train[:, i]) >= MIN_ENTROPY]
-    return targets.pick(keep)
+def informative(names: Sequence[str], labels: NDArray[np.generic]) -> tuple[str, ...]:
+    """Names of columns of labels (N, V), without those of less entropy than `MIN_ENTROPY`."""
+    columns = zip(names, labels.T, strict=True)
+    return tuple(name for name, column in columns if entropy(column) >= MIN_ENTROPY)
 
 
 def not_seen_in(train: NDArray[np.uint8], test: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -122,6 +122,21 @@ def read(
     return reading, {name: float(value) for name, value in counts.items()}
 
 
+def read_variables(game: "Game", train: "Frames") -> tuple[str, ...]:
+    """Which variables are probed: by the entropy of their labels in all training frames.
+
+    So the list is the same for every arm and seed of a game, and means over it compare.
+
+    Raises:
+        ValueError: the frames have no memory.
+    """
+    if train.ram is None:
+        raise ValueError("ram: expected the console's memory with every frame")
+    names = tuple(name for name in game.variables if name not in nuisance_names(game))
+    labels = train.ram[:, [game.variables[name].index for name in names]]
+    return informative(names, labels)
+
+
 def probe_report(
     game: "Game", reading: Reading, seed: int, *, epochs: int = EPOCHS
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -130,15 +145,14 @@ def probe_report(
     Returns:
         `z`, `h`, `zh`: `f1`, `macro_f1`, `accuracy` (see `classification_report`), `ridge_r2` and
         `network_r2`, each by variable with means by category; `majority`: the first three for the
-        guess of the commonest training label; `entropy` is applied before, so a variable may be
-        missing; an empty report if all are.
+        guess of the commonest training label. Of the variables in `read_variables`; an empty report
+        if there are none.
     """
-    nuisances = nuisance_names(game)
-    names = tuple(name for name in game.variables if name not in nuisances)
-    targets = informative(reading.targets(game, names))
-    categories = {name: game.variables[name].category for name in names}
-    if not targets.names:
+    names = read_variables(game, reading.train_frames)
+    if not names:
         return {}
+    targets = reading.targets(game, names)
+    categories = {name: game.variables[name].category for name in names}
     rows = len(targets.test)
     blind = np.stack([majority(column.astype(np.int64), rows) for column in targets.train.T], 1)
     report = {"majority": classification_report(targets, blind, categories)}
@@ -192,8 +206,7 @@ def ahead_report(game: "Game", reading: Reading) -> dict[str, dict[str, float]]:
     h_t has seen rows before t only, so k = 0 is already a prediction by one step. The actions in
     between are not given: what depends on them cannot be known.
     """
-    names = tuple(name for name in game.variables if name not in nuisance_names(game))
-    usable = informative(reading.targets(game, names)).names
+    usable = read_variables(game, reading.train_frames)
     if not usable:
         return {}
     report = {}
@@ -205,10 +218,13 @@ def ahead_report(game: "Game", reading: Reading) -> dict[str, dict[str, float]]:
     return report
 
 
-def nuisances(game: "Game", reading: Reading, seed: int) -> dict[str, dict[str, float]]:
+def nuisances(
+    game: "Game", reading: Reading, seed: int, *, epochs: int = EPOCHS
+) -> dict[str, dict[str, float]]:
     """`nuisance_report` of the game's nuisance variables; empty if it has none."""
     names = nuisance_names(game)
     if not names:
         return {}
     features = {kind: reading.features(kind) for kind in ("z", "h", "zh")}
-    return nuisance_report(features, reading.targets(game, names), rng_of(seed, "nuisance"))
+    targets = reading.targets(game, names)
+    return nuisance_report(features, targets, rng_of(seed, "nuisance"), epochs=epochs)

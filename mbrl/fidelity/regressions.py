@@ -6,15 +6,19 @@ them. The same rule holds: fitted on training frames, chosen on their validation
 held-out episodes.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy, silu
 
 from mbrl.fidelity.probes import Split, Targets
 
 RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
 """Penalties tried by `ridge`, in units of the features' overall variance."""
+NETWORK_EPOCHS = 30
 
 
 def r2(target: NDArray[np.float64], guess: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,29 +63,94 @@ def ridge(split: Split, targets: Targets) -> NDArray[np.float64]:
 
 
 def small_network(
-    split: Split, targets: Targets, rng: np.random.Generator, *, hidden: int = 128, epochs: int = 30
+    split: Split,
+    targets: Targets,
+    rng: np.random.Generator,
+    *,
+    hidden: int = 128,
+    epochs: int = NETWORK_EPOCHS,
 ) -> NDArray[np.float64]:
     """One hidden layer of SiLU units on all variables at once, the epoch chosen on validation.
 
-    Adam, learning rate 1e-3 falling to 0, batches of 128, weight decay 1e-4. What it reads better
-    than `ridge` is in the code but not laid out linearly.
+    What it reads better than `ridge` is in the code but not laid out linearly.
 
     Returns:
         (M, V) guesses for the test rows, in the targets' units.
     """
-    train, validation, test = (
-        torch.as_tensor(part, dtype=torch.float32) for part in _standard(split)
-    )
     mean = targets.train.mean(0, dtype=np.float64)
     scale = targets.train.std(0, dtype=np.float64) + 1e-6
     wanted, check = (
         torch.as_tensor((part - mean) / scale, dtype=torch.float32)
         for part in (targets.train, targets.validation)
     )
+    guess = _fit(split, wanted, check, wanted.shape[1], _mean_square, rng, hidden, epochs)
+    return guess.double().numpy() * scale + mean
+
+
+def network_classify(
+    split: Split,
+    targets: Targets,
+    rng: np.random.Generator,
+    *,
+    hidden: int = 128,
+    epochs: int = NETWORK_EPOCHS,
+) -> NDArray[np.int64]:
+    """The same network with a softmax over each variable's training values.
+
+    Returns:
+        (M, V) labels for the test rows.
+    """
+    classes = [np.unique(column) for column in targets.train.T]
+    sizes = [len(values) for values in classes]
+    wanted, check = (
+        torch.as_tensor(
+            np.stack(
+                [
+                    # a value that training never had cannot be learnt: no part of the choice
+                    np.where(np.isin(column, values), np.searchsorted(values, column), -100)
+                    for column, values in zip(part.T, classes, strict=True)
+                ],
+                1,
+            )
+        )
+        for part in (targets.train, targets.validation)
+    )
+
+    def loss(output: Tensor, label: Tensor) -> Tensor:
+        parts = zip(output.split(sizes, 1), label.T, strict=True)
+        sums = [cross_entropy(part, column, reduction="sum") for part, column in parts]
+        return torch.stack(sums).sum() / label.numel()
+
+    output = _fit(split, wanted, check, sum(sizes), loss, rng, hidden, epochs)
+    parts = zip(output.split(sizes, 1), classes, strict=True)
+    return np.stack([values[part.argmax(1).numpy()] for part, values in parts], 1).astype(np.int64)
+
+
+def _mean_square(output: Tensor, wanted: Tensor) -> Tensor:
+    return (output - wanted).square().mean()
+
+
+def _fit(
+    split: Split,
+    wanted: Tensor,
+    check: Tensor,
+    outputs: int,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    rng: np.random.Generator,
+    hidden: int,
+    epochs: int,
+) -> Tensor:
+    """Fit the network; its outputs (M, outputs) for the test rows at the best validation epoch.
+
+    Adam, learning rate 1e-3 falling to 0, batches of 128, weight decay 1e-4.
+    """
+    train, validation, test = (
+        torch.as_tensor(part, dtype=torch.float32) for part in _standard(split)
+    )
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     inner = torch.randn(train.shape[1], hidden, generator=generator) / train.shape[1] ** 0.5
-    outer = torch.randn(hidden, len(targets.names), generator=generator) / hidden**0.5
-    weights = [inner, torch.zeros(hidden), outer, torch.zeros(len(targets.names))]
+    outer = torch.randn(hidden, outputs, generator=generator) / hidden**0.5
+    weights = [inner, torch.zeros(hidden), outer, torch.zeros(outputs)]
     for weight in weights:
         weight.requires_grad_(True)
     optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=1e-4)
@@ -89,18 +158,18 @@ def small_network(
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
 
     def guess(x: Tensor) -> Tensor:
-        return torch.nn.functional.silu(x @ weights[0] + weights[1]) @ weights[2] + weights[3]
+        return silu(x @ weights[0] + weights[1]) @ weights[2] + weights[3]
 
-    lowest, chosen = float("inf"), torch.zeros(len(test), len(targets.names))
+    lowest, chosen = float("inf"), torch.zeros(len(test), outputs)
     for _ in range(epochs):
         for rows in torch.as_tensor(rng.permutation(len(train))).split(128):
-            loss = (guess(train[rows]) - wanted[rows]).square().mean()
+            error = loss(guess(train[rows]), wanted[rows])
             optimizer.zero_grad()
-            loss.backward()
+            error.backward()
             optimizer.step()
             schedule.step()
         with torch.no_grad():
-            error = float((guess(validation) - check).square().mean())
-            if error < lowest:
-                lowest, chosen = error, guess(test)
-    return chosen.double().numpy() * scale + mean
+            found = float(loss(guess(validation), check))
+            if found < lowest:
+                lowest, chosen = found, guess(test)
+    return chosen

@@ -1,6 +1,6 @@
 """Results of a study: every trial's JSON of one game in, `results/fidelity/<game>.json` out.
 
-    {game, arms: {arm: {measure: {mean, ci95, per_seed}}},
+    {game, measures_version, arms: {arm: {measure: {mean, ci95, per_seed}}},
      runs: {arm: {title, seeds, cpu_minutes, updates, parameters}},
      seeds, command, commit, machine}
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import ARMS
-from mbrl.fidelity.trials import read_result
+from mbrl.fidelity.trials import MEASURES, is_current, read_result
 from mbrl.run import write_atomically
 from mbrl.stats import stratified_bootstrap_ci
 
@@ -52,6 +52,7 @@ def aggregate(game: str, results: Path) -> Tree:
     machines = _distinct(trial["machine"] for trial in trials)
     summary = {
         "game": game,
+        "measures_version": MEASURES,
         "arms": {arm: summarise([one["measures"] for one in runs]) for arm, runs in by_arm.items()},
         "runs": {arm: _about(arm, runs) for arm, runs in by_arm.items()},
         "seeds": sorted({trial["seed"] for trial in trials}),
@@ -67,7 +68,10 @@ def aggregate(game: str, results: Path) -> Tree:
 
 
 def read_trials(game: str, results: Path) -> list[Tree]:
-    """All trials of a game, arms in the order of `ARMS` (unknown ones last), seeds ascending."""
+    """All trials of a game, arms in the order of `ARMS` (unknown ones last), seeds ascending.
+
+    Those of an older version of the measures are left out: their numbers mean something else.
+    """
     found = [read_result(path) for path in sorted((results / game).glob("*.json"))]
     order = list(ARMS)
 
@@ -75,15 +79,17 @@ def read_trials(game: str, results: Path) -> list[Tree]:
         known = order.index(trial["arm"]) if trial["arm"] in ARMS else len(order)
         return known, trial["arm"], trial["seed"]
 
-    return sorted((trial for trial in found if trial is not None), key=place)
+    current = [trial for trial in found if trial is not None and is_current(trial)]
+    return sorted(current, key=place)
 
 
 def summarise(measures: Sequence[Mapping[str, Any]]) -> Tree:
     """One tree of `{mean, ci95, per_seed}` from one tree of numbers per seed.
 
     A number that a seed does not have, or that was not finite, is `None` in `per_seed` and left out
-    of the mean. `ci95` is the percentile bootstrap of the mean over seeds; `None` with fewer than
-    three seeds that have the number. Names with a slash become branches.
+    of the mean. `ci95` is the percentile bootstrap of the mean over seeds, which with three
+    seeds spans [smallest, largest]; `None` with fewer than three seeds that have the number. Names
+    with a slash become branches.
     """
     trees = [dict(leaves(one)) for one in measures]
     names = dict.fromkeys(name for tree in trees for name in tree)

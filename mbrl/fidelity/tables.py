@@ -29,6 +29,7 @@ class Column:
 
 COLUMNS = (
     Column("centroid, px", "centroid_px"),
+    Column("strongest, px", "position_px", 1),
     Column("probe F1", "probe_f1/mean"),
     Column("KL, nats", "nats_per_frame", 1),
     Column("pixels, bits", "bits_per_frame", 0),
@@ -39,25 +40,34 @@ COLUMNS = (
 )
 """What the summary table shows beside the objects; what a game does not have is left out."""
 CODE = (
-    Column("F1 from z", "probes/z/f1/mean"),
+    Column("F1 from z alone", "probes/z/f1/mean"),
     Column("from h", "probes/h/f1/mean"),
     Column("from [z, h]", "probes/zh/f1/mean"),
     Column("majority guess", "probes/majority/f1/mean"),
-    Column("ridge R² [z, h]", "probes/zh/ridge_r2/mean"),
-    Column("network R² [z, h]", "probes/zh/network_r2/mean"),
+    *(
+        Column(f"{reader} R² {features}", f"probes/{kind}/{name}_r2/mean")
+        for name, reader in (("ridge", "ridge"), ("network", "network"))
+        for kind, features in (("z", "z alone"), ("zh", "[z, h]"))
+    ),
     Column("shuffled z, bits", "information/shuffle_gain_bits", 0),
     Column("shuffled h, bits", "information/shuffle_hidden_gain_bits", 0),
 )
 """What the code knows, and whether the decoder reads it."""
 NUISANCE = tuple(
-    Column(f"{title} from {kind}", f"nuisance/{name}/{kind}")
-    for name, title in (("texture_id", "texture"), ("noise_id", "noise"))
-    for kind in ("z", "h", "zh", "chance")
+    Column(f"{title} from {source}" if source != "guess" else f"{title}, guess", f"{where}/{kind}")
+    for title, where in (("texture", "nuisance/texture_id"), ("noise", "nuisance/noise_id"))
+    for kind, source in (
+        *((kind, kind) for kind in ("z", "h", "zh")),
+        *((f"{kind}_network", f"{kind}, network") for kind in ("z", "h", "zh")),
+        ("chance", "guess"),
+    )
 )
 """What a code should not hold, in games that have it."""
 
-TABLES = ("main", "variants", "code", "drift", "nuisance")
+TABLES = ("main", "variants", "objects", "code", "drift", "nuisance")
 """Names of all tables."""
+ABOUT = 3
+"""Columns before the measures: the arm, its runs and its updates."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +93,40 @@ def objects(summary: Mapping[str, Any]) -> list[str]:
 def columns_of(summary: Mapping[str, Any]) -> list[Column]:
     """Columns of the summary: first the objects, then the rest."""
     names = objects(summary)
-    lead = names[:1]
-    recall = [Column(f"{name.replace('_', ' ')} recall", f"{name}_recall") for name in names]
-    precision = [Column(f"{name} precision", f"objects/{name}/precision") for name in lead]
+    recall = [Column(f"{spoken(name)} recall", f"{name}_recall") for name in names]
+    precision = [Column(f"{spoken(name)} precision", f"objects/{name}/precision") for name in names]
     after = [
-        Column(f"{title} after 15", f"drift/15/{name}_{measure}")
-        for name in lead
-        for title, measure in ((name.replace("_", " "), "recall"), ("near", "near"))
+        Column(f"{spoken(name)} {measure} after 15", f"drift/15/{name}_{measure}")
+        for name in names[:1]
+        for measure in ("recall", "present")
     ]
-    return [*recall, *precision, *COLUMNS[:5], *after, *COLUMNS[5:]]
+    return [*recall, *precision, *COLUMNS[:6], *after, *COLUMNS[6:]]
+
+
+def object_columns(summary: Mapping[str, Any]) -> list[Column]:
+    """What stands beside recall: the recall by chance, near without clean, drawn anywhere."""
+    return [
+        Column(f"{spoken(name)} {title}", f"objects/{name}/{measure}")
+        for title, measure in (
+            ("recall by chance", "shuffled_recall"),
+            ("near", "near"),
+            ("present", "present"),
+        )
+        for name in objects(summary)
+    ]
+
+
+def spoken(name: str) -> str:
+    """An object's name in a heading."""
+    return name.replace("_", " ")
 
 
 def drift_columns(summary: Mapping[str, Any]) -> list[Column]:
     """Columns for open-loop dreams by horizon: of the ball, or of a game's first object."""
     measures: list[tuple[str, str, int]] = []
     for name in objects(summary)[:1]:
-        measures += [(f"{name}_recall", name.replace("_", " "), 2), (f"{name}_near", "near", 2)]
+        measures.append((f"{name}_recall", f"{spoken(name)} recall", 2))
+        measures.append((f"{name}_present", "present", 2))
     if measures:
         measures.append(("position_px", "px", 1))
     else:
@@ -125,11 +153,11 @@ def summary_rows(
     wanted = columns or columns_of(summary)
     shown = [column for column in wanted if any(_mean(summary, arm, column.name) for arm in arms)]
     rows = [
-        [runs[arm]["title"], budget(runs[arm])]
+        [runs[arm]["title"], budget(runs[arm]), updates(runs[arm])]
         + [cell(look_up(summary["arms"][arm], column.name), column.digits) for column in shown]
         for arm in arms
     ]
-    return Rows(["arm", "runs", *(column.title for column in shown)], rows, arms)
+    return Rows(["arm", "runs", "updates", *(column.title for column in shown)], rows, arms)
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
@@ -137,6 +165,10 @@ def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
     wanted = {
         "main": ("Main arms", summary_rows(summary, main=True)),
         "variants": ("Variants and ablations", summary_rows(summary, main=False)),
+        "objects": (
+            "Objects: recall by chance, near and present",
+            summary_rows(summary, object_columns(summary)),
+        ),
         "code": ("What the code knows", summary_rows(summary, CODE)),
         "drift": ("How long dreams stay true", summary_rows(summary, drift_columns(summary))),
         "nuisance": ("Nuisance: what a code should not hold", summary_rows(summary, NUISANCE)),
@@ -144,7 +176,7 @@ def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
     return {
         name: (title, rows)
         for name, (title, rows) in wanted.items()
-        if rows.rows and len(rows.head) > 2
+        if rows.rows and len(rows.head) > ABOUT
     }
 
 
@@ -163,6 +195,13 @@ def budget(about: Mapping[str, Any]) -> str:
     """Seeds and CPU minutes of an arm's runs, such as `3 × 30`."""
     minutes = " or ".join(f"{value:g}" for value in about["cpu_minutes"])
     return f"{len(about['seeds'])} × {minutes}"
+
+
+def updates(about: Mapping[str, Any]) -> str:
+    """Updates of an arm's runs, `9,800` or `9,800–10,100`."""
+    return "–".join(
+        f"{count:,}" for count in sorted({min(about["updates"]), max(about["updates"])})
+    )
 
 
 def markdown_table(rows: Rows) -> str:
@@ -193,7 +232,7 @@ def terminal_table(summary: Mapping[str, Any]) -> Table:
         first = title == "arm"  # the only column that may be broken where the terminal is narrow
         table.add_column(title, justify="left" if first else "right", no_wrap=not first)
     for row in rows.rows:
-        table.add_row(row[0], row[1], *(text.partition(" (")[0] for text in row[2:]))
+        table.add_row(row[0], *(text.partition(" (")[0] for text in row[1:]))
     return table
 
 

@@ -7,9 +7,10 @@
     settings.json  metrics.jsonl  checkpoints/  pictures.npz  log.txt
 
 The budget is the CPU time that this process spends in `WorldModelLearner.learn`, summed over
-resumes: other work on the machine slows a trial down but does not change its result; neither do
-checkpoints and measures. A line of metrics is written about every 20 seconds, a checkpoint every
-two minutes. SIGTERM and Ctrl-C checkpoint and stop; the same command goes on.
+resumes: other work on the machine makes a trial last longer, but hardly changes how many updates it
+gets (they share caches and memory); checkpoints and measures do not count. A line of metrics is
+written about every 20 seconds, a checkpoint every two minutes. SIGTERM and Ctrl-C checkpoint and
+stop; the same command goes on.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from mbrl.fidelity.frames import collect_frames, load_frames
 from mbrl.fidelity.games import GAMES, Game
 from mbrl.fidelity.measure import Sizes, measure
 from mbrl.fidelity.pictures import draw
-from mbrl.fidelity.trials import Trial, is_done, refuse_others
+from mbrl.fidelity.trials import MEASURES, Trial, is_done, refuse_others
 from mbrl.learn_model import WorldModelLearner
 from mbrl.progress import MetricsLog, read_metrics
 from mbrl.replay import ReplayStore
@@ -55,7 +57,6 @@ QUICK = Sizes(
     fitted=256,
     scored=128,
     epochs=2,
-    timed=(1, 16),
 )
 """Measures of seconds, to try the study out; too few frames to quote."""
 
@@ -87,7 +88,11 @@ def run(trial: Trial) -> bool:
         began = time.monotonic()
         train, held_out = load_frames(stores[0]), load_frames(stores[1])
         draw(model, held_out, game, trial.run_dir / "pictures.npz")
-        measures = measure(model, game, train, held_out, trial.seed, QUICK if trial.quick else None)
+        learn = training.learner.settings
+        sizes = replace(
+            QUICK if trial.quick else Sizes(), timed=(learn.batch_size, learn.sequence_length)
+        )
+        measures = measure(model, game, train, held_out, trial.seed, sizes)
         spent["measuring_s"] = round(time.monotonic() - began, 1)
         write_result(trial, settings, measures, model, spent)
     return True
@@ -230,6 +235,7 @@ def write_result(
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "overrides": list(trial.overrides),
         "settings": settings,
+        "measures_version": MEASURES,
         "measures": measures,
         "curve": curve(trial.run_dir),
     }

@@ -7,6 +7,8 @@ A trial is one arm on one game with one seed and one budget. Its settings follow
 What happens to a result that is there already:
 
 * made with the same settings and budget: kept, the run is skipped;
+* the same, but measured by an older version of the measures: measured anew from its checkpoint,
+  or trained anew if that is gone;
 * made with a smaller budget and otherwise the same: the run goes on from its checkpoint;
 * anything else: refused, since numbers would stand beside settings they were not made with. `force`
   removes it and makes it anew.
@@ -32,6 +34,8 @@ from mbrl.fidelity.arms import ARMS
 from mbrl.world_model.settings import WorldModelSettings
 
 BASE = "fidelity.yaml"
+MEASURES = 2
+"""Version of `mbrl.fidelity.measure`: raised when a number changes its meaning. Without one: 1."""
 FEWEST_STEPS = 800
 """Fewer are too few for the windows of the measures: eight environments share them."""
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -193,9 +197,17 @@ def plan(
 
 
 def is_done(trial: Trial) -> bool:
-    """Whether the result is there and was made with the whole budget; see `refuse_others`."""
+    """Whether the result is there, of the whole budget and of the present measures.
+
+    That its settings are the same is up to `refuse_others`.
+    """
     result = read_result(trial.result_path)
-    return result is not None and result["cpu_minutes"] >= trial.minutes
+    return result is not None and result["cpu_minutes"] >= trial.minutes and is_current(result)
+
+
+def is_current(result: dict[str, Any]) -> bool:
+    """Whether a result was measured by the present version of the measures."""
+    return bool(result.get("measures_version", 1) == MEASURES)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
