@@ -121,6 +121,7 @@ ARMS: dict[str, Arm] = {
     "pixelcnn_free_nats": Arm(
         "hard free nats 4", ("world_model.kl.soft_free_nats=null", "world_model.kl.free_nats=4")
     ),
+    "pixelcnn_no_pixel_floor": Arm("pixels not weighed", ("world_model.encoder.pixel_floor=null",)),
     "pixelcnn_no_deviation": Arm("code not standardised", ("world_model.encoder.deviation=null",)),
     **{
         f"pixelcnn_soft_free_nats_{nats}": Arm(
