@@ -53,7 +53,8 @@ def section(result: dict[str, Any]) -> str:
     machine, packages = result["machine"], result["packages"]
     lines += [
         "",
-        f"`{result['command']}`, {result['rounds']} rounds, commit `{result['commit'][:12]}`; "
+        f"`{result['command']}`, {result['rounds']} rounds, commit `{result['commit'][:12]}"
+        f"{'-dirty' * result['commit'].endswith('-dirty')}`; "
         f"{machine['cpu']}, {machine['cores']} cores, load average {result['load_average']}, "
         f"Python {machine['python']}, torch {packages['torch']}, ray {packages['ray']}, "
         f"numpy {packages['numpy']}.",

@@ -18,21 +18,16 @@ import re
 import shutil
 import subprocess
 import sys
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import numpy as np  # noqa: E402
-import yaml  # noqa: E402
-from pydantic import BaseModel  # noqa: E402
-from pydantic.fields import FieldInfo  # noqa: E402
-
-from envs.settings import ANY, DEFAULTS  # noqa: E402
-from mbrl.config import Config  # noqa: E402
+import settings_page  # noqa: E402
+from settings_page import markdown_table  # noqa: E402
 
 README, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "configuration.md"
 FIDELITY, PICTURES = ROOT / "docs" / "fidelity.md", ROOT / "docs" / "fidelity"
@@ -40,151 +35,6 @@ FIDELITY_RESULTS = ROOT / "results" / "fidelity"
 RESULTS = ROOT / "results" / "minatar" / "breakout.json"
 GIF = ROOT / "docs" / "dream.gif"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-
-INTRODUCTION = """\
-# Every setting
-
-Made from the code by `python docs/generate.py`; do not edit.
-
-A config is a YAML file that holds only what differs from the defaults below. `extends: other.yaml`
-(or a list of files, relative to the file that says it) puts it on top of others: sections merge,
-everything else replaces. On the command line `key=value` pairs with dots come after the file:
-
-```
-mbrl train configs/minatar.yaml seed=1 policy.horizon=10 env.id=MinAtar/Asterix-v1
-```
-
-`--check` reads and checks, `--print-config` prints the resolved settings; neither starts Ray. All
-mistakes are reported at once, each with its file and line. Only `true` and `false` are booleans;
-`no` and `on` are text. `null` means "not given".
-
-A run folder belongs to its settings: another command on the same folder is refused, unless only
-`env_steps`, `name` or something under `run` differs.
-"""
-
-
-# Settings
-
-
-def sections(model: type[BaseModel], name: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every section of the settings with its dotted name, outermost first."""
-    yield name, model
-    for key, field in model.model_fields.items():
-        inner = _section(field)
-        if inner is not None:
-            yield from sections(inner, f"{name}.{key}".lstrip("."))
-
-
-def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The settings of one section that are not sections themselves."""
-    return {key: field for key, field in model.model_fields.items() if _section(field) is None}
-
-
-def _section(field: FieldInfo) -> type[BaseModel] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
-def type_text(field: FieldInfo) -> str:
-    """A setting's type and range in words: `integer >= 1`, `list of numbers`, `"a" or "b"`."""
-    text = _kind_text(field.annotation)
-    limits = {type(limit).__name__: limit for limit in field.metadata}
-    bounds = [
-        f"{sign} {getattr(limits[name], name.lower()):g}"
-        for name, sign in (("Gt", ">"), ("Ge", "≥"), ("Lt", "<"), ("Le", "≤"))
-        if name in limits
-    ]
-    pattern = next((p for m in field.metadata if (p := getattr(m, "pattern", None))), None)
-    parts = [text, ", ".join(bounds), f"like `{pattern}`" if pattern else ""]
-    return " ".join(part for part in parts if part)
-
-
-def _kind_text(kind: Any) -> str:
-    plain = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
-    if kind in plain:
-        return plain[kind]
-    arguments = [part for part in get_args(kind) if part not in (type(None), Ellipsis)]
-    origin = get_origin(kind)
-    if origin is Literal:
-        return ", ".join(f"`{value}`" for value in arguments)
-    if origin is tuple:
-        return f"list of {_kind_text(arguments[0])}s"
-    if origin is dict:
-        return "mapping"
-    if origin in (Union, types.UnionType):
-        return " or ".join(map(_kind_text, arguments))
-    raise TypeError(f"expected a type with a name in docs/generate.py, got {kind}; add one")
-
-
-def default_text(field: FieldInfo) -> str:
-    """A setting's default as it would be written in YAML."""
-    if field.is_required():
-        return "required"
-    return f"`{_yaml(field.get_default(call_default_factory=True))}`"
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_yaml, value))}]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
-
-
-def configuration() -> str:
-    """The page `docs/configuration.md`."""
-    parts = [INTRODUCTION, _shipped(), "## Settings\n"]
-    for name, model in sections(Config):
-        rows = [
-            [f"`{f'{name}.{key}'.lstrip('.')}`", type_text(field), default_text(field),
-             (field.description or "").replace("<", "&lt;")]
-            for key, field in settings(model).items()
-        ]  # fmt: skip
-        about = (model.__doc__ or "").strip().split("\n\n")[0]
-        title = f"### `{name}`" if name else "### Top level"
-        if rows:
-            table = _table(["setting", "type", "default", "meaning"], rows)
-            parts.append(f"{title}\n\n{' '.join(about.split())}\n\n{table}")
-        if name == "env":
-            parts.append(_families())
-    return "\n".join(parts)
-
-
-def _shipped() -> str:
-    """What is in `configs/`, in the words of each file's first comment."""
-    rows = []
-    for path in sorted((ROOT / "configs").glob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
-        comment = re.match(r"(?:#.*\n)+", text)
-        words = " ".join(comment[0].replace("#", " ").split()) if comment else ""
-        extends = yaml.safe_load(text).get("extends")
-        rows.append([f"`{path.name}`", f"`{extends}`" if extends else "", words])
-    return "## Files that are shipped\n\n" + _table(["file", "extends", "what it is"], rows)
-
-
-def _families() -> str:
-    """Which preprocessing each family of environments takes, and its defaults."""
-    names = list(dict.fromkeys(name for defaults in DEFAULTS.values() for name in defaults))
-    rows = [
-        [
-            f"`{prefix}…`" if prefix != ANY else "any other id, any factory",
-            *(f"`{_yaml(defaults[name])}`" if name in defaults else "–" for name in names),
-        ]
-        for prefix, defaults in DEFAULTS.items()
-    ]
-    words = "What `null` stands for, by family; – is refused, because the family cannot honour it."
-    return f"{words}\n\n{_table(['id', *names], rows)}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; a bar inside a cell is escaped."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
-    )
-
 
 # Results
 
@@ -221,7 +71,7 @@ def results_table(result: Mapping[str, Any]) -> str:
         f"of the last evaluation{each}. IQM is the interquartile mean over seeds."
     )
     head = ["agent", "IQM return", "95 % interval", "return of each seed", "time of a run"]
-    parts = [caption, _table(head, rows).rstrip("\n")]
+    parts = [caption, markdown_table(head, rows).rstrip("\n")]
     ratio = _ratio_sentence(result.get("steps_ratio"), first)
     if ratio:
         parts.append(ratio)
@@ -306,7 +156,7 @@ def fidelity(text: str) -> str:
 
 def fidelity_part(game: str, part: str) -> str:
     """One generated part of docs/fidelity.md."""
-    from mbrl.fidelity.tables import TABLES, markdown_table, tables
+    from mbrl.fidelity.tables import TABLES, tables
 
     if part == "pictures":
         there = [name for name in _CAPTIONS if (PICTURES / f"{game}_{name}.png").exists()]
@@ -325,7 +175,9 @@ def fidelity_part(game: str, part: str) -> str:
     if part == "origin":
         return _origin(summary, path, FIDELITY)
     found = tables(summary).get(part)
-    return markdown_table(found[1]) if found else "None recorded yet."
+    if not found:
+        return "None recorded yet."
+    return markdown_table(found[1].head, found[1].rows).rstrip("\n")
 
 
 def copy_pictures(study: Path) -> list[Path]:
@@ -350,7 +202,7 @@ def copy_pictures(study: Path) -> list[Path]:
 def pages() -> dict[Path, str]:
     """Every generated file and what should be in it."""
     return {
-        CONFIGURATION: configuration(),
+        CONFIGURATION: settings_page.configuration(),
         README: readme(README.read_text(encoding="utf-8")),
         FIDELITY: fidelity(FIDELITY.read_text(encoding="utf-8")),
     }

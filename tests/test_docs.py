@@ -53,8 +53,8 @@ def test_generated_pages_are_up_to_date() -> None:
 def test_every_setting_says_what_it_means() -> None:
     silent = {
         f"{name}.{key}".lstrip(".")
-        for name, model in generate.sections(Config)
-        for key, field in generate.settings(model).items()
+        for name, model in generate.settings_page.sections(Config)
+        for key, field in generate.settings_page.settings(model).items()
         if not field.description
     }
     assert silent == set()

@@ -1,6 +1,5 @@
 """The fidelity study: trials resume and are skipped, results add up, reports show what there is."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -9,50 +8,32 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from fidelity_trials import GAME, STEPS, TINY, make_trial, write_trial
 
 from mbrl.__main__ import main
 from mbrl.errors import ConfigError
 from mbrl.fidelity import trial as trial_module
-from mbrl.fidelity.arms import ARMS, REFERENCE, SWEEP, choose
-from mbrl.fidelity.figures import drift_figure
 from mbrl.fidelity.frames import collect_frames
-from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.measure import Sizes
-from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
-from mbrl.fidelity.report import write_report
-from mbrl.fidelity.results import aggregate, look_up, read_trials, summarise
+from mbrl.fidelity.pictures import Pictures
+from mbrl.fidelity.results import aggregate, look_up
 from mbrl.fidelity.study import study
-from mbrl.fidelity.tables import cell, markdown_table, summary_rows, tables
 from mbrl.fidelity.trial import Training, run
 from mbrl.fidelity.trials import (
     MEASURES,
     Trial,
     changed_settings,
     is_done,
-    plan,
     refuse_others,
 )
 from mbrl.progress import read_metrics
 from mbrl.replay import ReplayStore
 
 ROOT = Path(__file__).resolve().parent.parent
-GAME = GAMES["synthetic_pong"]
-STEPS = 800
-TINY = (
-    *("world_model.hidden=16", "world_model.prior_hidden=8", "world_model.heads.hidden=8"),
-    *("world_model.code={groups: 3, classes: 4}", "world_model.bf16=false"),
-    *("world_model.encoder.channels=[4,4,4]", "world_model.encoder.hidden=16"),
-    *("world_model.decoder.layers=1", "world_model.decoder.channels=2"),
-    *("world_model.decoder.map_channels=2", "world_model.decoder.hidden=8"),
-    *("learn_model.batch_size=2", "learn_model.sequence_length=4"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +57,6 @@ def as_it_was() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     signal.signal(signal.SIGTERM, handler)
-
-
-def make_trial(out: Path, **changes: Any) -> Trial:
-    given: dict[str, Any] = {
-        "game": GAME.name,
-        "arm": "pixelcnn",
-        "seed": 0,
-        "minutes": 0.005,
-        "steps": STEPS,
-        "overrides": TINY,
-        "out": out,
-        "results": out / "results",
-        "quick": True,
-    }
-    return Trial(**{**given, **changes})
 
 
 def training(trial: Trial) -> Training:
@@ -274,30 +240,6 @@ def test_lines_beyond_the_checkpoint_are_told_once(out: Path) -> None:
 # What is there already
 
 
-def write_trial(trial: Trial, measures: dict[str, Any] | None = None, **changes: Any) -> None:
-    result = {
-        "game": trial.game,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "command": "x",
-        "commit": "abc",
-        "machine": {"cpu": "a processor", "cores": 2},
-        "cpu_minutes": trial.minutes,
-        "cpu_s": 60 * trial.minutes,
-        "wall_time_s": 60 * trial.minutes,
-        "updates": 10,
-        "rows": 80,
-        "parameters": 1000,
-        "overrides": list(trial.overrides),
-        "settings": trial.settings(GAME.env),
-        "measures_version": MEASURES,
-        "measures": measures or {},
-        "curve": {"cpu_minutes": [1.0, 2.0], "nats_per_frame": [9.0, 8.0], "kl": [1.0, None]},
-    }
-    trial.result_path.parent.mkdir(parents=True, exist_ok=True)
-    trial.result_path.write_text(json.dumps({**result, **changes}))
-
-
 def test_a_result_of_the_same_settings_and_budget_is_kept(tmp_path: Path) -> None:
     trial = make_trial(tmp_path)
     write_trial(trial)
@@ -407,268 +349,3 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
     trial.result_path.write_text("{}")
     with pytest.raises(ConfigError, match=r"pixelcnn-0\.json: expected the result of a trial"):
         refuse_others([trial], GAME.env)
-
-
-# Arms and order
-
-
-@pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_is_a_valid_config(arm: str, tmp_path: Path) -> None:
-    config = make_trial(tmp_path, arm=arm, overrides=()).config(GAME.env)
-    assert (config.env, config.env_steps, config.seed) == (GAME.env, STEPS, 0)
-
-
-def test_main_arms_are_the_four_of_the_claim() -> None:
-    assert choose("main") == [
-        *("world_models", "deconv_categorical", "pixelcnn", "pixelcnn_stagewise")
-    ]
-    assert choose("all") == list(ARMS)
-    assert {(ARMS[name].seeds, ARMS[name].minutes) for name in choose("main")} == {(3, 30.0)}
-    assert {(a.seeds, a.minutes) for a in ARMS.values() if not a.main} == {(1, 15.0)}
-
-
-def test_the_sweep_varies_layers_alone(tmp_path: Path) -> None:
-    configs = [make_trial(tmp_path, arm=arm, overrides=()).config(GAME.env) for arm in SWEEP]
-    assert [config.world_model.decoder.layers for config in configs] == [1, 2, 3, 5, 8]
-    rest = {c.world_model.decoder.model_copy(update={"layers": 0}) for c in configs}
-    assert len(rest) == 1
-
-
-def test_the_reference_of_the_variants_has_the_settings_of_the_main_arm(tmp_path: Path) -> None:
-    reference, main_arm = (
-        make_trial(tmp_path, arm=arm, overrides=()).settings(GAME.env)
-        for arm in (REFERENCE, "pixelcnn")
-    )
-    assert reference == main_arm
-    assert (ARMS[REFERENCE].seeds, ARMS[REFERENCE].minutes) == (1, 15.0)
-
-
-def test_the_world_models_arm_is_that_of_the_shipped_config(tmp_path: Path) -> None:
-    from mbrl.config import load
-
-    shipped = load(ROOT / "configs" / "world_models_2018.yaml").world_model
-    arm = make_trial(tmp_path, arm="world_models", overrides=()).config(GAME.env).world_model
-    assert (arm.encoder.kind, arm.joint) == (shipped.encoder.kind, shipped.joint)
-    assert (arm.code, arm.kl) == (shipped.code, shipped.kl)
-    assert arm.decoder.kind == shipped.decoder.kind == "world_models"
-
-
-def test_every_main_arm_has_its_first_seed_before_any_has_a_second(tmp_path: Path) -> None:
-    trials = plan(
-        "pong",
-        ["pixelcnn_1", "pixelcnn", "world_models"],
-        seeds=None,
-        minutes=None,
-        steps=1000,
-        overrides=(),
-        out=tmp_path,
-        results=tmp_path,
-    )
-    assert [trial.name for trial in trials] == [
-        *("pixelcnn-0", "world_models-0", "pixelcnn-1", "world_models-1"),
-        *("pixelcnn-2", "world_models-2", "pixelcnn_1-0"),
-    ]
-    assert [trial.minutes for trial in trials] == [30.0] * 6 + [15.0]
-
-
-# Numbers
-
-
-def test_summary_has_mean_interval_and_every_seed() -> None:
-    seeds = [
-        {"ball_recall": 0.5, "drift": {"15": {"position_px": 2.0}}, "flat/name": 1.0},
-        {"ball_recall": 0.7, "drift": {"15": {"position_px": None}}, "flat/name": 1.0},
-        {"ball_recall": 0.9, "drift": {"15": {"position_px": 4.0}}, "flat/name": 1.0},
-    ]
-    summary = summarise(seeds)
-    ball = summary["ball_recall"]
-    assert ball["mean"] == pytest.approx(0.7)
-    assert ball["per_seed"] == [0.5, 0.7, 0.9]
-    low, high = ball["ci95"]
-    assert 0.5 <= low < 0.7 < high <= 0.9
-    # two seeds have the distance: a mean, no interval
-    assert look_up(summary, "drift/15/position_px") == {
-        "mean": 3.0,
-        "ci95": None,
-        "per_seed": [2.0, None, 4.0],
-    }
-    assert look_up(summary, "flat/name") == {"mean": 1.0, "ci95": [1.0, 1.0], "per_seed": [1.0] * 3}
-    assert look_up(summary, "drift") is None and look_up(summary, "nothing/here") is None
-
-
-def test_aggregate_reads_all_trials_that_are_there(tmp_path: Path) -> None:
-    for seed, recall in ((1, 0.5), (0, 1.0)):
-        write_trial(make_trial(tmp_path, seed=seed, minutes=30.0), {"ball_recall": recall})
-    wm = make_trial(tmp_path, arm="world_models", minutes=15.0)
-    write_trial(wm, {"ball_recall": None}, commit="abc, def-dirty")
-    summary = aggregate(GAME.name, tmp_path / "results")
-    assert list(summary["arms"]) == ["world_models", "pixelcnn"]  # the order of ARMS
-    assert summary["arms"]["pixelcnn"]["ball_recall"]["per_seed"] == [1.0, 0.5]
-    assert summary["arms"]["world_models"]["ball_recall"]["mean"] is None
-    assert summary["runs"]["pixelcnn"]["seeds"] == [0, 1]
-    assert summary["commit"] == "abc, def-dirty"
-    overrides = " ".join(f"'{one}'" if " " in one or "[" in one else one for one in TINY)
-    wanted = [("world_models", 1, 15), ("pixelcnn", 2, 30)]
-    assert summary["command"] == " && ".join(
-        f"mbrl bench fidelity synthetic_pong {overrides} --arms {arm} --seeds {seeds} "
-        f"--minutes {minutes} --steps 800 --quick"
-        for arm, seeds, minutes in wanted
-    )
-    assert {"commit", "machine", "seeds"} <= summary.keys()
-    assert json.loads((tmp_path / "results" / f"{GAME.name}.json").read_text()) == summary
-
-
-def test_aggregate_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected results of trials, found none"):
-        aggregate("pong", tmp_path)
-
-
-def test_a_cell_says_how_sure_it_is() -> None:
-    sure = {"mean": 0.975, "ci95": [0.96, 0.99], "per_seed": [0.96, 0.975, 0.99]}
-    assert cell(sure, 2) == "0.97 (0.96–0.99)"
-    assert cell({**sure, "ci95": None}, 1) == "1.0"
-    assert cell({"mean": None, "ci95": None, "per_seed": [None]}, 2) == "–"
-    assert cell(None, 2) == "–"
-
-
-def test_tables_leave_out_what_no_arm_has(tmp_path: Path) -> None:
-    write_trial(make_trial(tmp_path, minutes=30.0), {"ball_recall": 1.0, "nats_per_frame": 4.26})
-    write_trial(make_trial(tmp_path, arm="pixelcnn_8"), {"ball_recall": 0.0})
-    summary = aggregate(GAME.name, tmp_path / "results")
-    rows = summary_rows(summary)
-    assert rows.head == ["arm", "runs", "updates", "ball recall", "KL, nats"]
-    assert rows.rows == [
-        ["PixelCNN", "1 × 30", "10", "1.00", "4.3"],
-        ["PixelCNN, 8 layers", "1 × 0.005", "10", "0.00", "–"],  # a zero is a number
-    ]
-    assert markdown_table(rows).splitlines()[2] == "| PixelCNN | 1 × 30 | 10 | 1.00 | 4.3 |"
-    assert set(tables(summary)) == {"main", "variants"}
-    page = write_report(tmp_path, summary, read_trials(GAME.name, tmp_path / "results"))
-    assert "Fewer than three seeds" in page.read_text()
-
-
-def test_tables_name_the_updates_of_all_seeds(tmp_path: Path) -> None:
-    for seed, updates in enumerate((9800, 10100, 9900)):
-        write_trial(make_trial(tmp_path, seed=seed), {"ball_recall": 1.0}, updates=updates)
-    summary = aggregate(GAME.name, tmp_path / "results")
-    assert summary_rows(summary).rows[0][2] == "9,800–10,100"
-
-
-def test_tables_have_what_stands_beside_recall(tmp_path: Path) -> None:
-    def scores(precision: float, chance: float) -> dict[str, float]:
-        return {"precision": precision, "shuffled_recall": chance, "near": 1.0, "present": 1.0}
-
-    measures = {
-        "own_paddle_recall": 0.8,
-        "ball_recall": 0.9,
-        "position_px": 1.2,
-        "objects": {"ball": scores(0.7, 0.1), "own_paddle": scores(0.6, 0.3)},
-        "probes": {"z": {"f1": {"mean": 0.4}}, "zh": {"f1": {"mean": 0.5}}},
-        "drift": {"15": {"ball_recall": 0.5, "ball_present": 0.95}},
-    }
-    write_trial(make_trial(tmp_path), measures)
-    made = tables(aggregate(GAME.name, tmp_path / "results"))
-    main = made["main"][1]
-    assert dict(zip(main.head[3:], main.rows[0][3:], strict=True)) == {
-        **{"ball recall": "0.90", "own paddle recall": "0.80"},
-        **{"ball precision": "0.70", "own paddle precision": "0.60", "strongest, px": "1.2"},
-        **{"ball recall after 15": "0.50", "ball present after 15": "0.95"},
-    }
-    beside = made["objects"][1]
-    assert beside.head[3:5] == ["ball recall by chance", "own paddle recall by chance"]
-    assert beside.rows[0][3:5] == ["0.10", "0.30"]
-    assert made["code"][1].head[3:] == ["F1 from z alone", "from [z, h]"]
-    assert made["drift"][1].head[3:] == ["ball recall, 15", "present, 15"]
-
-
-def test_drift_figure_shows_every_arm_main_ones_on_top(tmp_path: Path) -> None:
-    measures = {"ball_recall": 1.0, "drift": {"1": {"ball_recall": 1.0}, "15": {"ball_recall": 0}}}
-    for arm in ("pixelcnn", "pixelcnn_8", "deconv_mse"):
-        write_trial(make_trial(tmp_path, arm=arm), measures)
-    figure = drift_figure(aggregate(GAME.name, tmp_path / "results"))
-    assert figure is not None
-    lines = figure.axes[0].get_lines()
-    assert [line.get_linewidth() for line in lines] == [0.9, 0.9, 2.2]
-    [legend] = figure.legends
-    titles = {text.get_text() for text in legend.get_texts()}
-    assert titles == {"PixelCNN", "variants of the PixelCNN", ARMS["deconv_mse"].title}
-
-
-# Pictures
-
-
-def some_pictures(level: int) -> Pictures:
-    images = np.full((2, 4, 4, 1), level, np.uint8)
-    images[0, 1, 2] = 255
-    strips = np.stack([images, images])[:, :2]
-    return Pictures(images, images, strips, strips, np.array([1, 5]))
-
-
-def test_sheets_enlarge_every_pixel_and_smooth_none(tmp_path: Path) -> None:
-    path = sample_sheet(tmp_path / "a.png", {"dark": some_pictures(10)}, scale=4)
-    with Image.open(path) as image:
-        pixels = np.asarray(image)
-    white, dark = (pixels == 255).all(-1), (pixels == 10).all(-1)
-    assert dark.sum() == 2 * (2 * 16 - 1) * 16  # two rows of two images, less the bright pixel
-    rows, columns = np.nonzero(dark)
-    corner = rows.min(), columns.min()
-    assert white[corner[0] + 4 : corner[0] + 8, corner[1] + 8 : corner[1] + 12].all()
-
-
-def test_strips_have_a_column_per_horizon(tmp_path: Path) -> None:
-    arms = {"one": some_pictures(10), "another with a long title": some_pictures(20)}
-    with Image.open(strip_sheet(tmp_path / "b.png", arms, 1, scale=4)) as image:
-        pixels = np.asarray(image)
-    assert (pixels == 20).all(-1).sum() == 2 * 16 * 16 - 16
-
-
-def test_pictures_come_back_as_they_were_written(tmp_path: Path) -> None:
-    pictures = some_pictures(7)
-    pictures.write(tmp_path / "pictures.npz")
-    again = Pictures.read(tmp_path / "pictures.npz")
-    assert all(np.array_equal(vars(again)[name], value) for name, value in vars(pictures).items())
-
-
-# The page
-
-
-def load_generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_page_takes_tables_and_pictures_from_the_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = load_generator()
-    write_trial(make_trial(tmp_path, minutes=30.0), {"ball_recall": 0.5})
-    aggregate(GAME.name, tmp_path / "results")
-    monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "results")
-    monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
-    study_folder = tmp_path / GAME.name
-    sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
-    generate.copy_pictures(study_folder)
-    parts = ("main", "variants", "origin", "pictures")
-    page = "before\n" + "".join(
-        f"<!-- fidelity {GAME.name} {part} -->\n<!-- end -->\n" for part in parts
-    )
-    made = generate.fidelity(page)
-    assert made.startswith("before\n<!-- fidelity synthetic_pong main -->\n| arm | runs |")
-    assert "| PixelCNN | 1 × 30 | 10 | 0.50 |" in made
-    assert "None recorded yet." in made  # there are no variants
-    assert "commit `abc`; 2 cores, a processor" in made
-    assert "](fidelity/synthetic_pong_samples.png)" in made
-    assert generate.fidelity(made) == made
-
-
-def test_page_without_parts_or_with_an_unknown_one_is_refused(tmp_path: Path) -> None:
-    generate = load_generator()
-    with pytest.raises(ValueError, match="found none"):
-        generate.fidelity("nothing here")
-    with pytest.raises(ValueError, match="expected a part out of main, variants"):
-        generate.fidelity("<!-- fidelity pong mains -->\n<!-- end -->\n")
-    with pytest.raises(FileNotFoundError, match="expected a study's folder"):
-        generate.copy_pictures(tmp_path)

@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFo
 from mbrl.fidelity.arms import ARMS, SWEEP
 from mbrl.fidelity.results import look_up
 from mbrl.fidelity.tables import objects
-from mbrl.plots import style, to_svg
+from mbrl.plots import style
 
 Summary = Mapping[str, Any]
 
@@ -69,11 +69,6 @@ def save_png(figure: Figure, path: Path) -> Path:
     return path
 
 
-def svg(figure: Figure) -> str:
-    """A figure as an inline `<svg>` element."""
-    return to_svg(figure)
-
-
 def drift_figure(summary: Summary) -> Figure | None:
     """The ball (or a game's first object) and the reward of dreams against the horizon.
 
@@ -102,11 +97,7 @@ def drift_figure(summary: Summary) -> Figure | None:
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.set_xlabel("steps dreamt")
-            axes.set_title(label, fontsize=10, loc="left")
-            if name.endswith(("_recall", "_present")):
-                axes.set_ylim(-0.03, 1.03)
-            else:
-                axes.set_ylim(bottom=0)
+            _title_and_range(axes, name, label)
         _legend(figure, grid[0])
     return figure
 
@@ -202,15 +193,20 @@ def field_figure(summary: Summary) -> Figure | None:
             axes.plot([layers[arm] for arm in there], means, "o-", color=_FIXED["pixelcnn"])
             axes.set_xticks(list(layers.values()))
             axes.set_xlabel("layers")
-            axes.set_title(label, fontsize=10, loc="left")
-            if name.endswith(("f1/mean", "_recall")):
-                axes.set_ylim(-0.03, 1.03)
-            else:
-                axes.set_ylim(bottom=0)
+            _title_and_range(axes, name, label)
     return figure
 
 
 # -- parts --------------------------------------------------------------------------------------
+
+
+def _title_and_range(axes: Axes, name: str, label: str) -> None:
+    """A panel's title, and its range: all of 0 to 1 for a share, from 0 on for anything else."""
+    axes.set_title(label, fontsize=10, loc="left")
+    if name.endswith(("_recall", "_present", "f1/mean")):
+        axes.set_ylim(-0.03, 1.03)
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def main_arms(summary: Summary) -> list[str]:

@@ -14,9 +14,10 @@ from typing import Any
 from markupsafe import Markup
 
 from mbrl.fidelity.arms import ARMS, REFERENCE
-from mbrl.fidelity.figures import colour, figures, main_arms, save_png, svg
+from mbrl.fidelity.figures import colour, figures, main_arms, save_png
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.fidelity.tables import tables
+from mbrl.plots import to_svg
 from mbrl.report import commit_warnings, machine_text, render
 
 Summary = Mapping[str, Any]
@@ -64,7 +65,7 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
         palette={arm: colour(arm) for arm in summary["arms"]},
         notes={arm: ARMS[arm].note if arm in ARMS else "" for arm in summary["arms"]},
         figures=[
-            {"svg": Markup(svg(figure)), "caption": _CAPTIONS[name]}
+            {"svg": Markup(to_svg(figure)), "caption": _CAPTIONS[name]}
             for name, figure in drawn.items()
         ],
         sheets=[{"url": _data_url(path), "caption": caption} for path, caption in sheets],

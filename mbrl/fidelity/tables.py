@@ -204,12 +204,6 @@ def updates(about: Mapping[str, Any]) -> str:
     )
 
 
-def markdown_table(rows: Rows) -> str:
-    """The rows as Markdown."""
-    lines = [rows.head, ["---"] * len(rows.head), *rows.rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def terminal_table(summary: Mapping[str, Any]) -> Table:
     """A few means of every arm, for a terminal; the report has intervals and all the rest."""
     lead = objects(summary)[:1]

@@ -1,0 +1,62 @@
+"""Trials that tests of the fidelity study share, real ones and results without a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mbrl.fidelity.games import GAMES
+from mbrl.fidelity.trials import (
+    MEASURES,
+    Trial,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+GAME = GAMES["synthetic_pong"]
+STEPS = 800
+TINY = (
+    *("world_model.hidden=16", "world_model.prior_hidden=8", "world_model.heads.hidden=8"),
+    *("world_model.code={groups: 3, classes: 4}", "world_model.bf16=false"),
+    *("world_model.encoder.channels=[4,4,4]", "world_model.encoder.hidden=16"),
+    *("world_model.decoder.layers=1", "world_model.decoder.channels=2"),
+    *("world_model.decoder.map_channels=2", "world_model.decoder.hidden=8"),
+    *("learn_model.batch_size=2", "learn_model.sequence_length=4"),
+)
+
+
+def make_trial(out: Path, **changes: Any) -> Trial:
+    given: dict[str, Any] = {
+        "game": GAME.name,
+        "arm": "pixelcnn",
+        "seed": 0,
+        "minutes": 0.005,
+        "steps": STEPS,
+        "overrides": TINY,
+        "out": out,
+        "results": out / "results",
+        "quick": True,
+    }
+    return Trial(**{**given, **changes})
+
+
+def write_trial(trial: Trial, measures: dict[str, Any] | None = None, **changes: Any) -> None:
+    result = {
+        "game": trial.game,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "command": "x",
+        "commit": "abc",
+        "machine": {"cpu": "a processor", "cores": 2},
+        "cpu_minutes": trial.minutes,
+        "cpu_s": 60 * trial.minutes,
+        "wall_time_s": 60 * trial.minutes,
+        "updates": 10,
+        "rows": 80,
+        "parameters": 1000,
+        "overrides": list(trial.overrides),
+        "settings": trial.settings(GAME.env),
+        "measures_version": MEASURES,
+        "measures": measures or {},
+        "curve": {"cpu_minutes": [1.0, 2.0], "nats_per_frame": [9.0, 8.0], "kl": [1.0, None]},
+    }
+    trial.result_path.parent.mkdir(parents=True, exist_ok=True)
+    trial.result_path.write_text(json.dumps({**result, **changes}))
