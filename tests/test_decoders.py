@@ -9,11 +9,11 @@ from torch import nn
 
 from mbrl.errors import ConfigError
 from mbrl.world_model.decoders import DECODERS
+from mbrl.world_model.decoders.condition import SpatialCondition
 from mbrl.world_model.decoders.deconv import DeconvDecoder
 from mbrl.world_model.decoders.marginal import PixelMarginal
 from mbrl.world_model.decoders.pixelcnn import (
     PixelCNNDecoder,
-    SpatialCondition,
     from_blocks,
     level_features,
     to_blocks,

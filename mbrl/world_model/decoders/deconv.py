@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mbrl.world_model.decoders.base import Decoder
+from mbrl.world_model.decoders.condition import SpatialCondition
 from mbrl.world_model.decoders.marginal import PixelMarginal, zero_last_layer
-from mbrl.world_model.decoders.pixelcnn import SpatialCondition
 from mbrl.world_model.losses import inverse_cdf_sample
 from mbrl.world_model.settings import DecoderSettings
 
