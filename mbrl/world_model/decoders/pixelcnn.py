@@ -16,6 +16,7 @@ condition enters not only as a global bias but also as a spatial map, at every g
 past all gates.
 """
 
+import itertools
 import math
 
 import torch
@@ -29,7 +30,7 @@ from mbrl.world_model.decoders.marginal import PixelMarginal
 from mbrl.world_model.decoders.sampling import sample_blocks
 from mbrl.world_model.settings import DecoderSettings
 
-Conditions = tuple[list[tuple[Tensor, Tensor]], Tensor]
+Conditions = tuple[list[tuple[Tensor, Tensor | None]], Tensor]
 
 
 def shift_down(x: Tensor) -> Tensor:
@@ -49,7 +50,10 @@ def gate(x: Tensor) -> Tensor:
 
 
 class GatedLayer(nn.Module):
-    """One gated layer of both stacks, with the vertical stack feeding the horizontal one."""
+    """One gated layer of both stacks, with the vertical stack feeding the horizontal one.
+
+    The last layer has no vertical output: nobody would see it.
+    """
 
     def __init__(self, maps: int) -> None:
         """Build for stacks of `maps` channels."""
@@ -60,13 +64,17 @@ class GatedLayer(nn.Module):
         self.out = nn.Conv2d(maps, 2 * maps, 1)
 
     def forward(
-        self, v: Tensor, h: Tensor, v_condition: Tensor, h_condition: Tensor
+        self, v: Tensor, h: Tensor, h_condition: Tensor, v_condition: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the new vertical and horizontal stacks and what goes to the head."""
+        """Return the new vertical and horizontal stacks and what goes to the head.
+
+        Without a condition for the vertical stack, that stack is returned as it came.
+        """
         a = self.vertical(functional.pad(v, (1, 1, 1, 0)))
         b = self.horizontal(functional.pad(h, (1, 0))) + self.link(a) + h_condition
         residual, skip = self.out(gate(b)).chunk(2, 1)
-        return v + gate(a + v_condition), h + residual, skip
+        below = v if v_condition is None else v + gate(a + v_condition)
+        return below, h + residual, skip
 
 
 def to_blocks(image: Tensor, block: int) -> Tensor:
@@ -195,8 +203,9 @@ class PixelCNNDecoder(Decoder):
             height // block,
             width // block,
         )
-        self.global_bias = nn.Linear(settings.hidden, 4 * maps * layers)
-        self.local_bias = nn.Conv2d(self.spatial.channels, 4 * maps * layers, 1, bias=False)
+        gates = 2 * maps * (2 * layers - 1)  # both stacks of every layer, horizontal of the last
+        self.global_bias = nn.Linear(settings.hidden, gates)
+        self.local_bias = nn.Conv2d(self.spatial.channels, gates, 1, bias=False)
         # past the gates, straight to the head: objects find their places several times sooner
         self.local_start = nn.Conv2d(self.spatial.channels, maps, 1)
         self.register_buffer("table", level_features(levels, embedding), persistent=False)
@@ -221,12 +230,14 @@ class PixelCNNDecoder(Decoder):
         """The biases that a condition vector and a spatial condition amount to.
 
         Returns:
-            The bias of each layer's vertical and horizontal gates, each (N, 2F, h, w), and what the
-            sum of the skip connections starts from, (N, F, h, w).
+            The bias of each layer's horizontal and vertical gates, each (N, 2F, h, w), None for the
+            last layer's vertical one; and what the sum of the skip connections starts from,
+            (N, F, h, w).
         """
         bias = self.local_bias(spatial) + self.global_bias(condition)[..., None, None]
-        parts = bias.chunk(2 * len(self.stack), 1)
-        return list(zip(parts[::2], parts[1::2], strict=True)), self.local_start(spatial)
+        parts = bias.chunk(2 * len(self.stack) - 1, 1)
+        pairs = itertools.zip_longest(parts[::2], parts[1::2])
+        return list(pairs), self.local_start(spatial)
 
     def _visible(self, blocks: Tensor, generator: torch.Generator | None) -> Tensor | None:
         """In training with input dropout, (N, h, w, S): which pixels the decoder may see."""
@@ -256,8 +267,8 @@ class PixelCNNDecoder(Decoder):
         v = self.vertical_in(shift_down(seen))
         h = self.horizontal_in(shift_right(seen))
         biases, skips = conditions
-        for layer, (v_condition, h_condition) in zip(self.stack, biases, strict=True):
-            v, h, skip = layer(v, h, v_condition, h_condition)
+        for layer, (h_condition, v_condition) in zip(self.stack, biases, strict=True):
+            v, h, skip = layer(v, h, h_condition, v_condition)
             skips = skips + skip
         return skips
 

@@ -139,8 +139,8 @@ class Stacks:
         self.seen = start.new_zeros(count, decoder.vertical_in.in_channels)
         self.v = [start.new_zeros(count, maps) for _ in conditions]
         self.h = [start.new_zeros(count, maps) for _ in conditions]
-        self.start, self.v_bias = _table(start), [_table(v) for v, _ in conditions]
-        self.h_bias = [_table(h) for _, h in conditions]
+        self.start, self.h_bias = _table(start), [_table(h) for h, _ in conditions]
+        self.v_bias = [_table(v) for _, v in conditions if v is not None]
         self.noise = (noise + decoder._start()).flatten(0, 2)
         self.levels = torch.zeros(self.noise.shape[:2], dtype=torch.uint8, device=noise.device)
         self.head = BlockHead(decoder)
@@ -166,7 +166,7 @@ class Stacks:
         inside = self.inside[cells]
         a = _product(vertical, self.v[index][cells[:, None] + self.around])
         self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + horizontal[1]
-        if index + 1 < len(self.layers):
+        if index < len(self.v_bias):
             gated = _gate(a + self.v_bias[index][inside])
             self.v[index + 1][cells] = self.v[index][cells] + gated
 
