@@ -1,42 +1,12 @@
 """The arms of the fidelity study: world models that differ in a few settings and in nothing else.
 
-An arm is a title and overrides on `configs/fidelity.yaml`, never code. *Main* arms carry the claim
-and get three seeds; the others are variants and ablations with one seed and half the budget, and
-are labelled as such wherever their numbers are shown. This module imports nothing heavy.
+An arm is a title and overrides on `configs/fidelity.yaml`, never code (see `mbrl.arms`). Variants
+and ablations have half the budget of main arms, and are labelled as such wherever their numbers are
+shown. This module imports nothing heavy.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from mbrl.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One variant of the world model.
-
-    Attributes:
-        title: for tables and figures.
-        overrides: `key=value` settings on top of `configs/fidelity.yaml`.
-        main: carries the claim: three seeds of 30 CPU minutes instead of one of 15.
-        note: what it is there to show.
-    """
-
-    title: str
-    overrides: tuple[str, ...] = ()
-    main: bool = False
-    note: str = ""
-
-    @property
-    def seeds(self) -> int:
-        """Runs with different seeds, if the command does not say."""
-        return 3 if self.main else 1
-
-    @property
-    def minutes(self) -> float:
-        """CPU minutes of training per run, if the command does not say."""
-        return 30.0 if self.main else 15.0
-
+from mbrl import arms
+from mbrl.arms import Arm
 
 _PLAIN_ENCODER = (
     "world_model.encoder.norm=none",
@@ -150,15 +120,4 @@ def choose(names: str) -> list[str]:
     Raises:
         ConfigError: a name is unknown, or given twice.
     """
-    if names == "all":
-        return list(ARMS)
-    if names == "main":
-        return [name for name, arm in ARMS.items() if arm.main]
-    chosen: Sequence[str] = [name.strip() for name in names.split(",")]
-    unknown = [name for name in chosen if name not in ARMS]
-    if unknown or len(set(chosen)) != len(chosen):
-        raise ConfigError(
-            f"--arms: expected main, all or distinct names out of {', '.join(ARMS)}; "
-            f"got {names or 'nothing'}"
-        )
-    return list(chosen)
+    return arms.choose(names, ARMS)

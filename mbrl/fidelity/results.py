@@ -12,7 +12,7 @@ where they are measured, not here.
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +46,40 @@ def aggregate(game: str, results: Path) -> Tree:
     trials = read_trials(game, results)
     if not trials:
         raise ConfigError(f"{results / game}: expected results of trials, found none")
-    by_arm: dict[str, list[Tree]] = {}
-    for trial in trials:
-        by_arm.setdefault(trial["arm"], []).append(trial)
-    machines = _distinct(trial["machine"] for trial in trials)
     summary = {
         "game": game,
         "measures_version": MEASURES,
+        **combined(trials, _about, _command(game, trials)),
+    }
+    write_atomically(results / f"{game}.json", json.dumps(summary, indent=1, allow_nan=False))
+    return summary
+
+
+def combined(
+    trials: Sequence[Tree], about: Callable[[str, Sequence[Tree]], Tree], command: str
+) -> Tree:
+    """What the summary of any study holds: `{arms, runs, seeds, command, commit, machine}`.
+
+    Args:
+        trials: results, at least one, in the order of the arms.
+        about: what stands behind the numbers of an arm, from its name and its results.
+        command: that makes all of it.
+    """
+    by_arm: dict[str, list[Tree]] = {}
+    for trial in trials:
+        by_arm.setdefault(trial["arm"], []).append(trial)
+    machines = distinct(trial["machine"] for trial in trials)
+    return {
         "arms": {arm: summarise([one["measures"] for one in runs]) for arm, runs in by_arm.items()},
-        "runs": {arm: _about(arm, runs) for arm, runs in by_arm.items()},
+        "runs": {arm: about(arm, runs) for arm, runs in by_arm.items()},
         "seeds": sorted({trial["seed"] for trial in trials}),
-        "command": _command(game, trials),
+        "command": command,
         "commit": ", ".join(
-            _distinct(commit for trial in trials for commit in trial["commit"].split(", "))
+            distinct(commit for trial in trials for commit in trial["commit"].split(", "))
         ),
         "machine": machines[0],
         **({"other_machines": machines[1:]} if machines[1:] else {}),
     }
-    write_atomically(results / f"{game}.json", json.dumps(summary, indent=1, allow_nan=False))
-    return summary
 
 
 def read_trials(game: str, results: Path) -> list[Tree]:
@@ -73,14 +88,18 @@ def read_trials(game: str, results: Path) -> list[Tree]:
     Those of an older version of the measures are left out: their numbers mean something else.
     """
     found = [read_result(path) for path in sorted((results / game).glob("*.json"))]
-    order = list(ARMS)
+    current = [trial for trial in found if trial is not None and is_current(trial)]
+    return by_arm_and_seed(current, list(ARMS))
+
+
+def by_arm_and_seed(trials: Sequence[Tree], arms: Sequence[str]) -> list[Tree]:
+    """Results in the order of the arms, those of unknown arms last, seeds ascending."""
 
     def place(trial: Tree) -> tuple[int, str, int]:
-        known = order.index(trial["arm"]) if trial["arm"] in ARMS else len(order)
+        known = arms.index(trial["arm"]) if trial["arm"] in arms else len(arms)
         return known, trial["arm"], trial["seed"]
 
-    current = [trial for trial in found if trial is not None and is_current(trial)]
-    return sorted(current, key=place)
+    return sorted(trials, key=place)
 
 
 def summarise(measures: Sequence[Mapping[str, Any]]) -> Tree:
@@ -140,8 +159,8 @@ def _about(arm: str, runs: Sequence[Tree]) -> Tree:
         "title": ARMS[arm].title if arm in ARMS else arm,
         "main": arm in ARMS and ARMS[arm].main,
         "seeds": [run["seed"] for run in runs],
-        "cpu_minutes": _distinct(run["cpu_minutes"] for run in runs),
-        "steps": _distinct(run["settings"]["steps"] for run in runs),
+        "cpu_minutes": distinct(run["cpu_minutes"] for run in runs),
+        "steps": distinct(run["settings"]["steps"] for run in runs),
         "updates": [run["updates"] for run in runs],
         "parameters": runs[0]["parameters"],
         "quick": any(run["settings"].get("quick", False) for run in runs),
@@ -167,7 +186,8 @@ def _command(game: str, trials: Sequence[Tree]) -> str:
     return " && ".join(commands)
 
 
-def _distinct(values: Iterator[Any]) -> list[Any]:
+def distinct(values: Iterator[Any]) -> list[Any]:
+    """Different values, in the order in which they first come."""
     found: list[Any] = []
     for value in values:
         if value not in found:

@@ -13,22 +13,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mbrl.children import Child, run_all
+from mbrl.children import run_all
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import choose
 from mbrl.fidelity.results import aggregate, read_trials
-from mbrl.fidelity.trials import Trial, is_done, plan, read_result, refuse_others
+from mbrl.fidelity.trials import MEASURES, Trial, is_done, plan, refuse_others
+from mbrl.trials import child
 
 if TYPE_CHECKING:
     from mbrl.fidelity.games import Game
-
-ONE_CORE = {
-    "OMP_NUM_THREADS": "1",
-    # glibc gives freed memory back at once, and asking for it again costs a fifth of the time of a
-    # training step on 64 x 64 frames: keep it instead
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-}
 
 
 def study(
@@ -85,14 +78,22 @@ def study(
     console = Console()
     if not all(map(is_done, trials)):
         _collect(known, trials[0])
-    failed = run_all([_child(trial) for trial in trials], jobs, console)
+    failed = run_all(
+        [child(trial, f"{trial.game} {trial.arm} seed {trial.seed}", MEASURES) for trial in trials],
+        jobs,
+        console,
+    )
     if read_trials(game, results):
         _report(game, folder, results, console)
     return failed
 
 
-def find_game(name: str) -> "Game":
+def find_game(name: str, study: str = "bench fidelity") -> "Game":
     """The game of that name.
+
+    Args:
+        name: a name in `GAMES`.
+        study: the command, for the message.
 
     Raises:
         ConfigError: there is none; the known ones are listed.
@@ -102,7 +103,7 @@ def find_game(name: str) -> "Game":
     if name not in GAMES:
         near = difflib.get_close_matches(name, GAMES, n=1)
         raise ConfigError(
-            f"bench fidelity: expected a game out of {', '.join(GAMES)}; got {name}"
+            f"{study}: expected a game out of {', '.join(GAMES)}; got {name}"
             + (f"; did you mean {near[0]}?" if near else "")
         )
     return GAMES[name]
@@ -114,24 +115,6 @@ def _collect(game: "Game", trial: Trial) -> None:
     from mbrl.fidelity.trial import FRAMES_SEED
 
     collect_frames(game, trial.frames_dir, trial.steps, trial.held_out_steps, FRAMES_SEED)
-
-
-def _child(trial: Trial) -> Child:
-    def summary() -> str:
-        result = read_result(trial.result_path) or {}
-        return (
-            f"{result['updates']:,} updates in {trial.minutes:g} CPU minutes "
-            f"({result['wall_time_s'] / 60:.1f} minutes), see {trial.result_path}"
-        )
-
-    return Child(
-        title=f"{trial.game} {trial.arm} seed {trial.seed}",
-        command=trial.command,
-        log=trial.run_dir / "log.txt",
-        done=lambda: is_done(trial),
-        environment=ONE_CORE,
-        summary=summary,
-    )
 
 
 def _report(game: str, folder: Path, results: Path, console: Console) -> None:

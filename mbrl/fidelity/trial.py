@@ -6,21 +6,14 @@
 
     settings.json  metrics.jsonl  checkpoints/  pictures.npz  log.txt
 
-The budget is the CPU time that this process spends in `WorldModelLearner.learn`, summed over
-resumes: other work on the machine makes a trial last longer, but hardly changes how many updates it
-gets (they share caches and memory); checkpoints and measures do not count. A line of metrics is
-written about every 20 seconds, a checkpoint every two minutes. SIGTERM and Ctrl-C checkpoint and
-stop; the same command goes on.
+How the budget counts and what a signal does: `mbrl.budget`. The same command goes on.
 """
 
 import argparse
 import contextlib
 import json
-import math
 import shlex
-import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +24,8 @@ import torch
 
 from envs import make_env
 from envs.errors import EnvError
-from mbrl import checkpoint, provenance
+from mbrl import provenance
+from mbrl.budget import BudgetedTraining, curve
 from mbrl.config import Config
 from mbrl.errors import MbrlError
 from mbrl.fidelity.frames import collect_frames, load_frames
@@ -40,15 +34,18 @@ from mbrl.fidelity.measure import Sizes, measure
 from mbrl.fidelity.pictures import draw
 from mbrl.fidelity.trials import MEASURES, Trial, is_done, refuse_others
 from mbrl.learn_model import WorldModelLearner
-from mbrl.progress import MetricsLog, read_metrics
 from mbrl.replay import ReplayStore
 from mbrl.run import lock_folder, write_atomically
 from mbrl.world_model.model import WorldModel
 
-LINE_S = 20.0
-CHECKPOINT_S = 120.0
 UPDATES_AT_ONCE = 4
 FRAMES_SEED = 0
+CURVE = {
+    "cpu_minutes": "study/cpu_s",
+    "nats_per_frame": "world_model/nats_per_frame",
+    "kl": "world_model/kl",
+}
+"""What a result tells of how training went, and the metrics it is made of."""
 QUICK = Sizes(
     sampled=16,
     informed=64,
@@ -98,8 +95,10 @@ def run(trial: Trial) -> bool:
     return True
 
 
-class Training:
+class Training(BudgetedTraining):
     """A world model that learns from a store until its CPU time is used up; a context manager."""
+
+    at_once = UPDATES_AT_ONCE
 
     def __init__(self, trial: Trial, game: Game, config: Config, store: ReplayStore) -> None:
         """Build the learner, and take up the newest checkpoint if there is one."""
@@ -115,102 +114,40 @@ class Training:
             ring_directory=None,
             root_seed=trial.seed,
         )
-        self.checkpoints = trial.run_dir / "checkpoints"
-        self.log = MetricsLog(trial.run_dir)
-        self.cpu_s, self.rows = 0.0, 0
-        self.commits: list[str] = []
-        self._stop = threading.Event()
-        self._handlers: dict[int, Any] = {}
-        self._resume()
+        super().__init__(
+            trial.run_dir,
+            trial.minutes,
+            title=f"{trial.arm} seed {trial.seed}",
+            env_steps=trial.steps,
+            group="world_model",
+        )
 
-    def __enter__(self) -> "Training":
-        """Heed signals."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, lambda *_: self._stop.set())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let go of the ring, the log and the signals."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+    def __exit__(self, *problem: object) -> None:
+        """Let go of the ring as well."""
         self.learner.close()
-        self.log.close()
+        super().__exit__(*problem)
 
-    def go_on(self) -> bool:
-        """Learn until the budget is used or a signal came; returns whether it is used."""
-        budget = 60 * self.trial.minutes
-        sums: dict[str, float] = {}
-        updates, told, saved = 0, time.monotonic(), time.monotonic()
-        while self.cpu_s < budget and not self._stop.is_set():
-            metrics = self._learn()
-            updates += UPDATES_AT_ONCE
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value * UPDATES_AT_ONCE
-            over = self.cpu_s >= budget or self._stop.is_set()
-            if time.monotonic() - told >= LINE_S or over:
-                self._tell({name: value / updates for name, value in sums.items()})
-                sums, updates, told = {}, 0, time.monotonic()
-            if time.monotonic() - saved >= CHECKPOINT_S or over:
-                self._save()
-                saved = time.monotonic()
-        return self.cpu_s >= budget
+    @property
+    def updates(self) -> int:
+        """Updates so far, resumed ones included."""
+        return self.learner.updates
 
-    def spent(self) -> dict[str, Any]:
-        """What training took, for the result."""
-        return {
-            "cpu_s": round(self.cpu_s, 1),
-            "wall_time_s": round(self.log.wall_time_s, 1),
-            "updates": self.learner.updates,
-            "rows": self.rows,
-            "commit": ", ".join(self.commits),
-        }
-
-    def _learn(self) -> dict[str, float]:
-        began = time.process_time()
+    def _update(self) -> dict[str, float]:
         metrics, _ = self.learner.learn(UPDATES_AT_ONCE)
-        self.cpu_s += time.process_time() - began
         learn = self.learner.settings
         self.rows += UPDATES_AT_ONCE * learn.batch_size * learn.sequence_length
         return metrics
 
-    def _tell(self, metrics: Mapping[str, float]) -> None:
-        counts = {
-            "study/updates": self.learner.updates,
-            "study/cpu_s": round(self.cpu_s, 2),
-            "study/rows": self.rows,
-        }
-        named = {f"world_model/{name}": value for name, value in metrics.items()}
-        self.log.write("train", self.trial.steps, {**counts, **named})
-        minutes, seconds = divmod(int(self.cpu_s), 60)
-        print(
-            f"[{minutes}:{seconds:02d} of {self.trial.minutes:g} CPU min] {self.trial.arm} "
-            f"seed {self.trial.seed}: {self.learner.updates:,} updates, "
-            f"{metrics['nats_per_frame']:.1f} nats per frame, KL {metrics['kl']:.2f}",
-            flush=True,
-        )
+    def _state(self) -> dict[str, Any]:
+        return {"learner": self.learner.state_dict(), "segments": self.learner.segments()}
 
-    def _save(self) -> None:
-        state = {
-            "learner": self.learner.state_dict(),
-            "segments": self.learner.segments(),
-            "cpu_s": self.cpu_s,
-            "rows": self.rows,
-            "commits": self.commits,
-        }
-        checkpoint.save(self.checkpoints, self.learner.updates, state)
-        checkpoint.prune(self.checkpoints, keep=1)
-
-    def _resume(self) -> None:
-        state: dict[str, Any] = {}
-        if checkpoint.steps(self.checkpoints):
-            _, state = checkpoint.load(self.checkpoints)
+    def _begin(self, state: Mapping[str, Any]) -> None:
         self.learner.refresh(state.get("segments"))
         if state:
             self.learner.load_state_dict(state["learner"])
-            self.cpu_s, self.rows = state["cpu_s"], state["rows"]
-        # of the code that is running now, whatever is committed until the end
-        self.commits = list(dict.fromkeys([*state.get("commits", []), provenance.commit()]))
-        self.log.truncate_after(self.learner.updates, counter="study/updates")
+
+    def _in_words(self, metrics: Mapping[str, float]) -> str:
+        return f"{metrics['nats_per_frame']:.1f} nats per frame, KL {metrics['kl']:.2f}"
 
 
 def write_result(
@@ -237,25 +174,10 @@ def write_result(
         "settings": settings,
         "measures_version": MEASURES,
         "measures": measures,
-        "curve": curve(trial.run_dir),
+        "curve": curve(trial.run_dir, CURVE),
     }
     trial.result_path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(trial.result_path, json.dumps(result, indent=1, allow_nan=False))
-
-
-def curve(run_dir: Path) -> dict[str, list[float | None]]:
-    """How training went: CPU minutes, nats per frame and KL of every line of the metrics."""
-    names = {
-        "cpu_minutes": "study/cpu_s",
-        "nats_per_frame": "world_model/nats_per_frame",
-        "kl": "world_model/kl",
-    }
-    columns: dict[str, list[float | None]] = {name: [] for name in names}
-    for line in read_metrics(run_dir, "train"):
-        for name, key in names.items():
-            value = line[key] / 60 if key == "study/cpu_s" else line[key]
-            columns[name].append(round(value, 4) if math.isfinite(value) else None)
-    return columns
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

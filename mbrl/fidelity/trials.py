@@ -4,30 +4,22 @@ A trial is one arm on one game with one seed and one budget. Its settings follow
 `configs/fidelity.yaml`, the arm and the command; its result is
 `results/fidelity/<game>/<arm>-<seed>.json`, its run folder `runs/fidelity/<game>/<arm>-<seed>`.
 
-What happens to a result that is there already:
-
-* made with the same settings and budget: kept, the run is skipped;
-* the same, but measured by an older version of the measures: measured anew from its checkpoint,
-  or trained anew if that is gone;
-* made with a smaller budget and otherwise the same: the run goes on from its checkpoint;
-* anything else: refused, since numbers would stand beside settings they were not made with. `force`
-  removes it and makes it anew.
+What happens to a result that is there already: see `mbrl.trials`.
 
 This module starts nothing and imports neither torch nor Ray.
 """
 
-import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from envs.settings import EnvSettings
-from mbrl import config_file
+from mbrl import trials as kept
+from mbrl.arms import in_order
 from mbrl.config import Config, LearnModelSettings, load
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import ARMS
@@ -174,25 +166,19 @@ def plan(
             f"bench fidelity: expected at least one seed, minutes above 0 and {FEWEST_STEPS} "
             f"steps, got --seeds {seeds}, --minutes {minutes}, --steps {steps}"
         )
-    chosen = [(name, ARMS[name]) for name in arms]
-    order = [
-        (not arm.main, seed, place, name, arm)
-        for place, (name, arm) in enumerate(chosen)
-        for seed in range(seeds or arm.seeds)
-    ]
     return [
         Trial(
             game=game,
             arm=name,
             seed=seed,
-            minutes=minutes or arm.minutes,
+            minutes=minutes or ARMS[name].minutes,
             steps=steps,
             overrides=tuple(overrides),
             out=out,
             results=results,
             quick=quick,
         )
-        for _, seed, _, name, arm in sorted(order, key=lambda one: one[:3])
+        for name, seed in in_order(arms, ARMS, seeds)
     ]
 
 
@@ -201,13 +187,12 @@ def is_done(trial: Trial) -> bool:
 
     That its settings are the same is up to `refuse_others`.
     """
-    result = read_result(trial.result_path)
-    return result is not None and result["cpu_minutes"] >= trial.minutes and is_current(result)
+    return kept.is_done(trial, MEASURES)
 
 
 def is_current(result: dict[str, Any]) -> bool:
     """Whether a result was measured by the present version of the measures."""
-    return bool(result.get("measures_version", 1) == MEASURES)
+    return kept.is_current(result, MEASURES)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -216,16 +201,7 @@ def read_result(path: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: the file is not a result.
     """
-    if not path.exists():
-        return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"arm", "seed", "cpu_minutes", "settings", "measures"} - result.keys()
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: expected the result of a trial ({error}); remove it") from error
-    if missing:
-        raise ConfigError(f"{path}: expected the result of a trial, it lacks {sorted(missing)}")
-    return result
+    return kept.read_result(path)
 
 
 def refuse_others(trials: Sequence[Trial], env: EnvSettings, force: bool = False) -> None:
@@ -234,33 +210,15 @@ def refuse_others(trials: Sequence[Trial], env: EnvSettings, force: bool = False
     Raises:
         ConfigError: the first such result or run folder, and in what it differs.
     """
+
+    def changes(trial: Trial, old: dict[str, Any]) -> list[str]:
+        return changed_settings(old, trial.settings(env))
+
     for trial in trials:
-        settings = trial.settings(env)
-        changed: list[str] = []
-        if result := read_result(trial.result_path):
-            changed += changed_settings(result["settings"], settings)
-            if result["cpu_minutes"] > trial.minutes:
-                changed.append(f"minutes: {result['cpu_minutes']:g} became {trial.minutes:g}")
-        begun = trial.run_dir / "settings.json"
-        if begun.exists():
-            changed += changed_settings(json.loads(begun.read_text(encoding="utf-8")), settings)
-        if changed and force:
-            trial.result_path.unlink(missing_ok=True)
-            shutil.rmtree(trial.run_dir, ignore_errors=True)
-        elif changed:
-            raise ConfigError(
-                f"bench fidelity: {trial.result_path} or {trial.run_dir} was made with other "
-                f"settings: {'; '.join(dict.fromkeys(changed))}. Use the same settings, other "
-                f"folders with --out and --results, or --force to make it anew"
-            )
+        trial.settings(env)  # a wrong override is said before anything is touched
+    kept.refuse_changed(trials, changes, "bench fidelity", force)
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Settings that differ; one that did not exist yet counts with its default."""
-    filled = dict(old)
-    for name, model in _SECTIONS.items():
-        try:
-            filled[name] = model.model_validate(old.get(name, {})).model_dump(mode="json")
-        except ValidationError:  # made when there were settings that are no more: shown as changes
-            filled[name] = old.get(name)
-    return config_file.differences(filled, new)
+    return kept.changed_sections(old, new, _SECTIONS)

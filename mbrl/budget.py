@@ -1,0 +1,192 @@
+"""Training for so much CPU time: the loop that every study's trials share.
+
+The budget is the CPU time that this process spends in updates, summed over resumes: other work on
+the machine makes a trial last longer, but hardly changes how many updates it gets (they share
+caches and memory); checkpoints and measures do not count. A line of metrics is written about every
+20 seconds, a checkpoint every two minutes. SIGTERM and Ctrl-C checkpoint and stop. What is learnt,
+a study's own subclass knows.
+"""
+
+import math
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from mbrl import checkpoint, provenance
+from mbrl.progress import MetricsLog, read_metrics
+
+LINE_S = 20.0
+CHECKPOINT_S = 120.0
+
+
+class BudgetedTraining(ABC):
+    """Something that learns until its CPU time is used up; a context manager.
+
+    Attributes:
+        run_dir: gets `checkpoints/` and `metrics.jsonl`.
+        minutes: the budget.
+        title: names it on the terminal.
+        env_steps: what the lines of metrics say of environment steps.
+        group: of the metrics, as in `group/name`.
+        cpu_s: spent so far.
+        rows: learnt from so far.
+        commits: of the code that trained.
+        over: learning has ended before its time.
+    """
+
+    at_once = 1
+    """Updates of one call of `_update`."""
+
+    def __init__(
+        self, run_dir: Path, minutes: float, *, title: str, env_steps: int, group: str
+    ) -> None:
+        """Open the log, and take up the newest checkpoint if there is one.
+
+        What `_begin` needs has to be there before.
+        """
+        self.run_dir, self.minutes, self.title = run_dir, minutes, title
+        self.env_steps, self.group = env_steps, group
+        self.checkpoints = run_dir / "checkpoints"
+        self.log = MetricsLog(run_dir)
+        self.cpu_s, self.rows = 0.0, 0
+        self.commits: list[str] = []
+        self.over = False
+        self._stop = threading.Event()
+        self._handlers: dict[int, Any] = {}
+        self._resume()
+
+    # -- what a study says ------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def updates(self) -> int:
+        """Updates so far, resumed ones included."""
+
+    @abstractmethod
+    def _update(self) -> dict[str, float]:
+        """Make `at_once` updates; their mean metrics. Adds to `rows`, may set `over`."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """What training goes on from."""
+
+    @abstractmethod
+    def _begin(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, or begin if it is empty."""
+
+    @abstractmethod
+    def _in_words(self, metrics: Mapping[str, float]) -> str:
+        """The metrics that the terminal should show."""
+
+    def _measured(self) -> dict[str, float]:
+        """Further metrics of a line, made outside the budget."""
+        return {}
+
+    # -- what all share ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Heed signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, lambda *_: self._stop.set())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the log and the signals."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self.log.close()
+
+    def go_on(self) -> bool:
+        """Learn until the budget is used or a signal came; returns whether there is no more to do.
+
+        That is the case, too, if learning is `over` before its time.
+        """
+        budget = 60 * self.minutes
+        sums: dict[str, float] = {}
+        updates, told, saved = 0, time.monotonic(), time.monotonic()
+        while self.cpu_s < budget and not self.over and not self._stop.is_set():
+            metrics = self._learn()
+            updates += self.at_once
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value * self.at_once
+            over = self.cpu_s >= budget or self.over or self._stop.is_set()
+            if time.monotonic() - told >= LINE_S or over:
+                self._tell({name: value / updates for name, value in sums.items()})
+                sums, updates, told = {}, 0, time.monotonic()
+            if time.monotonic() - saved >= CHECKPOINT_S or over:
+                self._save()
+                saved = time.monotonic()
+        return self.cpu_s >= budget or self.over
+
+    def spent(self) -> dict[str, Any]:
+        """What training took, for the result."""
+        return {
+            "cpu_s": round(self.cpu_s, 2),
+            "wall_time_s": round(self.log.wall_time_s, 1),
+            "updates": self.updates,
+            "rows": self.rows,
+            "commit": ", ".join(self.commits),
+        }
+
+    def _learn(self) -> dict[str, float]:
+        began = time.process_time()
+        metrics = self._update()
+        self.cpu_s += time.process_time() - began
+        return metrics
+
+    def _tell(self, metrics: Mapping[str, float]) -> None:
+        counts = {
+            "study/updates": self.updates,
+            "study/cpu_s": round(self.cpu_s, 2),
+            "study/rows": self.rows,
+        }
+        metrics = {**metrics, **self._measured()}
+        named = {f"{self.group}/{name}": value for name, value in metrics.items()}
+        self.log.write("train", self.env_steps, {**counts, **named})
+        minutes, seconds = divmod(int(self.cpu_s), 60)
+        print(
+            f"[{minutes}:{seconds:02d} of {self.minutes:g} CPU min] {self.title}: "
+            f"{self.updates:,} updates, {self._in_words(metrics)}",
+            flush=True,
+        )
+
+    def _save(self) -> None:
+        state = {
+            **self._state(),
+            "cpu_s": self.cpu_s,
+            "rows": self.rows,
+            "commits": self.commits,
+            "over": self.over,
+        }
+        checkpoint.save(self.checkpoints, self.updates, state)
+        checkpoint.prune(self.checkpoints, keep=1)
+
+    def _resume(self) -> None:
+        state: dict[str, Any] = {}
+        if checkpoint.steps(self.checkpoints):
+            _, state = checkpoint.load(self.checkpoints)
+            self.cpu_s, self.rows = state["cpu_s"], state["rows"]
+            self.over = state.get("over", False)
+        self._begin(state)
+        # of the code that is running now, whatever is committed until the end
+        self.commits = list(dict.fromkeys([*state.get("commits", []), provenance.commit()]))
+        self.log.truncate_after(self.updates, counter="study/updates")
+
+
+def curve(run_dir: Path, names: Mapping[str, str]) -> dict[str, list[float | None]]:
+    """How training went: one list for each name, with a number for each line of the metrics.
+
+    Args:
+        run_dir: of a run.
+        names: metrics by what to call them; `study/cpu_s` is given in minutes.
+    """
+    columns: dict[str, list[float | None]] = {name: [] for name in names}
+    for line in read_metrics(run_dir, "train"):
+        for name, key in names.items():
+            value = line.get(key, math.nan) / (60 if key == "study/cpu_s" else 1)
+            columns[name].append(round(value, 4) if math.isfinite(value) else None)
+    return columns

@@ -1,0 +1,162 @@
+"""Trials: runs of a study whose results are kept, gone on with or refused, never mixed up.
+
+A trial is one run with one seed and one budget; its result is a JSON file, its run folder holds
+checkpoints and metrics. What happens to a result that is there already:
+
+* made with the same settings and budget: kept, the run is skipped;
+* the same, but measured by an older version of the measures: measured anew from its checkpoint,
+  or trained anew if that is gone;
+* made with a smaller budget and otherwise the same: the run goes on from its checkpoint;
+* anything else: refused, since numbers would stand beside settings they were not made with. `force`
+  removes it and makes it anew.
+
+What is trained and measured, each study knows for itself. This module starts nothing and imports
+neither torch nor Ray.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from mbrl import config_file
+from mbrl.children import Child
+from mbrl.errors import ConfigError
+
+ONE_CORE = {
+    "OMP_NUM_THREADS": "1",
+    # glibc gives freed memory back at once, and asking for it again costs a fifth of the time of a
+    # training step on 64 x 64 frames: keep it instead
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+}
+"""The environment of a run."""
+
+
+class Trial(Protocol):
+    """What every study's trial says of itself."""
+
+    @property
+    def minutes(self) -> float:
+        """CPU minutes of training."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Checkpoints, metrics and log."""
+
+    @property
+    def result_path(self) -> Path:
+        """Where the measures go."""
+
+    @property
+    def command(self) -> list[str]:
+        """What makes it in a process of its own."""
+
+
+OneTrial = TypeVar("OneTrial", bound=Trial)
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A trial's result, or None if there is none.
+
+    Raises:
+        ConfigError: the file is not a result.
+    """
+    if not path.exists():
+        return None
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"arm", "seed", "cpu_minutes", "settings", "measures"} - result.keys()
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: expected the result of a trial ({error}); remove it") from error
+    if missing:
+        raise ConfigError(f"{path}: expected the result of a trial, it lacks {sorted(missing)}")
+    return result
+
+
+def is_current(result: Mapping[str, Any], measures: int) -> bool:
+    """Whether a result was measured by this version of the measures."""
+    return bool(result.get("measures_version", 1) == measures)
+
+
+def is_done(trial: Trial, measures: int) -> bool:
+    """Whether the result is there, of the whole budget and of this version of the measures.
+
+    That its settings are the same is up to `refuse_changed`.
+    """
+    result = read_result(trial.result_path)
+    enough = result is not None and result["cpu_minutes"] >= trial.minutes
+    return enough and result is not None and is_current(result, measures)
+
+
+def refuse_changed(
+    trials: Sequence[OneTrial],
+    changes: Callable[[OneTrial, dict[str, Any]], list[str]],
+    study: str,
+    force: bool = False,
+) -> None:
+    """Refuse, or with `force` remove, what was made with other settings or a larger budget.
+
+    Args:
+        trials: that are about to be made.
+        changes: how a trial's settings differ from those that something was made with.
+        study: the command, for the message.
+        force: remove instead of refusing.
+
+    Raises:
+        ConfigError: the first such result or run folder, and in what it differs.
+    """
+    for trial in trials:
+        changed: list[str] = []
+        if result := read_result(trial.result_path):
+            changed += changes(trial, result["settings"])
+            if result["cpu_minutes"] > trial.minutes:
+                changed.append(f"minutes: {result['cpu_minutes']:g} became {trial.minutes:g}")
+        begun = trial.run_dir / "settings.json"
+        if begun.exists():
+            changed += changes(trial, json.loads(begun.read_text(encoding="utf-8")))
+        if changed and force:
+            trial.result_path.unlink(missing_ok=True)
+            shutil.rmtree(trial.run_dir, ignore_errors=True)
+        elif changed:
+            raise ConfigError(
+                f"{study}: {trial.result_path} or {trial.run_dir} was made with other "
+                f"settings: {'; '.join(dict.fromkeys(changed))}. Use the same settings, other "
+                f"folders with --out and --results, or --force to make it anew"
+            )
+
+
+def changed_sections(
+    old: Mapping[str, Any], new: dict[str, Any], sections: Mapping[str, type[BaseModel]]
+) -> list[str]:
+    """Settings that differ; one that did not exist yet counts with its default."""
+    filled = dict(old)
+    for name, model in sections.items():
+        try:
+            filled[name] = model.model_validate(old.get(name, {})).model_dump(mode="json")
+        except ValidationError:  # made when there were settings that are no more: shown as changes
+            filled[name] = old.get(name)
+    return config_file.differences(filled, new)
+
+
+def child(trial: Trial, title: str, measures: int) -> Child:
+    """A trial as a process of its own, on one core."""
+
+    def summary() -> str:
+        result = read_result(trial.result_path) or {}
+        return (
+            f"{result['updates']:,} updates in {trial.minutes:g} CPU minutes "
+            f"({result['wall_time_s'] / 60:.1f} minutes), see {trial.result_path}"
+        )
+
+    return Child(
+        title=title,
+        command=trial.command,
+        log=trial.run_dir / "log.txt",
+        done=lambda: is_done(trial, measures),
+        environment=ONE_CORE,
+        summary=summary,
+    )
