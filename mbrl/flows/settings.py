@@ -1,0 +1,29 @@
+"""Settings of the flow study: the flow and how it is trained; imports nothing heavy."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mbrl.world_model.settings import FlowSettings, Settings
+
+
+class TrainSettings(Settings):
+    """How a flow is trained."""
+
+    batch_size: int = Field(16, ge=1, description="images of an update")
+    optimizer: Literal["adam", "adamax"] = Field(
+        "adamax", description="Glow was trained with Adamax"
+    )
+    lr: float = Field(0.002, gt=0, description="learning rate after the warm-up")
+    warmup_updates: int = Field(100, ge=0, description="updates over which it grows from 0")
+    clip: float = Field(
+        1.0, gt=0, description="largest norm of the gradient of bits per dimension; longer is cut"
+    )
+    bf16: bool = Field(False, description="run the coupling networks in bfloat16")
+
+
+class FlowStudySettings(Settings):
+    """What all arms share, before their own settings."""
+
+    flow: FlowSettings = FlowSettings(steps=32, width=64, sharing="none")
+    train: TrainSettings = TrainSettings()

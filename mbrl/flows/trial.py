@@ -1,0 +1,198 @@
+"""One trial: images in, a flow trained for so many CPU minutes, measures and pictures out.
+
+    python -m mbrl.flows.trial pong --arm level --seed 0 --minutes 20 ...
+
+`mbrl bench flow` starts these; by hand it is the way to make one run. In the run folder:
+
+    settings.json  metrics.jsonl  checkpoints/  pictures.npz  log.txt
+
+How the budget counts and what a signal does: `mbrl.budget`. The same command goes on. A run that
+diverges has a result as well: `diverged` is 1, and what cannot be measured is null.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from envs.errors import EnvError
+from mbrl import provenance
+from mbrl.budget import curve
+from mbrl.errors import MbrlError
+from mbrl.flows.images import ImageSet, Source, load_images
+from mbrl.flows.measure import QUICK, Sizes, measure, timed
+from mbrl.flows.train import GROUP, Training
+from mbrl.flows.trials import MEASURES, Trial, is_done, refuse_others
+from mbrl.run import lock_folder, write_atomically
+
+CURVE = {
+    "cpu_minutes": "study/cpu_s",
+    "bits_per_dim": f"{GROUP}/bits_per_dim",
+    "held_out_bits_per_dim": f"{GROUP}/held_out_bits_per_dim",
+}
+"""What a result tells of how training went, and the metrics it is made of."""
+
+
+def run(trial: Trial) -> bool:
+    """Make one trial, or what is left of it.
+
+    Returns:
+        Whether it is done; False if a signal stopped it, after a checkpoint.
+
+    Raises:
+        MbrlError: its settings are wrong or not those of its folder, or images cannot be read.
+    """
+    refuse_others([trial])
+    if is_done(trial):
+        return True
+    images = load_images(trial.source)
+    trial.run_dir.mkdir(parents=True, exist_ok=True)
+    with lock_folder(trial.run_dir):
+        write_atomically(trial.run_dir / "settings.json", json.dumps(trial.settings(), indent=1))
+        with Training(trial, images) as training:
+            if not training.go_on():
+                return False
+        began = time.monotonic()
+        measures = measured(training)
+        spent = {**training.spent(), "measuring_s": timed(began)}
+        write_result(trial, images, measures, training, spent)
+    return True
+
+
+def measured(training: Training) -> dict[str, Any]:
+    """The measures of a trained flow, or of one that diverged; its pictures go to its folder."""
+    trial, images = training.trial, training.images
+    of_training = {
+        "diverged": float(training.diverged),
+        "skipped": float(training.skipped),
+        "train_ms_per_image": 1000 * training.cpu_s / max(1, training.rows),
+    }
+    if training.diverged:
+        return {"bits_per_dim": None, **of_training}
+    sizes = QUICK if trial.quick else Sizes()
+    found = measure(training.flow.eval(), images, trial.source.game, trial.seed, sizes)
+    np.savez_compressed(
+        trial.run_dir / "pictures.npz",
+        allow_pickle=False,
+        temperatures=np.asarray(sizes.temperatures),
+        **found.pictures,
+    )
+    return {**finite(found.numbers), **of_training}
+
+
+def finite(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The same tree with `None` for numbers that are not finite, which JSON cannot say."""
+    return {
+        name: finite(value)
+        if isinstance(value, Mapping)
+        else (float(value) if value is not None and math.isfinite(value) else None)
+        for name, value in tree.items()
+    }
+
+
+def words_of(trial: Trial) -> list[str]:
+    """The command that makes this trial, without folders of this machine."""
+    source = trial.source
+    words = [source.game] if source.game else ["--images", source.path.name if source.path else ""]
+    words += [*trial.overrides, *(["--size", str(source.size)] if source.size else [])]
+    words += ["--bits", str(source.bits)]
+    words += ["--steps", str(source.steps)] if source.game else []
+    return ["mbrl", "bench", "flow", *words]
+
+
+def write_result(
+    trial: Trial,
+    images: ImageSet,
+    measures: Mapping[str, Any],
+    training: Training,
+    spent: Mapping[str, Any],
+) -> None:
+    """Write the trial's JSON, last of all, so that it is there only if everything is."""
+    words = [*words_of(trial), "--arms", trial.arm, "--seeds", f"{trial.seed + 1}"]
+    words += ["--minutes", f"{trial.minutes:g}", *(["--quick"] if trial.quick else [])]
+    result = {
+        "images": trial.source.name,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "command": shlex.join(words),
+        "machine": provenance.machine(),
+        "cpu_minutes": trial.minutes,
+        **spent,
+        "parameters": sum(weight.numel() for weight in training.flow.parameters()),
+        "digest": images.digest,
+        "overrides": list(trial.overrides),
+        "settings": trial.settings(),
+        "measures_version": MEASURES,
+        "measures": measures,
+        "curve": curve(trial.run_dir, CURVE),
+    }
+    trial.result_path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(trial.result_path, json.dumps(result, indent=1, allow_nan=False))
+
+
+def parsed(description: str, arguments: Sequence[str] | None) -> Trial:
+    """The trial that a command line names."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("words", nargs="*", metavar="GAME key=value")
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--bits", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--frames", type=Path)
+    parser.add_argument("--arm", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--results", type=Path, default=Path("results/flows"))
+    given = parser.parse_args(arguments)
+    source, overrides = source_of(given)
+    return Trial(
+        source=source,
+        arm=given.arm,
+        seed=given.seed,
+        minutes=given.minutes,
+        overrides=overrides,
+        out=given.out,
+        results=given.results,
+        quick=given.quick,
+    )
+
+
+def source_of(given: argparse.Namespace) -> tuple[Source, tuple[str, ...]]:
+    """The images that a command line names, and its overrides."""
+    games = [word for word in given.words if "=" not in word]
+    if len(games) > 1:
+        raise MbrlError(f"bench flow: expected one game and key=value settings, got {games}")
+    source = Source(
+        game=games[0] if games else None,
+        path=given.images,
+        size=given.size,
+        bits=given.bits,
+        steps=given.steps,
+        frames=given.frames,
+    )
+    return source, tuple(word for word in given.words if "=" in word)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    torch.set_num_threads(1)
+    try:
+        run(parsed("Make one trial of the flow study.", arguments))
+    except (MbrlError, EnvError) as error:
+        print(f"mbrl: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

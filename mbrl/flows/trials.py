@@ -1,0 +1,170 @@
+"""Trials of the flow study: which runs it is made of, where they live, and whether one is done.
+
+A trial is one arm on one set of images with one seed and one budget. Its settings follow from
+`FlowStudySettings`, the arm and the command; its result is
+`results/flows/<images>/<arm>-<seed>.json`, its run folder `runs/flows/<images>/<arm>-<seed>`. What
+happens to a result that is there already: see `mbrl.trials`. This module starts nothing and imports
+neither torch nor Ray.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from mbrl import config_file
+from mbrl import trials as kept
+from mbrl.arms import in_order
+from mbrl.errors import ConfigError
+from mbrl.flows.arms import ARMS
+from mbrl.flows.images import Source
+from mbrl.flows.settings import FlowStudySettings, TrainSettings
+from mbrl.world_model.settings import FlowSettings
+
+MEASURES = 1
+"""Version of `mbrl.flows.measure`: raised when a number changes its meaning."""
+_SECTIONS: dict[str, type[BaseModel]] = {"flow": FlowSettings, "train": TrainSettings}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of the study.
+
+    Attributes:
+        source: of the images.
+        arm: a name in `ARMS`.
+        seed: of the weights, the batches and the noise; the images are the same for all.
+        minutes: CPU minutes of training.
+        overrides: `key=value` on top of the arm.
+        out: folder of the images' runs, figures and report.
+        results: folder with one folder of results per set of images.
+        quick: measure on a few images only, to try things out.
+    """
+
+    source: Source
+    arm: str
+    seed: int
+    minutes: float
+    overrides: tuple[str, ...]
+    out: Path
+    results: Path
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the run folder and of the result."""
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Checkpoints, metrics, pictures and log."""
+        return self.out / self.name
+
+    @property
+    def result_path(self) -> Path:
+        """Where the measures go."""
+        return self.results / self.source.name / f"{self.name}.json"
+
+    @property
+    def command(self) -> list[str]:
+        """What makes this trial in a process of its own."""
+        return self._command("mbrl.flows.trial")
+
+    @property
+    def cost_command(self) -> list[str]:
+        """What measures the costs of its arm in a process of its own."""
+        return self._command("mbrl.flows.cost")
+
+    @property
+    def cost_path(self) -> Path:
+        """Where the costs of its arm go."""
+        return self.results / self.source.name / f"{self.arm}.cost.json"
+
+    def _command(self, module: str) -> list[str]:
+        command = [sys.executable, "-m", module, *self.source.words, *self.overrides]
+        for name in ("arm", "seed", "minutes", "out", "results"):
+            command += [f"--{name}", f"{getattr(self, name)}"]
+        return [*command, *(["--quick"] if self.quick else [])]
+
+    def config(self) -> FlowStudySettings:
+        """The resolved settings.
+
+        Raises:
+            ConfigError: an override is wrong.
+        """
+        overrides = [*ARMS[self.arm].overrides, *self.overrides]
+        return config_file.load(FlowStudySettings, overrides=overrides)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what comes out, save the budget, ready for JSON."""
+        config = self.config().model_dump(mode="json")
+        return {"images": self.source.settings(), "seed": self.seed, "quick": self.quick, **config}
+
+
+def plan(
+    source: Source,
+    arms: Sequence[str],
+    *,
+    seeds: int | None,
+    minutes: float | None,
+    overrides: Sequence[str],
+    out: Path,
+    results: Path,
+    quick: bool = False,
+) -> list[Trial]:
+    """All trials, in the order in which they are worth most if the study is stopped.
+
+    Args:
+        source: of the images.
+        arms: names in `ARMS`.
+        seeds: 0 .. seeds - 1; None for each arm's own number.
+        minutes: CPU minutes of each run; None for each arm's own.
+        overrides: for all runs.
+        out: folder of the images.
+        results: folder of all images.
+        quick: measure on a few images only.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    if (seeds is not None and seeds < 1) or (minutes is not None and minutes <= 0):
+        raise ConfigError(
+            f"bench flow: expected at least one seed and minutes above 0, got --seeds {seeds}, "
+            f"--minutes {minutes}"
+        )
+    return [
+        Trial(
+            source=source,
+            arm=name,
+            seed=seed,
+            minutes=minutes or ARMS[name].minutes,
+            overrides=tuple(overrides),
+            out=out,
+            results=results,
+            quick=quick,
+        )
+        for name, seed in in_order(arms, ARMS, seeds)
+    ]
+
+
+def is_done(trial: Trial) -> bool:
+    """Whether the result is there, of the whole budget and of the present measures."""
+    return kept.is_done(trial, MEASURES)
+
+
+def refuse_others(trials: Sequence[Trial], force: bool = False) -> None:
+    """Refuse, or with `force` remove, what was made with other settings or a larger budget.
+
+    Raises:
+        ConfigError: the first such result or run folder, and in what it differs.
+    """
+    for trial in trials:
+        trial.config()  # a wrong override is said before anything is touched
+
+    def changes(trial: Trial, old: dict[str, Any]) -> list[str]:
+        return kept.changed_sections(old, trial.settings(), _SECTIONS)
+
+    kept.refuse_changed(trials, changes, "bench flow", force)
