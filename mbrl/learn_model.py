@@ -138,6 +138,8 @@ class WorldModelLearner:
         self.model.train()
         for update in range(updates):
             batch = self.sampler.sample(self.batch_size, self.settings.sequence_length, self.rng)
+            if self.updates == 0:
+                self.model.initialise(batch, self.generator)
             metrics, latent, failed = self._update(batch)
             bad += failed
             for name, value in metrics.items():

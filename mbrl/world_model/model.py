@@ -253,6 +253,14 @@ class WorldModel(nn.Module):
         return Latent(hidden, code)
 
     @torch.no_grad()
+    def initialise(self, batch: SequenceBatch, generator: torch.Generator | None = None) -> None:
+        """Show a decoder that asks for it its first (B, T) batch; see `Decoder.initialise`."""
+        if self.decoder.needs_initialise:
+            obs = torch.as_tensor(batch.obs, device=self.device).flatten(0, 1)
+            features = self._decoder_features(self.filter(batch, generator).flatten())
+            self.decoder.initialise(self.to_levels(obs), features, generator)
+
+    @torch.no_grad()
     def frame_nats(self, obs: Tensor, latent: Latent) -> Tensor:
         """-log p(x | z, h) of frames (N, H, W, C) uint8 given latents (N, ...): (N,) nats.
 

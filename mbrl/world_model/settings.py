@@ -57,12 +57,47 @@ class CodeSettings(Settings):
     )
 
 
+class FlowSettings(Settings):
+    """The flow decoder: RealNVP, Glow, or Glow whose steps share one coupling network."""
+
+    variant: Literal["glow", "realnvp"] = Field(
+        "glow",
+        description="1x1 convolutions and couplings of halves; or RealNVP's alternating "
+        "checkerboards and halves of the channels",
+    )
+    scales: int = Field(
+        3, ge=1, description="L; each halves the image's sides, which must allow it"
+    )
+    steps: int = Field(8, ge=2, description="K, steps of flow at each scale")
+    width: int = Field(64, ge=1, description="maps of the coupling network's hidden layers")
+    coupling: Literal["affine", "additive"] = Field(
+        "affine", description="couplings scale and shift, or only shift"
+    )
+    sharing: Literal["none", "level", "level+film", "level+film+proj", "global"] = Field(
+        "level+film+proj",
+        description="a network for every step; one per scale; one with gains and shifts of each "
+        "step's own; and with a last layer of each step's own (NanoFlow); one for all scales",
+    )
+    memory: Literal["plain", "checkpoint", "reversible"] = Field(
+        "plain",
+        description="kept for the gradient: all activations; one per step; or the last one only, "
+        "from which the others are recomputed",
+    )
+    dequantisation: Literal["uniform", "variational"] = Field(
+        "uniform", description="the noise that fills a level's bin: uniform, or a flow of its own"
+    )
+    temperature: float = Field(
+        0.7, ge=0, description="deviation of what samples are made from; 1 is the model itself"
+    )
+
+
 class DecoderSettings(Settings):
     """The observation likelihood p(x | z, h)."""
 
-    kind: Literal["pixelcnn", "deconv", "world_models"] = Field(
+    kind: Literal["pixelcnn", "deconv", "flow", "world_models"] = Field(
         "pixelcnn",
-        description="pixel after pixel; all pixels at once; or that of World Models (2018)",
+        description="pixel after pixel; all pixels at once; all at once by an invertible network; "
+        "or that of World Models (2018)",
     )
     likelihood: Literal["categorical", "mse"] = Field(
         "categorical", description="mse is for deconv only; world_models is mse"
@@ -106,6 +141,7 @@ class DecoderSettings(Settings):
         True, description="start from each pixel's running level frequencies; categorical only"
     )
     sees_hidden: bool = Field(True, description="condition on the time state h as well as on z")
+    flow: FlowSettings = FlowSettings()
 
 
 class KLSettings(Settings):
@@ -166,6 +202,15 @@ class WorldModelSettings(Settings):
         if self.decoder.kind == "pixelcnn" and self.decoder.likelihood == "mse":
             raise ValueError(
                 "decoder.likelihood: mse needs decoder.kind: deconv; PixelCNN is categorical"
+            )
+        if self.decoder.kind == "flow" and self.decoder.likelihood == "mse":
+            raise ValueError(
+                "decoder.likelihood: mse needs decoder.kind: deconv; a flow has its own likelihood"
+            )
+        if self.decoder.kind == "flow" and self.decoder.loss_floor > 0:
+            raise ValueError(
+                "decoder.loss_floor must be 0 for decoder.kind: flow, whose pixels have no nats of "
+                f"their own, got {self.decoder.loss_floor}"
             )
         if self.posterior == "recurrent" and self.encoder.kind == "world_models":
             raise ValueError("posterior: recurrent needs encoder.kind: normalised")

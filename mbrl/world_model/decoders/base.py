@@ -37,6 +37,25 @@ class Decoder(nn.Module, ABC):
             training minimises, if there are any (None when not training).
         """
 
+    @property
+    def needs_initialise(self) -> bool:
+        """Whether `initialise` has anything to do."""
+        return False
+
+    def initialise(
+        self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
+    ) -> None:
+        """Set what depends on data, from one batch, before the first update; most have nothing.
+
+        With several ranks every one calls this, with a batch of its own, and ends with the same
+        weights.
+
+        Args:
+            image: (N, C, H, W) integer levels.
+            features: (N, F).
+            generator: random stream of whatever is drawn.
+        """
+
     @abstractmethod
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw free-running samples, (N, F) to (N, C, H, W) uint8 levels."""
