@@ -119,14 +119,19 @@ def refuse_changed(
         if begun.exists():
             changed += changes(trial, json.loads(begun.read_text(encoding="utf-8")))
         if changed and force:
-            trial.result_path.unlink(missing_ok=True)
-            shutil.rmtree(trial.run_dir, ignore_errors=True)
+            remove(trial)
         elif changed:
             raise ConfigError(
                 f"{study}: {trial.result_path} or {trial.run_dir} was made with other "
                 f"settings: {'; '.join(dict.fromkeys(changed))}. Use the same settings, other "
                 f"folders with --out and --results, or --force to make it anew"
             )
+
+
+def remove(trial: Trial) -> None:
+    """Remove a trial's result and its run folder."""
+    trial.result_path.unlink(missing_ok=True)
+    shutil.rmtree(trial.run_dir, ignore_errors=True)
 
 
 def changed_sections(

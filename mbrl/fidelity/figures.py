@@ -8,7 +8,6 @@ figures.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFo
 from mbrl.fidelity.arms import ARMS, SWEEP
 from mbrl.fidelity.results import look_up
 from mbrl.fidelity.tables import objects
+from mbrl.panels import beside, legend_below
 from mbrl.plots import style
 
 Summary = Mapping[str, Any]
@@ -61,14 +61,6 @@ def figures(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> dict[str, 
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def save_png(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; the folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with style():
-        figure.savefig(path, dpi=160, facecolor="white")
-    return path
-
-
 def drift_figure(summary: Summary) -> Figure | None:
     """The ball (or a game's first object) and the reward of dreams against the horizon.
 
@@ -87,7 +79,7 @@ def drift_figure(summary: Summary) -> Figure | None:
         return None
     main = main_arms(summary) or list(summary["arms"])
     with style():
-        figure, grid = _panels(len(panels), width=3.0)
+        figure, grid = beside(len(panels), width=3.0)
         for axes, (name, label) in zip(grid, panels, strict=True):
             horizons = _horizons(summary, name)
             for arm in sorted(summary["arms"], key=main.__contains__):  # main arms on top
@@ -98,7 +90,7 @@ def drift_figure(summary: Summary) -> Figure | None:
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.set_xlabel("steps dreamt")
             _title_and_range(axes, name, label)
-        _legend(figure, grid[0])
+        legend_below(figure, grid[0])
     return figure
 
 
@@ -114,7 +106,7 @@ def cost_figure(summary: Summary) -> Figure | None:
     if not panels:
         return None
     with style():
-        figure, grid = _panels(len(panels))
+        figure, grid = beside(len(panels))
         for axes, (name, label) in zip(grid, panels, strict=True):
             for arm in _arms_with(summary, name, "train_ms_per_frame"):
                 x, y = (_per_seed(summary, arm, one) for one in ("train_ms_per_frame", name))
@@ -134,7 +126,7 @@ def cost_figure(summary: Summary) -> Figure | None:
             axes.tick_params(axis="x", which="minor", labelsize=7)
             axes.set_xlabel("training, ms per frame, one thread")
             axes.set_title(label, fontsize=10, loc="left")
-        _legend(figure, grid[0])
+        legend_below(figure, grid[0])
     return figure
 
 
@@ -145,7 +137,7 @@ def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     calibrated = [one for one in shown if "mse" not in _likelihood(one)]
     with style():
-        figure, grid = _panels(2 if calibrated else 1)
+        figure, grid = beside(2 if calibrated else 1)
         panels = [("kl", "KL of the code, nats per frame", shown)]
         if calibrated:
             panels.append(("nats_per_frame", "pixels, nats per frame", calibrated))
@@ -168,7 +160,7 @@ def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
                     axis_part(FuncFormatter(lambda value, _: f"{value:g}"))
             else:
                 axes.set_ylim(bottom=0)
-        _legend(figure, grid[0])
+        legend_below(figure, grid[0])
     return figure
 
 
@@ -186,7 +178,7 @@ def field_figure(summary: Summary) -> Figure | None:
         return None
     layers = {arm: int(arm.rpartition("_")[2]) for arm in arms}
     with style():
-        figure, grid = _panels(len(panels), width=2.7)
+        figure, grid = beside(len(panels), width=2.7)
         for axes, (name, label) in zip(grid, panels, strict=True):
             there = [arm for arm in arms if _has(summary, arm, name)]
             means = [look_up(summary["arms"][arm], name)["mean"] for arm in there]  # type: ignore[index]
@@ -214,23 +206,8 @@ def main_arms(summary: Summary) -> list[str]:
     return [arm for arm in summary["arms"] if summary["runs"][arm]["main"]]
 
 
-def _panels(count: int, width: float = 3.5) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width * max(count, 2), 3.6), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
-
-
 def _legend_title(summary: Summary, arm: str) -> str:
     return "variants of the PixelCNN" if colour(arm) == _GREY else summary["runs"][arm]["title"]
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """One legend below all panels, each title once."""
-    handles, labels = axes.get_legend_handles_labels()
-    once = dict(zip(reversed(labels), reversed(handles), strict=True))
-    labels = [label for label in dict.fromkeys(labels) if label in once]
-    columns = min(len(labels), max(2, int(figure.get_figwidth() // 2.5)))
-    handles = [once[label] for label in labels]
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _draw_drift(

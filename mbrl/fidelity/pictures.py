@@ -11,18 +11,17 @@ Moments are chosen by the console's memory alone: first those where every object
 dreams in which they stay longest. Pixels are never smoothed: enlarging is by whole factors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.font_manager import findfont
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from mbrl.fidelity.drift import HORIZONS, rally_lengths, roll_out
 from mbrl.fidelity.follow import BURN_IN, decoded, filtered, rng_of, stream
+from mbrl.panels import sheet
 from mbrl.world_model.model import WorldModel
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def sample_sheet(path: Path, arms: Mapping[str, Pictures], scale: int = 4) -> Pa
     """
     first = next(iter(arms.values()))
     rows = {"real frame": first.real, **{title: one.samples for title, one in arms.items()}}
-    return _sheet(path, rows, [], scale)
+    return sheet(path, rows, [], scale)
 
 
 def strip_sheet(path: Path, arms: Mapping[str, Pictures], which: int = 0, scale: int = 4) -> Path:
@@ -169,47 +168,4 @@ def strip_sheet(path: Path, arms: Mapping[str, Pictures], which: int = 0, scale:
         "what happened": first.strip_real[which],
         **{title: one.strips[which] for title, one in arms.items()},
     }
-    return _sheet(path, rows, [f"+{horizon} steps" for horizon in first.horizons], scale)
-
-
-def _sheet(
-    path: Path, rows: Mapping[str, Images], columns: Sequence[str], scale: int, gap: int = 6
-) -> Path:
-    """Rows of images with their names on the left and, if given, names above the columns."""
-    font = _font(15)
-    count, height, width = next(iter(rows.values())).shape[:3]
-    height, width = height * scale, width * scale
-    left = 16 + max(int(font.getlength(line)) for name in rows for line in _lines(name))
-    top = 28 if columns else gap
-    size = (left + count * (width + gap), top + len(rows) * (height + gap))
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    for column, name in enumerate(columns):
-        middle = left + column * (width + gap) + width // 2
-        pen.text((middle, top // 2), name, fill="#5a5e66", font=font, anchor="mm")
-    for row, (name, images) in enumerate(rows.items()):
-        y = top + row * (height + gap)
-        text = "\n".join(_lines(name))
-        pen.multiline_text((8, y + height // 2), text, fill="#1d1f23", font=font, anchor="lm")
-        for column, image in enumerate(images):
-            colour = np.broadcast_to(image, (*image.shape[:2], 3))
-            large = colour.repeat(scale, 0).repeat(scale, 1)
-            sheet.paste(Image.fromarray(large), (left + column * (width + gap), y))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
-    return path
-
-
-def _lines(name: str, longest: int = 18) -> list[str]:
-    """A title broken at spaces, so that the names do not take half of the sheet."""
-    lines: list[str] = [""]
-    for word in name.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > longest:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of the figures; matplotlib carries it, so it is there on every machine."""
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)
+    return sheet(path, rows, [f"+{horizon} steps" for horizon in first.horizons], scale)

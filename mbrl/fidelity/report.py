@@ -6,7 +6,6 @@ and layout are in `report.html.j2`; every reason to doubt a number that can be f
 stands at its top.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from typing import Any
 from markupsafe import Markup
 
 from mbrl.fidelity.arms import ARMS, REFERENCE
-from mbrl.fidelity.figures import colour, figures, main_arms, save_png
+from mbrl.fidelity.figures import colour, figures, main_arms
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.fidelity.tables import tables
+from mbrl.panels import data_url, save_png
 from mbrl.plots import to_svg
 from mbrl.report import commit_warnings, machine_text, render
 
@@ -68,7 +68,7 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
             {"svg": Markup(to_svg(figure)), "caption": _CAPTIONS[name]}
             for name, figure in drawn.items()
         ],
-        sheets=[{"url": _data_url(path), "caption": caption} for path, caption in sheets],
+        sheets=[{"url": data_url(path), "caption": caption} for path, caption in sheets],
         protocol=_protocol(summary),
     )
 
@@ -141,7 +141,3 @@ def _protocol(summary: Summary) -> dict[str, str]:
         "commit": str(summary["commit"]),
         "command": str(summary["command"]),
     }
-
-
-def _data_url(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

@@ -16,7 +16,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +183,22 @@ def source_of(given: argparse.Namespace) -> tuple[Source, tuple[str, ...]]:
     return source, tuple(word for word in given.words if "=" in word)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def command_line(
+    call: Callable[[Trial], object], description: str, arguments: Sequence[str] | None
+) -> int:
+    """Call something with the trial that a command line names; returns the exit code."""
     torch.set_num_threads(1)
     try:
-        run(parsed("Make one trial of the flow study.", arguments))
+        call(parsed(description, arguments))
     except (MbrlError, EnvError) as error:
         print(f"mbrl: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return command_line(run, "Make one trial of the flow study.", arguments)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ happens to a result that is there already: see `mbrl.trials`. This module starts
 neither torch nor Ray.
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,19 +72,15 @@ class Trial:
     @property
     def command(self) -> list[str]:
         """What makes this trial in a process of its own."""
-        return self._command("mbrl.flows.trial")
-
-    @property
-    def cost_command(self) -> list[str]:
-        """What measures the costs of its arm in a process of its own."""
-        return self._command("mbrl.flows.cost")
+        return self.command_of("mbrl.flows.trial")
 
     @property
     def cost_path(self) -> Path:
         """Where the costs of its arm go."""
         return self.results / self.source.name / f"{self.arm}.cost.json"
 
-    def _command(self, module: str) -> list[str]:
+    def command_of(self, module: str) -> list[str]:
+        """What does something with this trial, `module` being a program of this room."""
         command = [sys.executable, "-m", module, *self.source.words, *self.overrides]
         for name in ("arm", "seed", "minutes", "out", "results"):
             command += [f"--{name}", f"{getattr(self, name)}"]
@@ -168,3 +165,11 @@ def refuse_others(trials: Sequence[Trial], force: bool = False) -> None:
         return kept.changed_sections(old, trial.settings(), _SECTIONS)
 
     kept.refuse_changed(trials, changes, "bench flow", force)
+
+
+def is_fresh(path: Path, version: int, settings: dict[str, Any]) -> bool:
+    """Whether a file of costs is there, of this version and made with these settings."""
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return bool(found.get("version") == version and found.get("settings") == settings)

@@ -1,0 +1,216 @@
+"""What an arm costs: parameters, bytes, milliseconds; none of it depends on what was learnt.
+
+    python -m mbrl.flows.cost pong --arm level ...
+
+    parameters            unique ones, however often they are used
+    checkpoint_bytes      of the weights as a safetensors file
+    saved_bytes/<mode>    tensors kept for the backward pass of one batch, each storage once,
+                          parameters excluded (`mbrl.flows.memory`); in every memory mode
+    saved_by_steps/...    the same for K = 4, 8, 16, 32 steps: what grows with depth
+    training_bytes/<mode> 16 bytes a parameter (weight, gradient, two of Adam) and saved_bytes
+    peak_rss_bytes/<mode> largest resident memory of a fresh process that trains, above that of
+                          one that builds the same and takes no step
+    step_cpu_ms/<mode>    CPU milliseconds of a training step, the fastest of a few
+    ranks/<n>/...         milliseconds by the clock of a step on n ranks over gloo on one machine,
+                          one thread and one batch each: `step_ms`, `no_sync_ms` (the same without
+                          communication), `communication_ms` (the difference of the two),
+                          `all_reduce_ms` (summing one vector of all gradients) and
+                          `all_reduce_bytes`; the fastest step of the slowest rank
+    sample_ms             CPU milliseconds for 64 images in one pass
+
+Modes are plain, checkpoint and reversible (`FlowSettings.memory`). Clocks and ranks need an idle
+core for each rank; everything else is deterministic or CPU time.
+"""
+
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mbrl import provenance
+from mbrl.flows.images import load_images
+from mbrl.flows.settings import FlowStudySettings
+from mbrl.flows.step import Order, random_images, run_steps
+from mbrl.flows.train import build, loss_of
+from mbrl.flows.trial import command_line, finite, words_of
+from mbrl.flows.trials import Trial, is_fresh
+from mbrl.run import write_atomically
+from mbrl.world_model.settings import FlowSettings
+
+VERSION = 1
+"""Raised when a cost changes its meaning."""
+MODES: tuple[str, ...] = get_args(FlowSettings.model_fields["memory"].annotation)
+SAMPLED = 64
+"""Images drawn at once where sampling is timed."""
+BYTES_PER_PARAMETER = 16
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes:
+        steps: timed steps in each process.
+        depths: K of `saved_by_steps`.
+        ranks: numbers of ranks.
+        batch: images of a step; None for that of the training.
+    """
+
+    steps: int = 5
+    depths: tuple[int, ...] = (4, 8, 16, 32)
+    ranks: tuple[int, ...] = (1, 2)
+    batch: int | None = None
+
+
+QUICK = Effort(steps=1, depths=(2, 4), ranks=(1, 2), batch=2)
+
+
+def with_flow(config: FlowStudySettings, **changes: Any) -> FlowStudySettings:
+    """The same settings with changes in the flow."""
+    return config.model_copy(update={"flow": config.flow.model_copy(update=changes)})
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers are learnt, each counted once."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def checkpoint_bytes(module: nn.Module) -> int:
+    """Size of a safetensors file of all weights and buffers, each stored once."""
+    found: dict[str, Tensor] = dict(module.named_parameters())
+    found |= dict(module.named_buffers())
+    return len(save({name: tensor.detach().contiguous() for name, tensor in found.items()}))
+
+
+def saved(config: FlowStudySettings, shape: tuple[int, int, int], levels: int, batch: int) -> int:
+    """Bytes kept for the backward pass of one batch."""
+    from mbrl.flows.memory import saved_bytes
+
+    torch.manual_seed(0)
+    flow = build(shape, levels, config)
+    images = random_images(shape, levels, batch)
+    flow.initialise(images)
+    return saved_bytes(
+        lambda: loss_of(flow, images, None, config.train.bf16), list(flow.parameters())
+    )
+
+
+def sample_ms(config: FlowStudySettings, shape: tuple[int, int, int], levels: int) -> float:
+    """CPU milliseconds for `SAMPLED` images, the faster of two passes after one to warm up."""
+    torch.manual_seed(0)
+    flow = build(shape, levels, config).eval()
+    flow.initialise(random_images(shape, levels, SAMPLED))
+    taken = []
+    for _ in range(3):
+        began = time.process_time()
+        flow.sample(SAMPLED)
+        taken.append(1000 * (time.process_time() - began))
+    return min(taken[1:])
+
+
+def costs(
+    config: FlowStudySettings, shape: tuple[int, int, int], levels: int, effort: Effort
+) -> dict[str, Any]:
+    """All costs of a flow on images of `shape` (C, H, W) and V levels."""
+    batch = effort.batch or config.train.batch_size
+    flow = build(shape, levels, config)
+    count = parameters(flow)
+    modes = {mode: with_flow(config, memory=mode) for mode in MODES}
+    kept = {mode: saved(one, shape, levels, batch) for mode, one in modes.items()}
+    order = Order(config=config, shape=shape, levels=levels, batch=batch, steps=0)
+    [still] = run_steps(order)
+    rss, cpu = {}, {}
+    for mode, one in modes.items():
+        [found] = run_steps(order.model_copy(update={"config": one, "steps": effort.steps}))
+        rss[mode] = found["max_rss_bytes"] - still["max_rss_bytes"]
+        cpu[mode] = 1000 * min(found["step_cpu_s"])
+    return {
+        "parameters": count,
+        "checkpoint_bytes": checkpoint_bytes(flow),
+        "saved_bytes": kept,
+        "saved_by_steps": {
+            mode: {
+                str(depth): saved(with_flow(config, memory=mode, steps=depth), shape, levels, batch)
+                for depth in effort.depths
+            }
+            for mode in MODES
+        },
+        "training_bytes": {mode: BYTES_PER_PARAMETER * count + kept[mode] for mode in MODES},
+        "peak_rss_bytes": rss,
+        "step_cpu_ms": cpu,
+        "ranks": {
+            str(ranks): _ranks(order.model_copy(update={"steps": effort.steps, "ranks": ranks}))
+            for ranks in effort.ranks
+        },
+        "sample_ms": sample_ms(config, shape, levels),
+    }
+
+
+def _ranks(order: Order) -> dict[str, float]:
+    """Milliseconds of a step on several ranks; a rank is as slow as the slowest."""
+    found = run_steps(order)
+
+    def fastest(name: str) -> float:
+        return 1000 * max(min(one[name]) for one in found)
+
+    if order.ranks == 1:
+        return {"step_ms": fastest("step_s")}
+    flow = build(order.shape, order.levels, order.config)
+    step, alone = fastest("step_s"), fastest("no_sync_step_s")
+    return {
+        "step_ms": step,
+        "no_sync_ms": alone,
+        "communication_ms": step - alone,
+        "all_reduce_ms": fastest("all_reduce_s"),
+        "all_reduce_bytes": 4.0 * parameters(flow),
+    }
+
+
+def run(trial: Trial) -> None:
+    """Measure the costs of a trial's arm and write them."""
+    images = load_images(trial.source)
+    found = costs(trial.config(), images.shape, images.levels, QUICK if trial.quick else Effort())
+    write_costs(trial, found)
+
+
+def write_costs(trial: Trial, found: dict[str, Any]) -> None:
+    """Write the JSON, last of all."""
+    write_side(
+        trial.cost_path,
+        {
+            "images": trial.source.name,
+            "arm": trial.arm,
+            "command": shlex.join([*words_of(trial), "--arms", trial.arm]),
+            "version": VERSION,
+            "settings": settings_of(trial),
+            "costs": finite(found),
+        },
+    )
+
+
+def write_side(path: Path, result: dict[str, Any]) -> None:
+    """Write a JSON beside the trials' results, with where it was made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = {**result, "machine": provenance.machine(), "commit": provenance.commit()}
+    write_atomically(path, json.dumps(made, indent=1, allow_nan=False))
+
+
+def settings_of(trial: Trial) -> dict[str, Any]:
+    """What costs depend on: everything but the seed."""
+    return {name: value for name, value in trial.settings().items() if name != "seed"}
+
+
+def is_done(trial: Trial) -> bool:
+    """Whether the costs of a trial's arm are there, with these settings and of this version."""
+    return is_fresh(trial.cost_path, VERSION, settings_of(trial))
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(run, "Measure the costs of one arm of the flow study.", None))

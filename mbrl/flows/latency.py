@@ -1,0 +1,89 @@
+"""How long 64 images take to draw: PixelCNN's samplers, for a flow's one pass to be held against.
+
+    python -m mbrl.flows.latency pong --arm none ...
+
+The PixelCNN is the world model's decoder (`configs/atari.yaml`: stacks on blocks of pixels, 2
+layers), without a condition and trained for a few hundred updates on the same images, since how
+many passes its fastest sampler takes depends on what was learnt. Only exact samplers compete; all
+draw the same images from the same noise (`mbrl/world_model/decoders/sampling.py`). CPU time of one
+thread.
+"""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from mbrl.flows.bits import to_tensor
+from mbrl.flows.cost import SAMPLED, write_side
+from mbrl.flows.images import ImageSet, load_images
+from mbrl.flows.trial import command_line
+from mbrl.flows.trials import Trial, is_fresh
+from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder
+from mbrl.world_model.decoders.sampling import sample_blocks
+from mbrl.world_model.settings import DecoderSettings
+
+DECODER = DecoderSettings(channels=32, layers=2, block=4, map_products=16, head_units=16)
+"""As in `configs/atari.yaml`."""
+UPDATES, UPDATES_QUICK, BATCH, LR = 300, 2, 16, 2e-3
+SAMPLERS = ("fixed_point", "wavefront", "cached")
+NAME = "pixelcnn.latency.json"
+VERSION = 1
+
+
+def latencies(images: ImageSet, updates: int) -> dict[str, float]:
+    """CPU milliseconds for 64 images by each sampler, after so many updates of training.
+
+    Raises:
+        ConfigError: the images cannot be cut into the decoder's blocks.
+    """
+    torch.manual_seed(0)
+    decoder = PixelCNNDecoder(images.shape, images.levels, 1, DECODER)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=LR)
+    rng = np.random.default_rng(0)
+    for _ in range(updates):
+        batch = to_tensor(images.train[rng.integers(len(images.train), size=BATCH)])
+        loss = -decoder.log_prob(batch.long(), torch.ones(BATCH, 1)).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    decoder.eval()
+    features = torch.ones(SAMPLED, 1)
+    noise = decoder.gumbel(SAMPLED, features.device, torch.Generator().manual_seed(0))
+    taken = {}
+    for sampler in SAMPLERS:
+        began = time.process_time()
+        sample_blocks(decoder, sampler, features, noise)
+        taken[sampler] = 1000 * (time.process_time() - began)
+    return taken
+
+
+def settings_of(trial: Trial) -> dict[str, Any]:
+    """What they depend on."""
+    return {
+        "images": trial.source.settings(),
+        "quick": trial.quick,
+        "decoder": DECODER.model_dump(mode="json"),
+        "updates": UPDATES_QUICK if trial.quick else UPDATES,
+    }
+
+
+def is_done(trial: Trial) -> bool:
+    """Whether they are there, with these settings and of this version."""
+    return is_fresh(trial.cost_path.with_name(NAME), VERSION, settings_of(trial))
+
+
+def run(trial: Trial) -> None:
+    """Measure and write."""
+    settings = settings_of(trial)
+    found = latencies(load_images(trial.source), settings["updates"])
+    write_side(
+        trial.cost_path.with_name(NAME),
+        {"images": trial.source.name, "version": VERSION, "settings": settings, "ms": found},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(run, "Time PixelCNN's samplers on the images of the study.", None))
