@@ -43,7 +43,10 @@ def baselines(images: ImageSet, count: int) -> dict[str, float | None]:
         "uniform": uniform_bits(images.levels),
         "marginal": marginal_bits(frames, table),
         "copy_last": _copy_last(images, rows, table),
-        **{name: 8 * value / images.dimensions for name, value in png.items()},
+        **{
+            name: None if value is None else 8 * value / images.dimensions
+            for name, value in png.items()
+        },
     }
 
 

@@ -141,7 +141,7 @@ def path_scores(places: Floats) -> dict[str, float]:
             K - 1.
         `seen`: share of all points, on all paths, where there is one.
     """
-    seen = np.isfinite(places).all(-1)
+    seen: Bools = np.asarray(np.isfinite(places).all(-1))
     whole = places[seen.all(1)]
     span = whole[:, -1] - whole[:, 0]
     distance = np.hypot(span[:, 0], span[:, 1])
@@ -159,5 +159,5 @@ def path_scores(places: Floats) -> dict[str, float]:
     }
 
 
-def _mean(values: NDArray[np.generic]) -> float:
-    return float(np.mean(values)) if values.size else float("nan")
+def _mean(values: NDArray[np.floating] | Bools) -> float:
+    return float(values.mean()) if values.size else float("nan")

@@ -47,7 +47,7 @@ def latencies(images: ImageSet, updates: int) -> dict[str, float]:
         batch = to_tensor(images.train[rng.integers(len(images.train), size=BATCH)])
         loss = -decoder.log_prob(batch.long(), torch.ones(BATCH, 1)).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     decoder.eval()
     features = torch.ones(SAMPLED, 1)

@@ -105,8 +105,25 @@ def take(order: Order) -> dict[str, Any]:
     if order.ranks > 1 and isinstance(wrapped, nn.parallel.DistributedDataParallel):
         found |= _timed(wrapped, batch, optimizer, order.steps, "no_sync_", wrapped.no_sync())
         found["all_reduce_s"] = _all_reduce(module, order.steps)
-    found["max_rss_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found["max_rss_bytes"] = peak_rss_bytes()
     return found
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident memory that this process has had.
+
+    `ru_maxrss` of a process begins with that of the one that started it, so the kernel's own count
+    of this program's memory is read where there is one (Linux: VmHWM).
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _timed(

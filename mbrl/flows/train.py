@@ -106,7 +106,7 @@ class Training(BudgetedTraining):
     def _step(self, loss: Tensor) -> float:
         """Follow the gradient if it is finite; returns its norm."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.train.clip))
         if math.isfinite(norm):
             self.optimizer.step()

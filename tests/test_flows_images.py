@@ -1,0 +1,327 @@
+"""Images of the flow study: read safely, shrunk, quantised, no duplicates; and what they cost."""
+
+import io
+import math
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mbrl.errors import ConfigError, MbrlError
+from mbrl.flows.baselines import (
+    baselines,
+    copy_last_bits,
+    copy_weight,
+    marginal,
+    marginal_bits,
+    png_bytes,
+    uniform_bits,
+)
+from mbrl.flows.images import ImageSet, Source, load_images, quantised, shrunk, unseen
+from mbrl.flows.pickled import read_pickled
+from mbrl.flows.sources import read_pictures
+
+
+def random_images(count: int, side: int = 8, channels: int = 1, seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, side, side, channels), dtype=np.uint8)
+
+
+def one_pixel(*levels: int) -> Any:
+    return np.array(levels, np.uint8).reshape(-1, 1, 1, 1)
+
+
+# Preparing
+
+
+def test_shrinking_takes_the_mean_of_each_box() -> None:
+    image = np.array([[0, 2, 10, 10], [4, 6, 10, 10], [1, 1, 8, 8], [1, 2, 8, 9]], np.uint8)
+    assert shrunk(image[None, ..., None], 2)[0, ..., 0].tolist() == [[3, 10], [1, 8]]
+
+
+def test_five_bits_are_the_highest_ones_and_come_back_as_the_middle_of_their_bin() -> None:
+    levels = quantised(one_pixel(0, 7, 8, 255), 5)
+    assert levels.ravel().tolist() == [0, 0, 1, 31]
+    images = ImageSet(name="x", bits=5, train=levels, held_out=levels, kept=np.arange(4))
+    assert images.pixels(levels).ravel().tolist() == [4, 4, 12, 252]
+
+
+def test_eight_bits_change_nothing() -> None:
+    levels = quantised(one_pixel(0, 7, 255), 8)
+    images = ImageSet(name="x", bits=8, train=levels, held_out=levels, kept=np.arange(3))
+    assert images.pixels(levels).ravel().tolist() == [0, 7, 255]
+
+
+def test_held_out_images_that_are_training_images_are_left_out() -> None:
+    assert unseen(one_pixel(1, 2, 3), one_pixel(2, 9, 3, 4, 4)).tolist() == [1, 3, 4]
+
+
+def test_measured_rows_are_spread_over_what_is_kept_and_never_duplicates() -> None:
+    levels = one_pixel(*range(10))
+    images = ImageSet(name="x", bits=8, train=levels, held_out=levels, kept=np.array([1, 4, 7, 9]))
+    assert images.measured(2).tolist() == [1, 9]
+    assert images.measured(99).tolist() == [1, 4, 7, 9]
+
+
+def test_a_source_has_a_name_for_every_size_and_depth() -> None:
+    assert Source(game="pong").name == "pong"
+    assert Source(game="pong", size=64).name == "pong"
+    assert Source(game="pong", size=32, bits=8).name == "pong_32_8bit"
+    assert Source(path=Path("a/my pictures.npz")).name == "my_pictures"
+
+
+def test_a_game_s_frames_are_levels_in_order_with_their_memories(tmp_path: Path) -> None:
+    source = Source(game="synthetic_pong", steps=800, frames=tmp_path / "frames")
+    images = load_images(source)
+    assert images.shape == (1, 64, 64) and images.train.max() < 32
+    assert images.train_first is not None and images.train_first[0]
+    assert images.train_ram is not None and len(images.train_ram) == len(images.train)
+    about = images.about()
+    assert about["duplicates_removed"] == len(images.held_out) - len(images.kept)
+    found = baselines(images, 64)
+    assert 0 < found["copy_last"] < found["marginal"] < found["uniform"] == 5
+
+
+# Baselines
+
+
+def test_the_uniform_code_costs_its_bits() -> None:
+    assert uniform_bits(32) == 5
+
+
+def test_the_marginal_counts_each_place_for_itself_with_one_more_of_everything() -> None:
+    train = np.zeros((2, 1, 2, 1), np.uint8)
+    train[0, 0, 1, 0] = 1  # the first place is always 0, the second 0 or 1
+    table = marginal(train, 2)
+    assert table[0, 0, 0].tolist() == [0.75, 0.25]
+    assert table[0, 1, 0].tolist() == [0.5, 0.5]
+    frame = np.array([0, 1], np.uint8).reshape(1, 1, 2, 1)
+    assert marginal_bits(frame, table) == pytest.approx((-math.log2(0.75) + 1) / 2)
+
+
+def test_copying_the_last_frame_mixes_it_with_the_marginal() -> None:
+    table = np.array([0.5, 0.5]).reshape(1, 1, 1, 2)
+    same, first = np.array([True, True]), np.array([True, False])
+    frames, last = one_pixel(1, 1), one_pixel(1, 0)
+    # 0.8 + 0.2 * 0.5 where it is the last level, 0.2 * 0.5 where it is not
+    wanted = -(math.log2(0.9) + math.log2(0.1)) / 2
+    assert copy_last_bits(frames, last, same, table, 0.8) == pytest.approx(wanted)
+    # the second has no frame before it
+    wanted = -(math.log2(0.9) + math.log2(0.5)) / 2
+    assert copy_last_bits(frames, last, first, table, 0.8) == pytest.approx(wanted)
+
+
+def test_the_weight_of_the_last_frame_is_the_likeliest() -> None:
+    table = np.array([0.5, 0.5]).reshape(1, 1, 1, 2)
+    # same in 3 of 4: 3 log(w + (1 - w) / 2) + log((1 - w) / 2) is largest at w = 1 / 2
+    frames, last = one_pixel(0, 0, 0, 1), one_pixel(0, 0, 0, 0)
+    assert copy_weight(frames, last, table) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_png_bytes_are_those_of_the_file_and_of_its_data() -> None:
+    frame = np.zeros((1, 8, 8, 1), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(frame[0, ..., 0]).save(file, "PNG", optimize=True)
+    found = png_bytes(frame)
+    assert found["png"] == len(file.getvalue())
+    # signature 8, header 25, end 12, and 12 around the data
+    assert found["png_data"] == found["png"] - 57
+    assert png_bytes(np.zeros((1, 8, 8, 2), np.uint8)) == {"png": None, "png_data": None}
+
+
+def test_images_without_an_order_have_no_last_frame() -> None:
+    levels = quantised(random_images(40), 5)
+    images = ImageSet(name="x", bits=5, train=levels, held_out=levels, kept=np.arange(4))
+    assert baselines(images, 4)["copy_last"] is None
+
+
+# A user's own
+
+
+def write_pictures(folder: Path, images: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image).save(
+            folder / f"{number:03d}.png"
+        )
+
+
+def test_a_folder_of_pictures_becomes_images_a_tenth_held_out(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", random_images(40))
+    found = read_pictures(tmp_path / "p")
+    assert (found.train.shape, found.held_out.shape) == ((36, 8, 8, 1), (4, 8, 8, 1))
+    again = read_pictures(tmp_path / "p")
+    assert np.array_equal(found.held_out, again.held_out)
+    assert len(unseen(found.train, found.held_out)) == 4
+
+
+def test_grey_pictures_among_colours_become_colours(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", random_images(20, channels=3))
+    Image.fromarray(np.full((8, 8), 9, np.uint8)).save(tmp_path / "p" / "grey.png")
+    found = read_pictures(tmp_path / "p")
+    assert found.train.shape[3] == 3
+
+
+def test_an_npz_gives_its_array_of_images(tmp_path: Path) -> None:
+    images = random_images(30, channels=3)
+    np.savez(tmp_path / "a.npz", images=images, others=images, labels=np.arange(30))
+    assert read_pictures(tmp_path / "a.npz").train.shape == (27, 8, 8, 3)
+
+
+def write_cifar(folder: Path, **batches: Any) -> None:
+    folder.mkdir()
+    for name, content in batches.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+
+
+def cifar(count: int, seed: int) -> dict[bytes, Any]:
+    rng = np.random.default_rng(seed)
+    data = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
+    names = [b"cat_%d.png" % i for i in range(count)]
+    labels = rng.integers(0, 10, count).tolist()
+    return {b"batch_label": b"x", b"labels": labels, b"data": data, b"filenames": names}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_a_cifar_batch_reads_as_pickle_would(tmp_path: Path, protocol: int) -> None:
+    content = cifar(5, 0)
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    found = read_pickled(path)
+    assert found.keys() == content.keys()
+    assert found[b"labels"] == content[b"labels"] and found[b"filenames"] == content[b"filenames"]
+    assert np.array_equal(found[b"data"], content[b"data"])
+
+
+def test_a_batch_of_python_2_reads_as_bytes(tmp_path: Path) -> None:
+    # protocol 2 as Python 2 wrote it: str is SHORT_BINSTRING, an array is filled by BUILD
+    raw = bytes(range(6))
+    text = b"\x80\x02}q\x00U\x04dataq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray"
+    text += b"\nq\x03K\x00\x85U\x01b\x87Rq\x04(K\x01K\x02K\x03\x86cnumpy\ndtype\nq\x05U\x02u1K\x00K"
+    text += b"\x01\x87Rq\x06(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06"
+    (tmp_path / "b").write_bytes(text + raw + b"tbs.")
+    assert read_pickled(tmp_path / "b")[b"data"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_cifar_s_test_batch_is_held_out(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "c", data_batch_1=cifar(6, 1), test_batch=cifar(3, 2))
+    found = read_pictures(tmp_path / "c")
+    assert (found.train.shape, found.held_out.shape) == ((6, 32, 32, 3), (3, 32, 32, 3))
+    planes = cifar(6, 1)[b"data"][0].reshape(3, 32, 32)
+    assert np.array_equal(found.train[0, :, :, 1], planes[1])
+
+
+class Malicious:
+    def __init__(self, where: Path) -> None:
+        self.where = where
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.where),)
+
+
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "c", data_batch_1=Malicious(tmp_path / "run"), test_batch=cifar(3, 2))
+    with pytest.raises(MbrlError, match=r"got (posix|nt)\.mkdir, which is refused"):
+        read_pictures(tmp_path / "c")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x02}q\x00", b"\x80\x02Rq\x00."])
+def test_what_is_no_pickle_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "b").write_bytes(content)
+    with pytest.raises(MbrlError, match="expected a CIFAR-10 batch"):
+        read_pickled(tmp_path / "b")
+
+
+def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(pickle.dumps(np.array([[1.5]]), protocol=2))
+    with pytest.raises(MbrlError, match="other than of uint8"):
+        read_pickled(tmp_path / "b")
+
+
+# What cannot be read
+
+
+def bad(tmp_path: Path, case: str) -> Path:
+    path = tmp_path / "x"
+    if case == "empty folder":
+        path.mkdir()
+    elif case == "two sizes":
+        write_pictures(path, [*random_images(20), *random_images(1, side=10)])
+        Image.fromarray(random_images(1, side=10)[0, ..., 0]).save(path / "z.png")
+    elif case == "broken picture":
+        write_pictures(path, random_images(20))
+        (path / "z.png").write_bytes(b"no picture")
+    elif case == "few":
+        write_pictures(path, random_images(3))
+    elif case == "no array":
+        path = tmp_path / "x.npz"
+        np.savez(path, labels=np.arange(3))
+    elif case == "pickled array":
+        path = tmp_path / "x.npz"
+        np.savez(path, images=np.array([{}], object))
+    elif case == "text":
+        path = tmp_path / "x.txt"
+        path.write_text("x")
+    elif case == "no npz":
+        path = tmp_path / "x.npz"
+        path.write_text("x")
+    elif case == "no batches":
+        write_cifar(path, test_batch=cifar(2, 0))
+    elif case == "batch of texts":
+        write_cifar(path, data_batch_1={b"data": b"x"}, test_batch=cifar(2, 0))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("nothing", "got nothing there"),
+        ("text", "got a file that is no .npz"),
+        ("empty folder", "expected a folder with PNG or JPG files, got none"),
+        ("two sizes", "expected images of one size, got 8 x 8 .* and 10 x 10"),
+        ("broken picture", "expected a picture in .*z.png"),
+        ("few", "expected at least 20 images, got 3"),
+        ("no array", "expected one uint8 array .*; got labels int64"),
+        ("pickled array", "expected an .npz of plain arrays"),
+        ("no npz", "expected an .npz of plain arrays"),
+        ("no batches", "expected data_batch_1"),
+        ("batch of texts", "expected a CIFAR-10 batch with data"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path: Path, case: str, said: str) -> None:
+    with pytest.raises(MbrlError, match=said):
+        read_pictures(bad(tmp_path, case))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": 5}, "a multiple of 5, got 8 x 8"),
+        ({"size": 16}, "a multiple of 16, got 8 x 8"),
+        ({"bits": 0}, "expected 1 to 8 bits, got --bits 0"),
+        ({"game": "pong"}, "got both"),
+        ({"path": None}, "got neither"),
+        ({"path": None, "game": "pongg"}, "bench flow: expected a game out of.*did you mean pong"),
+    ],
+)
+def test_a_source_that_makes_no_sense_is_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    np.savez(tmp_path / "a.npz", images=random_images(30))
+    with pytest.raises(MbrlError, match=said):
+        load_images(Source(**{"path": tmp_path / "a.npz", **changes}))
+
+
+def test_images_that_are_all_training_images_cannot_be_measured(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((30, 8, 8, 1), np.uint8))
+    with pytest.raises(MbrlError, match="held-out images that are not training images"):
+        load_images(Source(path=tmp_path / "a.npz"))
+
+
+def test_a_config_error_is_an_error_of_ours() -> None:
+    assert issubclass(ConfigError, MbrlError)
