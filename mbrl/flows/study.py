@@ -99,15 +99,18 @@ def _describe(trials: Sequence[Trial], force: bool) -> None:
     """Read the images once before any trial does, and write what they are and cost by themselves.
 
     Raises:
-        ConfigError: results are there that were made with other images of the same name.
+        ConfigError: results are there that were made with other images of the same name, or an arm
+            cannot halve the images as often as it should.
     """
     source, quick = trials[0].source, trials[0].quick
     path = trials[0].result_path.with_name("images.json")
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     settings = {**source.settings(), "quick": quick}
     if before and before["settings"] == settings and source.game:
+        _expect_scales(before["shape"], trials)
         return  # a game's frames follow from its settings
     images = load_images(source)
+    _expect_scales(images.shape, trials)
     if before and before["digest"] != images.digest:
         if not force:
             raise ConfigError(
@@ -119,6 +122,18 @@ def _describe(trials: Sequence[Trial], force: bool) -> None:
     found = described(images, (QUICK if quick else Sizes()).images)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps({**found, "settings": settings}, indent=1, allow_nan=False))
+
+
+def _expect_scales(shape: Sequence[int], trials: Sequence[Trial]) -> None:
+    """Refuse images whose sides cannot be halved once for every scale."""
+    _, height, width = shape
+    most = min((side & -side).bit_length() - 1 for side in (height, width))
+    scales = max(trial.config().flow.scales for trial in trials)
+    if scales > most:
+        raise ConfigError(
+            f"flow.scales: expected at most {most} for images of {height} x {width}, whose sides "
+            f"are halved at every scale, got {scales}; lower it or choose another --size"
+        )
 
 
 def _costs(trials: Sequence[Trial]) -> list[Child]:
