@@ -3,6 +3,7 @@
 #   make quickstart   install into .venv, then the main job: a dream agent against PPO on a real game
 #   make test         install the developer tools, then lint, types and tests
 #   make fidelity     the study of decoders on Pong, all arms, two runs side by side: about 8 hours
+#   make flows        the study of flows on Pong, all arms, two runs side by side: about 4 hours
 #
 # PYTHON chooses the interpreter:           make test PYTHON=python3.12
 # TORCH_ARGS goes to the install of torch:  make test TORCH_ARGS="--index-url ..."
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format bench fidelity clean
+.PHONY: help quickstart test lint format bench fidelity flows clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,6 +43,9 @@ bench: $(VENV)/.installed-dev
 
 fidelity: $(VENV)/.installed
 	$(BIN)/mbrl bench fidelity pong --arms all --jobs 2
+
+flows: $(VENV)/.installed
+	$(BIN)/mbrl bench flow pong --arms all --jobs 2
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

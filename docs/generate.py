@@ -1,14 +1,16 @@
 """Make the parts of the documentation that follow from code and results, so nobody types them.
 
-    python docs/generate.py             docs/configuration.md, and the tables in README.md and
-                                        docs/fidelity.md
+    python docs/generate.py             docs/configuration.md, and the tables in README.md,
+                                        docs/fidelity.md and docs/flows.md
     python docs/generate.py --check     change nothing; exit code 1 if one of them is out of date
     python docs/generate.py --gif RUN   docs/dream.gif, from the newest dream video of a run folder
     python docs/generate.py --fidelity STUDY
                                         docs/fidelity/*.png, from the folder of a fidelity study
+    python docs/generate.py --flows STUDY
+                                        docs/flows/*.png, from the folder of a flow study
 
-In: the pydantic models of `mbrl.config`, `configs/`, and what `mbrl compare` and `mbrl bench
-fidelity` left in `results/`. Out: Markdown. A number that is in no results file is not printed.
+In: the pydantic models of `mbrl.config`, `configs/`, and what `mbrl compare` and `mbrl bench` left
+in `results/`. Out: Markdown. A number that is in no results file is not printed.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from settings_page import markdown_table  # noqa: E402
 README, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "configuration.md"
 FIDELITY, PICTURES = ROOT / "docs" / "fidelity.md", ROOT / "docs" / "fidelity"
 FIDELITY_RESULTS = ROOT / "results" / "fidelity"
+FLOWS, FLOW_PICTURES = ROOT / "docs" / "flows.md", ROOT / "docs" / "flows"
+FLOW_RESULTS = ROOT / "results" / "flows"
 RESULTS = ROOT / "results" / "minatar" / "breakout.json"
 GIF = ROOT / "docs" / "dream.gif"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -124,9 +128,9 @@ def _commits(text: str) -> str:
     return ", ".join(dict.fromkeys(short))
 
 
-# The fidelity study
+# The studies of the fidelity of decoders and of flows
 
-_PART = re.compile(r"(<!-- fidelity (\w+) (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- (?:fidelity|flows) (\w+) (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _CAPTIONS = {
     "samples": "Free-running samples of held-out frames, by arm.",
     "samples_variants": "The same of the variants.",
@@ -140,6 +144,14 @@ _CAPTIONS = {
 }
 
 
+_FLOW_CAPTIONS = {
+    "samples": "Samples at several temperatures below real held-out images, by arm.",
+    "interpolation": "From one held-out image to another: pixels cross-faded, and by arm.",
+    "learning": "Held-out images while training; every seed.",
+    "memory": "Kept for the backward pass of one batch, by steps per scale.",
+}
+
+
 def fidelity(text: str) -> str:
     """docs/fidelity.md with its tables and pictures made anew.
 
@@ -149,9 +161,22 @@ def fidelity(text: str) -> str:
     Raises:
         ValueError: the page has no parts, or one that nothing is known of.
     """
+    return _with_parts(text, "fidelity", fidelity_part)
+
+
+def flows(text: str) -> str:
+    """docs/flows.md likewise, with parts `<!-- flows IMAGES PART -->`.
+
+    Raises:
+        ValueError: the page has no parts, or one that nothing is known of.
+    """
+    return _with_parts(text, "flows", flows_part)
+
+
+def _with_parts(text: str, study: str, made: Callable[[str, str], str]) -> str:
     if not _PART.search(text):
-        raise ValueError("docs/fidelity.md: expected parts <!-- fidelity GAME PART -->, found none")
-    return _PART.sub(lambda part: f"{part[1]}{fidelity_part(part[2], part[3])}\n{part[5]}", text)
+        raise ValueError(f"docs/{study}.md: expected parts <!-- {study} GAME PART -->, found none")
+    return _PART.sub(lambda part: f"{part[1]}{made(part[2], part[3])}\n{part[5]}", text)
 
 
 def fidelity_part(game: str, part: str) -> str:
@@ -159,29 +184,49 @@ def fidelity_part(game: str, part: str) -> str:
     from mbrl.fidelity.tables import TABLES, tables
 
     if part == "pictures":
-        there = [name for name in _CAPTIONS if (PICTURES / f"{game}_{name}.png").exists()]
-        links = [
-            f"![{_CAPTIONS[name]}](fidelity/{game}_{name}.png)\n\n*{_CAPTIONS[name]}*"
-            for name in there
-        ]
-        return "\n\n".join(links) or "No pictures are recorded in this checkout yet."
-    path = FIDELITY_RESULTS / f"{game}.json"
-    if part != "origin" and part not in TABLES:
-        known = ", ".join([*TABLES, "origin", "pictures"])
-        raise ValueError(f"docs/fidelity.md: expected a part out of {known}, got {part}")
+        return _links(PICTURES, game, _CAPTIONS)
+    return _table(FIDELITY, FIDELITY_RESULTS / f"{game}.json", part, TABLES, tables)
+
+
+def flows_part(images: str, part: str) -> str:
+    """One generated part of docs/flows.md."""
+    from mbrl.flows.tables import TABLES, tables
+
+    if part == "pictures":
+        return _links(FLOW_PICTURES, images, _FLOW_CAPTIONS)
+    return _table(FLOWS, FLOW_RESULTS / f"{images}.json", part, TABLES, tables)
+
+
+def _links(folder: Path, name: str, captions: Mapping[str, str]) -> str:
+    """Pictures of a study with their captions."""
+    links = [
+        f"![{captions[one]}]({folder.name}/{name}_{one}.png)\n\n*{captions[one]}*"
+        for one in captions
+        if (folder / f"{name}_{one}.png").exists()
+    ]
+    return "\n\n".join(links) or "No pictures are recorded in this checkout yet."
+
+
+def _table(
+    page: Path, path: Path, part: str, known: Sequence[str], tables: Callable[[Any], Any]
+) -> str:
+    """A table of a study's summary, or where its numbers are from."""
+    if part != "origin" and part not in known:
+        names = ", ".join([*known, "origin", "pictures"])
+        raise ValueError(f"docs/{page.name}: expected a part out of {names}, got {part}")
     if not path.exists():
         return "No results are recorded in this checkout yet."
     summary = json.loads(path.read_text(encoding="utf-8"))
     if part == "origin":
-        return _origin(summary, path, FIDELITY)
+        return _origin(summary, path, page)
     found = tables(summary).get(part)
     if not found:
         return "None recorded yet."
     return markdown_table(found[1].head, found[1].rows).rstrip("\n")
 
 
-def copy_pictures(study: Path) -> list[Path]:
-    """Take the figures of a study's folder into docs/fidelity, named by its game.
+def copy_pictures(study: Path, folder: Path = PICTURES) -> list[Path]:
+    """Take the figures of a study's folder into a folder of docs, named by its game.
 
     Raises:
         FileNotFoundError: the folder holds none.
@@ -189,8 +234,8 @@ def copy_pictures(study: Path) -> list[Path]:
     figures = sorted((study / "figures").glob("*.png"))
     if not figures:
         raise FileNotFoundError(f"{study}: expected a study's folder with figures/*.png")
-    PICTURES.mkdir(exist_ok=True)
-    targets = [PICTURES / f"{study.resolve().name}_{figure.name}" for figure in figures]
+    folder.mkdir(exist_ok=True)
+    targets = [folder / f"{study.resolve().name}_{figure.name}" for figure in figures]
     for figure, target in zip(figures, targets, strict=True):
         shutil.copyfile(figure, target)
     return targets
@@ -205,6 +250,7 @@ def pages() -> dict[Path, str]:
         CONFIGURATION: settings_page.configuration(),
         README: readme(README.read_text(encoding="utf-8")),
         FIDELITY: fidelity(FIDELITY.read_text(encoding="utf-8")),
+        FLOWS: flows(FLOWS.read_text(encoding="utf-8")),
     }
 
 
@@ -258,13 +304,14 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
     parser.add_argument("--gif", type=Path, metavar="RUN", help="make docs/dream.gif of a run")
     parser.add_argument("--fidelity", type=Path, metavar="STUDY", help="make docs/fidelity/*.png")
+    parser.add_argument("--flows", type=Path, metavar="STUDY", help="make docs/flows/*.png")
     options = parser.parse_args()
     if options.gif:
         path = write_gif(newest_video(options.gif))
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
         return 0
-    if options.fidelity:
-        for path in copy_pictures(options.fidelity):
+    for study, folder in ((options.fidelity, PICTURES), (options.flows, FLOW_PICTURES)):
+        for path in copy_pictures(study, folder) if study else []:
             print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
     wrong = stale()
     if options.check:

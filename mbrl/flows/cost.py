@@ -184,10 +184,9 @@ def write_costs(trial: Trial, found: dict[str, Any]) -> None:
     """Write the JSON, last of all."""
     write_side(
         trial.cost_path,
+        trial,
         {
-            "images": trial.source.name,
             "arm": trial.arm,
-            "command": shlex.join([*words_of(trial), "--arms", trial.arm]),
             "version": VERSION,
             "settings": settings_of(trial),
             "costs": finite(found),
@@ -195,10 +194,16 @@ def write_costs(trial: Trial, found: dict[str, Any]) -> None:
     )
 
 
-def write_side(path: Path, result: dict[str, Any]) -> None:
-    """Write a JSON beside the trials' results, with where it was made."""
+def write_side(path: Path, trial: Trial, result: dict[str, Any]) -> None:
+    """Write a JSON beside the trials' results, with how, where and by what code it was made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = {**result, "machine": provenance.machine(), "commit": provenance.commit()}
+    made = {
+        "images": trial.source.name,
+        "command": shlex.join([*words_of(trial), "--arms", trial.arm]),
+        "machine": provenance.machine(),
+        "commit": provenance.commit(),
+        **result,
+    }
     write_atomically(path, json.dumps(made, indent=1, allow_nan=False))
 
 

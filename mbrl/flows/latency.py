@@ -81,7 +81,8 @@ def run(trial: Trial) -> None:
     found = latencies(load_images(trial.source), settings["updates"])
     write_side(
         trial.cost_path.with_name(NAME),
-        {"images": trial.source.name, "version": VERSION, "settings": settings, "ms": found},
+        trial,
+        {"version": VERSION, "settings": settings, "ms": found},
     )
 
 

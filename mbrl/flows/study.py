@@ -25,7 +25,6 @@ from mbrl.flows.report import write_report
 from mbrl.flows.results import aggregate, read_trials
 from mbrl.flows.tables import terminal_table
 from mbrl.flows.trials import MEASURES, Trial, plan, refuse_others
-from mbrl.run import write_atomically
 from mbrl.trials import ONE_CORE, child, remove
 
 
@@ -120,8 +119,7 @@ def _describe(trials: Sequence[Trial], force: bool) -> None:
         for trial in trials:
             remove(trial)
     found = described(images, (QUICK if quick else Sizes()).images)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({**found, "settings": settings}, indent=1, allow_nan=False))
+    cost.write_side(path, trials[0], {**found, "settings": settings})
 
 
 def _expect_scales(shape: Sequence[int], trials: Sequence[Trial]) -> None:
