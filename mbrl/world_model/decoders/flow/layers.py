@@ -63,7 +63,7 @@ class ActNorm(nn.Module):
         wide = x.detach().double()
         moments = torch.stack([wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3))])
         mean, square = mean_of_ranks(moments).double()
-        deviation = (square - mean.square()).clamp_min(1e-12).sqrt()
+        deviation = (square - mean.square()).clamp_min(1e-8).sqrt()
         self.bias.copy_(-mean)
         self.log_scale.copy_(-deviation.log())
 
