@@ -184,7 +184,7 @@ def fidelity_part(game: str, part: str) -> str:
     from mbrl.fidelity.tables import TABLES, tables
 
     if part == "pictures":
-        return _links(PICTURES, game, _CAPTIONS)
+        return _links(PICTURES, "fidelity", game, _CAPTIONS)
     return _table(FIDELITY, FIDELITY_RESULTS / f"{game}.json", part, TABLES, tables)
 
 
@@ -193,14 +193,14 @@ def flows_part(images: str, part: str) -> str:
     from mbrl.flows.tables import TABLES, tables
 
     if part == "pictures":
-        return _links(FLOW_PICTURES, images, _FLOW_CAPTIONS)
+        return _links(FLOW_PICTURES, "flows", images, _FLOW_CAPTIONS)
     return _table(FLOWS, FLOW_RESULTS / f"{images}.json", part, TABLES, tables)
 
 
-def _links(folder: Path, name: str, captions: Mapping[str, str]) -> str:
+def _links(folder: Path, study: str, name: str, captions: Mapping[str, str]) -> str:
     """Pictures of a study with their captions."""
     links = [
-        f"![{captions[one]}]({folder.name}/{name}_{one}.png)\n\n*{captions[one]}*"
+        f"![{captions[one]}]({study}/{name}_{one}.png)\n\n*{captions[one]}*"
         for one in captions
         if (folder / f"{name}_{one}.png").exists()
     ]
@@ -225,8 +225,8 @@ def _table(
     return markdown_table(found[1].head, found[1].rows).rstrip("\n")
 
 
-def copy_pictures(study: Path, folder: Path = PICTURES) -> list[Path]:
-    """Take the figures of a study's folder into a folder of docs, named by its game.
+def copy_pictures(study: Path, folder: Path | None = None) -> list[Path]:
+    """Take the figures of a study's folder into a folder of docs (fidelity), named by its game.
 
     Raises:
         FileNotFoundError: the folder holds none.
@@ -234,6 +234,7 @@ def copy_pictures(study: Path, folder: Path = PICTURES) -> list[Path]:
     figures = sorted((study / "figures").glob("*.png"))
     if not figures:
         raise FileNotFoundError(f"{study}: expected a study's folder with figures/*.png")
+    folder = folder or PICTURES
     folder.mkdir(exist_ok=True)
     targets = [folder / f"{study.resolve().name}_{figure.name}" for figure in figures]
     for figure, target in zip(figures, targets, strict=True):

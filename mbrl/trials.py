@@ -16,9 +16,11 @@ neither torch nor Ray.
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -36,27 +38,55 @@ ONE_CORE = {
 """The environment of a run."""
 
 
-class Trial(Protocol):
-    """What every study's trial says of itself."""
+@dataclass(frozen=True, kw_only=True)
+class BaseTrial(ABC):
+    """What every study's trial is.
+
+    Attributes:
+        arm: a name among the study's arms.
+        seed: of everything that is drawn; what is learnt from is the same for all.
+        minutes: CPU minutes of training.
+        overrides: `key=value` on top of the arm.
+        out: folder of the runs, figures and report.
+        results: folder with one folder of results per subject.
+        quick: measure on a little only, to try things out.
+    """
+
+    arm: str
+    seed: int
+    minutes: float
+    overrides: tuple[str, ...]
+    out: Path
+    results: Path
+    quick: bool = False
 
     @property
-    def minutes(self) -> float:
-        """CPU minutes of training."""
+    @abstractmethod
+    def subject(self) -> str:
+        """What is learnt: the game, or the images."""
+
+    @property
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What makes this trial in a process of its own."""
+
+    @property
+    def name(self) -> str:
+        """Of the run folder and of the result."""
+        return f"{self.arm}-{self.seed}"
 
     @property
     def run_dir(self) -> Path:
-        """Checkpoints, metrics and log."""
+        """Checkpoints, metrics, pictures and log."""
+        return self.out / self.name
 
     @property
     def result_path(self) -> Path:
         """Where the measures go."""
-
-    @property
-    def command(self) -> list[str]:
-        """What makes it in a process of its own."""
+        return self.results / self.subject / f"{self.name}.json"
 
 
-OneTrial = TypeVar("OneTrial", bound=Trial)
+OneTrial = TypeVar("OneTrial", bound=BaseTrial)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -82,7 +112,7 @@ def is_current(result: Mapping[str, Any], measures: int) -> bool:
     return bool(result.get("measures_version", 1) == measures)
 
 
-def is_done(trial: Trial, measures: int) -> bool:
+def is_done(trial: BaseTrial, measures: int) -> bool:
     """Whether the result is there, of the whole budget and of this version of the measures.
 
     That its settings are the same is up to `refuse_changed`.
@@ -128,7 +158,7 @@ def refuse_changed(
             )
 
 
-def remove(trial: Trial) -> None:
+def remove(trial: BaseTrial) -> None:
     """Remove a trial's result and its run folder."""
     trial.result_path.unlink(missing_ok=True)
     shutil.rmtree(trial.run_dir, ignore_errors=True)
@@ -147,7 +177,7 @@ def changed_sections(
     return config_file.differences(filled, new)
 
 
-def child(trial: Trial, title: str, measures: int) -> Child:
+def child(trial: BaseTrial, title: str, measures: int) -> Child:
     """A trial as a process of its own, on one core."""
 
     def summary() -> str:

@@ -25,7 +25,7 @@ from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.step import Order, peak_rss_bytes, run_steps
 from mbrl.flows.tables import TABLES, tables
 from mbrl.flows.train import Training
-from mbrl.flows.trial import run
+from mbrl.flows.trial import parsed, run
 from mbrl.flows.trials import MEASURES, Trial, is_done, plan, refuse_others
 from mbrl.progress import read_metrics
 
@@ -120,7 +120,7 @@ def test_the_command_trains_measures_and_reports_and_then_has_nothing_left_to_do
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "results" / "some" / "level-0.json").read_text())
     assert {"command", "commit", "machine", "seed", "settings", "curve"} <= result.keys()
-    assert result["command"].startswith("mbrl bench flow --images some.npz flow.scales=2")
+    assert result["command"].startswith("mbrl bench flow flow.scales=2")
     assert str(tmp_path) not in json.dumps(result)
     assert 0 < result["measures"]["bits_per_dim"] < 20
     assert result["measures"]["round_trip"] == 1
@@ -213,6 +213,14 @@ def test_main_arms_come_first_each_with_its_first_seed(source: Source, tmp_path:
     )
     names = [trial.name for trial in trials]
     assert names == ["none-0", "level-0", "none-1", "level-1", "global-0", "global-1"]
+
+
+@pytest.mark.parametrize("game", ["pong", None])
+def test_a_trial_s_command_names_the_trial(game: str | None, tmp_path: Path) -> None:
+    images = Source(game=game, size=32) if game else Source(path=tmp_path / "x.npz", bits=8)
+    trial = make_trial(images, tmp_path, arm="level+film", seed=3)
+    assert trial.command[1:3] == ["-m", "mbrl.flows.trial"]
+    assert parsed("", trial.command[3:]) == trial
 
 
 # One trial

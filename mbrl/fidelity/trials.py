@@ -39,40 +39,21 @@ _MAY_CHANGE = ("world_model.", "learn_model.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One run of the study.
+class Trial(kept.BaseTrial):
+    """One run of the study; its arm is a name in `ARMS`.
 
     Attributes:
         game: a name in `GAMES`.
-        arm: a name in `ARMS`.
-        seed: of the model, the batches and the codes; the frames are the same for all.
-        minutes: CPU minutes of training.
         steps: agent steps of the training frames.
-        overrides: `key=value` on top of the arm.
-        out: folder of the game's runs, frames, figures and report.
-        results: folder with one folder of results per game.
-        quick: measure on a few frames only, to try things out.
     """
 
     game: str
-    arm: str
-    seed: int
-    minutes: float
     steps: int
-    overrides: tuple[str, ...]
-    out: Path
-    results: Path
-    quick: bool = False
 
     @property
-    def name(self) -> str:
-        """Of the run folder and of the result."""
-        return f"{self.arm}-{self.seed}"
-
-    @property
-    def run_dir(self) -> Path:
-        """Checkpoints, metrics, pictures and log."""
-        return self.out / self.name
+    def subject(self) -> str:
+        """The game."""
+        return self.game
 
     @property
     def frames_dir(self) -> Path:
@@ -83,11 +64,6 @@ class Trial:
     def held_out_steps(self) -> int:
         """Agent steps of the frames that nothing is trained on."""
         return max(1000, 12 * self.steps // 100)
-
-    @property
-    def result_path(self) -> Path:
-        """Where the measures go."""
-        return self.results / self.game / f"{self.name}.json"
 
     @property
     def command(self) -> list[str]:

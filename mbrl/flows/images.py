@@ -8,7 +8,7 @@ knowing them by heart would count as modelling them. What learns from them is no
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,10 +65,11 @@ class Source:
         """As in the fidelity study, whose frames these are."""
         return max(1000, 12 * self.steps // 100)
 
-    @property
-    def words(self) -> list[str]:
-        """The words of a command that name it."""
-        words = [self.game] if self.game else ["--images", str(self.path)]
+    def words(self, overrides: Sequence[str] = ()) -> list[str]:
+        """The words of a command that name it and these settings."""
+        words = [self.game] if self.game else []
+        words += overrides  # beside the game: words apart are not understood
+        words += [] if self.game else ["--images", str(self.path)]
         words += ["--size", str(self.size)] if self.size else []
         words += ["--bits", str(self.bits)]
         words += ["--steps", str(self.steps)] if self.game else []

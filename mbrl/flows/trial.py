@@ -17,6 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,9 @@ def finite(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def words_of(trial: Trial) -> list[str]:
     """The command that makes this trial, without folders of this machine."""
-    source = trial.source
-    words = [source.game] if source.game else ["--images", source.path.name if source.path else ""]
-    words += [*trial.overrides, *(["--size", str(source.size)] if source.size else [])]
-    words += ["--bits", str(source.bits)]
-    words += ["--steps", str(source.steps)] if source.game else []
-    return ["mbrl", "bench", "flow", *words]
+    path = trial.source.path
+    source = replace(trial.source, path=path and Path(path.name), frames=None)
+    return ["mbrl", "bench", "flow", *source.words(trial.overrides)]
 
 
 def write_result(

@@ -31,43 +31,19 @@ _SECTIONS: dict[str, type[BaseModel]] = {"flow": FlowSettings, "train": TrainSet
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One run of the study.
+class Trial(kept.BaseTrial):
+    """One run of the study; its arm is a name in `ARMS`.
 
     Attributes:
         source: of the images.
-        arm: a name in `ARMS`.
-        seed: of the weights, the batches and the noise; the images are the same for all.
-        minutes: CPU minutes of training.
-        overrides: `key=value` on top of the arm.
-        out: folder of the images' runs, figures and report.
-        results: folder with one folder of results per set of images.
-        quick: measure on a few images only, to try things out.
     """
 
     source: Source
-    arm: str
-    seed: int
-    minutes: float
-    overrides: tuple[str, ...]
-    out: Path
-    results: Path
-    quick: bool = False
 
     @property
-    def name(self) -> str:
-        """Of the run folder and of the result."""
-        return f"{self.arm}-{self.seed}"
-
-    @property
-    def run_dir(self) -> Path:
-        """Checkpoints, metrics, pictures and log."""
-        return self.out / self.name
-
-    @property
-    def result_path(self) -> Path:
-        """Where the measures go."""
-        return self.results / self.source.name / f"{self.name}.json"
+    def subject(self) -> str:
+        """The images."""
+        return self.source.name
 
     @property
     def command(self) -> list[str]:
@@ -81,7 +57,7 @@ class Trial:
 
     def command_of(self, module: str) -> list[str]:
         """What does something with this trial, `module` being a program of this room."""
-        command = [sys.executable, "-m", module, *self.source.words, *self.overrides]
+        command = [sys.executable, "-m", module, *self.source.words(self.overrides)]
         for name in ("arm", "seed", "minutes", "out", "results"):
             command += [f"--{name}", f"{getattr(self, name)}"]
         return [*command, *(["--quick"] if self.quick else [])]
