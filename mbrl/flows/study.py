@@ -110,7 +110,10 @@ def _describe(trials: Sequence[Trial], force: bool) -> None:
         return  # a game's frames follow from its settings
     images = load_images(source)
     _expect_scales(images.shape, trials)
-    if before and before["digest"] != images.digest:
+    same = before is not None and before["digest"] == images.digest
+    if before is not None and same and before["settings"] == settings:
+        return
+    if before is not None and not same:
         if not force:
             raise ConfigError(
                 f"bench flow: {path.parent} holds results of other images called {images.name}; "
