@@ -1,5 +1,6 @@
 """The flow study: arms are settings, trials resume and are kept, costs add up, reports show it."""
 
+import importlib.util
 import json
 import math
 import os
@@ -433,3 +434,32 @@ def test_a_checkpoint_holds_shared_weights_once() -> None:
     assert cost.parameters(torch.nn.Sequential(one, one)) == 16
     once, twice = (cost.checkpoint_bytes(torch.nn.Sequential(*[one] * n)) for n in (1, 2))
     assert once == twice >= 64
+
+
+# The page
+
+
+def test_page_takes_tables_and_pictures_from_the_results(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    write_trial(make_trial(source, tmp_path, minutes=20.0), {"bits_per_dim": 1.25})
+    aggregate("some", tmp_path / "results")
+    monkeypatch.setattr(generate, "FLOW_RESULTS", tmp_path / "results")
+    monkeypatch.setattr(generate, "FLOW_PICTURES", tmp_path / "docs")
+    figure = tmp_path / "some" / "figures" / "samples.png"
+    figure.parent.mkdir(parents=True)
+    figure.write_bytes(b"a picture")
+    generate.copy_pictures(tmp_path / "some", tmp_path / "docs")
+    parts = ("main", "memory", "origin", "pictures")
+    made = generate.flows("".join(f"<!-- flows some {part} -->\n<!-- end -->\n" for part in parts))
+    assert "| by level | 1 × 20 | 10 | 100 | – | 1.2500 | 0 of 1 |" in made
+    assert "None recorded yet." in made  # no costs
+    assert "`mbrl bench flow some --minutes 1 --arms level --seeds 1`" in made
+    assert "](flows/some_samples.png)" in made
+    assert generate.flows(made) == made
+    with pytest.raises(ValueError, match=r"docs/flows.md: expected a part out of main, .*got x"):
+        generate.flows("<!-- flows some x -->\n<!-- end -->")
