@@ -202,6 +202,16 @@ def test_main_arms_are_the_three_of_the_claim() -> None:
     assert {(arm.seeds, arm.minutes) for arm in ARMS.values() if not arm.main} == {(1, 20.0)}
 
 
+def test_main_arms_differ_in_sharing_alone_at_32_steps(source: Source, tmp_path: Path) -> None:
+    flows = [make_trial(source, tmp_path, arm=arm, overrides=()).config() for arm in choose("main")]
+    assert [one.flow.sharing for one in flows] == ["none", "level", "level+film+proj"]
+    assert {(one.flow.steps, one.flow.scales) for one in flows} == {(32, 3)}
+    rest = [one.model_dump() for one in flows]
+    for one in rest:
+        del one["flow"]["sharing"]
+    assert rest[0] == rest[1] == rest[2]
+
+
 def test_main_arms_come_first_each_with_its_first_seed(source: Source, tmp_path: Path) -> None:
     trials = plan(
         source,

@@ -1,6 +1,6 @@
 """The arms of the flow study: flows that differ in a few settings and in nothing else.
 
-An arm is a title and overrides on `FlowStudySettings`, never code (see `mbrl.arms`). The main ones
+An arm is a title and overrides on `SHARED`, never code (see `mbrl.arms`). The main ones
 carry the claim: no sharing, the talk's sharing of one coupling network by all steps of a level, and
 NanoFlow's remedy for what that loses. How activations are kept for the backward pass is no arm: it
 changes no number that is learnt, and is measured for every arm by `cost.py`. This module imports
@@ -20,6 +20,8 @@ def _sharing(mode: str, *more: str) -> tuple[str, ...]:
 
 
 DEFAULT = "level+film+proj"
+SHARED = ("flow.steps=32", "flow.width=64")
+"""What all arms begin with: Glow's K, and the width that one core can train in the budget."""
 REFERENCE = "none"
 """The arm that the others are compared with."""
 

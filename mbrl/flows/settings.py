@@ -23,7 +23,7 @@ class TrainSettings(Settings):
 
 
 class FlowStudySettings(Settings):
-    """What all arms share, before their own settings."""
+    """All settings of a trial."""
 
-    flow: FlowSettings = FlowSettings(steps=32, width=64, sharing="none")
+    flow: FlowSettings = FlowSettings()
     train: TrainSettings = TrainSettings()

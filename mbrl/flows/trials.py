@@ -1,7 +1,7 @@
 """Trials of the flow study: which runs it is made of, where they live, and whether one is done.
 
 A trial is one arm on one set of images with one seed and one budget. Its settings follow from
-`FlowStudySettings`, the arm and the command; its result is
+`SHARED`, the arm and the command; its result is
 `results/flows/<images>/<arm>-<seed>.json`, its run folder `runs/flows/<images>/<arm>-<seed>`. What
 happens to a result that is there already: see `mbrl.trials`. This module starts nothing and imports
 neither torch nor Ray.
@@ -20,7 +20,7 @@ from mbrl import config_file
 from mbrl import trials as kept
 from mbrl.arms import in_order
 from mbrl.errors import ConfigError
-from mbrl.flows.arms import ARMS
+from mbrl.flows.arms import ARMS, SHARED
 from mbrl.flows.images import Source
 from mbrl.flows.settings import FlowStudySettings, TrainSettings
 from mbrl.world_model.settings import FlowSettings
@@ -68,7 +68,7 @@ class Trial(kept.BaseTrial):
         Raises:
             ConfigError: an override is wrong.
         """
-        overrides = [*ARMS[self.arm].overrides, *self.overrides]
+        overrides = [*SHARED, *ARMS[self.arm].overrides, *self.overrides]
         return config_file.load(FlowStudySettings, overrides=overrides)
 
     def settings(self) -> dict[str, Any]:
