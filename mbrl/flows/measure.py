@@ -51,9 +51,9 @@ class Sizes:
         shown: samples and paths kept as pictures.
     """
 
-    images: int = 1024
-    draws: int = 3
-    samples: int = 256
+    images: int = 512
+    draws: int = 2
+    samples: int = 128
     temperatures: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0)
     paths: int = 64
     steps: int = 9
