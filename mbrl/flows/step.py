@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ from torch import Tensor, distributed, nn
 from mbrl.errors import TrainingError
 from mbrl.flows.settings import FlowStudySettings
 from mbrl.trials import ONE_CORE
+
+Way = Callable[[], contextlib.AbstractContextManager[None]]
+"""Something that a step is taken inside of."""
 
 WARM_UP = 1
 """Steps before the clock runs: first calls allocate."""
@@ -99,11 +102,13 @@ def take(order: Order) -> dict[str, Any]:
     if order.ranks > 1:
         wrapped = nn.parallel.DistributedDataParallel(module)
     optimizer = optimizer_of(module, order.config.train)
+    ways: dict[str, Way] = {"": contextlib.nullcontext}
+    if isinstance(wrapped, nn.parallel.DistributedDataParallel):
+        ways["no_sync_"] = wrapped.no_sync
     found: dict[str, Any] = {}
     if order.steps:
-        found |= _timed(wrapped, batch, optimizer, order.steps, "", contextlib.nullcontext())
-    if order.ranks > 1 and isinstance(wrapped, nn.parallel.DistributedDataParallel):
-        found |= _timed(wrapped, batch, optimizer, order.steps, "no_sync_", wrapped.no_sync())
+        found |= _timed(wrapped, batch, optimizer, order.steps, ways)
+    if order.ranks > 1:
         found["all_reduce_s"] = _all_reduce(module, order.steps)
     found["max_rss_bytes"] = peak_rss_bytes()
     return found
@@ -131,22 +136,23 @@ def _timed(
     batch: Tensor,
     optimizer: torch.optim.Optimizer,
     steps: int,
-    name: str,
-    context: contextlib.AbstractContextManager[None],
+    ways: Mapping[str, Way],
 ) -> dict[str, list[float]]:
-    """Seconds of each step, by the clock and of CPU."""
-    clock, cpu = [], []
-    with context:
-        for _ in range(WARM_UP + steps):
+    """Seconds of each step, by the clock and of CPU; ways take turns, so that all fare alike."""
+    found: dict[str, list[float]] = {}
+    for turn in range(WARM_UP + steps):
+        for name, way in ways.items():
             if distributed.is_initialized():
                 distributed.barrier()
             began = time.perf_counter(), time.process_time()
-            optimizer.zero_grad(set_to_none=True)
-            module(batch).backward()
-            optimizer.step()
-            clock.append(time.perf_counter() - began[0])
-            cpu.append(time.process_time() - began[1])
-    return {f"{name}step_s": clock[WARM_UP:], f"{name}step_cpu_s": cpu[WARM_UP:]}
+            with way():
+                optimizer.zero_grad(set_to_none=True)
+                module(batch).backward()
+                optimizer.step()
+            if turn >= WARM_UP:
+                found.setdefault(f"{name}step_s", []).append(time.perf_counter() - began[0])
+                found.setdefault(f"{name}step_cpu_s", []).append(time.process_time() - began[1])
+    return found
 
 
 def _all_reduce(module: nn.Module, times: int) -> list[float]:
