@@ -44,8 +44,14 @@ ARMS: dict[str, Arm] = {
     "realnvp": _arm(
         "RealNVP", _sharing("none", "flow.variant=realnvp"), note="masks instead of 1 x 1"
     ),
+    "grid": _arm(
+        "levels on an even grid",
+        _sharing(DEFAULT, "flow.marginal=false"),
+        note="as published: pixels do not start from their own distributions",
+    ),
     "variational": _arm(
-        "variational dequantisation", _sharing(DEFAULT, "flow.dequantisation=variational")
+        "even grid, variational dequantisation",
+        _sharing(DEFAULT, "flow.marginal=false", "flow.dequantisation=variational"),
     ),
     "few_steps": _arm("no sharing, 8 steps", _sharing("none", "flow.steps=8")),
     "narrow": _arm(

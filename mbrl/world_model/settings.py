@@ -83,6 +83,11 @@ class FlowSettings(Settings):
         description="kept for the gradient: all activations; one per step; or the last one only, "
         "from which the others are recomputed",
     )
+    marginal: bool = Field(
+        True,
+        description="send every pixel through its own running distribution first, so that what "
+        "never changes costs nothing; false: the even grid of published flows",
+    )
     dequantisation: Literal["uniform", "variational"] = Field(
         "uniform", description="the noise that fills a level's bin: uniform, or a flow of its own"
     )

@@ -16,20 +16,11 @@ from mbrl.world_model.decoders.flow.coupling import Condition
 from mbrl.world_model.decoders.flow.layers import squeeze, unsqueeze
 from mbrl.world_model.decoders.flow.priors import normal_log_prob
 from mbrl.world_model.decoders.flow.steps import Stage
+from mbrl.world_model.decoders.flow.surface import centred
 from mbrl.world_model.settings import FlowSettings
 
 NOISE_STEPS = 4
 NOISE_MAPS = 16
-
-
-def centred(image: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """Levels, integer or not, in [0, V) to numbers in [-0.5, 0.5)."""
-    return image.to(dtype) / levels - 0.5
-
-
-def to_levels(y: Tensor, levels: int) -> Tensor:
-    """The level whose bin y is in; the outermost ones for numbers beyond them. uint8."""
-    return ((y + 0.5) * levels).floor().clamp(0, levels - 1).to(torch.uint8)
 
 
 class Uniform(nn.Module):

@@ -19,10 +19,11 @@ from torch.nn import functional
 from mbrl.errors import ConfigError
 from mbrl.world_model.decoders.condition import SpatialCondition
 from mbrl.world_model.decoders.flow.coupling import Condition, Estimator
-from mbrl.world_model.decoders.flow.dequantise import Uniform, Variational, centred, to_levels
+from mbrl.world_model.decoders.flow.dequantise import Uniform, Variational
 from mbrl.world_model.decoders.flow.layers import squeeze, unsqueeze
 from mbrl.world_model.decoders.flow.priors import GaussianPrior, TopPrior, normal_log_prob
 from mbrl.world_model.decoders.flow.steps import Kind, Stage
+from mbrl.world_model.decoders.flow.surface import Grid, Quantiles
 from mbrl.world_model.settings import FlowSettings
 
 
@@ -87,6 +88,7 @@ class ImageFlow(nn.Module):
             maps = self.spatial.channels
         vector = hidden if features else 0
         self.core = self._core(maps, vector) if settings.sharing == "global" else None
+        self.surface = Quantiles(shape, levels) if settings.marginal else Grid(levels)
         self.dequantise: Uniform | Variational = (
             Variational(shape, levels, settings)
             if settings.dequantisation == "variational"
@@ -166,10 +168,17 @@ class ImageFlow(nn.Module):
     def _prior(self, scale: int) -> GaussianPrior:
         return cast(GaussianPrior, self.priors[scale])
 
+    def _enter(self, image: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Integer images to the flow's numbers, and what that adds to the log-probability, (N,)."""
+        self._expect(image)
+        noise, log_q = self.dequantise(image, self.dtype, generator)
+        y, log_det = self.surface(image, noise)
+        return y, log_det - log_q
+
     def _forward(
         self, y: Tensor, conditions: list[Condition], initialise: bool = False
     ) -> tuple[list[Tensor], Tensor]:
-        """Numbers in [-0.5, 0.5) to latents by scale, and log|det| (N,)."""
+        """The flow's numbers to latents by scale, and log|det| (N,)."""
         total, latents, first = y.new_zeros(len(y)), [], True
         for scale, stages in enumerate(self._scales(conditions)):
             for place, (stage, condition) in enumerate(stages):
@@ -203,17 +212,16 @@ class ImageFlow(nn.Module):
         features: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Set every ActNorm from one batch, once; later calls do nothing.
+        """Set the marginals and every ActNorm from one batch, once; later calls do nothing.
 
         With several ranks all must call it, each with images of its own: the statistics are those
         of all together, so the weights stay equal.
         """
         if bool(self.initialised):
             return
-        self._expect(image)
         with torch.no_grad():
-            noise, _ = self.dequantise(image, self.dtype, generator)
-            y = centred(image.to(self.dtype) + noise, self.levels, self.dtype)
+            self.surface.see(image)
+            y, _ = self._enter(image, generator)
             self._forward(y, self._conditions(features), initialise=True)
             self.initialised.fill_(True)
 
@@ -225,6 +233,8 @@ class ImageFlow(nn.Module):
     ) -> Tensor:
         """A bound on the log-probability of integer images, exact up to the noise drawn.
 
+        In training mode the pixels' marginals follow the images.
+
         Args:
             image: (N, C, H, W) integer levels in [0, V).
             features: (N, F), or None if the flow is unconditional.
@@ -233,13 +243,13 @@ class ImageFlow(nn.Module):
         Returns:
             (N,) nats.
         """
-        self._expect(image)
-        noise, log_q = self.dequantise(image, self.dtype, generator)
-        y = centred(image.to(self.dtype) + noise, self.levels, self.dtype)
-        return self.log_density(y, features) - log_q - y[0].numel() * _log(self.levels)
+        if self.training:
+            self.surface.see(image)
+        y, more = self._enter(image, generator)
+        return self.log_density(y, features) + more
 
     def log_density(self, y: Tensor, features: Tensor | None = None) -> Tensor:
-        """Exact log-density of numbers y (N, C, H, W) in [-0.5, 0.5), before any discretising."""
+        """Exact log-density of the flow's numbers y (N, C, H, W), (N,)."""
         latents, total = self._forward(y, self._conditions(features))
         return total + torch.stack([normal_log_prob(latent) for latent in latents]).sum(0)
 
@@ -251,9 +261,7 @@ class ImageFlow(nn.Module):
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
         """Images to latents, (N, c, h, w) by scale, standard normal under the model."""
-        self._expect(image)
-        noise, _ = self.dequantise(image, self.dtype, generator)
-        y = centred(image.to(self.dtype) + noise, self.levels, self.dtype)
+        y, _ = self._enter(image, generator)
         return self._forward(y, self._conditions(features))[0]
 
     # -- backwards --------------------------------------------------------------------------------
@@ -279,7 +287,7 @@ class ImageFlow(nn.Module):
 
     def decode(self, latents: Sequence[Tensor], features: Tensor | None = None) -> Tensor:
         """Latents by scale to images, (N, C, H, W) uint8 levels."""
-        return to_levels(self.restore(latents, features), self.levels)
+        return self.surface.to_levels(self.restore(latents, features))
 
     @torch.no_grad()
     def sample(
@@ -305,7 +313,3 @@ class ImageFlow(nn.Module):
             for shape in self.latent_shapes
         ]
         return self.decode(latents, features)
-
-
-def _log(levels: int) -> float:
-    return float(torch.tensor(float(levels), dtype=torch.float64).log())
