@@ -3,8 +3,10 @@
 A pickle is a program, and Python's own reader runs it. This one only reads: `pickletools` turns the
 file into a list of instructions, and a small machine here follows the few that build dicts, lists,
 numbers, texts, bytes and uint8 arrays. Whatever else a file asks for, a function to call or a class
-to make, is refused by name; nothing of the file is ever imported or called. What the values mean is
-not known here.
+to make, is refused by name; nothing of the file is ever imported or called. A file's size bounds
+the work: nothing from it is hashed, compared or written out before its kind is known, since a few
+bytes can stand for a value that is endless or doubles with every level. What the values mean is not
+known here.
 """
 
 import pickletools
@@ -26,6 +28,9 @@ _BYTE_STRINGS = {"BINSTRING", "SHORT_BINSTRING", "STRING"}  # Python 2's str
 _GET, _PUT = {"BINGET", "LONG_BINGET", "GET"}, {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
 _IGNORED = {"PROTO", "FRAME"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_PLAIN = (str, bytes, int, float, bool, type(None))
+_DEEPEST = 16
+"""Levels of containers in containers; a CIFAR-10 batch has two."""
 
 
 class _Name(NamedTuple):
@@ -71,8 +76,8 @@ def read_pickled(path: Path) -> Any:
         MbrlError: the file cannot be read, is no pickle, or asks for anything else.
     """
     try:
-        return _finished(_Machine(path).run(path.read_bytes()))
-    except (OSError, ValueError, IndexError, KeyError, TypeError, struct.error) as error:
+        return _finished(_Machine(path).run(path.read_bytes()), {})
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
         raise MbrlError(f"{path}: expected a CIFAR-10 batch (a pickle), got: {error}") from error
 
 
@@ -121,8 +126,8 @@ class _Machine:
         if kind == "GLOBAL":
             found = _Name(*argument.split(" ", 1))
         else:
-            last = self.stack.pop()
-            found = _Name(self.stack.pop(), last)
+            last = _expect(str, self.stack.pop())
+            found = _Name(_expect(str, self.stack.pop()), last)
         if found not in _KNOWN:
             raise self.refusal(f"{found.module}.{found.name}")
         self.stack.append(found)
@@ -146,28 +151,33 @@ class _Machine:
             stack.append(tuple(items))
         elif name in ("APPEND", "APPENDS"):
             items = [stack.pop()] if name == "APPEND" else self.since_mark()
-            stack[-1].extend(items)
+            _expect(list, stack[-1]).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = self.since_mark() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
-            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            keys = [_expect((str, bytes, int), key) for key in items[::2]]
+            _expect(dict, stack[-1]).update(zip(keys, items[1::2], strict=True))
         else:
             raise self.refusal(f"the instruction {name}")
 
     def since_mark(self) -> list[Any]:
-        place = max(i for i, item in enumerate(self.stack) if isinstance(item, _Mark))
-        items = self.stack[place + 1 :]
-        del self.stack[place:]
-        return items
+        for place in reversed(range(len(self.stack))):
+            if isinstance(self.stack[place], _Mark):
+                items = self.stack[place + 1 :]
+                del self.stack[place:]
+                return items
+        raise ValueError("the end of a container without its beginning")
 
     def call(self, what: Any, given: Any) -> Any:
         """What a call would have made, of the three that are known."""
-        if what in _RECONSTRUCT and given[0] == _NDARRAY:
+        known = _expect(_Name, what)
+        first, second = (*_expect(tuple, given), None, None)[:2]
+        if known in _RECONSTRUCT and isinstance(first, _Name) and first == _NDARRAY:
             return _Array()
-        if what == _DTYPE:
-            return _Dtype(_text(given[0]))
-        if what == _ENCODE and given[1] == "latin1":
-            return given[0].encode("latin-1")
-        raise self.refusal(f"a call of {what}")
+        if known == _DTYPE:
+            return _Dtype(_text(_expect((str, bytes), first)))
+        if known == _ENCODE and isinstance(second, str | bytes) and _text(second) == "latin1":
+            return _expect(str, first).encode("latin-1")
+        raise self.refusal(f"a call of {known.module}.{known.name}")
 
     def fill(self, target: Any, state: Any) -> None:
         """The contents of an array; a dtype's further state is its default."""
@@ -175,10 +185,12 @@ class _Machine:
             return
         if not isinstance(target, _Array):
             raise self.refusal("an object with a state")
-        _, shape, dtype, fortran, data = state
-        if dtype != _Dtype("u1") or fortran or not isinstance(data, bytes):
-            raise self.refusal(f"an array other than of uint8 in C order ({dtype})")
-        target.value = np.frombuffer(data, np.uint8).reshape(shape)
+        _, shape, dtype, fortran, data = _expect(tuple, state)
+        code = dtype.code if isinstance(dtype, _Dtype) else type(dtype).__name__
+        if code != "u1" or fortran is not False or not isinstance(data, bytes):
+            raise self.refusal(f"an array other than of uint8 in C order ({code})")
+        sides = [_expect(int, side) for side in _expect(tuple, shape)]
+        target.value = np.frombuffer(data, np.uint8).reshape(sides)
 
     def refusal(self, what: str) -> MbrlError:
         return MbrlError(
@@ -188,16 +200,45 @@ class _Machine:
         )
 
 
-def _text(value: Any) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def _finished(value: Any) -> Any:
-    """A value with the arrays in the place of what held them."""
+def _expect(kind: type | tuple[type, ...], value: Any) -> Any:
+    """The value, if it is of that kind.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, kind):
+        names = [one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,))]
+        raise ValueError(f"{type(value).__name__} where only {' or '.join(names)} can be")
+    return value
+
+
+def _finished(value: Any, known: dict[int, Any], depth: int = 0) -> Any:
+    """A value with the arrays in the place of what held them; what is shared stays shared.
+
+    Args:
+        value: as the machine left it; all of it stays alive meanwhile.
+        known: what is finished, by the `id` of what it was.
+        depth: containers around it.
+
+    Raises:
+        ValueError: it is nested too deeply, perhaps in itself, or no value of a batch.
+    """
     if isinstance(value, _Array):
         return value.value
-    if isinstance(value, dict):
-        return {key: _finished(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_finished(item) for item in value)
-    return value
+    if isinstance(value, _PLAIN):
+        return value
+    if type(value) not in (dict, list, tuple):
+        raise ValueError(f"a value that is no data ({type(value).__name__})")
+    if id(value) not in known:
+        if depth >= _DEEPEST:
+            raise ValueError(f"containers nested deeper than {_DEEPEST} levels")
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        pairs = [(key, _finished(item, known, depth + 1)) for key, item in inner]
+        known[id(value)] = (
+            dict(pairs) if isinstance(value, dict) else type(value)(item for _, item in pairs)
+        )
+    return known[id(value)]
