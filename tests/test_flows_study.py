@@ -1,6 +1,5 @@
-"""The flow study: arms are settings, trials resume and are kept, costs add up, reports show it."""
+"""The flow study: arms are settings, trials resume, and what is there is kept or refused."""
 
-import importlib.util
 import json
 import math
 import os
@@ -11,30 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from flow_trials import TINY, make_trial, write_images, write_trial
 
 from mbrl.__main__ import main
-from mbrl.errors import ConfigError, TrainingError
-from mbrl.flows import cost
+from mbrl.errors import ConfigError
 from mbrl.flows import train as train_module
 from mbrl.flows.arms import ARMS, choose
 from mbrl.flows.images import Source, load_images
-from mbrl.flows.results import aggregate, minutes_to, thresholds_of
-from mbrl.flows.settings import FlowStudySettings
-from mbrl.flows.step import Order, peak_rss_bytes, run_steps
-from mbrl.flows.tables import TABLES, tables
 from mbrl.flows.train import Training
 from mbrl.flows.trial import parsed, run
-from mbrl.flows.trials import MEASURES, Trial, is_done, plan, refuse_others
+from mbrl.flows.trials import is_done, plan, refuse_others
 from mbrl.progress import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = (
-    *("flow.scales=2", "flow.steps=2", "flow.width=4"),
-    *("train.batch_size=4", "train.warmup_updates=2"),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -50,52 +40,6 @@ def as_it_was() -> Iterator[None]:
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     return Source(path=write_images(tmp_path / "some.npz"))
-
-
-def write_images(path: Path, seed: int = 0) -> Path:
-    """Pictures of 8 x 8 pixels with one bright dot on grey."""
-    rng = np.random.default_rng(seed)
-    images = np.full((60, 8, 8, 1), 40, np.uint8)
-    for image in images:
-        row, column = rng.integers(0, 7, 2)
-        image[row : row + 2, column : column + 2] = rng.integers(150, 256)
-    np.savez(path, images=images)
-    return path
-
-
-def make_trial(source: Source, out: Path, **changes: Any) -> Trial:
-    given: dict[str, Any] = {
-        "source": source,
-        "arm": "level",
-        "seed": 0,
-        "minutes": 0.002,
-        "overrides": TINY,
-        "out": out,
-        "results": out / "results",
-        "quick": True,
-    }
-    return Trial(**{**given, **changes})
-
-
-def write_trial(trial: Trial, measures: dict[str, Any], **changes: Any) -> None:
-    result = {
-        "images": trial.source.name,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "command": f"mbrl bench flow some --arms {trial.arm} --seeds {trial.seed + 1} --minutes 1",
-        "commit": "abc",
-        "machine": {"cpu": "a processor", "cores": 2},
-        "cpu_minutes": trial.minutes,
-        "wall_time_s": 1.0,
-        "updates": 10,
-        "parameters": 100,
-        "settings": trial.settings(),
-        "measures_version": MEASURES,
-        "measures": {"diverged": 0.0, **measures},
-        "curve": {"cpu_minutes": [], "bits_per_dim": [], "held_out_bits_per_dim": []},
-    }
-    trial.result_path.parent.mkdir(parents=True, exist_ok=True)
-    trial.result_path.write_text(json.dumps({**result, **changes}))
 
 
 # The command
@@ -327,149 +271,3 @@ def test_results_of_the_same_settings_are_kept_and_others_refused(
             refuse_others([make_trial(source, tmp_path, **changes)])
     refuse_others([make_trial(source, tmp_path, minutes=0.001)], force=True)
     assert not trial.result_path.exists()
-
-
-# Adding up
-
-
-def curve(*points: tuple[float, float]) -> dict[str, Any]:
-    minutes, bits = zip(*points, strict=True)
-    return {"cpu_minutes": minutes, "bits_per_dim": bits, "held_out_bits_per_dim": bits}
-
-
-def test_gaps_are_taken_seed_by_seed_and_times_from_the_curves(
-    source: Source, tmp_path: Path
-) -> None:
-    for seed, (alone, shared) in enumerate([(1.0, 1.1), (1.2, 1.5), (1.4, 1.6)]):
-        none = make_trial(source, tmp_path, arm="none", seed=seed)
-        write_trial(none, {"bits_per_dim": alone}, curve=curve((0, 4.0), (10, 2.0), (20, 1.0)))
-        level = make_trial(source, tmp_path, seed=seed)
-        late = curve((0, 4.0), (20, 2.0))
-        write_trial(level, {"bits_per_dim": shared}, curve=late, parameters=10)
-    summary = aggregate("some", tmp_path / "results")
-    assert summary["thresholds"] == {"quarter": 3.0, "half": 2.0, "end": 1.0}
-    level_arm = summary["arms"]["level"]
-    assert level_arm["gap_to_none"]["mean"] == pytest.approx(0.2)
-    assert level_arm["gap_to_none"]["ci95"] == [pytest.approx(0.1), pytest.approx(0.3)]
-    assert level_arm["minutes_to"]["quarter"]["mean"] == 10
-    assert level_arm["minutes_to"]["half"]["mean"] == 20
-    assert level_arm["minutes_to"]["end"]["mean"] is None
-    assert summary["arms"]["none"]["minutes_to"]["half"]["mean"] == 10
-    row = dict(
-        zip(tables(summary)["main"][1].head, tables(summary)["main"][1].rows[1], strict=True)
-    )
-    assert row["of no sharing"] == "10 %" and row["above no sharing"] == "0.2000 (0.1000–0.3000)"
-    assert row["diverged"] == "0 of 3"
-
-
-def test_a_diverged_run_counts_and_is_in_no_mean(source: Source, tmp_path: Path) -> None:
-    write_trial(make_trial(source, tmp_path), {"bits_per_dim": None, "diverged": 1.0})
-    write_trial(make_trial(source, tmp_path, seed=1), {"bits_per_dim": 2.0})
-    summary = aggregate("some", tmp_path / "results")
-    assert summary["runs"]["level"]["diverged"] == 1
-    assert summary["arms"]["level"]["bits_per_dim"]["mean"] == 2
-    assert summary["thresholds"] == {} == thresholds_of([])
-
-
-def test_a_threshold_that_is_never_reached_takes_no_time() -> None:
-    one = {"curve": curve((1, 3.0), (2, 2.0))}
-    assert minutes_to(one, 2.5) == 1.5 and minutes_to(one, 1.0) is None
-    assert minutes_to({"curve": {"cpu_minutes": [], "held_out_bits_per_dim": []}}, 1.0) is None
-
-
-# Costs
-
-
-def tiny_order(**changes: Any) -> Order:
-    flow = {"scales": 2, "steps": 2, "width": 4}
-    config = FlowStudySettings.model_validate({"flow": flow})
-    return Order(config=config, shape=(1, 8, 8), levels=32, batch=2, steps=1, **changes)
-
-
-@pytest.mark.timeout(300)
-def test_two_ranks_take_steps_together_and_say_what_talking_takes() -> None:
-    found = run_steps(tiny_order(ranks=2))
-    assert len(found) == 2
-    for one in found:
-        assert min(one["step_s"] + one["no_sync_step_s"] + one["all_reduce_s"]) > 0
-        assert len(one["step_cpu_s"]) == 1 and one["max_rss_bytes"] > 2**20
-
-
-def test_a_process_that_fails_says_why() -> None:
-    order = tiny_order()
-    broken = order.config.model_copy(
-        update={"flow": order.config.flow.model_copy(update={"scales": 9})}
-    )
-    with pytest.raises(TrainingError, match=r"expected 1 training steps, got an error: .*scales"):
-        run_steps(order.model_copy(update={"config": broken}))
-
-
-def test_resident_memory_is_at_least_what_was_just_filled() -> None:
-    before = peak_rss_bytes()
-    held = np.ones(before // 8 + 2**23)
-    assert peak_rss_bytes() >= held.nbytes
-
-
-def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_process(order: Order) -> list[dict[str, Any]]:
-        seconds = {name: [0.5] for name in ("step_s", "step_cpu_s", "all_reduce_s")}
-        grown = 1000 * bool(order.steps)
-        return [{**seconds, "no_sync_step_s": [0.4], "max_rss_bytes": 5000 + grown}] * order.ranks
-
-    monkeypatch.setattr(cost, "run_steps", no_process)
-    trials = [make_trial(source, tmp_path, arm=arm) for arm in ("none", "level")]
-    for trial in trials:
-        write_trial(trial, {"bits_per_dim": 1.0})
-        assert not cost.is_done(trial)
-        cost.run(trial)
-        assert cost.is_done(trial)
-    summary = aggregate("some", tmp_path / "results")
-    none, level = (summary["costs"][arm] for arm in ("none", "level"))
-    assert level["parameters"] < none["parameters"]
-    assert level["checkpoint_bytes"] < none["checkpoint_bytes"]
-    assert none["saved_bytes"]["reversible"] < none["saved_bytes"]["plain"]
-    plain = none["saved_by_steps"]["plain"]
-    assert plain["4"] > plain["2"]
-    assert none["training_bytes"]["plain"] == 16 * none["parameters"] + none["saved_bytes"]["plain"]
-    assert none["peak_rss_bytes"] == dict.fromkeys(cost.MODES, 1000)
-    assert none["ranks"]["2"]["communication_ms"] == pytest.approx(100)
-    assert none["ranks"]["2"]["all_reduce_bytes"] == 4 * none["parameters"]
-    assert {"memory", "depth", "time", "latency"} <= tables(summary).keys() <= set(TABLES)
-
-
-def test_a_checkpoint_holds_shared_weights_once() -> None:
-    one = torch.nn.Linear(4, 4, bias=False)
-    assert cost.parameters(torch.nn.Sequential(one, one)) == 16
-    once, twice = (cost.checkpoint_bytes(torch.nn.Sequential(*[one] * n)) for n in (1, 2))
-    assert once == twice >= 64
-
-
-# The page
-
-
-def test_page_takes_tables_and_pictures_from_the_results(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    write_trial(make_trial(source, tmp_path, minutes=20.0), {"bits_per_dim": 1.25})
-    aggregate("some", tmp_path / "results")
-    monkeypatch.setattr(generate, "FLOW_RESULTS", tmp_path / "results")
-    monkeypatch.setattr(generate, "FLOW_PICTURES", tmp_path / "docs")
-    figure = tmp_path / "some" / "figures" / "samples.png"
-    figure.parent.mkdir(parents=True)
-    figure.write_bytes(b"a picture")
-    generate.copy_pictures(tmp_path / "some", tmp_path / "docs")
-    parts = ("main", "memory", "origin", "pictures")
-    made = generate.flows("".join(f"<!-- flows some {part} -->\n<!-- end -->\n" for part in parts))
-    assert "| by level | 1 × 20 | 10 | 100 | – | 1.2500 | 0 of 1 |" in made
-    assert "None recorded yet." in made  # no costs
-    assert "`mbrl bench flow some --minutes 1 --arms level --seeds 1`" in made
-    assert "](flows/some_samples.png)" in made
-    assert generate.flows(made) == made
-    with pytest.raises(ValueError, match=r"docs/flows.md: expected a part out of main, .*got x"):
-        generate.flows("<!-- flows some x -->\n<!-- end -->")

@@ -3,7 +3,9 @@
     python -m mbrl.flows.cost pong --arm level ...
 
     parameters            unique ones, however often they are used
-    checkpoint_bytes      of the weights as a safetensors file
+    checkpoint_bytes      of the learnt weights as a safetensors file
+    buffer_bytes          of what a checkpoint holds beside them, which sharing leaves alone: the
+                          pixels' marginals, masks, the order of channels
     saved_bytes/<mode>    tensors kept for the backward pass of one batch, each storage once,
                           parameters excluded (`mbrl.flows.memory`); in every memory mode
     saved_by_steps/...    the same for K = 4, 8, 16, 32 steps: what grows with depth
@@ -13,9 +15,11 @@
     step_cpu_ms/<mode>    CPU milliseconds of a training step, the fastest of a few
     ranks/<n>/...         milliseconds by the clock of a step on n ranks over gloo on one machine,
                           one thread and one batch each: `step_ms`, `no_sync_ms` (the same without
-                          communication), `communication_ms` (the difference of the two),
-                          `all_reduce_ms` (summing one vector of all gradients) and
-                          `all_reduce_bytes`; the fastest step of the slowest rank
+                          communication), `communication_ms` (the difference of the two, step by
+                          step), `all_reduce_ms` (summing one vector of all gradients) and
+                          `all_reduce_bytes`; of the slowest rank at every step, then the median
+    ranks/<n>/load_...    what else the machine did (`mbrl.flows.load`): `before` the steps, and
+                          on `average` over the minute before
     sample_ms             CPU milliseconds for 64 images in one pass
 
 Modes are plain, checkpoint and reversible (`FlowSettings.memory`). Clocks and ranks need an idle
@@ -26,15 +30,18 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from mbrl import provenance
+from mbrl.flows import load
 from mbrl.flows.images import load_images
 from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.step import Order, random_images, run_steps
@@ -44,7 +51,7 @@ from mbrl.flows.trials import Trial, is_fresh
 from mbrl.run import write_atomically
 from mbrl.world_model.settings import FlowSettings
 
-VERSION = 1
+VERSION = 2
 """Raised when a cost changes its meaning."""
 MODES: tuple[str, ...] = get_args(FlowSettings.model_fields["memory"].annotation)
 SAMPLED = 64
@@ -57,19 +64,23 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        steps: timed steps in each process.
+        steps: timed steps of one process, by its CPU time.
+        rank_steps: timed steps of each way on several ranks, by the clock.
         depths: K of `saved_by_steps`.
         ranks: numbers of ranks.
         batch: images of a step; None for that of the training.
+        looks_s: seconds without work before steps by the clock, to see who else is at work.
     """
 
     steps: int = 5
+    rank_steps: int = 20
     depths: tuple[int, ...] = (4, 8, 16, 32)
     ranks: tuple[int, ...] = (1, 2)
     batch: int | None = None
+    looks_s: float = load.SECONDS
 
 
-QUICK = Effort(steps=1, depths=(2, 4), ranks=(1, 2), batch=2)
+QUICK = Effort(steps=1, rank_steps=2, depths=(2, 4), ranks=(1, 2), batch=2, looks_s=0.1)
 
 
 def with_flow(config: FlowStudySettings, **changes: Any) -> FlowStudySettings:
@@ -83,10 +94,15 @@ def parameters(module: nn.Module) -> int:
 
 
 def checkpoint_bytes(module: nn.Module) -> int:
-    """Size of a safetensors file of all weights and buffers, each stored once."""
-    found: dict[str, Tensor] = dict(module.named_parameters())
-    found |= dict(module.named_buffers())
-    return len(save({name: tensor.detach().contiguous() for name, tensor in found.items()}))
+    """Size of a safetensors file of all learnt weights, each stored once."""
+    found = {name: one.detach().contiguous() for name, one in module.named_parameters()}
+    return len(save(found))
+
+
+def buffer_bytes(module: nn.Module) -> int:
+    """Bytes of what a checkpoint holds beside the weights: the persistent buffers, each once."""
+    kept = module.state_dict().keys()
+    return sum(one.nbytes for name, one in module.named_buffers() if name in kept)
 
 
 def saved(config: FlowStudySettings, shape: tuple[int, int, int], levels: int, batch: int) -> int:
@@ -107,10 +123,15 @@ def sample_ms(config: FlowStudySettings, shape: tuple[int, int, int], levels: in
     torch.manual_seed(0)
     flow = build(shape, levels, config).eval()
     flow.initialise(random_images(shape, levels, SAMPLED))
+    return cpu_ms_of(lambda: flow.sample(SAMPLED))
+
+
+def cpu_ms_of(draw: Callable[[], object]) -> float:
+    """CPU milliseconds of a call: the faster of two after one to warm up."""
     taken = []
     for _ in range(3):
         began = time.process_time()
-        flow.sample(SAMPLED)
+        draw()
         taken.append(1000 * (time.process_time() - began))
     return min(taken[1:])
 
@@ -134,6 +155,7 @@ def costs(
     return {
         "parameters": count,
         "checkpoint_bytes": checkpoint_bytes(flow),
+        "buffer_bytes": buffer_bytes(flow),
         "saved_bytes": kept,
         "saved_by_steps": {
             mode: {
@@ -146,31 +168,36 @@ def costs(
         "peak_rss_bytes": rss,
         "step_cpu_ms": cpu,
         "ranks": {
-            str(ranks): _ranks(order.model_copy(update={"steps": effort.steps, "ranks": ranks}))
+            str(ranks): _ranks(
+                order.model_copy(update={"steps": effort.rank_steps, "ranks": ranks}),
+                load.look(effort.looks_s),
+            )
             for ranks in effort.ranks
         },
         "sample_ms": sample_ms(config, shape, levels),
     }
 
 
-def _ranks(order: Order) -> dict[str, float]:
-    """Milliseconds of a step on several ranks; a rank is as slow as the slowest."""
+def _ranks(order: Order, before: load.Load) -> dict[str, float]:
+    """Milliseconds of a step on several ranks, and what else the machine was doing."""
     found = run_steps(order)
-
-    def fastest(name: str) -> float:
-        return 1000 * max(min(one[name]) for one in found)
-
+    step = slowest(found, "step_s")
+    numbers = {"step_ms": float(np.median(step)), **before.as_numbers()}
     if order.ranks == 1:
-        return {"step_ms": fastest("step_s")}
-    flow = build(order.shape, order.levels, order.config)
-    step, alone = fastest("step_s"), fastest("no_sync_step_s")
+        return numbers
+    alone = slowest(found, "no_sync_step_s")
     return {
-        "step_ms": step,
-        "no_sync_ms": alone,
-        "communication_ms": step - alone,
-        "all_reduce_ms": fastest("all_reduce_s"),
-        "all_reduce_bytes": 4.0 * parameters(flow),
+        **numbers,
+        "no_sync_ms": float(np.median(alone)),
+        "communication_ms": float(np.median(step - alone)),
+        "all_reduce_ms": float(np.median(slowest(found, "all_reduce_s"))),
+        "all_reduce_bytes": 4.0 * parameters(build(order.shape, order.levels, order.config)),
     }
+
+
+def slowest(ranks: Sequence[dict[str, Any]], name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Milliseconds that all ranks together took at every turn: as many as the slowest did."""
+    return 1000 * np.asarray([one[name] for one in ranks], np.float64).max(0)
 
 
 def run(trial: Trial) -> None:

@@ -8,8 +8,9 @@ because memory that was once asked for stays with a process, and because ranks a
 
 Ranks meet over gloo on the loopback device, through a file. Each has one thread. A step there is
 DistributedDataParallel's: gradients are averaged while the backward pass goes on. The same step
-under `no_sync` communicates nothing; the difference is what communication adds. `all_reduce_s` is
-the sum over ranks of one vector as long as all gradients, alone.
+under `no_sync` communicates nothing; both take turns, and the difference of two that follow each
+other is what communication adds. `all_reduce_s` is the sum over ranks of one vector as long as all
+gradients, alone.
 """
 
 import contextlib
@@ -36,7 +37,8 @@ Way = Callable[[], contextlib.AbstractContextManager[None]]
 """Something that a step is taken inside of."""
 
 WARM_UP = 1
-"""Steps before the clock runs: first calls allocate."""
+"""Steps of each way before the clock runs: first calls allocate, and the first step that does not
+synchronise still talks, since DistributedDataParallel then settles the order of its buckets."""
 
 
 class Order(BaseModel):
@@ -98,13 +100,8 @@ def take(order: Order) -> dict[str, Any]:
     batch = random_images(order.shape, order.levels, order.batch)
     if order.steps:
         module.flow.initialise(batch)
-    wrapped: nn.Module = module
-    if order.ranks > 1:
-        wrapped = nn.parallel.DistributedDataParallel(module)
+    wrapped, ways = shared(module, order.ranks)
     optimizer = optimizer_of(module, order.config.train)
-    ways: dict[str, Way] = {"": contextlib.nullcontext}
-    if isinstance(wrapped, nn.parallel.DistributedDataParallel):
-        ways["no_sync_"] = wrapped.no_sync
     found: dict[str, Any] = {}
     if order.steps:
         found |= _timed(wrapped, batch, optimizer, order.steps, ways)
@@ -112,6 +109,26 @@ def take(order: Order) -> dict[str, Any]:
         found["all_reduce_s"] = _all_reduce(module, order.steps)
     found["max_rss_bytes"] = peak_rss_bytes()
     return found
+
+
+def shared(module: nn.Module, ranks: int) -> tuple[nn.Module, dict[str, Way]]:
+    """The module as so many ranks train it, and the ways to take a step of it.
+
+    Its buffers are each rank's own, as in `mbrl.learn_model`: their broadcast would fall on the
+    step after one that synchronised, which is one that should communicate nothing.
+    """
+    if ranks == 1:
+        return module, {"": contextlib.nullcontext}
+    wrapped = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+    return wrapped, {"": contextlib.nullcontext, "no_sync_": wrapped.no_sync}
+
+
+def step(module: nn.Module, batch: Tensor, optimizer: torch.optim.Optimizer, way: Way) -> None:
+    """One update, forward to optimizer, inside of a way."""
+    with way():
+        optimizer.zero_grad(set_to_none=True)
+        module(batch).backward()
+        optimizer.step()
 
 
 def peak_rss_bytes() -> int:
@@ -145,10 +162,7 @@ def _timed(
             if distributed.is_initialized():
                 distributed.barrier()
             began = time.perf_counter(), time.process_time()
-            with way():
-                optimizer.zero_grad(set_to_none=True)
-                module(batch).backward()
-                optimizer.step()
+            step(module, batch, optimizer, way)
             if turn >= WARM_UP:
                 found.setdefault(f"{name}step_s", []).append(time.perf_counter() - began[0])
                 found.setdefault(f"{name}step_cpu_s", []).append(time.process_time() - began[1])

@@ -1,0 +1,61 @@
+"""Trials of the flow study as tests need them: tiny ones to run, and results as if they were."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbrl.flows.images import Source
+from mbrl.flows.trials import MEASURES, Trial
+
+TINY = (
+    *("flow.scales=2", "flow.steps=2", "flow.width=4"),
+    *("train.batch_size=4", "train.warmup_updates=2"),
+)
+
+
+def write_images(path: Path, seed: int = 0) -> Path:
+    """Pictures of 8 x 8 pixels with one bright dot on grey."""
+    rng = np.random.default_rng(seed)
+    images = np.full((60, 8, 8, 1), 40, np.uint8)
+    for image in images:
+        row, column = rng.integers(0, 7, 2)
+        image[row : row + 2, column : column + 2] = rng.integers(150, 256)
+    np.savez(path, images=images)
+    return path
+
+
+def make_trial(source: Source, out: Path, **changes: Any) -> Trial:
+    given: dict[str, Any] = {
+        "source": source,
+        "arm": "level",
+        "seed": 0,
+        "minutes": 0.002,
+        "overrides": TINY,
+        "out": out,
+        "results": out / "results",
+        "quick": True,
+    }
+    return Trial(**{**given, **changes})
+
+
+def write_trial(trial: Trial, measures: dict[str, Any], **changes: Any) -> None:
+    result = {
+        "images": trial.source.name,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "command": f"mbrl bench flow some --arms {trial.arm} --seeds {trial.seed + 1} --minutes 1",
+        "commit": "abc",
+        "machine": {"cpu": "a processor", "cores": 2},
+        "cpu_minutes": trial.minutes,
+        "wall_time_s": 1.0,
+        "updates": 10,
+        "parameters": 100,
+        "settings": trial.settings(),
+        "measures_version": MEASURES,
+        "measures": {"diverged": 0.0, **measures},
+        "curve": {"cpu_minutes": [], "bits_per_dim": [], "held_out_bits_per_dim": []},
+    }
+    trial.result_path.parent.mkdir(parents=True, exist_ok=True)
+    trial.result_path.write_text(json.dumps({**result, **changes}))

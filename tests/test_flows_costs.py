@@ -1,0 +1,211 @@
+"""Costs of flows: what is counted, what is timed, and what ranks say to each other."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flow_trials import make_trial, write_images, write_trial
+
+from mbrl.errors import TrainingError
+from mbrl.flows import cost, load, train
+from mbrl.flows.images import Source
+from mbrl.flows.load import Load
+from mbrl.flows.results import aggregate
+from mbrl.flows.settings import FlowStudySettings
+from mbrl.flows.step import Order, peak_rss_bytes, run_steps
+from mbrl.flows.tables import TABLES, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(path=write_images(tmp_path / "some.npz"))
+
+
+def tiny_order(**changes: Any) -> Order:
+    flow = {"scales": 2, "steps": 2, "width": 4}
+    config = FlowStudySettings.model_validate({"flow": flow})
+    given: dict[str, Any] = {"config": config, "shape": (1, 8, 8), "levels": 32, "batch": 2}
+    return Order(**{**given, "steps": 1, **changes})
+
+
+RANK = """
+import hashlib, json, sys
+import torch
+from torch import distributed
+from mbrl.flows.step import Loss, Order, shared, step
+from mbrl.flows.train import optimizer_of
+
+order, rank = Order.model_validate_json(sys.argv[1]), int(sys.argv[2])
+distributed.init_process_group(
+    "gloo", init_method=f"file://{order.meeting}", rank=rank, world_size=2
+)
+torch.manual_seed(0)
+module = Loss(order)
+batch = torch.full((order.batch, *order.shape), 7 + 9 * rank, dtype=torch.uint8)
+module.flow.initialise(batch)
+wrapped, ways = shared(module, 2)
+optimizer = optimizer_of(module, order.config.train)
+steps = []
+for name in sys.argv[3:]:
+    distributed.barrier()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step(wrapped, batch, optimizer, ways[name])
+    weights = torch.cat([weight.detach().flatten() for weight in module.parameters()])
+    said = [one.key for one in profile.key_averages() if one.key.startswith("gloo:")]
+    steps.append([hashlib.sha256(weights.numpy().tobytes()).hexdigest(), said])
+distributed.destroy_process_group()
+print(json.dumps(steps))
+"""
+
+
+def steps_of_two_ranks(tmp_path: Path, ways: list[str]) -> list[Any]:
+    """For every step and both ranks: the weights afterwards, hashed, and what was said."""
+    order = tiny_order(meeting=str(tmp_path / "meeting"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, order.model_dump_json(), str(rank), *ways],
+            env={**environment, "OMP_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "5"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=200) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said[0][1] + said[1][1]
+    return list(zip(*(json.loads(one.splitlines()[-1]) for one, _ in said), strict=True))
+
+
+@pytest.mark.timeout(300)
+def test_ranks_stay_equal_by_talking_and_say_nothing_without_sync(tmp_path: Path) -> None:
+    # the second step settles the order of buckets; from then on only gradients are spoken of
+    talk, alone = "", "no_sync_"
+    found = steps_of_two_ranks(tmp_path, [talk, talk, talk, alone, talk, alone])
+    for one, other in found[:3]:
+        assert one[0] == other[0]  # of different images, the same weights
+    assert len({one[0] for one, _ in found}) == 6  # and every step changed them
+    for step in (3, 5):
+        one, other = found[step]
+        assert one[1] == other[1] == [] and one[0] != other[0]
+    for step in (2, 4):
+        assert found[step][0][1] == found[step][1][1] == ["gloo:all_reduce"]
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_time_steps_with_and_without_talking_in_turns() -> None:
+    found = run_steps(tiny_order(ranks=2, steps=3))
+    assert len(found) == 2
+    for one in found:
+        for name in ("step_s", "step_cpu_s", "no_sync_step_s", "all_reduce_s"):
+            assert len(one[name]) == 3 and min(one[name]) > 0
+        assert one["max_rss_bytes"] > 2**20
+
+
+def test_communication_is_the_median_of_what_steps_took_longer_one_by_one(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_process(order: Order) -> list[dict[str, Any]]:
+        # the machine gets slower and slower; at every turn the slowest rank counts
+        first = {"step_s": [0.2, 0.5, 1.0], "no_sync_step_s": [0.1, 0.2, 0.3]}
+        second = {"step_s": [0.3, 0.4, 0.9], "no_sync_step_s": [0.1, 0.3, 0.9]}
+        return [{**one, "all_reduce_s": [0.2, 0.1, 0.6]} for one in (first, second)]
+
+    monkeypatch.setattr(cost, "run_steps", no_process)
+    found = cost._ranks(tiny_order(ranks=2), Load(0.25, 1.5))
+    assert found["communication_ms"] == pytest.approx(200)  # of 200, 200 and 100
+    assert found["step_ms"] == pytest.approx(500) and found["no_sync_ms"] == pytest.approx(300)
+    assert found["all_reduce_ms"] == pytest.approx(200)
+    assert (found["load_before"], found["load_average"]) == (0.25, 1.5)
+
+
+def test_ranks_take_at_least_twenty_steps_of_each_way() -> None:
+    assert cost.Effort().rank_steps >= 20
+
+
+def test_load_counts_the_others_and_not_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tmp_path / "loadavg"
+    said.write_text("2.00 1.00 0.50 4/200 777\n")
+    monkeypatch.setattr(load, "_PROC", said)
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 1.0, 0.5))
+    assert load.look(0.1) == Load(before=3.0, average=2.0)
+    said.write_text("2.00 1.00 0.50 1/200 777\n")
+    assert load.look(0.1) == Load(before=0.0, average=2.0)
+    said.unlink()  # not every system says who is running
+    assert load.look(0.1) == Load(before=2.0, average=2.0)
+
+
+def test_a_process_that_fails_says_why() -> None:
+    order = tiny_order()
+    broken = order.config.model_copy(
+        update={"flow": order.config.flow.model_copy(update={"scales": 9})}
+    )
+    with pytest.raises(TrainingError, match=r"expected 1 training steps, got an error: .*scales"):
+        run_steps(order.model_copy(update={"config": broken}))
+
+
+def test_resident_memory_is_at_least_what_was_just_filled() -> None:
+    before = peak_rss_bytes()
+    held = np.ones(before // 8 + 2**23)
+    assert peak_rss_bytes() >= held.nbytes
+
+
+def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_process(order: Order) -> list[dict[str, Any]]:
+        seconds = {name: [0.5] for name in ("step_s", "step_cpu_s", "all_reduce_s")}
+        grown = 1000 * bool(order.steps)
+        return [{**seconds, "no_sync_step_s": [0.4], "max_rss_bytes": 5000 + grown}] * order.ranks
+
+    monkeypatch.setattr(cost, "run_steps", no_process)
+    trials = [make_trial(source, tmp_path, arm=arm) for arm in ("none", "level")]
+    for trial in trials:
+        write_trial(trial, {"bits_per_dim": 1.0})
+        assert not cost.is_done(trial)
+        cost.run(trial)
+        assert cost.is_done(trial)
+    summary = aggregate("some", tmp_path / "results")
+    none, level = (summary["costs"][arm] for arm in ("none", "level"))
+    assert level["parameters"] < none["parameters"]
+    assert level["checkpoint_bytes"] < none["checkpoint_bytes"]
+    assert none["saved_bytes"]["reversible"] < none["saved_bytes"]["plain"]
+    plain = none["saved_by_steps"]["plain"]
+    assert plain["4"] > plain["2"]
+    assert none["training_bytes"]["plain"] == 16 * none["parameters"] + none["saved_bytes"]["plain"]
+    assert none["peak_rss_bytes"] == dict.fromkeys(cost.MODES, 1000)
+    assert none["ranks"]["2"]["communication_ms"] == pytest.approx(100)
+    assert none["ranks"]["2"]["all_reduce_bytes"] == 4 * none["parameters"]
+    assert {"memory", "depth", "time", "latency"} <= tables(summary).keys() <= set(TABLES)
+
+
+def test_a_checkpoint_holds_shared_weights_once_and_its_buffers_are_counted_apart() -> None:
+    one = torch.nn.Linear(4, 4, bias=False)
+    assert cost.parameters(torch.nn.Sequential(one, one)) == 16
+    once, twice = (cost.checkpoint_bytes(torch.nn.Sequential(*[one] * n)) for n in (1, 2))
+    assert once == twice >= 64
+    one.register_buffer("marginal", torch.zeros(10, dtype=torch.float64))
+    one.register_buffer("passing", torch.zeros(99), persistent=False)
+    assert cost.checkpoint_bytes(one) == once
+    assert cost.buffer_bytes(torch.nn.Sequential(one, one)) == 80
+
+
+def test_the_marginals_of_a_flow_are_buffers_that_sharing_leaves_alone() -> None:
+    flow = {"scales": 2, "steps": 2, "width": 4}
+    found = {}
+    for sharing in ("none", "level"):
+        config = FlowStudySettings.model_validate({"flow": {**flow, "sharing": sharing}})
+        made = train.build((1, 8, 8), 32, config)
+        found[sharing] = cost.buffer_bytes(made), cost.checkpoint_bytes(made)
+    assert found["none"][0] == found["level"][0] >= 4 * 32 * 8 * 8
+    assert found["none"][1] > found["level"][1]
