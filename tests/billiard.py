@@ -146,7 +146,7 @@ class Oracle(torch.nn.Module):
     def filter(self, batch, generator):
         return self.latents(numbers(batch.obs))
 
-    def frame_nats(self, obs, latent):
+    def frame_nats(self, obs, latent, generator=None):
         return 1.0 + 10.0 * (numbers(obs) != named(latent.code))
 
     def decode(self, latent, generator):
@@ -168,7 +168,7 @@ class Blind(Oracle):
     def latents(self, number):
         return Latent(torch.zeros(*number.shape, 1), torch.zeros(*number.shape, 49))
 
-    def frame_nats(self, obs, latent):
+    def frame_nats(self, obs, latent, generator=None):
         return torch.full((len(obs),), 7.0)
 
     def decode(self, latent, generator):

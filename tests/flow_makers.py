@@ -18,6 +18,17 @@ def shaken(module, scale=0.1):
     return module
 
 
+def nudged(module, scale):
+    """The module with each layer moved by about `scale` of what it hands on."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in module.parameters():
+            inputs = weight[0].numel() if weight.dim() > 1 else 1
+            noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+            weight.add_(scale / inputs**0.5 * noise)
+    return module
+
+
 def flow(shape=(1, 8, 8), levels=16, features=0, dtype=torch.float64, shake=0.1, **settings):
     torch.manual_seed(0)
     values = {"scales": 2, "steps": 4, "width": 6, **settings}

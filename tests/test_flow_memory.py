@@ -12,9 +12,11 @@ from mbrl.flows.memory import saved_bytes
 MEMORY = ("plain", "checkpoint", "reversible")
 
 
-def gradients(dtype, bf16=False, **settings):
+def gradients(dtype, bf16=False, initialise=False, **settings):
     """Log-likelihoods, and gradients of all weights and of the features."""
     made = flow(features=FEATURES, dtype=dtype, **settings)
+    if initialise:
+        made.initialise(image_of(made, 64, seed=1), features_of(made, 64, seed=1))
     features = features_of(made).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         log_prob = made.log_prob(image_of(made), features, torch.Generator().manual_seed(0))
@@ -41,6 +43,21 @@ def test_gradients_do_not_depend_on_what_is_remembered(sharing, variant, dtype, 
     plain = gradients(dtype, memory="plain", **values)
     for memory in MEMORY[1:]:
         assert relative_difference(gradients(dtype, memory=memory, **values), plain) < most
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_gradients_agree_after_32_steps_of_a_normalised_flow(sharing):
+    values = {"sharing": sharing, "steps": 32, "shake": 0.05, "initialise": True}
+    for dtype, most in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
+        plain = gradients(dtype, memory="plain", **values)
+        assert relative_difference(gradients(dtype, memory="reversible", **values), plain) < most
+
+
+def test_gradients_reach_all_weights_where_what_is_saved_is_copied():
+    plain = gradients(torch.float64, memory="plain")
+    with torch.autograd.graph.save_on_cpu():
+        copied = gradients(torch.float64, memory="reversible")
+    assert relative_difference(copied, plain) < 1e-9
 
 
 def test_gradients_agree_for_additive_couplings_and_learned_noise_as_well():

@@ -32,7 +32,7 @@ _WORLD_MODELS = (
 # 48 frames of 64 x 64 cost about half a CPU second, forwards and backwards
 _FLOW = (
     "world_model.decoder.kind=flow",
-    "world_model.decoder.flow={scales: 3, steps: 6, width: 32}",
+    "world_model.decoder.flow={scales: 3, steps: 6, width: 32, temperature: 1.0}",
 )
 _NO_HIDDEN = "world_model.decoder.sees_hidden=false"
 _STAGEWISE = "world_model.joint=false"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl.fidelity.follow import Followed, rng_of
+from mbrl.seeding import seed as derive
 from mbrl.world_model.model import Latent, WorldModel
 
 if TYPE_CHECKING:
@@ -55,14 +56,22 @@ def rates(model: WorldModel, obs: Tensor, hidden: Tensor) -> tuple[Tensor, Tenso
     return model.code.kl(posterior, prior), model.code.kl(posterior, static)
 
 
-def distortions(model: WorldModel, obs: NDArray[np.uint8], latent: Latent) -> NDArray[np.float64]:
-    """What `WorldModel.frame_nats` gives for frames (N, H, W, C), a batch at a time: (N,)."""
+def distortions(
+    model: WorldModel, obs: NDArray[np.uint8], latent: Latent, seed: int
+) -> NDArray[np.float64]:
+    """What `WorldModel.frame_nats` gives for frames (N, H, W, C), a batch at a time: (N,).
+
+    `seed` is that of the noise in a flow's bound: the same one compares codes on the same noise.
+    """
+    generator = torch.Generator(model.device).manual_seed(
+        derive(seed, "fidelity/information/noise")
+    )
     parts = []
     for i in range(0, len(obs), BATCH):
         part = latent[slice(i, i + BATCH)]
         here = Latent(part.hidden.to(model.device), part.code.to(model.device))
         images = torch.as_tensor(obs[i : i + BATCH], device=model.device)
-        parts.append(model.frame_nats(images, here).double().cpu().numpy())
+        parts.append(model.frame_nats(images, here, generator).double().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -108,14 +117,15 @@ def information(
     nats = float(torch.cat([pair[0] for pair in pairs]).mean())
     static = float(torch.cat([pair[1] for pair in pairs]).mean())
     other = torch.as_tensor(strangers(len(obs), rng_of(seed, "information/shuffle")))
-    own = distortions(model, obs, latent).mean()
+    own = distortions(model, obs, latent, seed).mean()
     gains = {
         "shuffle": Latent(latent.hidden, latent.code[other]),
         "shuffle_hidden": Latent(latent.hidden[other], latent.code),
         "shuffle_both": latent[other],
     }
     cost = {
-        name: float(distortions(model, obs, wrong).mean() - own) for name, wrong in gains.items()
+        name: float(distortions(model, obs, wrong, seed).mean() - own)
+        for name, wrong in gains.items()
     }
     calibrated, own = is_calibrated(model), float(own)
     bits = own / math.log(2)

@@ -1,6 +1,7 @@
 """Training one flow on images: the loop that a trial gives its CPU time to.
 
-The first batch sets the flow's normalisations (`ImageFlow.initialise`). An update minimises bits
+All training images set the pixels' marginals, the first batch the flow's normalisations
+(`ImageFlow.see`, `ImageFlow.initialise`). An update minimises bits
 per dimension on a batch of training images drawn at random, with fresh dequantisation noise; its
 gradient's norm is bounded and its learning rate grows from 0 over the first updates, since
 couplings on near-constant frames are easily thrown off. A loss that is not finite ends training:
@@ -33,6 +34,8 @@ WATCHED, WATCHED_QUICK = 128, 16
 SKIPPED_IN_A_ROW = 10
 INITIAL = 64
 """Images of the batch that sets the normalisations."""
+SEEN = 1024
+"""Images at a time that the pixels' marginals are counted in; all training images are."""
 
 
 def build(shape: tuple[int, int, int], levels: int, config: FlowStudySettings) -> ImageFlow:
@@ -90,6 +93,8 @@ class Training(BudgetedTraining):
     def _update(self) -> dict[str, float]:
         train = self.config.train
         if self.done == 0:
+            for images in np.array_split(self.images.train, -(-len(self.images.train) // SEEN)):
+                self.flow.see(to_tensor(images))
             self.flow.initialise(self._batch(INITIAL), generator=self.generator)
         rate = train.lr * min(1.0, (self.done + 1) / max(1, train.warmup_updates))
         for group in self.optimizer.param_groups:

@@ -79,8 +79,7 @@ class WorldModel(nn.Module):
 
         Raises:
             ConfigError: the observation is not a uint8 image, or the action is neither Discrete nor
-                a
-                one-dimensional Box.
+                a one-dimensional Box.
         """
         super().__init__()
         self.settings = settings
@@ -91,8 +90,7 @@ class WorldModel(nn.Module):
         ):
             raise ConfigError(
                 f"world model: expected uint8 images (H, W, C) as observations, got "
-                f"{observation_space}; "
-                f"wrap the environment so that it returns images"
+                f"{observation_space}; wrap the environment so that it returns images"
             )
         height, width, channels = observation_space.shape
         self.image_shape = (channels, height, width)
@@ -135,7 +133,6 @@ class WorldModel(nn.Module):
         self.decoder = DECODERS[settings.decoder.kind](
             self.image_shape, self.levels, decoder_features, settings.decoder
         )
-
         self.register_buffer("kl_weight", torch.ones(()))
         self.register_buffer("trained", torch.zeros(()))
 
@@ -261,13 +258,16 @@ class WorldModel(nn.Module):
             self.decoder.initialise(self.to_levels(obs), features, generator)
 
     @torch.no_grad()
-    def frame_nats(self, obs: Tensor, latent: Latent) -> Tensor:
+    def frame_nats(
+        self, obs: Tensor, latent: Latent, generator: torch.Generator | None = None
+    ) -> Tensor:
         """-log p(x | z, h) of frames (N, H, W, C) uint8 given latents (N, ...): (N,) nats.
 
-        A decoder with squared error gives the summed squared error of intensities in [0, 1].
+        Squared error is summed over intensities in [0, 1]; a flow's bound draws from `generator`.
         """
+        levels, features = self.to_levels(obs), self._decoder_features(latent)
         with self._autocast(obs.device):
-            return -self.decoder.log_prob(self.to_levels(obs), self._decoder_features(latent))
+            return -self.decoder.log_prob(levels, features, generator)
 
     def loss(
         self, batch: SequenceBatch, generator: torch.Generator | None = None

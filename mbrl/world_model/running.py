@@ -10,7 +10,7 @@ from torch import Tensor
 def mean_of_ranks(mean: Tensor) -> Tensor:
     """A batch's statistic, averaged over all ranks if several learners work together."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        mean = mean.float().clone()
+        mean = mean.clone() if mean.is_floating_point() else mean.float()
         torch.distributed.all_reduce(mean)
         mean /= torch.distributed.get_world_size()
     return mean

@@ -42,13 +42,16 @@ class FlowDecoder(Decoder):
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
     ) -> None:
         """Let the activations of this batch, or of evenly spaced rows of it, be normalised."""
+        self.flow.see(image)
         every = -(-len(image) // INITIAL_ROWS)
         self.flow.initialise(image[::every], features[::every], generator)
 
     def nats(
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Nats of the whole frame, (N, 1)."""
+        """Nats of the whole frame, (N, 1); in training, pixels' marginals follow the images."""
+        if self.training:
+            self.flow.see(image)
         return -self.flow.log_prob(image, features, generator).unsqueeze(1), None
 
     @torch.no_grad()

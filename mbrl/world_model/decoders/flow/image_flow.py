@@ -206,13 +206,22 @@ class ImageFlow(nn.Module):
                 f"image: expected (N, {', '.join(map(str, self.shape))}), got {tuple(image.shape)}"
             )
 
+    def see(self, image: Tensor) -> None:
+        """Take images (N, C, H, W) that are trained on into the pixels' marginals.
+
+        The density is another one afterwards, so this is no part of `log_prob`. With several ranks
+        all must call it.
+        """
+        self._expect(image)
+        self.surface.see(image)
+
     def initialise(
         self,
         image: Tensor,
         features: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Set the marginals and every ActNorm from one batch, once; later calls do nothing.
+        """Set every ActNorm from one batch, once; later calls do nothing.
 
         With several ranks all must call it, each with images of its own: the statistics are those
         of all together, so the weights stay equal.
@@ -220,7 +229,6 @@ class ImageFlow(nn.Module):
         if bool(self.initialised):
             return
         with torch.no_grad():
-            self.surface.see(image)
             y, _ = self._enter(image, generator)
             self._forward(y, self._conditions(features), initialise=True)
             self.initialised.fill_(True)
@@ -233,8 +241,6 @@ class ImageFlow(nn.Module):
     ) -> Tensor:
         """A bound on the log-probability of integer images, exact up to the noise drawn.
 
-        In training mode the pixels' marginals follow the images.
-
         Args:
             image: (N, C, H, W) integer levels in [0, V).
             features: (N, F), or None if the flow is unconditional.
@@ -243,8 +249,6 @@ class ImageFlow(nn.Module):
         Returns:
             (N,) nats.
         """
-        if self.training:
-            self.surface.see(image)
         y, more = self._enter(image, generator)
         return self.log_density(y, features) + more
 

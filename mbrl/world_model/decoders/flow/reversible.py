@@ -60,12 +60,16 @@ def reversible_steps(
     Returns:
         z after the last step, and log|det| (N,).
     """
-    every = [stage.weights(index, core) for index in range(len(stage.steps))]
-    weights = {id(weight): weight for part in every for weight in part}.values()
     # mypy: torch does not type `Function.apply`
     return _Reversible.apply(  # type: ignore[no-untyped-call]
-        stage, core, z, *conditions, *weights
+        stage, core, z, *conditions, *_all_weights(stage, core)
     )
+
+
+def _all_weights(stage: Steps, core: "Estimator | None") -> list[Tensor]:
+    """The weights of all steps, each once, always in the same order."""
+    every = [stage.weights(index, core) for index in range(len(stage.steps))]
+    return list({id(weight): weight for part in every for weight in part}.values())
 
 
 class _Reversible(torch.autograd.Function):
@@ -96,11 +100,15 @@ class _Reversible(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, z_grad: Tensor, total_grad: Tensor) -> tuple[Tensor | None, ...]:
         """Walk back from the output, step by step."""
-        z, *rest = ctx.saved_tensors
+        z, *conditions = ctx.saved_tensors[:3]
         wanted = ctx.needs_input_grad[3:]
+        # the weights themselves, not what was saved: a hook may have saved a copy of those
         inputs = [
-            None if one is None else one.detach().requires_grad_(need) if place < 2 else one
-            for place, (one, need) in enumerate(zip(rest, wanted, strict=True))
+            *(
+                None if one is None else one.detach().requires_grad_(need)
+                for one, need in zip(conditions, wanted[:2], strict=True)
+            ),
+            *_all_weights(ctx.stage, ctx.core),
         ]
         sums = _Sums(
             one for one, need in zip(inputs, wanted, strict=True) if need and one is not None

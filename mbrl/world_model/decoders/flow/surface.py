@@ -6,10 +6,10 @@ on the way, and the way back to levels. Nothing here is learnt by gradient.
 Most pixels of a game always look the same, and noise that fills a bin evenly is the one thing a
 Gaussian cannot fit: it costs log(2 pi e / 12) / 2 = 0.18 nats too many for each such pixel, 720 for
 a frame of 64 x 64, before anything that moves is described. `Quantiles` therefore sends every pixel
-through its own running distribution and out through the normal's. A pixel that never changes is
-then Gaussian already, the flow starts from the likelihood of the pixels' marginals, and what is
-left to it is how pixels go together (the first step of Gaussianization, Chen and Gopinath, NIPS
-2000, pixel by pixel). `Grid` is the plain way, which published flows on photographs take.
+through its own distribution, counted in training, and out through the normal's. A pixel that never
+changes is then Gaussian already, the flow starts from the likelihood of the pixels' marginals, and
+what is left to it is how pixels go together (the first step of Gaussianization, Chen and Gopinath,
+NIPS 2000, pixel by pixel). `Grid` is the plain way, which published flows on photographs take.
 """
 
 import math
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from mbrl.world_model.decoders.marginal import PixelMarginal
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+UNSEEN = 1e-4
+"""Probability that is shared evenly by all levels of a pixel, so that none is impossible. It costs
+as many nats at every pixel, so it is small."""
 TAIL = 1e-9
 """Probability at either end that is cut off, so that no number is infinite."""
 
@@ -57,10 +60,11 @@ class Quantiles(nn.Module):
         """Start from uniform marginals of V levels, for images of `shape` (C, H, W)."""
         super().__init__()
         self.levels = levels
-        self.marginal = PixelMarginal(shape, levels)
+        # a plain mean over all batches: it settles, and what the flow reads settles with it
+        self.marginal = PixelMarginal(shape, levels, uniform_share=UNSEEN, slowest_rate=0.0)
 
     def see(self, image: Tensor) -> None:
-        """Take images that are trained on into the running marginals."""
+        """Take images that are trained on into the marginals."""
         self.marginal.update(image)
 
     def _bins(self) -> tuple[Tensor, Tensor]:
