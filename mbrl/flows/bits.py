@@ -56,6 +56,11 @@ def bits_of(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> NDArra
     return np.concatenate(found)
 
 
+def diverged(bits: float, levels: int) -> bool:
+    """Whether images cost so much that a flow has learnt nothing: twice log2 V or more, or NaN."""
+    return not bits <= 2 * math.log2(levels)
+
+
 def bits_per_dim(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> float:
     """The mean of `bits_of`."""
     return float(bits_of(flow, images, seed=seed, draws=draws).mean())

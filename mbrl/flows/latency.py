@@ -1,4 +1,4 @@
-"""How long 64 images take to draw: PixelCNN's samplers, for a flow's one pass to be held against.
+"""How long 64 images take to draw: PixelCNN's samplers, and a flow of a decoder's size.
 
     python -m mbrl.flows.latency pong --arm none ...
 
@@ -6,31 +6,37 @@ The PixelCNN is the world model's decoder (`configs/atari.yaml`: stacks on block
 layers), without a condition and trained for a few hundred updates on the same images, since how
 many passes its fastest sampler takes depends on what was learnt. Only exact samplers compete; all
 draw the same images from the same noise (`mbrl/world_model/decoders/sampling.py`). CPU time of one
-thread.
+thread, the faster of two passes after one to warm up, for samplers and flows alike. The flows of
+the study are timed by `cost.py`; they have 32 steps for each scale, many more than a decoder needs,
+so that one of 6 steps and width 32 stands beside them here, without a condition and untrained: how
+long its one pass takes does not depend on what was learnt.
 """
 
 import sys
-import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from mbrl.flows.bits import to_tensor
-from mbrl.flows.cost import SAMPLED, write_side
+from mbrl.flows.cost import SAMPLED, cpu_ms_of, sample_ms, write_side
 from mbrl.flows.images import ImageSet, load_images
+from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.trial import command_line
 from mbrl.flows.trials import Trial, is_fresh
 from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder
 from mbrl.world_model.decoders.sampling import sample_blocks
-from mbrl.world_model.settings import DecoderSettings
+from mbrl.world_model.settings import DecoderSettings, FlowSettings
 
 DECODER = DecoderSettings(channels=32, layers=2, block=4, map_products=16, head_units=16)
 """As in `configs/atari.yaml`."""
+FLOW = FlowSettings(scales=3, steps=6, width=32)
+"""As large as a world model's decoder; of fewer scales where images cannot be halved so often."""
 UPDATES, UPDATES_QUICK, BATCH, LR = 300, 2, 16, 2e-3
 SAMPLERS = ("fixed_point", "wavefront", "cached")
 NAME = "pixelcnn.latency.json"
-VERSION = 1
+VERSION = 2
 
 
 def latencies(images: ImageSet, updates: int) -> dict[str, float]:
@@ -52,12 +58,18 @@ def latencies(images: ImageSet, updates: int) -> dict[str, float]:
     decoder.eval()
     features = torch.ones(SAMPLED, 1)
     noise = decoder.gumbel(SAMPLED, features.device, torch.Generator().manual_seed(0))
-    taken = {}
-    for sampler in SAMPLERS:
-        began = time.process_time()
-        sample_blocks(decoder, sampler, features, noise)
-        taken[sampler] = 1000 * (time.process_time() - began)
-    return taken
+    return {
+        sampler: cpu_ms_of(partial(sample_blocks, decoder, sampler, features, noise))
+        for sampler in SAMPLERS
+    }
+
+
+def flow_ms(images: ImageSet) -> float:
+    """CPU milliseconds for 64 images by a flow of a decoder's size."""
+    _, height, width = images.shape
+    halvings = min((side & -side).bit_length() - 1 for side in (height, width))
+    flow = FLOW.model_copy(update={"scales": max(1, min(FLOW.scales, halvings))})
+    return sample_ms(FlowStudySettings(flow=flow), images.shape, images.levels)
 
 
 def settings_of(trial: Trial) -> dict[str, Any]:
@@ -66,6 +78,7 @@ def settings_of(trial: Trial) -> dict[str, Any]:
         "images": trial.source.settings(),
         "quick": trial.quick,
         "decoder": DECODER.model_dump(mode="json"),
+        "flow": FLOW.model_dump(mode="json"),
         "updates": UPDATES_QUICK if trial.quick else UPDATES,
     }
 
@@ -78,11 +91,12 @@ def is_done(trial: Trial) -> bool:
 def run(trial: Trial) -> None:
     """Measure and write."""
     settings = settings_of(trial)
-    found = latencies(load_images(trial.source), settings["updates"])
+    images = load_images(trial.source)
+    found = latencies(images, settings["updates"])
     write_side(
         trial.cost_path.with_name(NAME),
         trial,
-        {"version": VERSION, "settings": settings, "ms": found},
+        {"version": VERSION, "settings": settings, "ms": found, "flow_ms": flow_ms(images)},
     )
 
 

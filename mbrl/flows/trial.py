@@ -7,7 +7,9 @@
     settings.json  metrics.jsonl  checkpoints/  pictures.npz  log.txt
 
 How the budget counts and what a signal does: `mbrl.budget`. The same command goes on. A run that
-diverges has a result as well: `diverged` is 1, and what cannot be measured is null.
+diverges has a result as well: `diverged` is 1, and what cannot be measured is null; so does one
+whose held-out images cost no finite number in the end, or more than twice what knowing nothing
+does.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from envs.errors import EnvError
 from mbrl import provenance
 from mbrl.budget import curve
 from mbrl.errors import MbrlError
+from mbrl.flows.bits import diverged
 from mbrl.flows.images import ImageSet, Source, load_images
 from mbrl.flows.measure import QUICK, Sizes, measure, timed
 from mbrl.flows.train import GROUP, Training
@@ -80,6 +83,8 @@ def measured(training: Training) -> dict[str, Any]:
         return {"bits_per_dim": None, **of_training}
     sizes = QUICK if trial.quick else Sizes()
     found = measure(training.flow.eval(), images, trial.source.game, trial.seed, sizes)
+    if diverged(found.numbers["bits_per_dim"], images.levels):
+        return {"bits_per_dim": None, **of_training, "diverged": 1.0}
     np.savez_compressed(
         trial.run_dir / "pictures.npz",
         allow_pickle=False,

@@ -25,7 +25,7 @@ from mbrl.flows.images import Source
 from mbrl.flows.settings import FlowStudySettings, TrainSettings
 from mbrl.world_model.settings import FlowSettings
 
-MEASURES = 1
+MEASURES = 2
 """Version of `mbrl.flows.measure`: raised when a number changes its meaning."""
 _SECTIONS: dict[str, type[BaseModel]] = {"flow": FlowSettings, "train": TrainSettings}
 

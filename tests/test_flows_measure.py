@@ -1,0 +1,181 @@
+"""Measures of a trained flow: what counts as diverged, which samples are valid, which pairs are."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flow_trials import make_trial, write_images
+
+from mbrl.flows import cost, latency
+from mbrl.flows import measure as measure_module
+from mbrl.flows.bits import diverged
+from mbrl.flows.images import ImageSet, Source, load_images
+from mbrl.flows.measure import QUICK, Sizes, _interpolations, _pairs, draw, measure, validity
+from mbrl.flows.settings import FlowStudySettings
+from mbrl.flows.train import build
+from mbrl.flows.trial import run
+from mbrl.flows.trials import is_done
+from mbrl.world_model.decoders.flow import ImageFlow
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(path=write_images(tmp_path / "some.npz"))
+
+
+def tiny_flow(**changes: Any) -> ImageFlow:
+    torch.manual_seed(0)
+    flow = {"scales": 2, "steps": 2, "width": 4, **changes}
+    made = build((1, 8, 8), 32, FlowStudySettings.model_validate({"flow": flow})).eval()
+    made.initialise(torch.randint(32, (8, 1, 8, 8), dtype=torch.uint8))
+    return made
+
+
+# Divergence
+
+
+@pytest.mark.parametrize(
+    ("bits", "is_so"),
+    [(5.0, False), (10.0, False), (10.01, True), (-3.0, False), (math.nan, True), (math.inf, True)],
+)
+def test_more_than_twice_the_bits_of_knowing_nothing_is_a_divergence(
+    bits: float, is_so: bool
+) -> None:
+    assert diverged(bits, 32) is is_so  # log2 32 = 5
+
+
+@pytest.mark.parametrize("bits", [math.nan, math.inf, 10.5])
+def test_a_run_whose_held_out_images_are_lost_has_diverged_and_no_measures(
+    bits: float, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_module, "bits_per_dim", lambda *_, **__: bits)
+    trial = make_trial(source, tmp_path)
+    assert run(trial) is True and is_done(trial)
+    found = json.loads(trial.result_path.read_text())["measures"]
+    assert found["diverged"] == 1 and found["bits_per_dim"] is None
+    assert found.keys() == {"bits_per_dim", "diverged", "skipped", "train_ms_per_image"}
+
+
+# Samples
+
+
+@pytest.mark.parametrize("marginal", [True, False])
+def test_numbers_drawn_become_the_samples_of_the_flow(marginal: bool) -> None:
+    flow = tiny_flow(marginal=marginal)
+    restored = draw(flow, 3, 0.8, torch.Generator().manual_seed(1))
+    wanted = flow.sample(3, temperature=0.8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(flow.surface.to_levels(restored), wanted)
+
+
+def test_samples_that_a_level_had_to_be_made_of_are_counted() -> None:
+    numbers = torch.zeros(4, 1, 1, 2)
+    numbers[1, 0, 0, 0] = math.nan
+    numbers[2, 0, 0] = torch.tensor([0.51, -7.0])
+    numbers[3, 0, 0, 1] = 0.5  # the edge of the grid
+    assert validity(numbers, marginal=False) == {"invalid": 0.5, "outside": 3 / 8}
+    # quantiles end at that of 1e-9, which is 5.998
+    numbers[3, 0, 0, 1] = 5.998
+    assert validity(numbers, marginal=True) == {"invalid": 0.5, "outside": 2 / 8}
+
+
+def test_every_temperature_says_how_many_samples_are_valid(source: Source) -> None:
+    found = measure(tiny_flow(), load_images(source), None, 0, QUICK)
+    for temperature in ("0.5", "0.7", "0.85", "1"):
+        one = found.numbers["samples"][temperature]
+        assert 0 <= one["outside"] <= one["invalid"] <= 1
+
+
+# Pairs
+
+
+class Seen:
+    """A sight of one object whose column is the level of the first pixel."""
+
+    lead = "ball"
+
+    def __init__(self, there: bool = True) -> None:
+        self.there = there
+
+    def visible(self, name: str, rows: Any) -> Any:
+        return np.full(len(rows), self.there)
+
+    def places(self, name: str, levels: Any) -> Any:
+        return np.stack([np.zeros(len(levels)), levels[:, 0, 0, 0].astype(float)], 1)
+
+    def counts(self, levels: Any) -> Any:
+        return {"ball": np.ones(len(levels), np.int64)}
+
+
+def images_of(*first: int) -> ImageSet:
+    levels = np.zeros((len(first), 8, 8, 1), np.uint8)
+    levels[:, 0, 0, 0] = first
+    return ImageSet(name="x", bits=5, train=levels, held_out=levels, kept=np.arange(len(first)))
+
+
+def test_pairs_have_the_object_eight_pixels_apart_and_say_in_how_many_it_is() -> None:
+    images = images_of(0, 3, 20)
+    pairs, apart = _pairs(images, Seen(), 0, 4)  # type: ignore[arg-type]
+    assert apart == len(pairs) == 4
+    places = images.held_out[pairs, 0, 0, 0].astype(int)
+    assert (abs(places[:, 0] - places[:, 1]) >= 8).all()
+    assert _pairs(images, None, 0, 4)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("first", "there"), [((0, 3, 7), True), ((0, 3, 20), False)], ids=["near", "hidden"]
+)
+def test_without_a_pair_apart_there_are_pictures_and_no_scores(
+    first: tuple[int, ...], there: bool
+) -> None:
+    sizes = Sizes(paths=2, steps=3, shown=2)
+    found = _interpolations(tiny_flow(), images_of(*first), Seen(there), 0, sizes)  # type: ignore[arg-type]
+    assert found.numbers["interpolation"] == {"pairs_apart": 0}
+    assert found.pictures["interpolation_flow"].shape == (2, 3, 8, 8, 1)
+    assert 0 <= found.numbers["round_trip"] <= 1
+
+
+def test_with_pairs_apart_both_ways_are_scored() -> None:
+    sizes = Sizes(paths=2, steps=3, shown=2)
+    found = _interpolations(tiny_flow(), images_of(0, 3, 20), Seen(), 0, sizes)  # type: ignore[arg-type]
+    between = found.numbers["interpolation"]
+    assert between["pairs_apart"] == 2 and between["fade"]["right"] == 1
+    assert {"bits_rise", "straightness"} <= between["flow"].keys()
+
+
+# Latency
+
+
+def test_samplers_and_flows_are_timed_alike_the_better_of_two_after_one(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(float(second) for second in (0, 9, 10, 13, 20, 22))
+    monkeypatch.setattr("time.process_time", lambda: next(clock))
+    calls: list[int] = []
+    assert cost.cpu_ms_of(lambda: calls.append(1)) == 2000 and len(calls) == 3
+    monkeypatch.undo()
+    drawn: list[str] = []
+    monkeypatch.setattr(latency, "sample_blocks", lambda _, sampler, *__: drawn.append(sampler))
+    found = latency.latencies(load_images(source), 0)
+    assert found.keys() == set(latency.SAMPLERS)
+    assert [drawn.count(name) for name in latency.SAMPLERS] == [3, 3, 3]
+
+
+def test_a_flow_of_a_decoder_s_size_is_timed_as_well(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def sample_ms(*given: Any) -> float:
+        asked.append(given)
+        return 7.0
+
+    monkeypatch.setattr(latency, "sample_ms", sample_ms)
+    images = load_images(source)
+    assert latency.flow_ms(images) == 7
+    config, shape, levels = asked[0]
+    assert (config.flow.scales, config.flow.steps, config.flow.width) == (3, 6, 32)
+    assert (shape, levels) == ((1, 8, 8), 32)
