@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullLocator,
+    ScalarFormatter,
+)
 
 from mbrl.fidelity.arms import ARMS, SWEEP
 from mbrl.fidelity.results import look_up
@@ -156,10 +162,12 @@ def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
             axes.set_xlim(left=0)
             if name == "nats_per_frame":
                 axes.set_yscale("log")
-                for axis_part in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                    axis_part(FuncFormatter(lambda value, _: f"{value:g}"))
-            else:
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_minor_locator(NullLocator())
+            else:  # a code may begin with thousands of nats and end with none
+                axes.set_yscale("symlog", linthresh=10, linscale=1.5)
                 axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         legend_below(figure, grid[0])
     return figure
 
