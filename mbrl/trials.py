@@ -81,6 +81,11 @@ class BaseTrial(ABC):
         return self.out / self.name
 
     @property
+    def beside(self) -> Sequence[Path]:
+        """Further files that were made with its settings, and go when it is removed."""
+        return ()
+
+    @property
     def result_path(self) -> Path:
         """Where the measures go."""
         return self.results / self.subject / f"{self.name}.json"
@@ -159,8 +164,9 @@ def refuse_changed(
 
 
 def remove(trial: BaseTrial) -> None:
-    """Remove a trial's result and its run folder."""
-    trial.result_path.unlink(missing_ok=True)
+    """Remove a trial's result, what was made beside it, and its run folder."""
+    for path in (trial.result_path, *trial.beside):
+        path.unlink(missing_ok=True)
     shutil.rmtree(trial.run_dir, ignore_errors=True)
 
 

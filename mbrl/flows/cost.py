@@ -47,7 +47,7 @@ from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.step import Order, random_images, run_steps
 from mbrl.flows.train import build, loss_of
 from mbrl.flows.trial import command_line, finite, words_of
-from mbrl.flows.trials import Trial, is_fresh
+from mbrl.flows.trials import Trial, is_fresh, known_digest
 from mbrl.run import write_atomically
 from mbrl.world_model.settings import FlowSettings
 
@@ -204,10 +204,10 @@ def run(trial: Trial) -> None:
     """Measure the costs of a trial's arm and write them."""
     images = load_images(trial.source)
     found = costs(trial.config(), images.shape, images.levels, QUICK if trial.quick else Effort())
-    write_costs(trial, found)
+    write_costs(trial, found, images.digest)
 
 
-def write_costs(trial: Trial, found: dict[str, Any]) -> None:
+def write_costs(trial: Trial, found: dict[str, Any], digest: str) -> None:
     """Write the JSON, last of all."""
     write_side(
         trial.cost_path,
@@ -215,6 +215,7 @@ def write_costs(trial: Trial, found: dict[str, Any]) -> None:
         {
             "arm": trial.arm,
             "version": VERSION,
+            "digest": digest,
             "settings": settings_of(trial),
             "costs": finite(found),
         },
@@ -241,7 +242,7 @@ def settings_of(trial: Trial) -> dict[str, Any]:
 
 def is_done(trial: Trial) -> bool:
     """Whether the costs of a trial's arm are there, with these settings and of this version."""
-    return is_fresh(trial.cost_path, VERSION, settings_of(trial))
+    return is_fresh(trial.cost_path, VERSION, settings_of(trial), known_digest(trial))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from mbrl.flows.cost import SAMPLED, cpu_ms_of, sample_ms, write_side
 from mbrl.flows.images import ImageSet, load_images
 from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.trial import command_line
-from mbrl.flows.trials import Trial, is_fresh
+from mbrl.flows.trials import Trial, is_fresh, known_digest
 from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder
 from mbrl.world_model.decoders.sampling import sample_blocks
 from mbrl.world_model.settings import DecoderSettings, FlowSettings
@@ -85,7 +85,8 @@ def settings_of(trial: Trial) -> dict[str, Any]:
 
 def is_done(trial: Trial) -> bool:
     """Whether they are there, with these settings and of this version."""
-    return is_fresh(trial.cost_path.with_name(NAME), VERSION, settings_of(trial))
+    path = trial.cost_path.with_name(NAME)
+    return is_fresh(path, VERSION, settings_of(trial), known_digest(trial))
 
 
 def run(trial: Trial) -> None:
@@ -96,7 +97,13 @@ def run(trial: Trial) -> None:
     write_side(
         trial.cost_path.with_name(NAME),
         trial,
-        {"version": VERSION, "settings": settings, "ms": found, "flow_ms": flow_ms(images)},
+        {
+            "version": VERSION,
+            "digest": images.digest,
+            "settings": settings,
+            "ms": found,
+            "flow_ms": flow_ms(images),
+        },
     )
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from mbrl.flows.arms import ARMS, DEFAULT, REFERENCE
 from mbrl.flows.cost import MODES
+from mbrl.flows.load import TRUSTED
 from mbrl.flows.results import held_out_curve
-from mbrl.flows.tables import tables
+from mbrl.flows.tables import is_busy, tables
 from mbrl.panels import beside, data_url, legend_below, save_png, sheet
 from mbrl.plots import style, to_svg
 from mbrl.report import commit_warnings, machine_text, render
@@ -207,6 +208,17 @@ def _warnings(summary: Summary) -> list[str]:
     few = [about["title"] for about in runs.values() if about["main"] and len(about["seeds"]) < 3]
     if few:
         warnings.append(f"Fewer than three seeds, hence no interval: {', '.join(few)}.")
+    left_out = [f"{name} ({why})" for name, why in summary.get("left_out", {}).items()]
+    if left_out:
+        warnings.append(f"Left out, make anew or remove: {', '.join(left_out)}.")
+    busy = [
+        arm for arm, cost in summary["costs"].items() if any(is_busy(cost, n) for n in ("1", "2"))
+    ]
+    if busy:
+        warnings.append(
+            f"Other work ran on the machine (load above {TRUSTED:g}) when steps on ranks were timed, "
+            f"so these times are not to be trusted: {', '.join(busy)}."
+        )
     diverged = [about["title"] for about in runs.values() if about["diverged"]]
     if diverged:
         warnings.append(f"Diverged in some runs, which no mean holds: {', '.join(diverged)}.")

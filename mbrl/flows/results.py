@@ -2,15 +2,21 @@
 
     results/flows/<images>.json
     {images, about, arms: {arm: {measure: {mean, ci95, per_seed}}}, runs: {arm: {...}},
-     costs: {arm: {...}}, samplers: {...}, thresholds, seeds, command, commit, machine}
+     costs: {arm: {...}}, samplers: {...}, decoder_flow_ms, thresholds, left_out, seeds, command,
+     commit, machine}
 
-Made anew from all files that are there, so it never disagrees with them. What the measures mean is
-said where they are made: `measure.py`, `cost.py`, `latency.py`, `baselines.py`. Two are made here,
-because they compare runs:
+Made anew from all files that are there, so it never disagrees with them; what does not belong to
+the others is refused or stands in `left_out` with the reason (`together.py`). What the measures
+mean is said where they are made: `measure.py`, `cost.py`, `latency.py`, `baselines.py`. Three are
+made here, because they compare runs:
 
-* `gap_to_none`, bits per dimension above those of the arm without sharing, same seed;
+* `gap_to_none`, bits per dimension above those of the arm without sharing, same seed, at the end;
+* `gap_at_updates`, the same after equally many updates, as many as both have, from their curves;
 * `minutes_to/<name>`, CPU minutes until held-out images cost so many bits per dimension; the
   thresholds are what the arm without sharing has after a quarter, a half and all of its budget.
+  None for a run that never gets there, so that the mean is that of the others.
+
+A run that diverged is counted, and in no mean.
 """
 
 import json
@@ -25,6 +31,7 @@ import numpy as np
 from mbrl.errors import ConfigError
 from mbrl.fidelity.results import Tree, by_arm_and_seed, combined, distinct
 from mbrl.flows.arms import ARMS, REFERENCE
+from mbrl.flows.together import costs_of, expect_one_study, latency_of, outdated
 from mbrl.flows.trials import MEASURES
 from mbrl.run import write_atomically
 from mbrl.stats import steps_to_threshold
@@ -38,26 +45,34 @@ def aggregate(name: str, results: Path) -> Tree:
     """Summarise all results of a set of images and write `<results>/<name>.json`.
 
     Raises:
-        ConfigError: there is no trial yet, or a file is none.
+        ConfigError: there is no trial yet, or a file is none, or they were made with different
+            images or settings.
     """
     trials = read_trials(name, results)
     if not trials:
         raise ConfigError(f"{results / name}: expected results of trials, found none")
+    folder = results / name
+    about = _read(folder / "images.json") if (folder / "images.json").exists() else {}
+    expect_one_study(trials, folder)
+    if about and trials[0].get("digest", about["digest"]) != about["digest"]:
+        raise ConfigError(
+            f"{folder}: expected results of the images in images.json ({about['digest']}), got "
+            f"those of others ({trials[0]['digest']}); remove what does not belong here"
+        )
     thresholds = thresholds_of(trials)
     compared = [{**one, "measures": _compared(one, trials, thresholds)} for one in trials]
-    folder = results / name
-    costs = {
-        arm: _read(path)["costs"] for arm in ARMS if (path := folder / f"{arm}.cost.json").exists()
-    }
-    latency = folder / "pixelcnn.latency.json"
+    costs, bad_costs = costs_of(folder, list(ARMS), trials)
+    latency, bad_latency = latency_of(folder, trials)
     summary = {
         "images": name,
-        "about": _read(folder / "images.json") if (folder / "images.json").exists() else {},
+        "about": about,
         "measures_version": MEASURES,
         **combined(compared, _about, _command(trials)),
         "costs": costs,
-        "samplers": _read(latency)["ms"] if latency.exists() else {},
+        "samplers": latency.get("ms", {}),
+        "decoder_flow_ms": latency.get("flow_ms"),
         "thresholds": thresholds,
+        "left_out": {**outdated(folder), **bad_costs, **bad_latency},
     }
     write_atomically(results / f"{name}.json", json.dumps(summary, indent=1, allow_nan=False))
     return summary
@@ -86,12 +101,31 @@ def thresholds_of(trials: Sequence[Tree]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def held_out_curve(trial: Mapping[str, Any]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """CPU minutes and held-out bits per dimension, (points, 2), as far as training went."""
+def held_out_curve(
+    trial: Mapping[str, Any], by: str = "cpu_minutes"
+) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """CPU minutes, or updates, and held-out bits per dimension, (points, 2), as far as it went."""
     curve = trial["curve"]
-    pairs = zip(curve["cpu_minutes"], curve["held_out_bits_per_dim"], strict=True)
+    if by not in curve:
+        return np.zeros((0, 2))
+    pairs = zip(curve[by], curve["held_out_bits_per_dim"], strict=True)
     points = [(x, y) for x, y in pairs if x is not None and y is not None]
     return np.asarray(points, np.float64).reshape(-1, 2)
+
+
+def gap_at_updates(trial: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:
+    """Held-out bits per dimension above the reference's, after as many updates as both have.
+
+    Between two looks at held-out images the line from one to the other counts.
+    """
+    curves = [held_out_curve(one, "updates") for one in (trial, reference)]
+    if min(map(len, curves)) == 0:
+        return None
+    at = min(curve[-1, 0] for curve in curves)
+    if at < max(curve[0, 0] for curve in curves):
+        return None
+    here, there = (float(np.interp(at, curve[:, 0], curve[:, 1])) for curve in curves)
+    return here - there
 
 
 def minutes_to(trial: Mapping[str, Any], bits: float) -> float | None:
@@ -106,14 +140,18 @@ def minutes_to(trial: Mapping[str, Any], bits: float) -> float | None:
 def _compared(trial: Tree, trials: Sequence[Tree], thresholds: Mapping[str, float]) -> Tree:
     """A trial's measures, and those that compare it with the arm without sharing."""
     measures = dict(trial["measures"])
+    if measures["diverged"]:
+        return {"diverged": 1.0}
     same_seed = [
-        one["measures"]["bits_per_dim"]
+        one
         for one in trials
-        if one["arm"] == REFERENCE and one["seed"] == trial["seed"]
+        if one["arm"] == REFERENCE != trial["arm"]
+        and one["seed"] == trial["seed"]
+        and not one["measures"]["diverged"]
     ]
-    bits = measures["bits_per_dim"]
-    if trial["arm"] != REFERENCE and same_seed and None not in (bits, same_seed[0]):
-        measures["gap_to_none"] = bits - same_seed[0]
+    for reference in same_seed:
+        measures["gap_to_none"] = measures["bits_per_dim"] - reference["measures"]["bits_per_dim"]
+        measures["gap_at_updates"] = gap_at_updates(trial, reference)
     measures["minutes_to"] = {name: minutes_to(trial, at) for name, at in thresholds.items()}
     return measures
 

@@ -24,6 +24,7 @@ from mbrl.flows.measure import QUICK, Sizes
 from mbrl.flows.report import write_report
 from mbrl.flows.results import aggregate, read_trials
 from mbrl.flows.tables import terminal_table
+from mbrl.flows.together import Tree, as_tree, expect_one_study
 from mbrl.flows.trials import MEASURES, Trial, plan, refuse_others
 from mbrl.trials import ONE_CORE, child, remove
 
@@ -76,6 +77,8 @@ def study(
         results=results,
         quick=quick,
     )
+    others = _others(trials, results / source.name)
+    expect_one_study([*map(as_tree, trials), *others], results / source.name)
     refuse_others(trials, force)
     console = Console()
     _describe(trials, force)
@@ -102,7 +105,7 @@ def _describe(trials: Sequence[Trial], force: bool) -> None:
             cannot halve the images as often as it should.
     """
     source, quick = trials[0].source, trials[0].quick
-    path = trials[0].result_path.with_name("images.json")
+    path = trials[0].about_path
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     settings = {**source.settings(), "quick": quick}
     if before and before["settings"] == settings and source.game:
@@ -119,10 +122,19 @@ def _describe(trials: Sequence[Trial], force: bool) -> None:
                 f"bench flow: {path.parent} holds results of other images called {images.name}; "
                 f"use other folders with --out and --results, or --force to make them anew"
             )
+        planned = [{**as_tree(trial), "digest": images.digest} for trial in trials]
+        expect_one_study([*planned, *_others(trials, path.parent)], path.parent)
         for trial in trials:
             remove(trial)
     found = described(images, (QUICK if quick else Sizes()).images)
     cost.write_side(path, trials[0], {**found, "settings": settings})
+
+
+def _others(trials: Sequence[Trial], folder: Path) -> list[Tree]:
+    """Results that are there of runs that are not among these trials."""
+    mine = {trial.name for trial in trials}
+    found = read_trials(folder.name, folder.parent)
+    return [one for one in found if f"{one['arm']}-{one['seed']}" not in mine]
 
 
 def _expect_scales(shape: Sequence[int], trials: Sequence[Trial]) -> None:

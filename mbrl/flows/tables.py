@@ -2,7 +2,8 @@
 
 The terminal, the HTML report and the documentation all show these rows, so they cannot disagree.
 What is learnt stands with its 95 % interval where there are three seeds or more; costs are measured
-once. A ratio is to the arm without sharing. What is not there is a dash.
+once. A ratio is to the arm without sharing. What is not there is a dash. Times by the clock that
+were taken while others used the machine are marked, and not to be trusted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,11 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mbrl.fidelity.tables import DASH, Column, Rows, summary_rows
+from mbrl.fidelity.results import look_up
+from mbrl.fidelity.tables import DASH, Column, Rows, cell, summary_rows
 from mbrl.flows.arms import DEFAULT, REFERENCE
 from mbrl.flows.cost import MODES, SAMPLED
+from mbrl.flows.load import TRUSTED
 
 Summary = Mapping[str, Any]
 
@@ -26,9 +29,10 @@ TABLES = (
 _BITS = (
     Column("bits/dim", "bits_per_dim", 4),
     Column("above no sharing", "gap_to_none", 4),
+    Column("after equal updates", "gap_at_updates", 4),
     Column("on training images", "train_bits_per_dim", 4),
-    Column("CPU min to its half", "minutes_to/half", 1),
-    Column("CPU min to its end", "minutes_to/end", 1),
+    Column("CPU min to its half, of runs that reach it", "minutes_to/half", 1),
+    Column("CPU min to its end, of runs that reach it", "minutes_to/end", 1),
     Column("train, ms per image", "train_ms_per_image", 1),
 )
 _PATH = (
@@ -40,6 +44,8 @@ _PATH = (
     ("bits_rise", "bits/dim above ends", 3),
 )
 _MB = 1e6
+BUSY = " (busy)"
+"""Behind a time by the clock that others' work on the machine has spoilt."""
 
 
 def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
@@ -51,7 +57,7 @@ def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
         "memory": ("Memory of training, MB of one batch", _memory(summary)),
         "depth": ("Kept for the backward pass, MB, by steps per scale", _depth(summary)),
         "time": ("Time of a training step, ms", _time(summary)),
-        "samples": ("Samples with exactly one of each object, by temperature", _samples(summary)),
+        "samples": ("Samples by temperature: exactly one of each object", _samples(summary)),
         "interpolation": ("Half of the way between two images", _interpolation(summary)),
         "latency": (f"Drawing {SAMPLED} images", _latency(summary)),
     }
@@ -92,13 +98,25 @@ def _bits(summary: Summary, main: bool) -> Rows:
     runs = summary["runs"]
     there = summary_rows(summary, _BITS, main=main)
     reference = runs.get(REFERENCE, {}).get("parameters")
+    reached = {one.title: one for one in _BITS if one.name.startswith("minutes_to/")}
     rows = []
     for arm, row in zip(there.arms, there.rows, strict=True):
         about = runs[arm]
+        for place, title in enumerate(there.head):
+            if title in reached:
+                row[place] = _reached(summary, arm, reached[title])
         size = [_number(about["parameters"]), _ratio(about["parameters"], reference)]
         rows.append([*row[:3], *size, *row[3:], f"{about['diverged']} of {len(about['seeds'])}"])
     head = [*there.head[:3], "parameters", "of no sharing", *there.head[3:], "diverged"]
     return Rows(head, rows, there.arms)
+
+
+def _reached(summary: Summary, arm: str, column: Column) -> str:
+    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
+    runs = len(summary["runs"][arm]["seeds"])
+    statistics = look_up(summary["arms"][arm], column.name)
+    there = [one for one in (statistics or {"per_seed": []})["per_seed"] if one is not None]
+    return f"{cell(statistics, column.digits)}, {len(there)} of {runs}"
 
 
 def _images(summary: Summary) -> Rows:
@@ -120,13 +138,13 @@ def _memory(summary: Summary) -> Rows:
         whole = _look(to, "training_bytes/plain")
         row = [_title(summary, arm), _number(cost["parameters"])]
         row += [_ratio(cost["parameters"], to.get("parameters"))]
-        row += [_number(cost["checkpoint_bytes"] / _MB, 2)]
+        row += [_number(cost[kind] / _MB, 2) for kind in ("checkpoint_bytes", "buffer_bytes")]
         for kind in ("saved_bytes", "training_bytes", "peak_rss_bytes"):
             row += [_number(cost[kind][mode] / _MB, 1) for mode in MODES]
         row += [_ratio(cost["training_bytes"][mode], whole) for mode in MODES]
         rows.append(row)
         arms.append(arm)
-    head = ["arm", "parameters", "of no sharing", "checkpoint"]
+    head = ["arm", "parameters", "of no sharing", "checkpoint", "its buffers"]
     for title in ("kept", "in all", "resident"):
         head += [f"{title}, {mode}" for mode in MODES]
     return Rows([*head, *(f"{mode}, of no sharing plain" for mode in MODES)], rows, arms)
@@ -155,20 +173,30 @@ def _time(summary: Summary) -> Rows:
         row = [_title(summary, arm)]
         row += [_number(cost["step_cpu_ms"][mode]) for mode in MODES]
         for n in counts:
-            step = _look(cost, f"ranks/{n}/step_ms")
-            row += [_number(step), _ratio(step, _look(to, f"ranks/{n}/step_ms"))]
+            step, load = (_look(cost, f"ranks/{n}/{name}") for name in ("step_ms", "load_before"))
+            spoilt = BUSY if is_busy(cost, n) else ""
+            to_spoilt = BUSY if is_busy(cost, n) or is_busy(to, n) else ""
+            row += [_number(step) + spoilt]
+            row += [_ratio(step, _look(to, f"ranks/{n}/step_ms")) + to_spoilt]
             if n != "1":
                 row += [
-                    _number(_look(cost, f"ranks/{n}/communication_ms")),
-                    _number(_look(cost, f"ranks/{n}/all_reduce_ms"), 2),
+                    _number(_look(cost, f"ranks/{n}/communication_ms")) + spoilt,
+                    _number(_look(cost, f"ranks/{n}/all_reduce_ms"), 2) + spoilt,
                     _number((_look(cost, f"ranks/{n}/all_reduce_bytes") or 0) / _MB, 2),
                 ]
+            row += [_number(load, 1)]
         rows.append(row)
     head = ["arm", *(f"CPU, {mode}" for mode in MODES)]
     for n in counts:
         head += [f"{n} rank{'s' * (n != '1')}", "of no sharing"]
         head += [] if n == "1" else ["communication", "all-reduce alone", "all-reduce, MB"]
+        head += ["load before"]
     return Rows(head, rows, [arm for arm, _, _ in costs])
+
+
+def is_busy(cost: Mapping[str, Any], ranks: str) -> bool:
+    """Whether others used the machine when a step on so many ranks was timed."""
+    return (_look(cost, f"ranks/{ranks}/load_before") or 0.0) > TRUSTED
 
 
 def _samples(summary: Summary) -> Rows:
@@ -176,7 +204,9 @@ def _samples(summary: Summary) -> Rows:
         {name for arm in summary["arms"].values() for name in arm.get("samples", {})} - {"real"}
     )
     columns = [Column(f"T = {t}", f"samples/{t}/right") for t in temperatures]
-    return _some(summary, [*columns, Column("real images", "samples/real/right")])
+    columns += [Column("real images", "samples/real/right")]
+    columns += [Column(f"invalid, T = {t}", f"samples/{t}/invalid") for t in temperatures]
+    return _some(summary, columns)
 
 
 def _interpolation(summary: Summary) -> Rows:
@@ -185,7 +215,7 @@ def _interpolation(summary: Summary) -> Rows:
         for name, title, digits in _PATH
         for kind, way in (("flow", "flow"), ("fade", "cross-fade"))
     ]
-    return _some(summary, columns)
+    return _some(summary, [*columns, Column("pairs", "interpolation/pairs_apart", 0)])
 
 
 def _some(summary: Summary, columns: Sequence[Column]) -> Rows:
@@ -201,17 +231,25 @@ def _some(summary: Summary, columns: Sequence[Column]) -> Rows:
 
 
 def _latency(summary: Summary) -> Rows:
-    """Milliseconds of flows and of PixelCNN's samplers, and the best sampler's time over each."""
+    """Milliseconds of flows and of PixelCNN's samplers, each beside the best sampler."""
     samplers = summary["samplers"]
     best = min(samplers.values(), default=None)
     timed = [
         (arm, f"flow, {_title(summary, arm)}", cost["sample_ms"])
         for arm, cost, _ in _cost_rows(summary)
     ]
+    if (decoder := summary.get("decoder_flow_ms")) is not None:
+        timed.append(("decoder", "flow of a decoder's size (K = 6, width 32)", decoder))
     timed += [(name, f"PixelCNN, {name.replace('_', ' ')}", ms) for name, ms in samplers.items()]
-    times = [DASH if best is None else f"{best / ms:.2g} ×" for _, _, ms in timed]
-    rows = [[row[1], _number(row[2]), ratio] for row, ratio in zip(timed, times, strict=True)]
-    return Rows(["what", "ms", "faster than the best PixelCNN"], rows, [arm for arm, _, _ in timed])
+    rows = [[title, _number(ms), _beside(ms, best)] for _, title, ms in timed]
+    return Rows(["what", "ms", "beside the best PixelCNN"], rows, [arm for arm, _, _ in timed])
+
+
+def _beside(ms: float, best: float | None) -> str:
+    """Which is faster, and by what factor."""
+    if best is None or ms == best:
+        return DASH if best is None else "the best"
+    return f"{best / ms:,.1f} × faster" if ms < best else f"{ms / best:,.1f} × slower"
 
 
 def terminal_table(summary: Summary) -> Table:

@@ -34,11 +34,12 @@ from mbrl.flows.bits import diverged
 from mbrl.flows.images import ImageSet, Source, load_images
 from mbrl.flows.measure import QUICK, Sizes, measure, timed
 from mbrl.flows.train import GROUP, Training
-from mbrl.flows.trials import MEASURES, Trial, is_done, refuse_others
+from mbrl.flows.trials import MEASURES, Trial, is_done, refuse_other_images, refuse_others
 from mbrl.run import lock_folder, write_atomically
 
 CURVE = {
     "cpu_minutes": "study/cpu_s",
+    "updates": "study/updates",
     "bits_per_dim": f"{GROUP}/bits_per_dim",
     "held_out_bits_per_dim": f"{GROUP}/held_out_bits_per_dim",
 }
@@ -52,15 +53,17 @@ def run(trial: Trial) -> bool:
         Whether it is done; False if a signal stopped it, after a checkpoint.
 
     Raises:
-        MbrlError: its settings are wrong or not those of its folder, or images cannot be read.
+        MbrlError: its settings or its images are wrong or not those of its folder.
     """
     refuse_others([trial])
+    images = load_images(trial.source)
+    refuse_other_images(trial, images.digest)
     if is_done(trial):
         return True
-    images = load_images(trial.source)
     trial.run_dir.mkdir(parents=True, exist_ok=True)
     with lock_folder(trial.run_dir):
-        write_atomically(trial.run_dir / "settings.json", json.dumps(trial.settings(), indent=1))
+        settings = {**trial.settings(), "digest": images.digest}
+        write_atomically(trial.run_dir / "settings.json", json.dumps(settings, indent=1))
         with Training(trial, images) as training:
             if not training.go_on():
                 return False

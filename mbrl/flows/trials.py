@@ -27,7 +27,8 @@ from mbrl.world_model.settings import FlowSettings
 
 MEASURES = 2
 """Version of `mbrl.flows.measure`: raised when a number changes its meaning."""
-_SECTIONS: dict[str, type[BaseModel]] = {"flow": FlowSettings, "train": TrainSettings}
+SECTIONS: dict[str, type[BaseModel]] = {"flow": FlowSettings, "train": TrainSettings}
+"""Settings by the names that overrides and JSON know them by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,16 @@ class Trial(kept.BaseTrial):
     def cost_path(self) -> Path:
         """Where the costs of its arm go."""
         return self.results / self.source.name / f"{self.arm}.cost.json"
+
+    @property
+    def beside(self) -> list[Path]:
+        """The costs of its arm, which depend on all settings but the seed."""
+        return [self.cost_path]
+
+    @property
+    def about_path(self) -> Path:
+        """Where the study says what the images are."""
+        return self.results / self.source.name / "images.json"
 
     def command_of(self, module: str) -> list[str]:
         """What does something with this trial, `module` being a program of this room."""
@@ -138,14 +149,46 @@ def refuse_others(trials: Sequence[Trial], force: bool = False) -> None:
         trial.config()  # a wrong override is said before anything is touched
 
     def changes(trial: Trial, old: dict[str, Any]) -> list[str]:
-        return kept.changed_sections(old, trial.settings(), _SECTIONS)
+        old = {name: value for name, value in old.items() if name != "digest"}
+        return kept.changed_sections(old, trial.settings(), SECTIONS)
 
     kept.refuse_changed(trials, changes, "bench flow", force)
 
 
-def is_fresh(path: Path, version: int, settings: dict[str, Any]) -> bool:
-    """Whether a file of costs is there, of this version and made with these settings."""
+def refuse_other_images(trial: Trial, digest: str) -> None:
+    """Refuse a result or run folder that was made with images of another digest.
+
+    Raises:
+        ConfigError: which it is, and the way out.
+    """
+    for path in (trial.result_path, trial.run_dir / "settings.json"):
+        if path.exists():
+            made_with = json.loads(path.read_text(encoding="utf-8")).get("digest", digest)
+            if made_with != digest:
+                raise ConfigError(
+                    f"bench flow: {path} was made with other images called {trial.source.name} "
+                    f"(digest {made_with} became {digest}); use other folders with --out and "
+                    f"--results, or remove it"
+                )
+
+
+def is_fresh(path: Path, version: int, settings: dict[str, Any], digest: str | None) -> bool:
+    """Whether a file of costs is there, of this version, these settings and these images.
+
+    Args:
+        path: the file.
+        version: of what is in it.
+        settings: that it is to be made with.
+        digest: of the images, if it is known.
+    """
     if not path.exists():
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
-    return bool(found.get("version") == version and found.get("settings") == settings)
+    same = digest is None or found.get("digest") == digest
+    return bool(same and found.get("version") == version and found.get("settings") == settings)
+
+
+def known_digest(trial: Trial) -> str | None:
+    """The digest of the images, as the study wrote it down; None if it did not yet."""
+    path = trial.about_path
+    return json.loads(path.read_text(encoding="utf-8"))["digest"] if path.exists() else None
