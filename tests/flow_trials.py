@@ -26,6 +26,14 @@ def write_images(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def curve(*points: tuple[float, float], updates_per_minute: float = 10.0) -> dict[str, Any]:
+    """How training went: CPU minutes and held-out bits per dimension."""
+    minutes, bits = ([point[place] for point in points] for place in (0, 1))
+    updates = [updates_per_minute * minute for minute in minutes]
+    names = ("cpu_minutes", "updates", "bits_per_dim", "held_out_bits_per_dim")
+    return dict(zip(names, (minutes, updates, bits, bits), strict=True))
+
+
 def make_trial(source: Source, out: Path, **changes: Any) -> Trial:
     given: dict[str, Any] = {
         "source": source,
@@ -52,10 +60,12 @@ def write_trial(trial: Trial, measures: dict[str, Any], **changes: Any) -> None:
         "wall_time_s": 1.0,
         "updates": 10,
         "parameters": 100,
+        "digest": "d1",
+        "overrides": list(trial.overrides),
         "settings": trial.settings(),
         "measures_version": MEASURES,
         "measures": {"diverged": 0.0, **measures},
-        "curve": {"cpu_minutes": [], "bits_per_dim": [], "held_out_bits_per_dim": []},
+        "curve": curve(),
     }
     trial.result_path.parent.mkdir(parents=True, exist_ok=True)
     trial.result_path.write_text(json.dumps({**result, **changes}))

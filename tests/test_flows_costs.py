@@ -14,7 +14,7 @@ from flow_trials import make_trial, write_images, write_trial
 
 from mbrl.errors import TrainingError
 from mbrl.flows import cost, load, train
-from mbrl.flows.images import Source
+from mbrl.flows.images import Source, load_images
 from mbrl.flows.load import Load
 from mbrl.flows.results import aggregate
 from mbrl.flows.settings import FlowStudySettings
@@ -171,7 +171,7 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
     monkeypatch.setattr(cost, "run_steps", no_process)
     trials = [make_trial(source, tmp_path, arm=arm) for arm in ("none", "level")]
     for trial in trials:
-        write_trial(trial, {"bits_per_dim": 1.0})
+        write_trial(trial, {"bits_per_dim": 1.0}, digest=load_images(source).digest)
         assert not cost.is_done(trial)
         cost.run(trial)
         assert cost.is_done(trial)
@@ -184,6 +184,7 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
     assert plain["4"] > plain["2"]
     assert none["training_bytes"]["plain"] == 16 * none["parameters"] + none["saved_bytes"]["plain"]
     assert none["peak_rss_bytes"] == dict.fromkeys(cost.MODES, 1000)
+    assert level["buffer_bytes"] == none["buffer_bytes"] > 4 * 32 * 8 * 8
     assert none["ranks"]["2"]["communication_ms"] == pytest.approx(100)
     assert none["ranks"]["2"]["all_reduce_bytes"] == 4 * none["parameters"]
     assert {"memory", "depth", "time", "latency"} <= tables(summary).keys() <= set(TABLES)

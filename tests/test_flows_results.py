@@ -1,15 +1,20 @@
 """Results of the flow study add up: gaps, times, what is left out, and the page."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flow_trials import make_trial, write_images, write_trial
+from flow_trials import curve, make_trial, write_images, write_trial
 
+from mbrl.errors import ConfigError
+from mbrl.flows import cost, latency
 from mbrl.flows.images import Source
+from mbrl.flows.report import _warnings
 from mbrl.flows.results import aggregate, minutes_to, thresholds_of
-from mbrl.flows.tables import tables
+from mbrl.flows.tables import _latency, _time, tables
+from mbrl.flows.trials import MEASURES, Trial, refuse_others
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,11 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     return Source(path=write_images(tmp_path / "some.npz"))
-
-
-def curve(*points: tuple[float, float]) -> dict[str, Any]:
-    minutes, bits = zip(*points, strict=True)
-    return {"cpu_minutes": minutes, "bits_per_dim": bits, "held_out_bits_per_dim": bits}
 
 
 def test_gaps_are_taken_seed_by_seed_and_times_from_the_curves(
@@ -62,6 +62,171 @@ def test_a_threshold_that_is_never_reached_takes_no_time() -> None:
     one = {"curve": curve((1, 3.0), (2, 2.0))}
     assert minutes_to(one, 2.5) == 1.5 and minutes_to(one, 1.0) is None
     assert minutes_to({"curve": {"cpu_minutes": [], "held_out_bits_per_dim": []}}, 1.0) is None
+
+
+def test_gaps_are_also_taken_after_as_many_updates_as_both_have(
+    source: Source, tmp_path: Path
+) -> None:
+    # twice as many updates in the same time: 200 and 400
+    none = curve((0, 4.0), (10, 2.0), (20, 1.0))
+    fast = curve((0, 4.0), (10, 3.0), (20, 1.5), updates_per_minute=20)
+    write_trial(make_trial(source, tmp_path, arm="none"), {"bits_per_dim": 1.0}, curve=none)
+    write_trial(make_trial(source, tmp_path), {"bits_per_dim": 1.5}, curve=fast)
+    found = aggregate("some", tmp_path / "results")["arms"]["level"]
+    assert found["gap_to_none"]["mean"] == pytest.approx(0.5)
+    assert found["gap_at_updates"]["mean"] == pytest.approx(2.0)  # 3 - 1 after 200
+
+
+def test_seeds_that_never_get_there_are_counted_beside_the_mean_of_the_others(
+    source: Source, tmp_path: Path
+) -> None:
+    for seed, last in enumerate([1.0, 1.0, 3.0]):
+        none = make_trial(source, tmp_path, arm="none", seed=seed)
+        write_trial(none, {"bits_per_dim": 1.0}, curve=curve((0, 4.0), (20, 1.0)))
+        level = make_trial(source, tmp_path, seed=seed)
+        write_trial(level, {"bits_per_dim": last}, curve=curve((0, 4.0), (30, last)))
+    late = make_trial(source, tmp_path, arm="global")
+    write_trial(late, {"bits_per_dim": 3.0}, curve=curve((0, 4.0), (30, 3.0)))
+    summary = aggregate("some", tmp_path / "results")
+    assert summary["arms"]["level"]["minutes_to"]["end"]["per_seed"] == [30, 30, None]
+    rows = tables(summary)["main"][1]
+    place = rows.head.index("CPU min to its end, of runs that reach it")
+    assert [row[place] for row in rows.rows] == ["20.0 (20.0–20.0), 3 of 3", "30.0, 2 of 3"]
+
+
+def test_a_run_that_diverged_is_in_no_mean_at_all(source: Source, tmp_path: Path) -> None:
+    for seed in range(2):
+        none = make_trial(source, tmp_path, arm="none", seed=seed)
+        write_trial(none, {"bits_per_dim": 1.0}, curve=curve((0, 4.0), (20, 1.0)))
+    good, bad = (make_trial(source, tmp_path, seed=seed) for seed in (0, 1))
+    write_trial(good, {"bits_per_dim": 2.0, "train_ms_per_image": 4.0, "skipped": 0.0})
+    lost = {"bits_per_dim": None, "diverged": 1.0, "train_ms_per_image": 9.0, "skipped": 7.0}
+    write_trial(bad, lost, curve=curve((0, 4.0), (5, 1.0)))
+    summary = aggregate("some", tmp_path / "results")
+    level = summary["arms"]["level"]
+    assert level["train_ms_per_image"]["mean"] == 4 and level["skipped"]["mean"] == 0
+    assert level["gap_to_none"]["per_seed"] == [1.0, None]
+    assert level["minutes_to"]["end"]["per_seed"] == [None, None]
+    assert summary["runs"]["level"]["diverged"] == 1
+
+
+# What belongs together
+
+
+@pytest.mark.parametrize(
+    ("arm", "trial", "result", "said"),
+    [
+        ("none", {}, {"digest": "d2"}, "digest of the images: d2 became d1"),
+        ("none", {"quick": False}, {}, "quick: False became True"),
+        ("none", {"overrides": ("train.lr=0.5",)}, {}, "train.lr: 0.5 became 0.002"),
+        ("none", {"overrides": ("flow.width=5",)}, {}, "overrides: flow.width=5 became flow.*"),
+        ("level", {"seed": 1, "overrides": ("flow.width=5",)}, {}, "flow.width: 4 became 5"),
+    ],
+)
+def test_results_that_do_not_belong_together_are_refused(
+    arm: str,
+    trial: dict[str, Any],
+    result: dict[str, Any],
+    said: str,
+    source: Source,
+    tmp_path: Path,
+) -> None:
+    write_trial(make_trial(source, tmp_path), {"bits_per_dim": 1.0})
+    write_trial(make_trial(source, tmp_path, arm=arm, **trial), {"bits_per_dim": 1.0}, **result)
+    with pytest.raises(ConfigError, match=f"of the same images and settings.*{said}.*--out"):
+        aggregate("some", tmp_path / "results")
+
+
+def test_results_of_other_images_than_those_described_are_refused(
+    source: Source, tmp_path: Path
+) -> None:
+    trial = make_trial(source, tmp_path)
+    write_trial(trial, {"bits_per_dim": 1.0})
+    trial.about_path.write_text(json.dumps({"digest": "d9"}))
+    with pytest.raises(ConfigError, match=r"images.json \(d9\), got those of others \(d1\)"):
+        aggregate("some", tmp_path / "results")
+
+
+def write_cost(trial: Trial, **changes: Any) -> None:
+    side = {
+        "version": cost.VERSION,
+        "digest": "d1",
+        "settings": cost.settings_of(trial),
+        "costs": {"parameters": 7},
+    }
+    trial.cost_path.write_text(json.dumps({**side, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": 1}, "made by another version"),
+        ({"digest": "d2"}, "made with other images"),
+        ({"settings": {}}, "made with other settings"),
+    ],
+)
+def test_costs_that_do_not_belong_to_the_trials_are_left_out_and_named(
+    changes: dict[str, Any], said: str, source: Source, tmp_path: Path
+) -> None:
+    trial = make_trial(source, tmp_path)
+    write_trial(trial, {"bits_per_dim": 1.0})
+    write_cost(trial)
+    assert aggregate("some", tmp_path / "results")["costs"] == {"level": {"parameters": 7}}
+    write_cost(trial, **changes)
+    timed = {"version": latency.VERSION, "settings": latency.settings_of(trial), "digest": "d1"}
+    path = trial.cost_path.with_name(latency.NAME)
+    path.write_text(json.dumps({**timed, "ms": {"cached": 3.0}, "flow_ms": 1.0, **changes}))
+    summary = aggregate("some", tmp_path / "results")
+    assert summary["costs"] == {} and summary["samplers"] == {}
+    assert summary["left_out"].keys() == {"level.cost.json", latency.NAME}
+    assert said in summary["left_out"]["level.cost.json"]
+    assert any("Left out" in one and said in one for one in _warnings(summary))
+
+
+def test_trials_of_other_measures_are_left_out_and_named(source: Source, tmp_path: Path) -> None:
+    write_trial(make_trial(source, tmp_path), {"bits_per_dim": 1.0})
+    old = make_trial(source, tmp_path, seed=1)
+    write_trial(old, {"bits_per_dim": 9.0}, measures_version=MEASURES - 1)
+    summary = aggregate("some", tmp_path / "results")
+    assert summary["arms"]["level"]["bits_per_dim"]["per_seed"] == [1.0]
+    assert summary["left_out"] == {"level-1.json": "made by another version of the measures"}
+
+
+def test_a_removed_trial_takes_its_costs_with_it(source: Source, tmp_path: Path) -> None:
+    trial = make_trial(source, tmp_path)
+    write_trial(trial, {"bits_per_dim": 1.0})
+    write_cost(trial)
+    refuse_others([make_trial(source, tmp_path, minutes=0.001)], force=True)
+    assert not trial.result_path.exists() and not trial.cost_path.exists()
+
+
+def test_times_of_ranks_on_a_busy_machine_are_marked(source: Source, tmp_path: Path) -> None:
+    write_trial(make_trial(source, tmp_path), {"bits_per_dim": 1.0})
+    summary = aggregate("some", tmp_path / "results")
+    ranks = {"step_ms": 50.0, "communication_ms": 8.0, "all_reduce_ms": 4.0}
+    ranks |= {"all_reduce_bytes": 2e6, "load_average": 2.0}
+    one = {"step_cpu_ms": dict.fromkeys(cost.MODES, 40.0), "saved_by_steps": {}}
+    for load, shown in ((0.5, "50"), (0.6, "50 (busy)")):
+        costs = {**one, "ranks": {"2": {**ranks, "load_before": load}}}
+        row = _time({**summary, "costs": {"level": costs}})
+        found = dict(zip(row.head, row.rows[0], strict=True))
+        assert found["2 ranks"] == shown and found["load before"] == f"{load}"
+        warned = _warnings({**summary, "costs": {"level": costs}})
+        assert any("not to be trusted: level" in text for text in warned) is (load > 0.5)
+
+
+def test_the_faster_is_named_and_by_what_factor(source: Source, tmp_path: Path) -> None:
+    write_trial(make_trial(source, tmp_path), {"bits_per_dim": 1.0})
+    summary = aggregate("some", tmp_path / "results")
+    summary |= {"costs": {"level": {"sample_ms": 300.0}}, "decoder_flow_ms": 0.8}
+    summary |= {"samplers": {"cached": 100.0, "fixed_point": 150.0}}
+    rows = _latency(summary).rows
+    assert [row[2] for row in rows] == [
+        "3.0 × slower",
+        "125.0 × faster",
+        "the best",
+        "1.5 × slower",
+    ]
 
 
 # The page

@@ -271,3 +271,31 @@ def test_results_of_the_same_settings_are_kept_and_others_refused(
             refuse_others([make_trial(source, tmp_path, **changes)])
     refuse_others([make_trial(source, tmp_path, minutes=0.001)], force=True)
     assert not trial.result_path.exists()
+
+
+def test_a_trial_on_changed_images_is_refused_done_or_begun(source: Source, tmp_path: Path) -> None:
+    trial = make_trial(source, tmp_path)
+    assert run(trial) is True
+    begun = json.loads((trial.run_dir / "settings.json").read_text())
+    assert begun["digest"] == load_images(source).digest
+    assert source.path is not None
+    write_images(source.path, seed=1)
+    with pytest.raises(ConfigError, match=r"level-0\.json was made with other images called some"):
+        run(trial)
+    trial.result_path.unlink()
+    with pytest.raises(ConfigError, match=r"settings\.json was made with other images"):
+        run(trial)
+    write_images(source.path)  # as they were
+    assert run(trial) is True
+
+
+def test_an_arm_with_other_settings_than_those_that_are_there_is_refused(
+    source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_trial(make_trial(source, tmp_path, arm="none"), {"bits_per_dim": 1.0})
+    line = words(source.path or Path(), tmp_path, "--arms", "level", "--no-costs")
+    for force in ([], ["--force"]):
+        assert main([*line[:2], "train.lr=0.5", *line[2:], *force]) == 2
+        said = capsys.readouterr().err
+        assert "of the same images and settings" in said and "train.lr: 0.5 became 0.002" in said
+    assert make_trial(source, tmp_path, arm="none").result_path.exists()

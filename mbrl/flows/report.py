@@ -216,8 +216,8 @@ def _warnings(summary: Summary) -> list[str]:
     ]
     if busy:
         warnings.append(
-            f"Other work ran on the machine (load above {TRUSTED:g}) when steps on ranks were timed, "
-            f"so these times are not to be trusted: {', '.join(busy)}."
+            f"Other work ran on the machine (load above {TRUSTED:g}) when steps on ranks were "
+            f"timed, so these times are not to be trusted: {', '.join(busy)}."
         )
     diverged = [about["title"] for about in runs.values() if about["diverged"]]
     if diverged:
