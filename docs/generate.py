@@ -101,7 +101,7 @@ def _origin(result: Mapping[str, Any], path: Path = RESULTS, page: Path = README
     """Command, commit and machine of a result, and where its numbers are, seen from a page."""
     machine = result.get("machine") or {}
     parts = [
-        f"`{result['command']}`" if result.get("command") else "",
+        ", ".join(f"`{one}`" for one in (result.get("command") or "").split(" && ") if one),
         f"commit {_commits(result['commit'])}" if result.get("commit") else "",
         ", ".join([*([f"{machine['cores']} cores"] if machine.get("cores") else []),
                    *([machine["cpu"]] if machine.get("cpu") else [])]),
