@@ -29,7 +29,7 @@ _WORLD_MODELS = (
     "world_model.code={kind: gaussian, groups: 32}",
     "world_model.kl={soft_free_nats: null, free_nats: 16.0, representation: 1.0}",
 )
-# 48 frames of 64 x 64 cost about half a CPU second, forwards and backwards
+# few and narrow steps, as full-resolution maps are dear; samples are the model's own, not cooler
 _FLOW = (
     "world_model.decoder.kind=flow",
     "world_model.decoder.flow={scales: 3, steps: 6, width: 32, temperature: 1.0}",

@@ -20,9 +20,10 @@ import numpy as np
 
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import ARMS
-from mbrl.fidelity.trials import MEASURES, is_current, read_result
+from mbrl.fidelity.trials import MEASURES
 from mbrl.run import write_atomically
 from mbrl.stats import stratified_bootstrap_ci
+from mbrl.trials import is_current, read_result
 
 FEWEST_SEEDS = 3
 """Fewer seeds get no interval."""
@@ -88,7 +89,7 @@ def read_trials(game: str, results: Path) -> list[Tree]:
     Those of an older version of the measures are left out: their numbers mean something else.
     """
     found = [read_result(path) for path in sorted((results / game).glob("*.json"))]
-    current = [trial for trial in found if trial is not None and is_current(trial)]
+    current = [trial for trial in found if trial is not None and is_current(trial, MEASURES)]
     return by_arm_and_seed(current, list(ARMS))
 
 

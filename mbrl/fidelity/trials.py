@@ -166,20 +166,6 @@ def is_done(trial: Trial) -> bool:
     return kept.is_done(trial, MEASURES)
 
 
-def is_current(result: dict[str, Any]) -> bool:
-    """Whether a result was measured by the present version of the measures."""
-    return kept.is_current(result, MEASURES)
-
-
-def read_result(path: Path) -> dict[str, Any] | None:
-    """A trial's result, or None if there is none.
-
-    Raises:
-        ConfigError: the file is not a result.
-    """
-    return kept.read_result(path)
-
-
 def refuse_others(trials: Sequence[Trial], env: EnvSettings, force: bool = False) -> None:
     """Refuse, or with `force` remove, what was made with other settings or a larger budget.
 

@@ -27,6 +27,7 @@ from mbrl.flows.tables import terminal_table
 from mbrl.flows.together import Tree, as_tree, expect_one_study
 from mbrl.flows.trials import MEASURES, Trial, plan, refuse_others
 from mbrl.trials import ONE_CORE, child, remove
+from mbrl.world_model.decoders.flow.image_flow import most_scales
 
 
 def study(
@@ -140,7 +141,7 @@ def _others(trials: Sequence[Trial], folder: Path) -> list[Tree]:
 def _expect_scales(shape: Sequence[int], trials: Sequence[Trial]) -> None:
     """Refuse images whose sides cannot be halved once for every scale."""
     _, height, width = shape
-    most = min((side & -side).bit_length() - 1 for side in (height, width))
+    most = most_scales(height, width)
     scales = max(trial.config().flow.scales for trial in trials)
     if scales > most:
         raise ConfigError(

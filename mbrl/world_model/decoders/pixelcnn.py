@@ -27,7 +27,7 @@ from mbrl.errors import ConfigError
 from mbrl.world_model.decoders.base import Decoder
 from mbrl.world_model.decoders.condition import SpatialCondition
 from mbrl.world_model.decoders.marginal import PixelMarginal
-from mbrl.world_model.decoders.sampling import sample_blocks
+from mbrl.world_model.decoders.sampling import gate, sample_blocks
 from mbrl.world_model.settings import DecoderSettings
 
 Conditions = tuple[list[tuple[Tensor, Tensor | None]], Tensor]
@@ -41,12 +41,6 @@ def shift_down(x: Tensor) -> Tensor:
 def shift_right(x: Tensor) -> Tensor:
     """Move an image (N, C, H, W) one pixel right; the first column becomes zero."""
     return functional.pad(x, (1, 0, 0, 0))[..., :-1]
-
-
-def gate(x: Tensor) -> Tensor:
-    """tanh(a) * sigmoid(b) for the two halves of the channels."""
-    a, b = x.chunk(2, 1)
-    return torch.tanh(a) * torch.sigmoid(b)
 
 
 class GatedLayer(nn.Module):

@@ -167,7 +167,7 @@ class Stacks:
         a = _product(vertical, self.v[index][cells[:, None] + self.around])
         self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + horizontal[1]
         if index < len(self.v_bias):
-            gated = _gate(a + self.v_bias[index][inside])
+            gated = gate(a + self.v_bias[index][inside])
             self.v[index + 1][cells] = self.v[index][cells] + gated
 
     def draw(self, cells: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class Stacks:
         for index, (_, _, (weight, _), out) in enumerate(self.layers):
             self.h[index][cells] = h
             pair = torch.cat([self.h[index][cells - 1], h], 1)
-            gated = _gate(torch.addmm(self.gates[index][inside], pair, weight))
+            gated = gate(torch.addmm(self.gates[index][inside], pair, weight))
             residual, skip = _product(out, gated).chunk(2, 1)
             h, skips = h + residual, skips + skip
         drawn, embedded = self.head.draw(skips, self.noise[inside])
@@ -280,7 +280,7 @@ def downstream(changed: Tensor, reach: int) -> Tensor:
     return (below + right).squeeze(1) > 0
 
 
-def _gate(x: Tensor) -> Tensor:
+def gate(x: Tensor) -> Tensor:
     """tanh(a) * sigmoid(b) for the two halves of the channels."""
     a, b = x.chunk(2, 1)
     return torch.tanh(a) * torch.sigmoid(b)

@@ -5,7 +5,7 @@ and transformed back; `Estimator` is the network. Neither knows how many steps t
 of them share a network. The numbers a network returns may be computed in bfloat16: the transform by
 given numbers is exact. Its inverse asks the network again, though, and where what it reads differs
 in the last bit, an answer in bfloat16 can differ in its third digit: over many steps a round trip
-in bfloat16 is good to about 1 %, in float32 to 1e-5.
+in bfloat16 is far less exact than one in float32.
 """
 
 from typing import NamedTuple, cast
@@ -24,9 +24,8 @@ from mbrl.world_model.decoders.flow.layers import (
 )
 
 LOG_SCALE_LIMIT = 0.5
-"""A coupling scales by at most e^0.5, either way. On data no trained step came near even this, but
-away from it factors of many steps multiply: with a limit of 2, latents of fresh noise under 96
-steps reached 1e28, and samples left all bounds."""
+"""A coupling scales by at most e^0.5, either way: away from data the factors of many steps
+multiply, and what starts there would leave all bounds."""
 LOG_GAIN_LIMIT = 2.0
 """Features change the gain of a hidden layer by at most e^2, either way."""
 

@@ -27,12 +27,15 @@ from mbrl.world_model.decoders.flow.surface import Grid, Quantiles
 from mbrl.world_model.settings import FlowSettings
 
 
+def most_scales(height: int, width: int) -> int:
+    """How often both sides of an image can be halved."""
+    return min((side & -side).bit_length() - 1 for side in (height, width))
+
+
 def expect_divisible(shape: tuple[int, int, int], scales: int) -> None:
     """Raise ConfigError unless both sides can be halved `scales` times."""
     _, height, width = shape
-    most = 0
-    while height % 2 ** (most + 1) == 0 and width % 2 ** (most + 1) == 0:
-        most += 1
+    most = most_scales(height, width)
     if scales > most:
         way = f"lower it to {most}" if most else "use decoder.kind: pixelcnn, which takes any size,"
         raise ConfigError(
