@@ -27,6 +27,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
+from agents.bfloat16 import precision
 from agents.modules import VALUE_LOGITS, LatentModule
 from agents.returns import (
     ReturnScale,
@@ -81,7 +82,7 @@ def roll_out(
     head, device = module.head, generator.device
     noise = head.noise((horizon, env.num_envs), generator)
     obs = env.reset()
-    dtype = torch.bfloat16 if module.autocast else torch.float32
+    dtype = precision(device, module.autocast)
     store = torch.empty(horizon + 1, env.num_envs, env.obs_dim, dtype=dtype, device=device)
     inputs, actions, rewards, conts = [], [], [], []
     infos: dict[str, list[Tensor]] = {}

@@ -23,6 +23,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 from agents.action_heads import make_head
+from agents.bfloat16 import autocast, precision
 from agents.returns import twohot_mean, value_bins
 from agents.settings import DreamPolicySettings
 
@@ -77,11 +78,8 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
         return value_logits.squeeze(-1)
 
     def _run(self, net: nn.Sequential, features: Tensor) -> Tensor:
-        if not self.autocast:
-            out: Tensor = net(features.float())
-            return out
-        with torch.autocast(features.device.type, dtype=torch.bfloat16):
-            out = net(features)
+        with autocast(features.device, self.autocast):
+            out: Tensor = net(features.to(precision(features.device, self.autocast)))
         return out.float()
 
     @torch.no_grad()

@@ -45,7 +45,9 @@ class DreamPolicySettings(BaseModel):
     return_scale_decay: float = Field(
         0.99, ge=0, lt=1, description="decay per round of the running range of returns"
     )
-    autocast: bool = Field(False, description="bfloat16 matrix products in actor and critic")
+    autocast: bool = Field(
+        False, description="bfloat16 matrix products in actor and critic, where the device has them"
+    )
 
 
 class PPOSettings(BaseModel):

@@ -104,7 +104,7 @@ def _origin(result: Mapping[str, Any], path: Path = RESULTS, page: Path = README
         ", ".join(f"`{one}`" for one in (result.get("command") or "").split(" && ") if one),
         f"commit {_commits(result['commit'])}" if result.get("commit") else "",
         ", ".join([*([f"{machine['cores']} cores"] if machine.get("cores") else []),
-                   *([machine["cpu"]] if machine.get("cpu") else [])]),
+                   *(machine[name] for name in ("cpu", "vectors") if machine.get(name))]),
         f"[numbers of every seed]({Path(os.path.relpath(path, page.parent)).as_posix()})",
     ]  # fmt: skip
     return "From " + "; ".join(part for part in parts if part) + "."

@@ -68,7 +68,15 @@ def _gpus() -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """Kind of machine: CPU model, cores this process may use, memory, GPUs, system, Python."""
+    """Kind of machine.
+
+    CPU model, its vector instructions and whether it computes in bfloat16, cores this process may
+    use, memory, GPUs, system, Python.
+    """
+    import torch
+
+    from agents.bfloat16 import has_bfloat16
+
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -76,6 +84,8 @@ def machine() -> dict[str, Any]:
     ram_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": _cpu_model(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": has_bfloat16(torch.device("cpu")),
         "cores": cores,
         "ram_gb": round(ram_bytes / 2**30, 1),
         "gpus": _gpus(),

@@ -259,7 +259,8 @@ def _protocol(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> dict[str,
 
 def machine_text(machine: Mapping[str, Any]) -> str:
     """A machine of `mbrl.provenance` in a few words."""
-    parts = [machine.get("cpu"), machine.get("cores") and f"{machine['cores']} cores"]
+    parts = [machine.get("cpu"), machine.get("vectors"), machine.get("bfloat16") and "bfloat16"]
+    parts += [machine.get("cores") and f"{machine['cores']} cores"]
     parts += [machine.get("ram_gb") and f"{machine['ram_gb']:g} GB", *machine.get("gpus", [])]
     return ", ".join(str(part) for part in parts if part)
 

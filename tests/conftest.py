@@ -16,6 +16,8 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import pytest
 
+from agents import bfloat16
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
@@ -35,3 +37,9 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def bfloat16_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets any processor compute in bfloat16, if only by imitation: slow, but the same paths."""
+    monkeypatch.setattr(bfloat16, "has_bfloat16", lambda device: True)

@@ -118,7 +118,7 @@ def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: 
         assert value[2].item() == pytest.approx(0.9 * reward, rel=0.1)
 
 
-def test_policy_learns_with_bfloat16_matrix_products() -> None:
+def test_policy_learns_with_bfloat16_matrix_products(bfloat16_everywhere: None) -> None:
     agent = DreamPPO(FAST.model_copy(update={"autocast": True}), 5, Corridor.action_space, seed=0)
     agent.learn(Corridor(128), rounds=40)
     assert right_probability(agent).min() > 0.9
@@ -179,7 +179,9 @@ def test_state_is_only_tensors_and_numbers() -> None:
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_stop_and_resume_equals_never_stopped_bit_for_bit(autocast: bool) -> None:
+def test_stop_and_resume_equals_never_stopped_bit_for_bit(
+    autocast: bool, bfloat16_everywhere: None
+) -> None:
     settings = FAST.model_copy(update={"autocast": autocast})
     whole = DreamPPO(settings, 5, Corridor.action_space, seed=0)
     whole.learn(Corridor(128), rounds=3)

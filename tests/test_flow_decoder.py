@@ -97,7 +97,7 @@ def test_features_move_the_likelihood_and_learn_from_it():
 
 
 @pytest.mark.parametrize("memory", ["plain", "checkpoint", "reversible"])
-def test_a_world_model_trains_dreams_and_decodes_with_a_flow(memory):
+def test_a_world_model_trains_dreams_and_decodes_with_a_flow(memory, bfloat16_everywhere):
     decoder_settings = {**FLOW, "flow": {**FLOW["flow"], "memory": memory}}
     model = make(decoder=decoder_settings)  # bfloat16
     batch = random_batch()

@@ -106,7 +106,7 @@ def test_observe_forgets_at_a_start():
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_imagined_step_has_float32_tensors_without_gradient(bf16):
+def test_imagined_step_has_float32_tensors_without_gradient(bf16, bfloat16_everywhere):
     model = make(bf16=bf16)
     step = model.imagine_step(model.initial(4, torch.device("cpu")), torch.tensor([0, 1, 2, 0]))
     assert step.latent.features.shape == (4, model.feature_size)

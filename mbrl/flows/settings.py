@@ -19,7 +19,9 @@ class TrainSettings(Settings):
     clip: float = Field(
         1.0, gt=0, description="largest norm of the gradient of bits per dimension; longer is cut"
     )
-    bf16: bool = Field(False, description="run the coupling networks in bfloat16")
+    bf16: bool = Field(
+        False, description="run the coupling networks in bfloat16 where the device has it"
+    )
 
 
 class FlowStudySettings(Settings):

@@ -1,8 +1,9 @@
 """What is to be seen in images of a game: its objects, counted and placed by their detectors.
 
 Fitted on training images in the study's own levels. A game without objects or with more than one
-backdrop, images of another size than the detectors know, or a user's own images have no sight; then
-only what a model says of images can be scored.
+backdrop, images too small to show them, or a user's own images have no sight; then only what a
+model says of images can be scored. Images of half the side are enlarged first, so that places and
+distances are in the same pixels for both.
 """
 
 import numpy as np
@@ -18,7 +19,9 @@ from mbrl.flows.interpolation import count_objects
 Images = NDArray[np.uint8]
 
 SIDE = 64
-"""The side of the frames that places of objects are known in."""
+"""The side of the frames that places of objects are known in, and that images are enlarged to."""
+SIDES = (SIDE // 2, SIDE)
+"""Sides of images in which objects are still seen; in smaller ones a ball is a shade of grey."""
 
 
 class Sight:
@@ -30,8 +33,8 @@ class Sight:
         if images.train_ram is None:
             raise ValueError(f"{game}: expected the console's memory with every frame")
         rows = rng_of(0, "flows/sight").permutation(len(images.train))[:FITTED]
-        frames, ram = images.pixels(images.train[rows]), images.train_ram[rows]
         self.images = images
+        frames, ram = self.frames(images.train[rows]), images.train_ram[rows]
         self.backdrop = np.median(frames, axis=0).astype(np.float64)
         found = fit_detectors(known.objects, contrast(frames, self.backdrop), ram)
         self.detectors: dict[str, Detector] = {
@@ -43,9 +46,13 @@ class Sight:
         """The object that interpolations follow: the first one, the ball where there is one."""
         return next(iter(self.detectors), None)
 
+    def frames(self, levels: Images) -> Images:
+        """Images (N, H, W, C) of levels as frames (N, SIDE, SIDE, C) of intensities."""
+        return enlarged(self.images.pixels(levels), SIDE // levels.shape[1])
+
     def contrasts(self, levels: Images) -> Floats:
-        """(N, H, W, 2) of images (N, H, W, C) of levels, by the usual backdrop."""
-        return contrast(self.images.pixels(levels), self.backdrop)
+        """(N, SIDE, SIDE, 2) of images (N, H, W, C) of levels, by the usual backdrop."""
+        return contrast(self.frames(levels), self.backdrop)
 
     def counts(self, levels: Images) -> dict[str, NDArray[np.int64]]:
         """How many there are of each object in images (N, H, W, C) of levels, (N,) each."""
@@ -71,9 +78,15 @@ class Sight:
 
 def sight_of(images: ImageSet, game: str | None) -> Sight | None:
     """The sight of a game's images, or None where there is none."""
-    if game is None or images.shape[1:] != (SIDE, SIDE) or not GAMES[game].objects:
+    sides = set(images.shape[1:])
+    if game is None or len(sides) > 1 or not sides <= set(SIDES) or not GAMES[game].objects:
         return None
     if images.train_ram is None or texture_byte(GAMES[game]) is not None:
         return None
     sight = Sight(images, game)
     return sight if sight.detectors else None
+
+
+def enlarged(images: Images, factor: int) -> Images:
+    """Images (N, H, W, C) with every pixel repeated `factor` times along rows and columns."""
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)

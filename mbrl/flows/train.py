@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.bfloat16 import autocast
 from mbrl.budget import BudgetedTraining
 from mbrl.flows.bits import bits_per_dim, to_tensor
 from mbrl.flows.images import ImageSet
@@ -54,7 +55,7 @@ def loss_of(
     flow: ImageFlow, batch: Tensor, generator: torch.Generator | None, bf16: bool
 ) -> Tensor:
     """Mean bits per dimension of a batch (N, C, H, W) of levels."""
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
+    with autocast(batch.device, bf16):
         nats = -flow.log_prob(batch, generator=generator).mean()
     return nats / (batch[0].numel() * math.log(2))
 

@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents.bfloat16 import autocast
 from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
 from mbrl.world_model.code import make_code
@@ -173,9 +174,6 @@ class WorldModel(nn.Module):
         frames = torch.empty(image.shape, device=obs.device)
         return frames.copy_(image).div_(self.high)
 
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16)
-
     # -- the four methods -------------------------------------------------------------------------
 
     def initial(self, n: int, device: torch.device) -> Latent:
@@ -204,7 +202,7 @@ class WorldModel(nn.Module):
             generator: random stream of the code's sample.
         """
         keep = (~is_first).float().unsqueeze(-1)
-        with self._autocast(obs.device):
+        with autocast(obs.device, self.settings.bf16):
             hidden = self.dynamics.step(
                 latent.hidden * keep,
                 latent.code * keep,
@@ -219,7 +217,7 @@ class WorldModel(nn.Module):
         self, latent: Latent, action: Tensor, generator: torch.Generator | None = None
     ) -> ImaginedStep:
         """Advance N dreams by one step: sample the prior, then read reward and continue off it."""
-        with self._autocast(latent.hidden.device):
+        with autocast(latent.hidden.device, self.settings.bf16):
             hidden = self.dynamics.step(latent.hidden, latent.code, self.action_vector(action))
             raw = self.dynamics.prior(hidden)
             following = Latent(hidden, self.code.sample(self.code.normalise(raw), generator))
@@ -229,7 +227,7 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def decode(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor:
         """Free-running samples of p(x | z, h): latents (N, ...) to uint8 images (N, H, W, C)."""
-        with self._autocast(latent.hidden.device):
+        with autocast(latent.hidden.device, self.settings.bf16):
             return self.to_pixels(self.decoder.sample(self._decoder_features(latent), generator))
 
     @torch.no_grad()
@@ -245,7 +243,7 @@ class WorldModel(nn.Module):
             (and, with a recurrent posterior, on the state).
         """
         obs, action, is_first = self._inputs(batch)
-        with self._autocast(self.device):
+        with autocast(self.device, self.settings.bf16):
             hidden, code, _ = self._posterior(obs, action, is_first, generator)
         return Latent(hidden, code)
 
@@ -266,7 +264,7 @@ class WorldModel(nn.Module):
         Squared error is summed over intensities in [0, 1]; a flow's bound draws from `generator`.
         """
         levels, features = self.to_levels(obs), self._decoder_features(latent)
-        with self._autocast(obs.device):
+        with autocast(obs.device, self.settings.bf16):
             return -self.decoder.log_prob(levels, features, generator)
 
     def loss(
@@ -289,7 +287,7 @@ class WorldModel(nn.Module):
         reward = torch.as_tensor(batch.reward, device=device)
         terminated = torch.as_tensor(batch.terminated, device=device)
         settings = self.settings
-        with self._autocast(device):
+        with autocast(device, self.settings.bf16):
             hidden, code, posterior = self._posterior(obs, action, is_first, generator)
             prior = self.code.normalise(self.dynamics.prior(hidden))
             latent = Latent(hidden, code if settings.joint else code.detach())

@@ -200,7 +200,11 @@ class WorldModelSettings(Settings):
     joint: bool = Field(
         True, description="False: the encoder learns from pixels only (World Models, 2018)"
     )
-    bf16: bool = Field(True, description="run matrix products and convolutions in bfloat16")
+    bf16: bool = Field(
+        True,
+        description="run matrix products and convolutions in bfloat16 where the device has it; "
+        "elsewhere in float32",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "WorldModelSettings":
