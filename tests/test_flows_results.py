@@ -175,9 +175,9 @@ def test_costs_that_do_not_belong_to_the_trials_are_left_out_and_named(
     write_cost(trial, **changes)
     timed = {"version": latency.VERSION, "settings": latency.settings_of(trial), "digest": "d1"}
     path = trial.cost_path.with_name(latency.NAME)
-    path.write_text(json.dumps({**timed, "ms": {"cached": 3.0}, "flow_ms": 1.0, **changes}))
+    path.write_text(json.dumps({**timed, "ms": {"8x8": {"cached": 3.0}}, **changes}))
     summary = aggregate("some", tmp_path / "results")
-    assert summary["costs"] == {} and summary["samplers"] == {}
+    assert summary["costs"] == {} and summary["latency"] == {}
     assert summary["left_out"].keys() == {"level.cost.json", latency.NAME}
     assert said in summary["left_out"]["level.cost.json"]
     assert any("Left out" in one and said in one for one in _warnings(summary))
@@ -218,14 +218,21 @@ def test_times_of_ranks_on_a_busy_machine_are_marked(source: Source, tmp_path: P
 def test_the_faster_is_named_and_by_what_factor(source: Source, tmp_path: Path) -> None:
     write_trial(make_trial(source, tmp_path), {"bits_per_dim": 1.0})
     summary = aggregate("some", tmp_path / "results")
-    summary |= {"costs": {"level": {"sample_ms": 300.0}}, "decoder_flow_ms": 0.8}
-    summary |= {"samplers": {"cached": 100.0, "fixed_point": 150.0}}
-    rows = _latency(summary).rows
-    assert [row[2] for row in rows] == [
-        "3.0 × slower",
-        "125.0 × faster",
-        "the best",
-        "1.5 × slower",
+    summary |= {"costs": {"level": {"sample_ms": {"8x8": 300.0, "64x64": 900.0}}}}
+    small, large = ({"cached": best, "fixed_point": 150.0, "flow": 0.8} for best in (100.0, 300.0))
+    table = _latency({**summary, "latency": {"8x8": small, "64x64": large}})
+    assert table.head[1::2] == ["8x8, ms", "64x64, ms"]
+    assert [row[2::2] for row in table.rows] == [
+        ["3.0 × slower", "6.0 × slower"],
+        ["the best", "2.0 × slower"],
+        ["1.5 × slower", "the best"],
+        ["125.0 × faster", "187.5 × faster"],
+    ]
+    assert [row[2::2] for row in _latency({**summary, "latency": {"8x8": small}}).rows] == [
+        ["3.0 × slower", "–"],
+        ["the best", "–"],
+        ["1.5 × slower", "–"],
+        ["125.0 × faster", "–"],
     ]
 
 

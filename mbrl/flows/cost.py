@@ -20,7 +20,8 @@
                           `all_reduce_bytes`; of the slowest rank at every step, then the median
     ranks/<n>/load_...    what else the machine did (`mbrl.flows.load`): `before` the steps, and
                           on `average` over the minute before
-    sample_ms             CPU milliseconds for 64 images in one pass
+    sample_ms/<size>      CPU milliseconds for 64 images in one pass, of the study's size and of a
+                          game's whole frames
 
 Modes are plain, checkpoint and reversible (`FlowSettings.memory`). Clocks and ranks need an idle
 core for each rank; everything else is deterministic or CPU time.
@@ -42,7 +43,7 @@ from torch import nn
 
 from mbrl import provenance
 from mbrl.flows import load
-from mbrl.flows.images import load_images
+from mbrl.flows.images import SIDE, load_images, name_of
 from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.step import Order, random_images, run_steps
 from mbrl.flows.train import build, loss_of
@@ -51,7 +52,7 @@ from mbrl.flows.trials import Trial, is_fresh, known_digest
 from mbrl.run import write_atomically
 from mbrl.world_model.settings import FlowSettings
 
-VERSION = 2
+VERSION = 3
 """Raised when a cost changes its meaning."""
 MODES: tuple[str, ...] = get_args(FlowSettings.model_fields["memory"].annotation)
 SAMPLED = 64
@@ -137,9 +138,17 @@ def cpu_ms_of(draw: Callable[[], object]) -> float:
 
 
 def costs(
-    config: FlowStudySettings, shape: tuple[int, int, int], levels: int, effort: Effort
+    config: FlowStudySettings, shapes: Sequence[tuple[int, int, int]], levels: int, effort: Effort
 ) -> dict[str, Any]:
-    """All costs of a flow on images of `shape` (C, H, W) and V levels."""
+    """All costs of a flow on images of a shape (C, H, W) and V levels.
+
+    Args:
+        config: of the flow.
+        shapes: that of the images, then those at which drawing is timed as well.
+        levels: V.
+        effort: how much is measured.
+    """
+    shape = shapes[0]
     batch = effort.batch or config.train.batch_size
     flow = build(shape, levels, config)
     count = parameters(flow)
@@ -174,7 +183,7 @@ def costs(
             )
             for ranks in effort.ranks
         },
-        "sample_ms": sample_ms(config, shape, levels),
+        "sample_ms": {name_of(one): sample_ms(config, one, levels) for one in shapes},
     }
 
 
@@ -203,7 +212,10 @@ def slowest(ranks: Sequence[dict[str, Any]], name: str) -> "np.ndarray[Any, np.d
 def run(trial: Trial) -> None:
     """Measure the costs of a trial's arm and write them."""
     images = load_images(trial.source)
-    found = costs(trial.config(), images.shape, images.levels, QUICK if trial.quick else Effort())
+    shapes = [images.shape]
+    if trial.source.is_shrunk:
+        shapes.append((images.shape[0], SIDE, SIDE))
+    found = costs(trial.config(), shapes, images.levels, QUICK if trial.quick else Effort())
     write_costs(trial, found, images.digest)
 
 

@@ -9,7 +9,7 @@ knowing them by heart would count as modelling them. What learns from them is no
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 
+SIDE = 64
+"""The side of a game's frames, in whose pixels the places of objects are known."""
 FRAMES_SEED = 0
 _AT_ONCE = 4096
 
@@ -52,7 +54,7 @@ class Source:
     def name(self) -> str:
         """Of files and tables: `pong`, `pong_32`, `my_pictures_8bit`."""
         stem = self.game or re.sub(r"\W+", "_", self.path.stem if self.path else "").strip("_")
-        size = f"_{self.size}" if self.size and not (self.game and self.size == 64) else ""
+        size = f"_{self.size}" if self.size and not (self.game and self.size == SIDE) else ""
         return f"{stem or 'images'}{size}{f'_{self.bits}bit' if self.bits != 5 else ''}"
 
     @property
@@ -64,6 +66,11 @@ class Source:
     def held_out_steps(self) -> int:
         """As in the fidelity study, whose frames these are."""
         return max(1000, 12 * self.steps // 100)
+
+    @property
+    def is_shrunk(self) -> bool:
+        """Whether these are a game's frames, but smaller."""
+        return self.game is not None and self.size not in (None, SIDE)
 
     def words(self, overrides: Sequence[str] = ()) -> list[str]:
         """The words of a command that name it and these settings."""
@@ -212,6 +219,16 @@ def _prepared(source: Source, train: Images, held_out: Images, known: dict[str, 
         digest=digest.hexdigest(),
         **known,
     )
+
+
+def drawn_sources(source: Source) -> list[Source]:
+    """The images that drawing is timed on: the study's, and a game's whole frames."""
+    return [source, *([replace(source, size=None)] if source.is_shrunk else [])]
+
+
+def name_of(shape: tuple[int, int, int]) -> str:
+    """A shape (C, H, W) in tables and JSON, `32x32`."""
+    return f"{shape[1]}x{shape[2]}"
 
 
 # -- small pure functions ------------------------------------------------------------------------

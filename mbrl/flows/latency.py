@@ -1,5 +1,7 @@
 """How long 64 images take to draw: PixelCNN's samplers, and a flow of a decoder's size.
 
+Of the study's size, and of a game's whole frames if the study's are smaller.
+
     python -m mbrl.flows.latency pong --arm none ...
 
 The PixelCNN is the world model's decoder (`configs/atari.yaml`: stacks on blocks of pixels, 2
@@ -21,7 +23,7 @@ import torch
 
 from mbrl.flows.bits import to_tensor
 from mbrl.flows.cost import SAMPLED, cpu_ms_of, sample_ms, write_side
-from mbrl.flows.images import ImageSet, load_images
+from mbrl.flows.images import ImageSet, drawn_sources, load_images, name_of
 from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.trial import command_line
 from mbrl.flows.trials import Trial, is_fresh, known_digest
@@ -36,7 +38,7 @@ FLOW = FlowSettings(scales=3, steps=6, width=32)
 UPDATES, UPDATES_QUICK, BATCH, LR = 300, 2, 16, 2e-3
 SAMPLERS = ("fixed_point", "wavefront", "cached")
 NAME = "pixelcnn.latency.json"
-VERSION = 2
+VERSION = 3
 
 
 def latencies(images: ImageSet, updates: int) -> dict[str, float]:
@@ -92,18 +94,18 @@ def is_done(trial: Trial) -> bool:
 def run(trial: Trial) -> None:
     """Measure and write."""
     settings = settings_of(trial)
-    images = load_images(trial.source)
-    found = latencies(images, settings["updates"])
+    digest, found = "", {}
+    for source in drawn_sources(trial.source):
+        images = load_images(source)
+        digest = digest or images.digest
+        found[name_of(images.shape)] = {
+            **latencies(images, settings["updates"]),
+            "flow": flow_ms(images),
+        }
     write_side(
         trial.cost_path.with_name(NAME),
         trial,
-        {
-            "version": VERSION,
-            "digest": images.digest,
-            "settings": settings,
-            "ms": found,
-            "flow_ms": flow_ms(images),
-        },
+        {"version": VERSION, "digest": digest, "settings": settings, "ms": found},
     )
 
 

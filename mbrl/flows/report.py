@@ -69,7 +69,7 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
     for name, figure in drawn.items():
         save_png(figure, folder / "figures" / f"{name}.png")
     sheets = picture_sheets(folder, summary)
-    arms = {*summary["arms"], *summary["costs"], *summary["samplers"]}
+    arms = {*summary["arms"], *summary["costs"]}
     rows = {name for _, table in tables(summary).values() for name in table.arms}
     return render(
         folder / "report.html",

@@ -2,7 +2,7 @@
 
     results/flows/<images>.json
     {images, about, arms: {arm: {measure: {mean, ci95, per_seed}}}, runs: {arm: {...}},
-     costs: {arm: {...}}, samplers: {...}, decoder_flow_ms, thresholds, left_out, seeds, command,
+     costs: {arm: {...}}, latency: {size: {...}}, thresholds, left_out, seeds, command,
      commit, machine}
 
 Made anew from all files that are there, so it never disagrees with them; what does not belong to
@@ -69,8 +69,7 @@ def aggregate(name: str, results: Path) -> Tree:
         "measures_version": MEASURES,
         **combined(compared, _about, _command(trials)),
         "costs": costs,
-        "samplers": latency.get("ms", {}),
-        "decoder_flow_ms": latency.get("flow_ms"),
+        "latency": latency.get("ms", {}),
         "thresholds": thresholds,
         "left_out": {**outdated(folder), **bad_costs, **bad_latency},
     }

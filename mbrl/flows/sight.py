@@ -13,13 +13,11 @@ from mbrl.fidelity.follow import rng_of
 from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.objects import Detector, Floats, contrast, fit_detectors, truth
 from mbrl.fidelity.scene import FITTED, texture_byte
-from mbrl.flows.images import ImageSet
+from mbrl.flows.images import SIDE, ImageSet
 from mbrl.flows.interpolation import count_objects
 
 Images = NDArray[np.uint8]
 
-SIDE = 64
-"""The side of the frames that places of objects are known in, and that images are enlarged to."""
 SIDES = (SIDE // 2, SIDE)
 """Sides of images in which objects are still seen; in smaller ones a ball is a shade of grey."""
 
@@ -47,7 +45,7 @@ class Sight:
         return next(iter(self.detectors), None)
 
     def frames(self, levels: Images) -> Images:
-        """Images (N, H, W, C) of levels as frames (N, SIDE, SIDE, C) of intensities."""
+        """Images (N, H, W, C) of levels as frames (N, SIDE, SIDE, C) of intensities, enlarged."""
         return enlarged(self.images.pixels(levels), SIDE // levels.shape[1])
 
     def contrasts(self, levels: Images) -> Floats:

@@ -231,24 +231,39 @@ def _some(summary: Summary, columns: Sequence[Column]) -> Rows:
 
 
 def _latency(summary: Summary) -> Rows:
-    """Milliseconds of flows and of PixelCNN's samplers, each beside the best sampler."""
-    samplers = summary["samplers"]
-    best = min(samplers.values(), default=None)
-    timed = [
+    """Milliseconds of flows and of PixelCNN's samplers by size, each beside the best sampler."""
+    timed: list[tuple[str, str, dict[str, float]]] = [
         (arm, f"flow, {_title(summary, arm)}", cost["sample_ms"])
         for arm, cost, _ in _cost_rows(summary)
     ]
-    if (decoder := summary.get("decoder_flow_ms")) is not None:
-        timed.append(("decoder", "flow of a decoder's size (K = 6, width 32)", decoder))
-    timed += [(name, f"PixelCNN, {name.replace('_', ' ')}", ms) for name, ms in samplers.items()]
-    rows = [[title, _number(ms), _beside(ms, best)] for _, title, ms in timed]
-    return Rows(["what", "ms", "beside the best PixelCNN"], rows, [arm for arm, _, _ in timed])
+    by_size = summary["latency"]
+    for name in next(iter(by_size.values()), {}):
+        title = "flow of a decoder's size (K = 6, width 32)"
+        title = title if name == "flow" else f"PixelCNN, {name.replace('_', ' ')}"
+        timed.append((name, title, {size: by_size[size][name] for size in by_size}))
+    sizes = list(dict.fromkeys(size for _, _, ms in timed for size in ms))
+    best = {
+        size: min(ms for name, ms in by_size[size].items() if name != "flow") for size in by_size
+    }
+    rows = [
+        [
+            title,
+            *(
+                text
+                for size in sizes
+                for text in (_number(ms.get(size)), _beside(ms.get(size), best.get(size)))
+            ),
+        ]
+        for _, title, ms in timed
+    ]
+    head = [text for size in sizes for text in (f"{size}, ms", "beside the best PixelCNN")]
+    return Rows(["what", *head], rows, [arm for arm, _, _ in timed])
 
 
-def _beside(ms: float, best: float | None) -> str:
+def _beside(ms: float | None, best: float | None) -> str:
     """Which is faster, and by what factor."""
-    if best is None or ms == best:
-        return DASH if best is None else "the best"
+    if ms is None or best is None or ms == best:
+        return DASH if ms is None or best is None else "the best"
     return f"{best / ms:,.1f} × faster" if ms < best else f"{ms / best:,.1f} × slower"
 
 

@@ -82,7 +82,7 @@ def costs_of(
 
 
 def latency_of(folder: Path, trials: Sequence[Mapping[str, Any]]) -> tuple[Tree, dict[str, str]]:
-    """Latencies of PixelCNN's samplers and of a decoder-sized flow, or why they were left out."""
+    """Latencies of PixelCNN's samplers and of a decoder-sized flow, or why they are left out."""
     path = folder / latency.NAME
     if not path.exists():
         return {}, {}
