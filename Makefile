@@ -45,7 +45,7 @@ fidelity: $(VENV)/.installed
 	$(BIN)/mbrl bench fidelity pong --arms all --jobs 2
 
 flows: $(VENV)/.installed
-	$(BIN)/mbrl bench flow pong --arms all --jobs 2
+	$(BIN)/mbrl bench flow pong --size 32 --arms all --jobs 2
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

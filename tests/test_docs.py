@@ -196,7 +196,7 @@ def shown_commands() -> list[str]:
         lines = [line for block in blocks(text, r"\w*") for line in block.splitlines()]
         for line in (*spans, *lines):
             match = re.search(
-                r"\bmbrl (train|compare|check-env|replay stats|bench fidelity) [^#]*", line
+                r"\bmbrl (train|compare|check-env|replay stats|bench (?:fidelity|flow)) [^#]*", line
             )
             if match and not re.search(r"\b(CONFIG|ID|DIR|N|GAME)\b|…", match[0]):
                 found.add(" ".join(match[0].replace("$PWD", "/folder").split()))

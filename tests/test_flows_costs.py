@@ -187,7 +187,16 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
     assert level["buffer_bytes"] == none["buffer_bytes"] > 4 * 32 * 8 * 8
     assert none["ranks"]["2"]["communication_ms"] == pytest.approx(100)
     assert none["ranks"]["2"]["all_reduce_bytes"] == 4 * none["parameters"]
-    assert {"memory", "depth", "time", "latency"} <= tables(summary).keys() <= set(TABLES)
+    shown = tables(summary)
+    assert {"parameters", "memory", "depth", "time", "latency"} <= shown.keys() <= set(TABLES)
+    assert [row[:2] for row in shown["parameters"][1].rows] == [
+        ["no sharing", f"{none['parameters']:,.0f}"],
+        ["by level", f"{level['parameters']:,.0f}"],
+    ]
+    plain_first, *others = shown["memory"][1].rows
+    assert plain_first[4] == plain_first[6] == "100 %" and len(others) == 5
+    share = 100 * level["training_bytes"]["reversible"] / none["training_bytes"]["plain"]
+    assert others[-1][1] == "reversible" and others[-1][4] == f"{share:.3g} %"
 
 
 def test_a_checkpoint_holds_shared_weights_once_and_its_buffers_are_counted_apart() -> None:

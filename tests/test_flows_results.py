@@ -236,6 +236,22 @@ def test_the_faster_is_named_and_by_what_factor(source: Source, tmp_path: Path) 
     ]
 
 
+def test_a_way_through_latents_stands_above_the_cross_fade_of_the_same_ends(
+    source: Source, tmp_path: Path
+) -> None:
+    ways = {"flow": {"right": 0.75, "bits_rise": 0.125}, "fade": {"right": 0.5, "bits_rise": 2.0}}
+    between = {"interpolation": {**ways, "pairs_apart": 64.0}}
+    for arm in ("none", "level"):
+        write_trial(make_trial(source, tmp_path, arm=arm), {"bits_per_dim": 1.0, **between})
+    table = tables(aggregate("some", tmp_path / "results"))["interpolation"][1]
+    assert table.head[:3] == ["arm", "through", "one of each"]
+    assert table.head[-2:] == ["bits/dim above ends", "pairs"]
+    for first, title in ((0, "no sharing"), (2, "by level")):
+        latents, fade = table.rows[first : first + 2]
+        assert latents == [title, "latents", "0.75", "–", "–", "–", "–", "0.125", "64"]
+        assert fade == [title, "cross-fade", "0.50", "–", "–", "–", "–", "2.000", "64"]
+
+
 # The page
 
 

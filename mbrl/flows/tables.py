@@ -21,7 +21,7 @@ from mbrl.flows.load import TRUSTED
 Summary = Mapping[str, Any]
 
 TABLES = (
-    *("main", "variants", "images", "memory", "depth", "time"),
+    *("main", "variants", "images", "parameters", "memory", "depth", "time"),
     *("samples", "interpolation", "latency"),
 )
 """Names of all tables."""
@@ -54,6 +54,7 @@ def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
         "main": ("Main arms", _bits(summary, main=True)),
         "variants": ("Variants", _bits(summary, main=False)),
         "images": ("What the images cost without a model", _images(summary)),
+        "parameters": ("Parameters, and bytes of a checkpoint", _parameters(summary)),
         "memory": ("Memory of training, MB of one batch", _memory(summary)),
         "depth": ("Kept for the backward pass, MB, by steps per scale", _depth(summary)),
         "time": ("Time of a training step, ms", _time(summary)),
@@ -132,22 +133,33 @@ def _images(summary: Summary) -> Rows:
     return Rows(["code", "bits/dim"], rows, list(words)[: len(rows)])
 
 
+def _parameters(summary: Summary) -> Rows:
+    rows = [
+        [
+            _title(summary, arm),
+            _number(cost["parameters"]),
+            _ratio(cost["parameters"], to.get("parameters")),
+            *(_number(cost[kind] / _MB, 2) for kind in ("checkpoint_bytes", "buffer_bytes")),
+        ]
+        for arm, cost, to in _cost_rows(summary)
+    ]
+    head = ["arm", "parameters", "of no sharing", "checkpoint, MB", "its buffers, MB"]
+    return Rows(head, rows, list(summary["costs"]))
+
+
 def _memory(summary: Summary) -> Rows:
+    """One row for each arm and way to keep activations; ratios are to no sharing, all kept."""
     rows, arms = [], []
     for arm, cost, to in _cost_rows(summary):
-        whole = _look(to, "training_bytes/plain")
-        row = [_title(summary, arm), _number(cost["parameters"])]
-        row += [_ratio(cost["parameters"], to.get("parameters"))]
-        row += [_number(cost[kind] / _MB, 2) for kind in ("checkpoint_bytes", "buffer_bytes")]
-        for kind in ("saved_bytes", "training_bytes", "peak_rss_bytes"):
-            row += [_number(cost[kind][mode] / _MB, 1) for mode in MODES]
-        row += [_ratio(cost["training_bytes"][mode], whole) for mode in MODES]
-        rows.append(row)
-        arms.append(arm)
-    head = ["arm", "parameters", "of no sharing", "checkpoint", "its buffers"]
-    for title in ("kept", "in all", "resident"):
-        head += [f"{title}, {mode}" for mode in MODES]
-    return Rows([*head, *(f"{mode}, of no sharing plain" for mode in MODES)], rows, arms)
+        for mode in MODES:
+            row = [_title(summary, arm), mode, _number(cost["saved_bytes"][mode] / _MB, 1)]
+            for kind in ("training_bytes", "peak_rss_bytes"):
+                size = cost[kind][mode]
+                row += [_number(size / _MB, 1), _ratio(size, _look(to, f"{kind}/plain"))]
+            rows.append(row)
+            arms.append(arm)
+    of = "of no sharing, plain"
+    return Rows(["arm", "memory", "kept", "in all", of, "resident", of], rows, arms)
 
 
 def _depth(summary: Summary) -> Rows:
@@ -210,12 +222,17 @@ def _samples(summary: Summary) -> Rows:
 
 
 def _interpolation(summary: Summary) -> Rows:
-    columns = [
-        Column(f"{title}, {way}", f"interpolation/{kind}/{name}", digits)
-        for name, title, digits in _PATH
-        for kind, way in (("flow", "flow"), ("fade", "cross-fade"))
-    ]
-    return _some(summary, [*columns, Column("pairs", "interpolation/pairs_apart", 0)])
+    """Two rows for each arm: through its latents, and the same ends cross-faded."""
+    rows, arms = [], []
+    for arm, measures in summary["arms"].items():
+        pairs = cell(look_up(measures, "interpolation/pairs_apart"), 0)
+        for kind, way in (("flow", "latents"), ("fade", "cross-fade")):
+            found = {name: look_up(measures, f"interpolation/{kind}/{name}") for name, *_ in _PATH}
+            if any(found.values()):
+                scores = [cell(found[name], digits) for name, _, digits in _PATH]
+                rows.append([_title(summary, arm), way, *scores, pairs])
+                arms.append(arm)
+    return Rows(["arm", "through", *(title for _, title, _ in _PATH), "pairs"], rows, arms)
 
 
 def _some(summary: Summary, columns: Sequence[Column]) -> Rows:
