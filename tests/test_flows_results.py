@@ -49,6 +49,16 @@ def test_gaps_are_taken_seed_by_seed_and_times_from_the_curves(
     assert row["diverged"] == "0 of 3"
 
 
+def test_a_shorter_run_is_compared_where_it_ends(source: Source, tmp_path: Path) -> None:
+    none = make_trial(source, tmp_path, arm="none", minutes=20.0)
+    write_trial(none, {"bits_per_dim": 1.0}, curve=curve((0, 4.0), (5, 3.0), (20, 1.0)))
+    level = make_trial(source, tmp_path, minutes=10.0)
+    write_trial(level, {"bits_per_dim": 2.5}, curve=curve((0, 4.0), (9.5, 2.9)))
+    found = aggregate("some", tmp_path / "results")["arms"]["level"]
+    # no sharing falls from 3 to 1 in minutes 5 to 20: 2.4 after 9.5, not 1
+    assert found["gap_to_none"]["mean"] == pytest.approx(2.9 - 2.4)
+
+
 def test_a_diverged_run_counts_and_is_in_no_mean(source: Source, tmp_path: Path) -> None:
     write_trial(make_trial(source, tmp_path), {"bits_per_dim": None, "diverged": 1.0})
     write_trial(make_trial(source, tmp_path, seed=1), {"bits_per_dim": 2.0})

@@ -11,6 +11,7 @@ mean is said where they are made: `measure.py`, `cost.py`, `latency.py`, `baseli
 made here, because they compare runs:
 
 * `gap_to_none`, bits per dimension above those of the arm without sharing, same seed, at the end;
+  of runs with another budget, after as many CPU minutes as both have, from their curves;
 * `gap_at_updates`, the same after equally many updates, as many as both have, from their curves;
 * `minutes_to/<name>`, CPU minutes until held-out images cost so many bits per dimension; the
   thresholds are what the arm without sharing has after a quarter, a half and all of its budget.
@@ -112,12 +113,17 @@ def held_out_curve(
     return np.asarray(points, np.float64).reshape(-1, 2)
 
 
-def gap_at_updates(trial: Mapping[str, Any], reference: Mapping[str, Any]) -> float | None:
-    """Held-out bits per dimension above the reference's, after as many updates as both have.
+def gap_at(trial: Mapping[str, Any], reference: Mapping[str, Any], by: str) -> float | None:
+    """Held-out bits per dimension above the reference's, after as much as both have.
 
     Between two looks at held-out images the line from one to the other counts.
+
+    Args:
+        trial: a result.
+        reference: the result it is compared with.
+        by: what there is as much of: "updates" or "cpu_minutes".
     """
-    curves = [held_out_curve(one, "updates") for one in (trial, reference)]
+    curves = [held_out_curve(one, by) for one in (trial, reference)]
     if min(map(len, curves)) == 0:
         return None
     at = min(curve[-1, 0] for curve in curves)
@@ -149,8 +155,12 @@ def _compared(trial: Tree, trials: Sequence[Tree], thresholds: Mapping[str, floa
         and not one["measures"]["diverged"]
     ]
     for reference in same_seed:
-        measures["gap_to_none"] = measures["bits_per_dim"] - reference["measures"]["bits_per_dim"]
-        measures["gap_at_updates"] = gap_at_updates(trial, reference)
+        measures["gap_to_none"] = (
+            measures["bits_per_dim"] - reference["measures"]["bits_per_dim"]
+            if trial["cpu_minutes"] == reference["cpu_minutes"]
+            else gap_at(trial, reference, "cpu_minutes")
+        )
+        measures["gap_at_updates"] = gap_at(trial, reference, "updates")
     measures["minutes_to"] = {name: minutes_to(trial, at) for name, at in thresholds.items()}
     return measures
 
