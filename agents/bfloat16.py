@@ -6,7 +6,7 @@ it, and which of the two it was stands with every result (`mbrl.provenance.machi
 of what is computed.
 """
 
-from functools import cache
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -14,7 +14,6 @@ _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 """Names of `torch.cpu.get_capabilities`, on x86 and on ARM, any of which is enough."""
 
 
-@cache
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 by itself; False for kinds that are not known."""
     if device.type == "cpu":
@@ -31,7 +30,11 @@ def precision(device: torch.device, wanted: bool) -> torch.dtype:
     return torch.bfloat16 if wanted and has_bfloat16(device) else torch.float32
 
 
-def autocast(device: torch.device, wanted: bool) -> torch.autocast:
-    """A context in which matrix products and convolutions are in `precision(device, wanted)`."""
-    enabled = precision(device, wanted) == torch.bfloat16
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+def autocast(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
+    """A context in which matrix products and convolutions are in `precision(device, wanted)`.
+
+    If that is float32 the context changes nothing.
+    """
+    if precision(device, wanted) == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

@@ -17,11 +17,9 @@ def instructions(monkeypatch: pytest.MonkeyPatch):
     """Says which instructions the processor has."""
 
     def have(**known: bool) -> None:
-        bfloat16.has_bfloat16.cache_clear()
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
 
-    yield have
-    bfloat16.has_bfloat16.cache_clear()
+    return have
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,10 @@ def test_a_processor_has_bfloat16_only_by_its_own_instructions(instructions, kno
 
 
 def test_a_device_of_unknown_kind_computes_in_float32():
-    assert not bfloat16.has_bfloat16(torch.device("meta"))
+    meta = torch.device("meta")
+    assert not bfloat16.has_bfloat16(meta)
+    with bfloat16.autocast(meta, True):
+        assert nn.Linear(2, 2, device=meta)(torch.ones(1, 2, device=meta)).dtype == torch.float32
 
 
 def test_every_result_says_whether_its_machine_has_bfloat16(instructions):

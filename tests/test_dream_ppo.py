@@ -12,6 +12,7 @@ import ray
 import torch
 from ray import cloudpickle
 
+from agents import bfloat16
 from agents.dream_learner import roll_out
 from agents.dream_ppo import DreamPPO, DreamPPOConfig, PolicyLearningError
 from agents.settings import DreamPolicySettings
@@ -142,6 +143,27 @@ def test_roll_out_rows_are_what_the_environment_was_told() -> None:
         assert torch.equal(rollout.obs[k].argmax(-1), place)
         place = (place + 2 * rollout.action[k] - 1).clamp(0, 4)
         assert torch.equal(rollout.cont[k], ((place != 0) & (place != 4)).float())
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_actor_and_critic_compute_in_bfloat16_where_the_device_has_it(
+    has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bfloat16, "has_bfloat16", lambda device: has)
+    agents = [
+        DreamPPO(FAST.model_copy(update={"autocast": wish}), 5, Corridor.action_space, seed=0)
+        for wish in (True, False)
+    ]
+    for agent in agents:
+        agent.learn(Corridor(128), rounds=1)  # the last layers start at zero
+    wished, plain = agents
+    features = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    said = wished.module.policy(features)
+    plain.module.load_state_dict(wished.module.state_dict())
+    assert said.dtype == torch.float32
+    assert torch.equal(said, plain.module.policy(features)) is not has
+    rollout = roll_out(Corridor(16), wished.module, 4, torch.Generator().manual_seed(1))
+    assert rollout.obs.dtype == (torch.bfloat16 if has else torch.float32)
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:

@@ -199,6 +199,38 @@ def test_96_steps_and_back_return_the_image(sharing, variant, dtype, most):
     assert torch.equal(made.decode(made.encode(image)), image)
 
 
+def tensor_float(x):
+    """What a graphics card makes of a convolution's float32 inputs: ten bits of mantissa."""
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
+
+
+@pytest.mark.parametrize("sharing", ["none", "level+film+proj"])
+def test_a_round_trip_is_exact_although_convolutions_are_rounded_to_ten_bits(sharing, monkeypatch):
+    convolve = torch.nn.functional.conv2d
+    calls = []
+
+    def rounded(x, weight, *more, **named):
+        calls.append(weight.shape)
+        return convolve(tensor_float(x), tensor_float(weight), *more, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", rounded)
+    test_96_steps_and_back_return_the_image(sharing, "glow", torch.float32, 3e-4)
+    assert calls
+    third = torch.tensor(1 / 3)
+    assert 0 < (tensor_float(third) - third).abs() < 2**-12  # and they are rounded
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sharing", SHARING)
+def test_a_round_trip_is_exact_on_a_graphics_card(sharing):
+    made = nudged(flow((1, 16, 16), shake=0.0, scales=3, steps=32, sharing=sharing), 0.05)
+    made.initialise(image_of(made, 64))
+    made = made.float().cuda().eval()
+    image = image_of(made, seed=1).cuda()
+    assert torch.equal(made.decode(made.encode(image)), image)
+
+
 @pytest.mark.parametrize("coupling", [Halves(2, affine=True), Checkerboard(1, 2, 2, affine=True)])
 def test_no_coupling_scales_by_more_than_its_limit_whatever_its_network_says(coupling):
     z = torch.ones(1, 2, 2, 2) if isinstance(coupling, Halves) else torch.ones(1, 1, 2, 2)

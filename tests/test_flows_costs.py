@@ -117,10 +117,12 @@ def test_communication_is_the_median_of_what_steps_took_longer_one_by_one(
         # the machine gets slower and slower; at every turn the slowest rank counts
         first = {"step_s": [0.2, 0.5, 1.0], "no_sync_step_s": [0.1, 0.2, 0.3]}
         second = {"step_s": [0.3, 0.4, 0.9], "no_sync_step_s": [0.1, 0.3, 0.9]}
-        return [{**one, "all_reduce_s": [0.2, 0.1, 0.6]} for one in (first, second)]
+        more = {"all_reduce_s": [0.2, 0.1, 0.6]}
+        return [{**first, **more, "max_rss_bytes": 700}, {**second, **more, "max_rss_bytes": 900}]
 
     monkeypatch.setattr(cost, "run_steps", no_process)
-    found = cost._ranks(tiny_order(ranks=2), Load(0.25, 1.5))
+    found = cost._ranks(tiny_order(ranks=2), Load(0.25, 1.5), 400)
+    assert found["peak_rss_bytes"] == 500  # of the larger rank
     assert found["communication_ms"] == pytest.approx(200)  # of 200, 200 and 100
     assert found["step_ms"] == pytest.approx(500) and found["no_sync_ms"] == pytest.approx(300)
     assert found["all_reduce_ms"] == pytest.approx(200)
@@ -165,8 +167,11 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
 ) -> None:
     def no_process(order: Order) -> list[dict[str, Any]]:
         seconds = {name: [0.5] for name in ("step_s", "step_cpu_s", "all_reduce_s")}
-        grown = 1000 * bool(order.steps)
-        return [{**seconds, "no_sync_step_s": [0.4], "max_rss_bytes": 5000 + grown}] * order.ranks
+        flow = order.config.flow
+        if order.batch == 1 and flow.memory == "reversible":  # what every process needs
+            return [{**seconds, "max_rss_bytes": 5e6}]
+        grown = 1e6 * (1 + cost.MODES.index(flow.memory)) * (1 if flow.sharing == "none" else 0.1)
+        return [{**seconds, "no_sync_step_s": [0.4], "max_rss_bytes": 5e6 + grown}] * order.ranks
 
     monkeypatch.setattr(cost, "run_steps", no_process)
     trials = [make_trial(source, tmp_path, arm=arm) for arm in ("none", "level")]
@@ -183,7 +188,7 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
     plain = none["saved_by_steps"]["plain"]
     assert plain["4"] > plain["2"]
     assert none["training_bytes"]["plain"] == 16 * none["parameters"] + none["saved_bytes"]["plain"]
-    assert none["peak_rss_bytes"] == dict.fromkeys(cost.MODES, 1000)
+    assert none["peak_rss_bytes"] == {"plain": 1e6, "checkpoint": 2e6, "reversible": 3e6}
     assert level["buffer_bytes"] == none["buffer_bytes"] > 4 * 32 * 8 * 8
     assert none["ranks"]["2"]["communication_ms"] == pytest.approx(100)
     assert none["ranks"]["2"]["all_reduce_bytes"] == 4 * none["parameters"]
@@ -194,9 +199,17 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
         ["by level", f"{level['parameters']:,.0f}"],
     ]
     plain_first, *others = shown["memory"][1].rows
-    assert plain_first[4] == plain_first[6] == "100 %" and len(others) == 5
-    share = 100 * level["training_bytes"]["reversible"] / none["training_bytes"]["plain"]
-    assert others[-1][1] == "reversible" and others[-1][4] == f"{share:.3g} %"
+    assert plain_first[3] == plain_first[5] == plain_first[7] == "100 %" and len(others) == 5
+    shares = [
+        f"{100 * level[kind]['reversible'] / none[kind]['plain']:.3g} %"
+        for kind in ("saved_bytes", "training_bytes")
+    ]
+    assert others[-1][1] == "reversible" and [*others[-1][3:6:2]] == shares
+    assert others[-1][6:] == ["0.3", "30 %"]  # resident
+    arms = summary["arms"]
+    assert arms["level"]["parameter_ratio"] == 1  # of the results, which say 100 for both
+    assert arms["level"]["saved_bytes"] == level["saved_bytes"]
+    assert arms["none"]["step_ms"] == {"1": 500.0, "2": 500.0}
 
 
 def test_a_checkpoint_holds_shared_weights_once_and_its_buffers_are_counted_apart() -> None:

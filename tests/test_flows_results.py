@@ -57,6 +57,8 @@ def test_a_shorter_run_is_compared_where_it_ends(source: Source, tmp_path: Path)
     found = aggregate("some", tmp_path / "results")["arms"]["level"]
     # no sharing falls from 3 to 1 in minutes 5 to 20: 2.4 after 9.5, not 1
     assert found["gap_to_none"]["mean"] == pytest.approx(2.9 - 2.4)
+    # it had half of the time: that it did not get where no sharing ends says nothing
+    assert found["minutes_to"].keys() == {"quarter", "half"}
 
 
 def test_a_diverged_run_counts_and_is_in_no_mean(source: Source, tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_seeds_that_never_get_there_are_counted_beside_the_mean_of_the_others(
     summary = aggregate("some", tmp_path / "results")
     assert summary["arms"]["level"]["minutes_to"]["end"]["per_seed"] == [30, 30, None]
     rows = tables(summary)["main"][1]
-    place = rows.head.index("CPU min to its end, of runs that reach it")
+    place = rows.head.index("CPU min to where it ends")
     assert [row[place] for row in rows.rows] == ["20.0 (20.0–20.0), 3 of 3", "30.0, 2 of 3"]
 
 
@@ -191,6 +193,20 @@ def test_costs_that_do_not_belong_to_the_trials_are_left_out_and_named(
     assert summary["left_out"].keys() == {"level.cost.json", latency.NAME}
     assert said in summary["left_out"]["level.cost.json"]
     assert any("Left out" in one and said in one for one in _warnings(summary))
+
+
+def test_times_of_another_machine_are_left_out_and_named(source: Source, tmp_path: Path) -> None:
+    for arm in ("none", "level"):
+        trial = make_trial(source, tmp_path, arm=arm)
+        write_trial(trial, {"bits_per_dim": 1.0})
+        write_cost(trial, machine={"cpu": "a processor" if arm == "none" else "a faster one"})
+    timed = {"version": latency.VERSION, "settings": latency.settings_of(trial), "digest": "d1"}
+    path = trial.cost_path.with_name(latency.NAME)
+    path.write_text(json.dumps({**timed, "ms": {"8x8": {"cached": 3.0}}}))
+    summary = aggregate("some", tmp_path / "results")
+    assert summary["costs"].keys() == {"none"} and summary["latency"] == {}
+    said = "timed on another machine"
+    assert summary["left_out"] == {"level.cost.json": said, latency.NAME: said}
 
 
 def test_trials_of_other_measures_are_left_out_and_named(source: Source, tmp_path: Path) -> None:

@@ -11,13 +11,16 @@
     saved_by_steps/...    the same for K = 4, 8, 16, 32 steps: what grows with depth
     training_bytes/<mode> 16 bytes a parameter (weight, gradient, two of Adam) and saved_bytes
     peak_rss_bytes/<mode> largest resident memory of a fresh process that trains, above that of
-                          one that builds the same and takes no step
+                          one that takes a single step on a single image, keeping least: what torch
+                          loads for its first step is no matter of the flow
     step_cpu_ms/<mode>    CPU milliseconds of a training step, the fastest of a few
     ranks/<n>/...         milliseconds by the clock of a step on n ranks over gloo on one machine,
                           one thread and one batch each: `step_ms`, `no_sync_ms` (the same without
                           communication), `communication_ms` (the difference of the two, step by
                           step), `all_reduce_ms` (summing one vector of all gradients) and
-                          `all_reduce_bytes`; of the slowest rank at every step, then the median
+                          `all_reduce_bytes`; of the slowest rank at every step, then the median.
+                          In the memory mode of the settings. `peak_rss_bytes` of the largest rank,
+                          as above
     ranks/<n>/load_...    what else the machine did (`mbrl.flows.load`): `before` the steps, and
                           on `average` over the minute before
     sample_ms/<size>      CPU milliseconds for 64 images in one pass, of the study's size and of a
@@ -43,7 +46,7 @@ from torch import nn
 
 from mbrl import provenance
 from mbrl.flows import load
-from mbrl.flows.images import SIDE, load_images, name_of
+from mbrl.flows.images import drawn_sources, load_images, name_of
 from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.step import Order, random_images, run_steps
 from mbrl.flows.train import build, loss_of
@@ -138,28 +141,35 @@ def cpu_ms_of(draw: Callable[[], object]) -> float:
 
 
 def costs(
-    config: FlowStudySettings, shapes: Sequence[tuple[int, int, int]], levels: int, effort: Effort
+    config: FlowStudySettings,
+    shape: tuple[int, int, int],
+    levels: int,
+    effort: Effort,
+    drawn: Sequence[tuple[int, int, int]],
 ) -> dict[str, Any]:
-    """All costs of a flow on images of a shape (C, H, W) and V levels.
+    """All costs of a flow.
 
     Args:
         config: of the flow.
-        shapes: that of the images, then those at which drawing is timed as well.
+        shape: (C, H, W) of the images.
         levels: V.
         effort: how much is measured.
+        drawn: shapes at which drawing is timed.
     """
-    shape = shapes[0]
     batch = effort.batch or config.train.batch_size
     flow = build(shape, levels, config)
     count = parameters(flow)
     modes = {mode: with_flow(config, memory=mode) for mode in MODES}
     kept = {mode: saved(one, shape, levels, batch) for mode, one in modes.items()}
-    order = Order(config=config, shape=shape, levels=levels, batch=batch, steps=0)
-    [still] = run_steps(order)
+    order = Order(config=config, shape=shape, levels=levels, batch=batch, steps=effort.steps)
+    [least] = run_steps(
+        order.model_copy(update={"config": modes["reversible"], "batch": 1, "steps": 1})
+    )
+    base = least["max_rss_bytes"]
     rss, cpu = {}, {}
     for mode, one in modes.items():
-        [found] = run_steps(order.model_copy(update={"config": one, "steps": effort.steps}))
-        rss[mode] = found["max_rss_bytes"] - still["max_rss_bytes"]
+        [found] = run_steps(order.model_copy(update={"config": one}))
+        rss[mode] = found["max_rss_bytes"] - base
         cpu[mode] = 1000 * min(found["step_cpu_s"])
     return {
         "parameters": count,
@@ -180,18 +190,23 @@ def costs(
             str(ranks): _ranks(
                 order.model_copy(update={"steps": effort.rank_steps, "ranks": ranks}),
                 load.look(effort.looks_s),
+                base,
             )
             for ranks in effort.ranks
         },
-        "sample_ms": {name_of(one): sample_ms(config, one, levels) for one in shapes},
+        "sample_ms": {name_of(one): sample_ms(config, one, levels) for one in drawn},
     }
 
 
-def _ranks(order: Order, before: load.Load) -> dict[str, float]:
-    """Milliseconds of a step on several ranks, and what else the machine was doing."""
+def _ranks(order: Order, before: load.Load, base: float) -> dict[str, float]:
+    """Time of a step on several ranks, their memory, and what else the machine was doing."""
     found = run_steps(order)
     step = slowest(found, "step_s")
-    numbers = {"step_ms": float(np.median(step)), **before.as_numbers()}
+    numbers = {
+        "step_ms": float(np.median(step)),
+        "peak_rss_bytes": max(one["max_rss_bytes"] for one in found) - base,
+        **before.as_numbers(),
+    }
     if order.ranks == 1:
         return numbers
     alone = slowest(found, "no_sync_step_s")
@@ -211,11 +226,10 @@ def slowest(ranks: Sequence[dict[str, Any]], name: str) -> "np.ndarray[Any, np.d
 
 def run(trial: Trial) -> None:
     """Measure the costs of a trial's arm and write them."""
-    images = load_images(trial.source)
-    shapes = [images.shape]
-    if trial.source.is_shrunk:
-        shapes.append((images.shape[0], SIDE, SIDE))
-    found = costs(trial.config(), shapes, images.levels, QUICK if trial.quick else Effort())
+    effort = QUICK if trial.quick else Effort()
+    images, *others = map(load_images, drawn_sources(trial.source))
+    drawn = [one.shape for one in (images, *others)]
+    found = costs(trial.config(), images.shape, images.levels, effort, drawn)
     write_costs(trial, found, images.digest)
 
 

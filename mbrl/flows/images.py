@@ -86,7 +86,8 @@ class Source:
         """For JSON; no folder of this machine is in it."""
         of_game = {"steps": self.steps} if self.game else {}
         source = self.game or (self.path.name if self.path else "")
-        return {"source": source, "size": self.size, "bits": self.bits, **of_game}
+        size = None if self.game and not self.is_shrunk else self.size
+        return {"source": source, "size": size, "bits": self.bits, **of_game}
 
 
 @dataclass(frozen=True, kw_only=True)

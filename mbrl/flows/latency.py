@@ -94,18 +94,21 @@ def is_done(trial: Trial) -> bool:
 def run(trial: Trial) -> None:
     """Measure and write."""
     settings = settings_of(trial)
-    digest, found = "", {}
-    for source in drawn_sources(trial.source):
-        images = load_images(source)
-        digest = digest or images.digest
-        found[name_of(images.shape)] = {
-            **latencies(images, settings["updates"]),
-            "flow": flow_ms(images),
-        }
+    found, digests = {}, []
+    for images in map(load_images, drawn_sources(trial.source)):
+        timed = {**latencies(images, settings["updates"]), "flow": flow_ms(images)}
+        found[name_of(images.shape)] = timed
+        digests.append(images.digest)
     write_side(
         trial.cost_path.with_name(NAME),
         trial,
-        {"version": VERSION, "digest": digest, "settings": settings, "ms": found},
+        {
+            "version": VERSION,
+            "digest": digests[0],
+            "digests": digests,
+            "settings": settings,
+            "ms": found,
+        },
     )
 
 

@@ -15,7 +15,8 @@ made here, because they compare runs:
 * `gap_at_updates`, the same after equally many updates, as many as both have, from their curves;
 * `minutes_to/<name>`, CPU minutes until held-out images cost so many bits per dimension; the
   thresholds are what the arm without sharing has after a quarter, a half and all of its budget.
-  None for a run that never gets there, so that the mean is that of the others.
+  None for a run that never gets there, so that the mean is that of the others; nothing for one
+  that had less time and did not get there.
 
 A run that diverged is counted, and in no mean.
 """
@@ -61,9 +62,9 @@ def aggregate(name: str, results: Path) -> Tree:
             f"those of others ({trials[0]['digest']}); remove what does not belong here"
         )
     thresholds = thresholds_of(trials)
-    compared = [{**one, "measures": _compared(one, trials, thresholds)} for one in trials]
     costs, bad_costs = costs_of(folder, list(ARMS), trials)
     latency, bad_latency = latency_of(folder, trials)
+    compared = [{**one, "measures": _compared(one, trials, thresholds)} for one in trials]
     summary = {
         "images": name,
         "about": about,
@@ -74,6 +75,8 @@ def aggregate(name: str, results: Path) -> Tree:
         "thresholds": thresholds,
         "left_out": {**outdated(folder), **bad_costs, **bad_latency},
     }
+    for arm, measures in summary["arms"].items():
+        measures |= _in_short(arm, summary)
     write_atomically(results / f"{name}.json", json.dumps(summary, indent=1, allow_nan=False))
     return summary
 
@@ -161,8 +164,26 @@ def _compared(trial: Tree, trials: Sequence[Tree], thresholds: Mapping[str, floa
             else gap_at(trial, reference, "cpu_minutes")
         )
         measures["gap_at_updates"] = gap_at(trial, reference, "updates")
-    measures["minutes_to"] = {name: minutes_to(trial, at) for name, at in thresholds.items()}
+    whole = max((one["cpu_minutes"] for one in trials if one["arm"] == REFERENCE), default=0.0)
+    reached = {name: minutes_to(trial, at) for name, at in thresholds.items()}
+    measures["minutes_to"] = {
+        name: minutes
+        for name, minutes in reached.items()
+        if minutes is not None or trial["cpu_minutes"] >= SHARES[name] * whole
+    }
     return measures
+
+
+def _in_short(arm: str, summary: Mapping[str, Any]) -> Tree:
+    """The costs of an arm that its measures are read beside, once more, without their tree."""
+    runs, cost = summary["runs"], summary["costs"].get(arm)
+    found: Tree = {"parameters": runs[arm]["parameters"]}
+    if REFERENCE in runs:
+        found["parameter_ratio"] = found["parameters"] / runs[REFERENCE]["parameters"]
+    if cost:
+        found["saved_bytes"] = cost.get("saved_bytes")
+        found["step_ms"] = {n: one["step_ms"] for n, one in cost.get("ranks", {}).items()}
+    return found
 
 
 def _about(arm: str, runs: Sequence[Tree]) -> Tree:

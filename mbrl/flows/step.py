@@ -49,7 +49,7 @@ class Order(BaseModel):
         shape: (C, H, W) of the images, which are random.
         levels: V.
         batch: images of a step on each rank.
-        steps: to be timed; 0 builds everything and takes none.
+        steps: to be timed.
         rank: of this process.
         ranks: processes that share the gradient.
         meeting: the file through which they meet.
@@ -98,13 +98,10 @@ def take(order: Order) -> dict[str, Any]:
     torch.manual_seed(0)
     module = Loss(order)
     batch = random_images(order.shape, order.levels, order.batch)
-    if order.steps:
-        module.flow.initialise(batch)
+    module.flow.initialise(batch)
     wrapped, ways = shared(module, order.ranks)
     optimizer = optimizer_of(module, order.config.train)
-    found: dict[str, Any] = {}
-    if order.steps:
-        found |= _timed(wrapped, batch, optimizer, order.steps, ways)
+    found: dict[str, Any] = _timed(wrapped, batch, optimizer, order.steps, ways)
     if order.ranks > 1:
         found["all_reduce_s"] = _all_reduce(module, order.steps)
     found["max_rss_bytes"] = peak_rss_bytes()

@@ -31,8 +31,8 @@ _BITS = (
     Column("above no sharing", "gap_to_none", 4),
     Column("after equal updates", "gap_at_updates", 4),
     Column("on training images", "train_bits_per_dim", 4),
-    Column("CPU min to its half, of runs that reach it", "minutes_to/half", 1),
-    Column("CPU min to its end, of runs that reach it", "minutes_to/end", 1),
+    Column("CPU min to where no sharing is at half time", "minutes_to/half", 1),
+    Column("CPU min to where it ends", "minutes_to/end", 1),
     Column("train, ms per image", "train_ms_per_image", 1),
 )
 _PATH = (
@@ -116,7 +116,9 @@ def _reached(summary: Summary, arm: str, column: Column) -> str:
     """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
     runs = len(summary["runs"][arm]["seeds"])
     statistics = look_up(summary["arms"][arm], column.name)
-    there = [one for one in (statistics or {"per_seed": []})["per_seed"] if one is not None]
+    if statistics is None:
+        return DASH
+    there = [one for one in statistics["per_seed"] if one is not None]
     return f"{cell(statistics, column.digits)}, {len(there)} of {runs}"
 
 
@@ -143,7 +145,7 @@ def _parameters(summary: Summary) -> Rows:
         ]
         for arm, cost, to in _cost_rows(summary)
     ]
-    head = ["arm", "parameters", "of no sharing", "checkpoint, MB", "its buffers, MB"]
+    head = ["arm", "parameters", "of no sharing", "checkpoint, MB", "buffers beside it, MB"]
     return Rows(head, rows, list(summary["costs"]))
 
 
@@ -152,14 +154,15 @@ def _memory(summary: Summary) -> Rows:
     rows, arms = [], []
     for arm, cost, to in _cost_rows(summary):
         for mode in MODES:
-            row = [_title(summary, arm), mode, _number(cost["saved_bytes"][mode] / _MB, 1)]
-            for kind in ("training_bytes", "peak_rss_bytes"):
+            row = [_title(summary, arm), mode]
+            for kind in ("saved_bytes", "training_bytes", "peak_rss_bytes"):
                 size = cost[kind][mode]
                 row += [_number(size / _MB, 1), _ratio(size, _look(to, f"{kind}/plain"))]
             rows.append(row)
             arms.append(arm)
-    of = "of no sharing, plain"
-    return Rows(["arm", "memory", "kept", "in all", of, "resident", of], rows, arms)
+    head = ["arm", "memory", "kept for backward", "its share"]
+    head += ["with weights and optimizer", "its share", "peak resident", "its share"]
+    return Rows(head, rows, arms)
 
 
 def _depth(summary: Summary) -> Rows:
@@ -190,6 +193,7 @@ def _time(summary: Summary) -> Rows:
             to_spoilt = BUSY if is_busy(cost, n) or is_busy(to, n) else ""
             row += [_number(step) + spoilt]
             row += [_ratio(step, _look(to, f"ranks/{n}/step_ms")) + to_spoilt]
+            row += [_number((_look(cost, f"ranks/{n}/peak_rss_bytes") or 0) / _MB, 0)]
             if n != "1":
                 row += [
                     _number(_look(cost, f"ranks/{n}/communication_ms")) + spoilt,
@@ -200,7 +204,7 @@ def _time(summary: Summary) -> Rows:
         rows.append(row)
     head = ["arm", *(f"CPU, {mode}" for mode in MODES)]
     for n in counts:
-        head += [f"{n} rank{'s' * (n != '1')}", "of no sharing"]
+        head += [f"{n} rank{'s' * (n != '1')}", "of no sharing", "resident, MB"]
         head += [] if n == "1" else ["communication", "all-reduce alone", "all-reduce, MB"]
         head += ["load before"]
     return Rows(head, rows, [arm for arm, _, _ in costs])
@@ -273,7 +277,7 @@ def _latency(summary: Summary) -> Rows:
         ]
         for _, title, ms in timed
     ]
-    head = [text for size in sizes for text in (f"{size}, ms", "beside the best PixelCNN")]
+    head = [text for size in sizes for text in (f"{size}, ms", f"{size}, beside the best")]
     return Rows(["what", *head], rows, [arm for arm, _, _ in timed])
 
 

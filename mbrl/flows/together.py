@@ -66,16 +66,22 @@ def outdated(folder: Path) -> dict[str, str]:
 def costs_of(
     folder: Path, arms: Sequence[str], trials: Sequence[Mapping[str, Any]]
 ) -> tuple[Tree, dict[str, str]]:
-    """Costs by arm, and by file why others were left out."""
+    """Costs by arm, and by file why others were left out.
+
+    Ratios of times mean something on one machine only: that of the first arm that has costs.
+    """
     good, bad = {}, {}
+    machine = None
     for arm in arms:
         path = folder / f"{arm}.cost.json"
         if not path.exists():
             continue
         side = json.loads(path.read_text(encoding="utf-8"))
         runs = [one for one in trials if one["arm"] == arm]
-        if why := _unfit(side, cost.VERSION, runs or trials, list(_SHARED if not runs else [])):
-            bad[path.name] = why
+        machine = machine or side.get("machine")
+        why = _unfit(side, cost.VERSION, runs or trials, list(_SHARED if not runs else []))
+        if why or side.get("machine") != machine:
+            bad[path.name] = why or ANOTHER_MACHINE
         else:
             good[arm] = side["costs"]
     return good, bad
@@ -87,11 +93,14 @@ def latency_of(folder: Path, trials: Sequence[Mapping[str, Any]]) -> tuple[Tree,
     if not path.exists():
         return {}, {}
     side = json.loads(path.read_text(encoding="utf-8"))
-    if why := _unfit(side, latency.VERSION, trials, ["images", "quick"]):
-        return {}, {path.name: why}
+    why = _unfit(side, latency.VERSION, trials, ["images", "quick"])
+    costs = [json.loads(one.read_text(encoding="utf-8")) for one in folder.glob("*.cost.json")]
+    if why or any(one.get("machine") != side.get("machine") for one in costs):
+        return {}, {path.name: why or ANOTHER_MACHINE}
     return side, {}
 
 
+ANOTHER_MACHINE = "timed on another machine"
 _SHARED = ("images", "quick", "train")
 """Settings that are the same for all arms."""
 

@@ -1,8 +1,9 @@
 """Parts of a flow that are the same in every variant: small bijections and the zero convolution.
 
 In: activations (N, C, H, W). Out: activations of as many numbers, and how much volumes grew. They
-know nothing of couplings, conditions or images. All of this runs in the precision of the
-activations, whatever autocast says: log-determinants are sums over thousands of numbers.
+know nothing of couplings, conditions or images. Bijections run in the precision of the activations,
+whatever autocast says: log-determinants are sums over thousands of numbers, and what is to be
+undone has to be exact.
 """
 
 import torch
@@ -42,6 +43,16 @@ def border(like: Tensor) -> Tensor:
     """(1, 1, H + 2, W + 2): ones around zeros, as the input channel by which padding shows."""
     inside = like.new_zeros(1, 1, *like.shape[-2:])
     return functional.pad(inside, (1, 1, 1, 1), value=1.0)
+
+
+def mixed(z: Tensor, weight: Tensor) -> Tensor:
+    """Every pixel's channels times a matrix: (N, C, H, W) and (C, C) to (N, C, H, W).
+
+    A 1 x 1 convolution, but as a matrix product: graphics cards round what goes into convolutions
+    to ten bits (TF32) unless told otherwise, and nothing that was rounded so can be inverted.
+    """
+    with full_precision(z):
+        return torch.matmul(weight, z.flatten(2)).unflatten(2, z.shape[2:])
 
 
 class ActNorm(nn.Module):

@@ -11,7 +11,6 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mbrl.world_model.decoders.flow.coupling import (
@@ -25,7 +24,7 @@ from mbrl.world_model.decoders.flow.layers import (
     ActNorm,
     InvertibleConv,
     ZeroConv,
-    full_precision,
+    mixed,
 )
 from mbrl.world_model.decoders.flow.reversible import reversible_steps
 from mbrl.world_model.settings import FlowSettings
@@ -61,8 +60,7 @@ class Step(nn.Module):
         else:
             weight = self.mix.weight() * scale
             log_det = log_det + self.mix.log_det()
-            with full_precision(z):
-                z = functional.conv2d(z, weight[..., None, None], weight @ self.norm.bias)
+            z = mixed(z, weight) + _wide(weight @ self.norm.bias)
         return z, log_det * (z.shape[2] * z.shape[3])
 
     @torch.no_grad()
@@ -72,8 +70,7 @@ class Step(nn.Module):
         if self.mix is None:
             return z * _wide(scale) - _wide(self.norm.bias)
         weight = scale[:, None] * self.mix.inverse()
-        with full_precision(z):
-            return functional.conv2d(z, weight[..., None, None], -self.norm.bias)
+        return mixed(z, weight) - _wide(self.norm.bias)
 
 
 def _wide(x: Tensor) -> Tensor:
