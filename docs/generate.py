@@ -99,15 +99,20 @@ def _ratio_sentence(ratio: Mapping[str, Any] | None, first: str) -> str:
 
 def _origin(result: Mapping[str, Any], path: Path = RESULTS, page: Path = README) -> str:
     """Command, commit and machine of a result, and where its numbers are, seen from a page."""
-    machine = result.get("machine") or {}
+    machines = [result.get("machine") or {}, *result.get("other_machines", [])]
     parts = [
         ", ".join(f"`{one}`" for one in (result.get("command") or "").split(" && ") if one),
         f"commit {_commits(result['commit'])}" if result.get("commit") else "",
-        ", ".join([*([f"{machine['cores']} cores"] if machine.get("cores") else []),
-                   *(machine[name] for name in ("cpu", "vectors") if machine.get(name))]),
+        " and, of another kind, ".join(filter(None, map(_machine, machines))),
         f"[numbers of every seed]({Path(os.path.relpath(path, page.parent)).as_posix()})",
     ]  # fmt: skip
     return "From " + "; ".join(part for part in parts if part) + "."
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    """A machine in a few words, as far as it is known."""
+    cores = [f"{machine['cores']} cores"] if machine.get("cores") else []
+    return ", ".join([*cores, *(machine[name] for name in ("cpu", "vectors") if machine.get(name))])
 
 
 def readme(text: str) -> str:

@@ -35,6 +35,8 @@ class BudgetedTraining(ABC):
         cpu_s: spent so far.
         rows: learnt from so far.
         commits: of the code that trained.
+        machines: that it trained on, as `mbrl.provenance.machine` says; what a CPU minute is worth
+            depends on them, and so does the precision.
         over: learning has ended before its time.
     """
 
@@ -54,6 +56,7 @@ class BudgetedTraining(ABC):
         self.log = MetricsLog(run_dir)
         self.cpu_s, self.rows = 0.0, 0
         self.commits: list[str] = []
+        self.machines: list[dict[str, Any]] = []
         self.over = False
         self._stop = threading.Event()
         self._handlers: dict[int, Any] = {}
@@ -130,6 +133,7 @@ class BudgetedTraining(ABC):
             "updates": self.updates,
             "rows": self.rows,
             "commit": ", ".join(self.commits),
+            **({"other_machines": self.machines[:-1]} if self.machines[1:] else {}),
         }
 
     def _learn(self) -> dict[str, float]:
@@ -160,6 +164,7 @@ class BudgetedTraining(ABC):
             "cpu_s": self.cpu_s,
             "rows": self.rows,
             "commits": self.commits,
+            "machines": self.machines,
             "over": self.over,
         }
         checkpoint.save(self.checkpoints, self.updates, state)
@@ -174,6 +179,8 @@ class BudgetedTraining(ABC):
         self._begin(state)
         # of the code that is running now, whatever is committed until the end
         self.commits = list(dict.fromkeys([*state.get("commits", []), provenance.commit()]))
+        here = provenance.machine()
+        self.machines = [*(one for one in state.get("machines", []) if one != here), here]
         self.log.truncate_after(self.updates, counter="study/updates")
 
 

@@ -65,6 +65,15 @@ def test_aggregate_reads_all_trials_that_are_there(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results" / f"{GAME.name}.json").read_text()) == summary
 
 
+def test_every_machine_of_every_trial_is_named(tmp_path: Path) -> None:
+    one, other, third = ({"cpu": name, "cores": 2} for name in ("one", "other", "third"))
+    write_trial(make_trial(tmp_path), {"ball_recall": 1.0}, machine=one)
+    moved = {"machine": other, "other_machines": [one, third]}
+    write_trial(make_trial(tmp_path, seed=1), {"ball_recall": 1.0}, **moved)
+    summary = aggregate(GAME.name, tmp_path / "results")
+    assert summary["machine"] == one and summary["other_machines"] == [other, third]
+
+
 def test_aggregate_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected results of trials, found none"):
         aggregate("pong", tmp_path)

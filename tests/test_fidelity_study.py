@@ -215,16 +215,21 @@ def test_a_resumed_trial_equals_one_that_never_stopped(out: Path) -> None:
             assert torch.equal(value, wanted[name]), name
 
 
-def test_a_trial_names_every_commit_it_was_trained_with(
+def test_a_trial_names_every_commit_and_machine_it_was_trained_with(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for commit in ("abc", "abc", "def"):
+        machine = {"cpu": "fast" if commit == "abc" else "slow"}
         monkeypatch.setattr(trial_module.provenance, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(trial_module.provenance, "machine", lambda machine=machine: machine)
         with training(make_trial(out)) as one:
             monkeypatch.setattr(trial_module.provenance, "commit", lambda: "later")
             one._learn()
             one._save()
+        if commit == "abc":
+            assert "other_machines" not in one.spent()
     assert one.spent()["commit"] == "abc, def"
+    assert one.spent()["other_machines"] == [{"cpu": "fast"}] and one.machines[1]["cpu"] == "slow"
 
 
 def test_lines_beyond_the_checkpoint_are_told_once(out: Path) -> None:

@@ -69,7 +69,9 @@ def combined(
     by_arm: dict[str, list[Tree]] = {}
     for trial in trials:
         by_arm.setdefault(trial["arm"], []).append(trial)
-    machines = distinct(trial["machine"] for trial in trials)
+    machines = distinct(
+        one for trial in trials for one in (trial["machine"], *trial.get("other_machines", []))
+    )
     return {
         "arms": {arm: summarise([one["measures"] for one in runs]) for arm, runs in by_arm.items()},
         "runs": {arm: about(arm, runs) for arm, runs in by_arm.items()},
