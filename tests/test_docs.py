@@ -18,8 +18,12 @@ import yaml
 from PIL import Image
 
 from envs.settings import EnvSettings
+from mbrl import config_file
 from mbrl.__main__ import _parser, find_config
 from mbrl.config import Config, load
+from mbrl.fidelity import arms as fidelity_arms
+from mbrl.flows import arms as flow_arms
+from mbrl.flows.settings import FlowStudySettings
 from mbrl.video import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -213,6 +217,13 @@ def test_shown_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
     options = _parser().parse_args(shlex.split(command)[1:])
     if options.command in ("train", "compare") and options.config != "catch.yaml":
         load(find_config(options.config), options.overrides)
+    if options.command == "bench" and options.study == "flow":
+        flow_arms.choose(options.arms)
+        settings = [word for word in options.words if "=" in word]
+        config_file.load(FlowStudySettings, overrides=settings)
+    elif options.command == "bench":
+        fidelity_arms.choose(options.arms)
+        load(find_config("fidelity"), options.overrides)
 
 
 def test_yaml_blocks_are_yaml() -> None:
