@@ -46,6 +46,8 @@ PICTURE_CAPTIONS = {
     "the pixels.",
 }
 _SHOWN = 4
+_WIDEST = 128
+"""Pixels that an image may take of a sheet."""
 
 
 def colour(arm: str) -> str:
@@ -166,10 +168,12 @@ def memory_figure(summary: Summary) -> Figure | None:
 def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
     """Write the sheets of samples and interpolations; each path with its caption.
 
-    Each arm is shown by its first seed; those without pictures here are left out.
+    Each main arm, or each arm if there is no main one, is shown by its first seed; those without
+    pictures here are left out.
     """
     found: dict[str, Mapping[str, NDArray[Any]]] = {}
-    for arm, about in summary["runs"].items():
+    runs = summary["runs"]
+    for arm, about in ({a: r for a, r in runs.items() if r["main"]} or runs).items():
         path = folder / f"{arm}-{about['seeds'][0]}" / "pictures.npz"
         if path.exists():
             with np.load(path, allow_pickle=False) as file:
@@ -177,7 +181,7 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
     if not found:
         return []
     first = next(iter(found.values()))
-    scale = max(1, 256 // first["real"].shape[2])
+    scale = max(1, _WIDEST // first["real"].shape[2])
     drawn: dict[str, NDArray[np.uint8]] = {"real images": first["real"][0]}
     for title, pictures in found.items():
         for place, temperature in enumerate(pictures["temperatures"]):
