@@ -1,9 +1,9 @@
 """bfloat16 where the device computes in it, float32 where it would only imitate it.
 
-A processor without instructions for bfloat16 runs the same code, many times slower than in float32,
-and says nothing. So a setting that asks for bfloat16 is a wish: it is granted where the device has
-it, and which of the two it was stands with every result (`mbrl.provenance.machine`). Knows nothing
-of what is computed.
+A processor without instructions for bfloat16 runs the same code slowly, and says nothing. So a
+setting that asks for bfloat16 is a wish: it is granted where the device has it. Whether the
+processor does stands with every result (`mbrl.provenance.machine`). Knows nothing of what is
+computed.
 """
 
 from contextlib import AbstractContextManager, nullcontext

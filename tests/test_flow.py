@@ -215,6 +215,8 @@ def test_a_round_trip_is_exact_although_convolutions_are_rounded_to_ten_bits(sha
         return convolve(tensor_float(x), tensor_float(weight), *more, **named)
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", rounded)
+    # networks may be rounded, they say the same both ways but for what they read; the mixing of
+    # channels may not: rounded, it comes back ten times further off
     test_96_steps_and_back_return_the_image(sharing, "glow", torch.float32, 3e-4)
     assert calls
     third = torch.tensor(1 / 3)

@@ -207,6 +207,12 @@ def test_times_of_another_machine_are_left_out_and_named(source: Source, tmp_pat
     assert summary["costs"].keys() == {"none"} and summary["latency"] == {}
     said = "timed on another machine"
     assert summary["left_out"] == {"level.cost.json": said, latency.NAME: said}
+    # what is left out for another reason is no yardstick
+    first = make_trial(source, tmp_path, arm="none")
+    write_cost(first, version=cost.VERSION - 1, machine={"cpu": "a processor"})
+    summary = aggregate("some", tmp_path / "results")
+    assert summary["costs"].keys() == {"level"}
+    assert summary["left_out"]["none.cost.json"] == "made by another version"
 
 
 def test_trials_of_other_measures_are_left_out_and_named(source: Source, tmp_path: Path) -> None:

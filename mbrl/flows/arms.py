@@ -21,7 +21,7 @@ def _sharing(mode: str, *more: str) -> tuple[str, ...]:
 
 DEFAULT = "level+film+proj"
 SHARED = ("flow.steps=32", "flow.width=64")
-"""What all arms begin with: Glow's K, and the width that one core can train in the budget."""
+"""What all arms begin with: Glow's K, and a width that one core can train in the budget."""
 REFERENCE = "none"
 """The arm that the others are compared with."""
 

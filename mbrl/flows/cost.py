@@ -46,7 +46,7 @@ from torch import nn
 
 from mbrl import provenance
 from mbrl.flows import load
-from mbrl.flows.images import drawn_sources, load_images, name_of
+from mbrl.flows.images import SIDE, drawn_sources, load_images, name_of
 from mbrl.flows.settings import FlowStudySettings
 from mbrl.flows.step import Order, random_images, run_steps
 from mbrl.flows.train import build, loss_of
@@ -227,8 +227,9 @@ def slowest(ranks: Sequence[dict[str, Any]], name: str) -> "np.ndarray[Any, np.d
 def run(trial: Trial) -> None:
     """Measure the costs of a trial's arm and write them."""
     effort = QUICK if trial.quick else Effort()
-    images, *others = map(load_images, drawn_sources(trial.source))
-    drawn = [one.shape for one in (images, *others)]
+    images = load_images(trial.source)
+    whole = [(images.shape[0], SIDE, SIDE) for _ in drawn_sources(trial.source)[1:]]
+    drawn = [images.shape, *whole]
     found = costs(trial.config(), images.shape, images.levels, effort, drawn)
     write_costs(trial, found, images.digest)
 

@@ -62,8 +62,8 @@ def aggregate(name: str, results: Path) -> Tree:
             f"those of others ({trials[0]['digest']}); remove what does not belong here"
         )
     thresholds = thresholds_of(trials)
-    costs, bad_costs = costs_of(folder, list(ARMS), trials)
-    latency, bad_latency = latency_of(folder, trials)
+    costs, bad_costs, machine = costs_of(folder, list(ARMS), trials)
+    latency, bad_latency = latency_of(folder, trials, machine)
     compared = [{**one, "measures": _compared(one, trials, thresholds)} for one in trials]
     summary = {
         "images": name,

@@ -65,42 +65,50 @@ def outdated(folder: Path) -> dict[str, str]:
 
 def costs_of(
     folder: Path, arms: Sequence[str], trials: Sequence[Mapping[str, Any]]
-) -> tuple[Tree, dict[str, str]]:
-    """Costs by arm, and by file why others were left out.
+) -> tuple[Tree, dict[str, str], Tree | None]:
+    """Costs by arm, by file why others were left out, and the machine they are of.
 
-    Ratios of times mean something on one machine only: that of the first arm that has costs.
+    Ratios of times mean something on one machine only: that of the first arm whose costs are fit;
+    None if there are none.
     """
     good, bad = {}, {}
-    machine = None
+    machine: Tree | None = None
     for arm in arms:
         path = folder / f"{arm}.cost.json"
         if not path.exists():
             continue
         side = json.loads(path.read_text(encoding="utf-8"))
         runs = [one for one in trials if one["arm"] == arm]
-        machine = machine or side.get("machine")
         why = _unfit(side, cost.VERSION, runs or trials, list(_SHARED if not runs else []))
-        if why or side.get("machine") != machine:
-            bad[path.name] = why or ANOTHER_MACHINE
+        why = why or _elsewhere(side, machine)
+        if why:
+            bad[path.name] = why
         else:
             good[arm] = side["costs"]
-    return good, bad
+            machine = machine or side.get("machine")
+    return good, bad, machine
 
 
-def latency_of(folder: Path, trials: Sequence[Mapping[str, Any]]) -> tuple[Tree, dict[str, str]]:
-    """Latencies of PixelCNN's samplers and of a decoder-sized flow, or why they are left out."""
+def latency_of(
+    folder: Path, trials: Sequence[Mapping[str, Any]], machine: Tree | None
+) -> tuple[Tree, dict[str, str]]:
+    """Latencies of PixelCNN's samplers and of a decoder-sized flow, or why they are left out.
+
+    Args:
+        folder: of the images.
+        trials: whose they are.
+        machine: that the costs beside them are of, if there are any.
+    """
     path = folder / latency.NAME
     if not path.exists():
         return {}, {}
     side = json.loads(path.read_text(encoding="utf-8"))
     why = _unfit(side, latency.VERSION, trials, ["images", "quick"])
-    costs = [json.loads(one.read_text(encoding="utf-8")) for one in folder.glob("*.cost.json")]
-    if why or any(one.get("machine") != side.get("machine") for one in costs):
-        return {}, {path.name: why or ANOTHER_MACHINE}
+    if why := why or _elsewhere(side, machine):
+        return {}, {path.name: why}
     return side, {}
 
 
-ANOTHER_MACHINE = "timed on another machine"
 _SHARED = ("images", "quick", "train")
 """Settings that are the same for all arms."""
 
@@ -121,6 +129,12 @@ def _unfit(
         if None not in (one.get("digest"), side.get("digest")) and one["digest"] != side["digest"]:
             return "made with other images"
     return ""
+
+
+def _elsewhere(side: Mapping[str, Any], machine: Tree | None) -> str:
+    """Why times do not compare with those of a machine, if there is one; empty if they do."""
+    other = machine is not None and side.get("machine") != machine
+    return "timed on another machine" if other else ""
 
 
 def _shared(one: Mapping[str, Any]) -> Tree:
