@@ -95,8 +95,11 @@ def _run(
         if said := child.summary():
             console.print(f"{child.title}: {said}", highlight=False)
         return None
-    if code == 0:
-        return f"{child.title} was stopped before its end"
-    last = child.log.read_text(errors="replace").strip().splitlines()[-1:]
-    why = f"{' '.join(last)} (all of it: {child.log})"
-    return f"{child.title} failed with exit code {code}: {why}"
+    problem = f"{child.title} was stopped before its end"
+    if code != 0:
+        last = child.log.read_text(errors="replace").strip().splitlines()[-1:]
+        why = f"{' '.join(last)} (all of it: {child.log})"
+        problem = f"{child.title} failed with exit code {code}: {why}"
+    # at once: the others may take hours
+    console.print(problem, style="red", highlight=False, markup=False, soft_wrap=True)
+    return problem

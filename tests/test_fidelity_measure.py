@@ -268,6 +268,16 @@ def test_probes_read_the_oracles_code_and_not_its_state():
     assert report["rows"]["copies_dropped"] == 0 and report["rows"]["test"] >= 200
 
 
+def test_a_nuisance_is_read_from_a_code_that_holds_it_and_from_no_other():
+    held = replace(GAME, variables={**GAME.variables, "noise_id": GAME.variables["ball_row"]})
+    report = measure(Oracle(TRAIN, HELD_OUT), held, TRAIN, HELD_OUT, 0, SIZES)
+    noise = report["nuisance"]["noise_id"]
+    assert noise["z"] > 2 * noise["chance"] and noise["z_network"] > 2 * noise["chance"]
+    for reader in ("h", "h_network"):
+        assert noise[reader] == pytest.approx(noise["chance"], abs=0.05)
+    assert "noise_id" not in report["probes"]["z"]["f1"]
+
+
 def test_a_blind_model_keeps_nothing():
     report = measure(Blind(TRAIN, HELD_OUT), GAME, TRAIN, HELD_OUT, 0, SIZES)
     assert report["ball_recall"] == 0.0

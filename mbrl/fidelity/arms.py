@@ -116,10 +116,16 @@ ARMS: dict[str, Arm] = {
     "pixelcnn_no_marginal": Arm("no marginal", ("world_model.decoder.marginal=false",)),
     "pixelcnn_recurrent": Arm("recurrent posterior", ("world_model.posterior=recurrent",)),
     "pixelcnn_all_rows": Arm("every row decoded", ("world_model.decoder.fraction=1.0",)),
+    "supervised": Arm(
+        "labels given",
+        note="no world model: the encoder learns the labels, which bounds what probes can reach",
+    ),
 }
 
 SWEEP = ("pixelcnn_1", "pixelcnn_2", "pixelcnn_3", "pixelcnn_5", "pixelcnn_8")
 """Arms that differ in the receptive field alone, by layers."""
+SUPERVISED = "supervised"
+"""The arm that is told what the others' codes are asked for; see `mbrl.fidelity.supervised`."""
 REFERENCE = "pixelcnn_2"
 """The main arm's settings with the budget of variants, which are to be compared with it."""
 

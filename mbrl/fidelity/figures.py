@@ -21,7 +21,7 @@ from matplotlib.ticker import (
     ScalarFormatter,
 )
 
-from mbrl.fidelity.arms import ARMS, SWEEP
+from mbrl.fidelity.arms import ARMS, SUPERVISED, SWEEP
 from mbrl.fidelity.results import look_up
 from mbrl.fidelity.tables import objects
 from mbrl.panels import beside, legend_below
@@ -138,7 +138,8 @@ def cost_figure(summary: Summary) -> Figure | None:
 
 def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Nats per frame and KL of training against CPU minutes, main arms, every seed."""
-    shown = [one for one in trials if one["arm"] in ARMS and ARMS[one["arm"]].main] or list(trials)
+    models = [one for one in trials if one["arm"] != SUPERVISED]
+    shown = [one for one in models if one["arm"] in ARMS and ARMS[one["arm"]].main] or models
     if not any(len(one["curve"]["cpu_minutes"]) > 1 for one in shown):
         return None
     calibrated = [one for one in shown if "mse" not in _likelihood(one)]

@@ -222,8 +222,7 @@ def _readout(
 ) -> dict[str, Any]:
     """Probes, regressions and nuisances."""
     reading, rows = read(model, train, held_out, seed, fitted=sizes.fitted, scored=sizes.scored)
-    with torch.enable_grad():
-        probes = probe_report(game, reading, seed, epochs=sizes.epochs)
+    probes = probe_report(game, reading, seed, epochs=sizes.epochs)
     scores = dict(probes["zh"]["f1"]) if probes else {}
     ball = [value for name, value in scores.items() if "ball" in name and name in game.variables]
     if ball:

@@ -130,6 +130,7 @@ def _mean_square(output: Tensor, wanted: Tensor) -> Tensor:
     return (output - wanted).square().mean()
 
 
+@torch.enable_grad()  # measures run without gradients; a reader is fitted all the same
 def _fit(
     split: Split,
     wanted: Tensor,

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mbrl.children import run_all
 from mbrl.errors import ConfigError
-from mbrl.fidelity.arms import choose
+from mbrl.fidelity.arms import SUPERVISED, choose
 from mbrl.fidelity.results import aggregate, read_trials
 from mbrl.fidelity.trials import MEASURES, Trial, is_done, plan, refuse_others
 from mbrl.trials import child
@@ -65,7 +65,7 @@ def study(
     folder = out or Path("runs") / "fidelity" / game
     trials = plan(
         game,
-        choose(arms),
+        _possible(choose(arms), arms, known),
         seeds=seeds,
         minutes=minutes,
         steps=steps,
@@ -86,6 +86,22 @@ def study(
     if read_trials(game, results):
         _report(game, folder, results, console)
     return failed
+
+
+def _possible(names: list[str], asked: str, game: "Game") -> list[str]:
+    """The arms that the game allows: without labels, none can be learnt.
+
+    Raises:
+        ConfigError: it was asked for by name.
+    """
+    if SUPERVISED not in names or game.variables:
+        return names
+    if asked != "all":
+        raise ConfigError(
+            f"--arms: {SUPERVISED}: expected a game whose memory is labelled, got {game.name}; "
+            f"leave the arm out"
+        )
+    return [name for name in names if name != SUPERVISED]
 
 
 def find_game(name: str, study: str = "bench fidelity") -> "Game":

@@ -12,6 +12,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.results import look_up
 
 DASH = "–"
@@ -64,7 +65,7 @@ NUISANCE = tuple(
 )
 """What a code should not hold, in games that have it."""
 
-TABLES = ("main", "variants", "objects", "code", "drift", "nuisance")
+TABLES = ("main", "variants", "objects", "code", "variables", "drift", "nuisance")
 """Names of all tables."""
 ABOUT = 3
 """Columns before the measures: the arm, its runs and its updates."""
@@ -116,6 +117,15 @@ def object_columns(summary: Mapping[str, Any]) -> list[Column]:
     ]
 
 
+def variable_columns(summary: Mapping[str, Any]) -> list[Column]:
+    """F1 of every variable that is probed, in the order of the game's list."""
+    probed = {name for arm in summary["arms"].values() for name in arm.get("probe_f1", {})}
+    game = GAMES.get(summary["game"])
+    names = [name for name in game.variables if name in probed] if game else []
+    every = [Column(spoken(name), f"probe_f1/{name}") for name in names]
+    return [*every, Column("mean", "probe_f1/mean")] if every else []
+
+
 def spoken(name: str) -> str:
     """An object's name in a heading."""
     return name.replace("_", " ")
@@ -139,18 +149,20 @@ def drift_columns(summary: Mapping[str, Any]) -> list[Column]:
 
 
 def summary_rows(
-    summary: Mapping[str, Any], columns: Sequence[Column] = (), main: bool | None = None
+    summary: Mapping[str, Any],
+    columns: Sequence[Column] | None = None,
+    main: bool | None = None,
 ) -> Rows:
     """One row per arm, one cell per measure that any arm has.
 
     Args:
         summary: of one game.
-        columns: which measures; `columns_of` if none are named.
+        columns: which measures; `columns_of` if None.
         main: only main arms, only the others, or all.
     """
     runs = summary["runs"]
     arms = [arm for arm in summary["arms"] if main is None or runs[arm]["main"] == main]
-    wanted = columns or columns_of(summary)
+    wanted = columns_of(summary) if columns is None else columns
     shown = [column for column in wanted if any(_mean(summary, arm, column.name) for arm in arms)]
     rows = [
         [runs[arm]["title"], budget(runs[arm]), updates(runs[arm])]
@@ -170,6 +182,10 @@ def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
             summary_rows(summary, object_columns(summary)),
         ),
         "code": ("What the code knows", summary_rows(summary, CODE)),
+        "variables": (
+            "F1 by variable: linear probes of [z, h], or labels given",
+            summary_rows(summary, variable_columns(summary)),
+        ),
         "drift": ("How long dreams stay true", summary_rows(summary, drift_columns(summary))),
         "nuisance": ("Nuisance: what a code should not hold", summary_rows(summary, NUISANCE)),
     }

@@ -16,11 +16,12 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from envs import make_env
 from envs.errors import EnvError
@@ -28,15 +29,16 @@ from mbrl import provenance
 from mbrl.budget import BudgetedTraining, curve
 from mbrl.config import Config
 from mbrl.errors import MbrlError
+from mbrl.fidelity.arms import SUPERVISED
 from mbrl.fidelity.frames import collect_frames, load_frames
 from mbrl.fidelity.games import GAMES, Game
-from mbrl.fidelity.measure import Sizes, measure
+from mbrl.fidelity.measure import Sizes, measure, plain
 from mbrl.fidelity.pictures import draw
+from mbrl.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.fidelity.trials import MEASURES, Trial, is_done, refuse_others
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import lock_folder, write_atomically
-from mbrl.world_model.model import WorldModel
 
 UPDATES_AT_ONCE = 4
 FRAMES_SEED = 0
@@ -45,7 +47,7 @@ CURVE = {
     "nats_per_frame": "world_model/nats_per_frame",
     "kl": "world_model/kl",
 }
-"""What a result tells of how training went, and the metrics it is made of."""
+"""What a result tells of how training went, and the metrics it is made of; None without a model."""
 QUICK = Sizes(
     sampled=16,
     informed=64,
@@ -78,21 +80,69 @@ def run(trial: Trial) -> bool:
         stores = collect_frames(
             game, trial.frames_dir, trial.steps, trial.held_out_steps, FRAMES_SEED
         )
-        with Training(trial, game, trial.config(game.env), stores[0]) as training:
-            if not training.go_on():
-                return False
-            model, spent = training.learner.model.eval(), training.spent()
-        began = time.monotonic()
-        train, held_out = load_frames(stores[0]), load_frames(stores[1])
-        draw(model, held_out, game, trial.run_dir / "pictures.npz")
-        learn = training.learner.settings
-        sizes = replace(
-            QUICK if trial.quick else Sizes(), timed=(learn.batch_size, learn.sequence_length)
-        )
-        measures = measure(model, game, train, held_out, trial.seed, sizes)
-        spent["measuring_s"] = round(time.monotonic() - began, 1)
-        write_result(trial, settings, measures, model, spent)
+        make = _read_labels if trial.arm == SUPERVISED else _model_world
+        made = make(trial, game, stores)
+        if made is None:
+            return False
+        write_result(trial, settings, made)
     return True
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a trial came to.
+
+    Attributes:
+        measures: for the result.
+        spent: what training and measuring took, see `BudgetedTraining.spent`.
+        parameters: numbers that were trained.
+    """
+
+    measures: Mapping[str, Any]
+    spent: Mapping[str, Any]
+    parameters: int
+
+
+Stores = tuple[ReplayStore, ReplayStore]
+"""Frames to train on, and held-out ones."""
+
+
+def _model_world(trial: Trial, game: Game, stores: Stores) -> Made | None:
+    """Train a world model, draw and measure; None if a signal came."""
+    with Training(trial, game, trial.config(game.env), stores[0]) as training:
+        if not training.go_on():
+            return None
+        model, spent = training.learner.model.eval(), training.spent()
+    began = time.monotonic()
+    train, held_out = load_frames(stores[0]), load_frames(stores[1])
+    draw(model, held_out, game, trial.run_dir / "pictures.npz")
+    learn = training.learner.settings
+    sizes = replace(
+        QUICK if trial.quick else Sizes(), timed=(learn.batch_size, learn.sequence_length)
+    )
+    measures = measure(model, game, train, held_out, trial.seed, sizes)
+    return _made(measures, spent, began, model)
+
+
+def _read_labels(trial: Trial, game: Game, stores: Stores) -> Made | None:
+    """Train an encoder on the labels and score it; None if a signal came."""
+    train, held_out = load_frames(stores[0]), load_frames(stores[1])
+    encoder = trial.config(game.env).world_model.encoder
+    with SupervisedTraining(trial, game, encoder, train) as training:
+        if not training.go_on():
+            return None
+        spent = training.spent()
+    began = time.monotonic()
+    measures = plain(supervised_report(training.reader, game, train, held_out))
+    return _made(measures, spent, began, training.reader)
+
+
+def _made(
+    measures: Mapping[str, Any], spent: Mapping[str, Any], began: float, model: nn.Module
+) -> Made:
+    taken = round(time.monotonic() - began, 1)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return Made(measures, {**spent, "measuring_s": taken}, parameters)
 
 
 class Training(BudgetedTraining):
@@ -150,13 +200,7 @@ class Training(BudgetedTraining):
         return f"{metrics['nats_per_frame']:.1f} nats per frame, KL {metrics['kl']:.2f}"
 
 
-def write_result(
-    trial: Trial,
-    settings: Mapping[str, Any],
-    measures: Mapping[str, Any],
-    model: WorldModel,
-    spent: Mapping[str, Any],
-) -> None:
+def write_result(trial: Trial, settings: Mapping[str, Any], made: Made) -> None:
     """Write the trial's JSON, last of all, so that it is there only if everything is."""
     words = ["mbrl", "bench", "fidelity", trial.game, *trial.overrides, "--arms", trial.arm]
     words += ["--seeds", f"{trial.seed + 1}", "--minutes", f"{trial.minutes:g}"]
@@ -168,12 +212,12 @@ def write_result(
         "command": shlex.join(words),
         "machine": provenance.machine(),
         "cpu_minutes": trial.minutes,
-        **spent,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
+        **made.spent,
+        "parameters": made.parameters,
         "overrides": list(trial.overrides),
         "settings": settings,
         "measures_version": MEASURES,
-        "measures": measures,
+        "measures": made.measures,
         "curve": curve(trial.run_dir, CURVE),
     }
     trial.result_path.parent.mkdir(parents=True, exist_ok=True)

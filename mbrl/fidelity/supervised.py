@@ -1,0 +1,191 @@
+"""What an encoder reads that is told the answers: the supervised row of the AtariARI tables.
+
+Published scores are of frames of 210 x 160. At 64 x 64 neighbouring values of a position look
+nearly alike, so what a linear probe of an unsupervised code could reach at best has to be measured
+on our own frames. Here the world model's own encoder, the classifiers on top of it and the labels
+of all training frames are one network, trained by cross-entropy for the same CPU time as a variant
+(Anand et al., arXiv:1906.08226, section 4: "fully supervised"). It sees one frame and no past: a
+code that comes with a time state may know more, as a ball between two frames is in no single one.
+
+There is no world model, hence nothing to draw, to dream or to count nats of.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, silu
+
+from mbrl.budget import BudgetedTraining
+from mbrl.errors import ConfigError
+from mbrl.fidelity.probes import Labels, Targets, classification_report, not_seen_in
+from mbrl.fidelity.readout import read_variables
+from mbrl.seeding import seed as derive
+from mbrl.world_model.encoder import Encoder
+from mbrl.world_model.settings import EncoderSettings
+
+if TYPE_CHECKING:
+    from mbrl.fidelity.frames import Frames
+    from mbrl.fidelity.games import Game
+    from mbrl.fidelity.trials import Trial
+
+BATCH = 64
+LEARNING_RATE, HALVED_AFTER = 1e-3, 2000
+"""Adam's rate at update u is LEARNING_RATE / (1 + u / HALVED_AFTER): a larger budget goes on."""
+SCORED_AT_ONCE = 512
+
+
+class LabelReader(nn.Module):
+    """An encoder with one linear classifier per variable, all on the same features.
+
+    Attributes:
+        names: the variables.
+        classes: of each, the byte values that occur in training, ascending.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        settings: EncoderSettings,
+        names: tuple[str, ...],
+        classes: list[Labels],
+        features: int = 256,
+    ) -> None:
+        """Build for frames of `shape` (C, H, W).
+
+        The encoder is that of the world models, without the standardising of its outputs, which
+        is there to keep a code alive.
+        """
+        super().__init__()
+        self.names, self.classes = names, classes
+        self.encoder = Encoder(shape, features, settings.model_copy(update={"deviation": None}))
+        self.sizes = [len(values) for values in classes]
+        self.out = nn.Linear(features, sum(self.sizes))
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, ...]:
+        """Logits (N, classes) of each variable for frames (N, H, W, C) uint8.
+
+        In training mode the encoder takes the frames into its running statistics.
+        """
+        frames = obs.permute(0, 3, 1, 2).float() / 255
+        if self.training:
+            self.encoder.see(frames)
+        return self.out(silu(self.encoder(frames))).split(self.sizes, 1)
+
+    @torch.no_grad()
+    def guesses(self, obs: NDArray[np.uint8]) -> Labels:
+        """The likeliest value of each variable, (M, V), for frames (M, H, W, C)."""
+        was_training, parts = self.training, []
+        self.eval()
+        for i in range(0, len(obs), SCORED_AT_ONCE):
+            logits = self(torch.as_tensor(obs[i : i + SCORED_AT_ONCE]))
+            found = zip(self.classes, logits, strict=True)
+            parts.append(np.stack([values[part.argmax(1).numpy()] for values, part in found], 1))
+        self.train(was_training)
+        return np.concatenate(parts)
+
+
+class SupervisedTraining(BudgetedTraining):
+    """A `LabelReader` that learns until its CPU time is used up; a context manager."""
+
+    at_once = 16
+
+    def __init__(
+        self, trial: "Trial", game: "Game", settings: EncoderSettings, frames: "Frames"
+    ) -> None:
+        """Build the reader, and take up the newest checkpoint if there is one.
+
+        Raises:
+            ConfigError: the game has no labelled memory, or none of its variables ever changes.
+        """
+        names = read_variables(game, frames) if frames.ram is not None else ()
+        if not names or frames.ram is None:
+            raise ConfigError(
+                f"arm {trial.arm}: expected a game whose memory is labelled, got {game.name}; "
+                f"choose other arms"
+            )
+        labels = frames.ram[:, [game.variables[name].index for name in names]].astype(np.int64)
+        classes = [np.unique(column) for column in labels.T]
+        self.obs, self.seed = frames.obs, trial.seed
+        self.labels = torch.as_tensor(
+            np.stack([np.searchsorted(c, y) for c, y in zip(classes, labels.T, strict=True)], 1)
+        )
+        height, width, channels = frames.obs.shape[1:]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(trial.seed, "supervised/weights"))
+            self.reader = LabelReader((channels, height, width), settings, names, classes)
+        self.optimizer = torch.optim.Adam(self.reader.parameters(), lr=LEARNING_RATE, fused=True)
+        self._updates = 0
+        super().__init__(
+            trial.run_dir,
+            trial.minutes,
+            title=f"{trial.arm} seed {trial.seed}",
+            env_steps=trial.steps,
+            group="supervised",
+        )
+
+    @property
+    def updates(self) -> int:
+        """Updates so far, resumed ones included."""
+        return self._updates
+
+    def _update(self) -> dict[str, float]:
+        # rows follow from the count of updates alone, so a resumed run draws what it would have
+        rng = np.random.default_rng(derive(self.seed, "supervised/rows", self._updates))
+        nats = torch.zeros(())
+        for rows in rng.integers(len(self.obs), size=(self.at_once, BATCH)):
+            rate = LEARNING_RATE / (1 + self._updates / HALVED_AFTER)
+            self.optimizer.param_groups[0]["lr"] = rate
+            logits = self.reader(torch.as_tensor(self.obs[rows]))
+            wanted = self.labels[torch.as_tensor(rows)]
+            loss = torch.stack(
+                [cross_entropy(part, y) for part, y in zip(logits, wanted.T, strict=True)]
+            ).sum()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            nats += loss.detach()
+            self._updates += 1
+        self.rows += self.at_once * BATCH
+        return {"nats": float(nats) / self.at_once}
+
+    def _state(self) -> dict[str, Any]:
+        return {"reader": self.reader.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def _begin(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self.reader.load_state_dict(state["reader"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self._updates = self.rows // BATCH
+
+    def _in_words(self, metrics: Mapping[str, float]) -> str:
+        return f"{metrics['nats']:.2f} nats of all labels"
+
+
+def supervised_report(
+    reader: LabelReader, game: "Game", train: "Frames", held_out: "Frames"
+) -> dict[str, Any]:
+    """Score a trained reader on all held-out frames that are no copies of training frames.
+
+    Returns:
+        `probe_f1`, weighted F1 by variable and category with `mean`, where world models have that
+        of linear probes; `supervised`: `f1`, `macro_f1` and `accuracy`, see
+        `mbrl.fidelity.probes.classification_report`; `rows`: how many were scored and dropped.
+    """
+    if held_out.ram is None:
+        raise ValueError("ram: expected the console's memory with every frame")
+    obs = np.asarray(held_out.obs, np.uint8)
+    new = not_seen_in(np.asarray(train.obs, np.uint8), obs)
+    columns = [game.variables[name].index for name in reader.names]
+    labels = held_out.ram[new][:, columns]
+    targets = Targets(reader.names, labels[:0], labels[:0], labels)
+    categories = {name: game.variables[name].category for name in reader.names}
+    report = classification_report(targets, reader.guesses(obs[new]), categories)
+    return {
+        "probe_f1": report["f1"],
+        "supervised": report,
+        "rows": {"test": float(new.sum()), "copies_dropped": float((~new).sum())},
+    }
