@@ -74,6 +74,24 @@ def test_every_machine_of_every_trial_is_named(tmp_path: Path) -> None:
     assert summary["machine"] == one and summary["other_machines"] == [other, third]
 
 
+def test_tables_say_on_what_processor_an_arm_was_made_where_they_differ(tmp_path: Path) -> None:
+    slow = {"cpu": "one", "vectors": "AVX2", "bfloat16": False}
+    fast = {"cpu": "other", "vectors": "AVX512", "bfloat16": True}
+    write_trial(make_trial(tmp_path), {"ball_recall": 1.0}, machine=slow)
+    summary = aggregate(GAME.name, tmp_path / "results")
+    assert summary_rows(summary).head == ["arm", "runs", "updates", "ball recall"]
+    moved = {"machine": fast, "other_machines": [slow]}
+    write_trial(make_trial(tmp_path, seed=1), {"ball_recall": 1.0}, **moved)
+    before = make_trial(tmp_path, arm="deconv_mse")
+    write_trial(before, {"ball_recall": 1.0}, machine={"cpu": "unknown"})
+    rows = summary_rows(aggregate(GAME.name, tmp_path / "results"))
+    assert rows.head[-1] == "processor"
+    assert {row[0]: row[-1] for row in rows.rows} == {
+        "PixelCNN": "AVX2; AVX512, bfloat16",
+        "deconv, squared error": "not recorded",
+    }
+
+
 def test_aggregate_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected results of trials, found none"):
         aggregate("pong", tmp_path)

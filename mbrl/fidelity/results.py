@@ -1,7 +1,7 @@
 """Results of a study: every trial's JSON of one game in, `results/fidelity/<game>.json` out.
 
     {game, measures_version, arms: {arm: {measure: {mean, ci95, per_seed}}},
-     runs: {arm: {title, seeds, cpu_minutes, updates, parameters}},
+     runs: {arm: {title, seeds, cpu_minutes, updates, parameters, processors}},
      seeds, command, commit, machine}
 
 The file is made anew from all trials that are there, whoever made them, so it never disagrees with
@@ -69,12 +69,13 @@ def combined(
     by_arm: dict[str, list[Tree]] = {}
     for trial in trials:
         by_arm.setdefault(trial["arm"], []).append(trial)
-    machines = distinct(
-        one for trial in trials for one in (trial["machine"], *trial.get("other_machines", []))
-    )
+    machines = distinct(_machines(trials))
     return {
         "arms": {arm: summarise([one["measures"] for one in runs]) for arm, runs in by_arm.items()},
-        "runs": {arm: about(arm, runs) for arm, runs in by_arm.items()},
+        "runs": {
+            arm: {**about(arm, runs), "processors": distinct(map(_processor, _machines(runs)))}
+            for arm, runs in by_arm.items()
+        },
         "seeds": sorted({trial["seed"] for trial in trials}),
         "command": command,
         "commit": ", ".join(
@@ -168,6 +169,19 @@ def _about(arm: str, runs: Sequence[Tree]) -> Tree:
         "parameters": runs[0]["parameters"],
         "quick": any(run["settings"].get("quick", False) for run in runs),
     }
+
+
+def _machines(trials: Sequence[Tree]) -> Iterator[Tree]:
+    """Every machine that every trial was made on."""
+    for trial in trials:
+        yield from (trial["machine"], *trial.get("other_machines", []))
+
+
+def _processor(machine: Tree) -> str:
+    """What of a machine decides how much a CPU minute is worth, as far as it was recorded."""
+    if "vectors" not in machine:
+        return "not recorded"
+    return f"{machine['vectors']}, bfloat16" if machine.get("bfloat16") else machine["vectors"]
 
 
 def _command(game: str, trials: Sequence[Tree]) -> str:

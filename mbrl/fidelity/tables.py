@@ -7,6 +7,7 @@ not; a measure that an arm does not have is a dash.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -67,8 +68,6 @@ NUISANCE = tuple(
 
 TABLES = ("main", "variants", "objects", "code", "variables", "drift", "nuisance")
 """Names of all tables."""
-ABOUT = 3
-"""Columns before the measures: the arm, its runs and its updates."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +154,9 @@ def summary_rows(
 ) -> Rows:
     """One row per arm, one cell per measure that any arm has.
 
+    Where not all trials were made on one machine, the last column says on what processors an arm
+    was, since CPU minutes of different ones are not worth the same.
+
     Args:
         summary: of one game.
         columns: which measures; `columns_of` if None.
@@ -164,36 +166,48 @@ def summary_rows(
     arms = [arm for arm in summary["arms"] if main is None or runs[arm]["main"] == main]
     wanted = columns_of(summary) if columns is None else columns
     shown = [column for column in wanted if any(_mean(summary, arm, column.name) for arm in arms)]
+    mixed = bool(summary.get("other_machines"))
     rows = [
         [runs[arm]["title"], budget(runs[arm]), updates(runs[arm])]
         + [cell(look_up(summary["arms"][arm], column.name), column.digits) for column in shown]
+        + (["; ".join(runs[arm]["processors"])] if mixed else [])
         for arm in arms
     ]
-    return Rows(["arm", "runs", "updates", *(column.title for column in shown)], rows, arms)
+    head = ["arm", "runs", "updates", *(column.title for column in shown)]
+    return Rows([*head, *(["processor"] if mixed else [])], rows, arms)
 
 
 def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
     """Every table of a study that has something in it, by name, with its heading."""
     wanted = {
-        "main": ("Main arms", summary_rows(summary, main=True)),
-        "variants": ("Variants and ablations", summary_rows(summary, main=False)),
+        "main": ("Main arms", _measured(summary, main=True)),
+        "variants": ("Variants and ablations", _measured(summary, main=False)),
         "objects": (
             "Objects: recall by chance, near and present",
-            summary_rows(summary, object_columns(summary)),
+            _measured(summary, object_columns(summary)),
         ),
-        "code": ("What the code knows", summary_rows(summary, CODE)),
+        "code": ("What the code knows", _measured(summary, CODE)),
         "variables": (
             "F1 by variable: linear probes of [z, h], or labels given",
-            summary_rows(summary, variable_columns(summary)),
+            _measured(summary, variable_columns(summary)),
         ),
-        "drift": ("How long dreams stay true", summary_rows(summary, drift_columns(summary))),
-        "nuisance": ("Nuisance: what a code should not hold", summary_rows(summary, NUISANCE)),
+        "drift": ("How long dreams stay true", _measured(summary, drift_columns(summary))),
+        "nuisance": ("Nuisance: what a code should not hold", _measured(summary, NUISANCE)),
     }
-    return {
-        name: (title, rows)
-        for name, (title, rows) in wanted.items()
-        if rows.rows and len(rows.head) > ABOUT
-    }
+    return {name: (title, rows) for name, (title, rows) in wanted.items() if rows.rows}
+
+
+def _measured(
+    summary: Mapping[str, Any],
+    columns: Sequence[Column] | None = None,
+    main: bool | None = None,
+) -> Rows:
+    """`summary_rows` of the arms that have any of the measures."""
+    wanted = columns_of(summary) if columns is None else columns
+    every = summary_rows(summary, wanted, main)
+    there = [any(_mean(summary, arm, one.name) for one in wanted) for arm in every.arms]
+    rows, arms = list(compress(every.rows, there)), list(compress(every.arms, there))
+    return Rows(every.head, rows, arms)
 
 
 def cell(statistics: Mapping[str, Any] | None, digits: int) -> str:
