@@ -143,9 +143,9 @@ _CAPTIONS = {
     "dream_2": "Another.",
     "dream_3": "Another.",
     "drift": "Dreams by horizon; thin lines are seeds.",
-    "cost": "Fidelity against the cost of training; small marks are seeds.",
+    "cost": "Fidelity against the cost of training; small marks are seeds. One processor only.",
     "learning": "Training over CPU minutes; every seed.",
-    "field": "What the receptive field changes; one seed.",
+    "field": "By the number of layers; one seed.",
 }
 
 

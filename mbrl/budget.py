@@ -126,17 +126,23 @@ class BudgetedTraining(ABC):
         return self.cpu_s >= budget or self.over
 
     def spent(self) -> dict[str, Any]:
-        """What training took, for the result."""
+        """What training took, and where else than here it was made, for the result."""
+        elsewhere = [one for one in self.machines if one != self._here[1]]
         return {
             "cpu_s": round(self.cpu_s, 2),
             "wall_time_s": round(self.log.wall_time_s, 1),
             "updates": self.updates,
             "rows": self.rows,
             "commit": ", ".join(self.commits),
-            **({"other_machines": self.machines[:-1]} if self.machines[1:] else {}),
+            **({"other_machines": elsewhere} if elsewhere else {}),
         }
 
     def _learn(self) -> dict[str, float]:
+        commit, machine = self._here
+        if commit not in self.commits:
+            self.commits.append(commit)
+        if self.machines[-1:] != [machine]:
+            self.machines = [*(one for one in self.machines if one != machine), machine]
         began = time.process_time()
         metrics = self._update()
         self.cpu_s += time.process_time() - began
@@ -177,10 +183,9 @@ class BudgetedTraining(ABC):
             self.cpu_s, self.rows = state["cpu_s"], state["rows"]
             self.over = state.get("over", False)
         self._begin(state)
-        # of the code that is running now, whatever is committed until the end
-        self.commits = list(dict.fromkeys([*state.get("commits", []), provenance.commit()]))
-        here = provenance.machine()
-        self.machines = [*(one for one in state.get("machines", []) if one != here), here]
+        self.commits, self.machines = state.get("commits", []), state.get("machines", [])
+        # what is running now, whatever is committed until the end; it counts once it has learnt
+        self._here = provenance.commit(), provenance.machine()
         self.log.truncate_after(self.updates, counter="study/updates")
 
 

@@ -48,7 +48,9 @@ def test_the_world_models_arm_is_that_of_the_shipped_config(tmp_path: Path) -> N
     from mbrl.config import load
 
     shipped = load(ROOT / "configs" / "world_models_2018.yaml").world_model
-    arm = make_trial(tmp_path, arm="world_models", overrides=()).config(GAME.env).world_model
+    config = make_trial(tmp_path, arm="world_models", overrides=()).config(GAME.env)
+    arm = config.world_model
+    assert config.learn_model.lr == load(ROOT / "configs" / "world_models_2018.yaml").learn_model.lr
     assert (arm.encoder.kind, arm.joint) == (shipped.encoder.kind, shipped.joint)
     assert (arm.code, arm.kl) == (shipped.code, shipped.kl)
     assert arm.decoder.kind == shipped.decoder.kind == "world_models"

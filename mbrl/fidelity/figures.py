@@ -1,8 +1,8 @@
 """Figures of a study: a summary and its trials in, PNG files and inline SVG out.
 
 Every figure shows every seed where there is room (thin lines, small dots) and the mean on top.
-Colours are Okabe and Ito's, fixed by arm, with a marker of their own, so that no two arms are told
-apart by colour alone. Which measures exist is looked up, so a game without memory gets fewer
+Colours are fixed by arm, with a marker of their own, so that no two arms are told apart by colour
+alone. Which measures exist is looked up, so a game without memory gets fewer
 figures.
 """
 
@@ -29,30 +29,28 @@ from mbrl.plots import style
 
 Summary = Mapping[str, Any]
 
-# Okabe & Ito (2008); yellow is left out, it vanishes on white
-_SPARE = ("#E69F00", "#56B4E9")
-_MARKERS = "osD^vP"
-_FIXED = {
-    "pixelcnn": "#D55E00",
-    "pixelcnn_stagewise": "#CC79A7",
-    "deconv_categorical": "#0072B2",
-    "world_models": "#009E73",
+# Okabe & Ito (2008); yellow is left out, it vanishes on white. Every arm that is no
+# variant of the PixelCNN has a marker of its own.
+_LOOKS = {
+    "pixelcnn": ("#D55E00", "o"),
+    "pixelcnn_stagewise": ("#CC79A7", "s"),
+    "deconv_categorical": ("#0072B2", "D"),
+    "world_models": ("#009E73", "^"),
+    "world_models_norm": ("#7fceb9", "v"),
+    "deconv_mse": ("#56B4E9", "P"),
+    "flow": ("#E69F00", "X"),
 }
 _GREY = "#8a8f98"
 
 
 def colour(arm: str) -> str:
     """An arm's colour, the same in every figure; variants of the PixelCNN are grey."""
-    spare = [name for name in ARMS if name not in _FIXED and not name.startswith("pixelcnn")]
-    if arm in _FIXED:
-        return _FIXED[arm]
-    return _SPARE[spare.index(arm) % len(_SPARE)] if arm in spare else _GREY
+    return _LOOKS[arm][0] if arm in _LOOKS else _GREY
 
 
 def marker(arm: str) -> str:
-    """An arm's marker; variants share one."""
-    shapes = [name for name in ARMS if colour(name) != _GREY]
-    return _MARKERS[shapes.index(arm) % len(_MARKERS)] if arm in shapes else "."
+    """An arm's marker; variants of the PixelCNN share one."""
+    return _LOOKS[arm][1] if arm in _LOOKS else "."
 
 
 def figures(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
@@ -101,20 +99,27 @@ def drift_figure(summary: Summary) -> Figure | None:
 
 
 def cost_figure(summary: Summary) -> Figure | None:
-    """Ball recall and probe F1 against CPU milliseconds per frame trained."""
+    """Ball recall and probe F1 against CPU milliseconds per frame trained.
+
+    Milliseconds of different processors do not compare: arms are left out that were not made on
+    those of the first arm.
+    """
     lead = [(name, name.replace("_", " ")) for name in objects(summary)[:1]]
     wanted = (
         *((f"{name}_recall", f"{title} recall, free-running samples") for name, title in lead),
         ("probe_f1/mean", "linear probes, mean F1 from [z, h]"),
         *((f"drift/15/{name}_recall", f"{title} recall, 15 dreamt steps") for name, title in lead),
     )
-    panels = [panel for panel in wanted if _arms_with(summary, panel[0], "train_ms_per_frame")]
+    timed = _arms_with(summary, "train_ms_per_frame")
+    made_on = [summary["runs"][arm].get("processors") for arm in timed]
+    comparable = [arm for arm, one in zip(timed, made_on, strict=True) if one == made_on[0]]
+    panels = [panel for panel in wanted if any(_has(summary, arm, panel[0]) for arm in comparable)]
     if not panels:
         return None
     with style():
         figure, grid = beside(len(panels))
         for axes, (name, label) in zip(grid, panels, strict=True):
-            for arm in _arms_with(summary, name, "train_ms_per_frame"):
+            for arm in (one for one in comparable if _has(summary, one, name)):
                 x, y = (_per_seed(summary, arm, one) for one in ("train_ms_per_frame", name))
                 many: dict[str, Any] = {
                     "color": colour(arm),
@@ -191,7 +196,7 @@ def field_figure(summary: Summary) -> Figure | None:
         for axes, (name, label) in zip(grid, panels, strict=True):
             there = [arm for arm in arms if _has(summary, arm, name)]
             means = [look_up(summary["arms"][arm], name)["mean"] for arm in there]  # type: ignore[index]
-            axes.plot([layers[arm] for arm in there], means, "o-", color=_FIXED["pixelcnn"])
+            axes.plot([layers[arm] for arm in there], means, "o-", color=colour("pixelcnn"))
             axes.set_xticks(list(layers.values()))
             axes.set_xlabel("layers")
             _title_and_range(axes, name, label)

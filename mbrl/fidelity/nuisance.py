@@ -3,9 +3,13 @@
 A code that serves prediction has a use for the ball, none for wallpaper. In games of ours that have
 such dials, the memory names the episode's texture and each frame's noise pattern; linear
 classifiers and small networks on z, on h and on both try to read them, trained as long as those
-that read the ball, beside the guess that a blind reader would make. A decoder whose likelihood
-explains texture and noise from neighbouring pixels leaves the code at chance; whether it then still
-holds the ball is told by the other probes.
+that read the ball. A decoder whose likelihood explains texture and noise from neighbouring pixels
+leaves the code at chance; whether it then still holds the ball is told by the other probes.
+
+Accuracy is balanced, the mean over classes of how many of each are recognised: a blind reader gets
+exactly one in so many classes, whatever it says and however often each occurs. All rows of an
+episode share its texture, so there are as many textures to recognise as episodes, not as rows; how
+much a reader may get by luck is told by giving the episodes each other's textures.
 
 Source: the measure is our own; the classifiers are those of `probes` and `regressions`.
 """
@@ -14,13 +18,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mbrl.fidelity.probes import EPOCHS, Split, Targets, accuracy, classify, majority
+from mbrl.fidelity.probes import EPOCHS, Labels, Split, Targets, classify
 from mbrl.fidelity.regressions import NETWORK_EPOCHS, network_classify
 
 if TYPE_CHECKING:
     from mbrl.fidelity.games import Game
 
+SHUFFLES = 400
+"""How often labels are dealt anew to find out what luck earns."""
+LUCKY = 97.5
+"""The percentile of those that is called luck."""
 NUISANCES = ("texture_id", "noise_id")
 """Variables that are nuisances, by name, in any game that has them."""
 
@@ -30,9 +39,40 @@ def nuisance_names(game: "Game") -> tuple[str, ...]:
     return tuple(name for name in NUISANCES if name in game.variables)
 
 
+def balanced_accuracy(labels: Labels, guesses: Labels) -> float:
+    """Mean over the classes among labels (M,) of the share of its rows with the right guess (M,).
+
+    1 over the number of classes for any guess that does not depend on the row.
+    """
+    classes, of = np.unique(labels, return_inverse=True)
+    right = np.bincount(of[labels == guesses], minlength=len(classes))
+    return float((right / np.bincount(of)).mean())
+
+
+def luck(
+    labels: Labels, guesses: Labels, episodes: NDArray[np.int64], rng: np.random.Generator
+) -> float:
+    """What a reader's balanced accuracy would be by luck, at most: the 97.5th percentile.
+
+    Args:
+        labels: (M,) what is asked for.
+        guesses: (M,) what the reader says.
+        episodes: (M,) which episode each row is of. Where a label is the same all through every
+            episode, episodes are given each other's labels; otherwise rows are.
+        rng: deals.
+    """
+    _, first, of = np.unique(episodes, return_index=True, return_inverse=True)
+    whole = labels[first]
+    if not np.array_equal(whole[of], labels):
+        whole, of = labels, np.arange(len(labels))
+    dealt = [balanced_accuracy(rng.permutation(whole)[of], guesses) for _ in range(SHUFFLES)]
+    return float(np.percentile(dealt, LUCKY))
+
+
 def nuisance_report(
     features: Mapping[str, Split],
     targets: Targets,
+    episodes: NDArray[np.int64],
     rng: np.random.Generator,
     *,
     epochs: int = EPOCHS,
@@ -42,14 +82,16 @@ def nuisance_report(
     Args:
         features: kinds of features of the same rows, such as `z`, `h` and `zh`.
         targets: nuisance variables; those that never vary in the training rows are left out.
+        episodes: (M,) which episode each test row is of.
         rng: shuffles the batches.
         epochs: upper limit of each linear classifier's training, and of the networks', if it is
             below `NETWORK_EPOCHS`.
 
     Returns:
-        For each variable, accuracies in [0, 1] on held-out rows: of the linear classifier on each
-        kind of features, by its name; of the network, `KIND_network`; `chance`, of the commonest
-        training label. And `values`, how many it takes.
+        For each variable, balanced accuracies in [0, 1] on held-out rows: of the linear classifier
+        on each kind of features, by its name; of the network, `KIND_network`; `chance`, of any
+        guess that does not look; `luck`, see there, the largest of all readers. And `values`, how
+        many there are to tell apart, and `episodes`, in how many episodes.
     """
     varied = [i for i in range(len(targets.names)) if len(np.unique(targets.train[:, i])) > 1]
     targets = targets.pick(varied)
@@ -64,10 +106,13 @@ def nuisance_report(
     report = {}
     for i, name in enumerate(targets.names):
         labels = targets.test[:, i].astype(np.int64)
-        blind = majority(targets.train[:, i].astype(np.int64), len(labels))
+        found = {kind: guess[:, i] for kind, guess in guesses.items()}
+        values = len(np.unique(labels))
         report[name] = {
-            **{kind: accuracy(labels, guess[:, i]) for kind, guess in guesses.items()},
-            "chance": accuracy(labels, blind),
-            "values": float(len(np.unique(targets.train[:, i]))),
+            **{kind: balanced_accuracy(labels, guess) for kind, guess in found.items()},
+            "chance": 1 / values,
+            "luck": max(luck(labels, guess, episodes, rng) for guess in found.values()),
+            "values": float(values),
+            "episodes": float(len(np.unique(episodes))),
         }
     return report

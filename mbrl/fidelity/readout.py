@@ -227,4 +227,5 @@ def nuisances(
         return {}
     features = {kind: reading.features(kind) for kind in ("z", "h", "zh")}
     targets = reading.targets(game, names)
-    return nuisance_report(features, targets, rng_of(seed, "nuisance"), epochs=epochs)
+    episodes = reading.test_frames.is_first.cumsum()[reading.test.rows]
+    return nuisance_report(features, targets, episodes, rng_of(seed, "nuisance"), epochs=epochs)

@@ -27,11 +27,12 @@ _CAPTIONS = {
     "the means of variants; thick: means of the main arms. A ball is recalled if it is within its "
     "radius of the real one and its region holds hardly anything else; distance is the median. All "
     "of dreams whose real ball was in play from start to horizon.",
-    "cost": "What fidelity costs. Large: mean of an arm; small: every seed. Up and left is better.",
+    "cost": "What fidelity costs. Large: mean of an arm; small: every seed. Up and left is better. "
+    "Arms made on another processor than the first are left out.",
     "learning": "Training of the main arms, every seed, over the CPU time it is given. Squared "
     "errors are no likelihood and are left out on the right.",
-    "field": "What the receptive field changes: the same PixelCNN with 1 to 8 layers, one seed, "
-    "half the main arms' budget.",
+    "field": "The same PixelCNN with 1 to 8 layers on blocks of 4 x 4 pixels, one seed, half the "
+    "main arms' budget: more layers see farther and make fewer updates.",
 }
 _SAMPLES = (
     "Free-running samples of held-out frames: no pixel of them was shown to the decoder. "

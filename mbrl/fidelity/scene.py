@@ -4,11 +4,13 @@ Fitted on training frames once per model, because a model draws in its own inten
 measured in them. Frames and their memories go in, contrasts and truths come out.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mbrl.errors import ConfigError
 from mbrl.fidelity.follow import quantised, rng_of
 from mbrl.fidelity.objects import Detector, Truth, contrast, fit_detectors, truth
 from mbrl.world_model.model import WorldModel
@@ -34,13 +36,16 @@ class Scene:
         """
         if train.ram is None:
             raise ValueError(f"{game.name}: expected the console's memory with every frame")
-        rows = rng_of(seed, "scene").permutation(len(train.obs))[:FITTED]
+        texture = texture_byte(game)
+        rows = _rows(rng_of(seed, "scene"), train.ram, texture)
         images, ram = quantised(model, train.obs[rows]), train.ram[rows]
         self.model = model
-        self.backdrops = Backdrops(images, ram, texture_byte(game))
-        self.detectors: dict[str, Detector] = fit_detectors(
-            game.objects, self.contrasts(images, ram), ram
-        )
+        self.backdrops = Backdrops(images, ram, texture)
+        detectors = fit_detectors(game.objects, self.contrasts(images, ram), ram)
+        alone = alone_in_frames(game, train)
+        self.detectors: dict[str, Detector] = {
+            name: replace(found, alone=alone[name]) for name, found in detectors.items()
+        }
 
     def contrasts(self, images: NDArray[np.uint8], ram: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(N, H, W, 2) contrasts of images in the model's levels, drawn or `quantised`."""
@@ -50,6 +55,56 @@ class Scene:
         """Where every object is in real, quantised images with their memories."""
         contrasts = self.contrasts(images, ram)
         return {name: truth(found, contrasts, ram) for name, found in self.detectors.items()}
+
+
+def alone_in_frames(game: "Game", train: "Frames") -> dict[str, bool]:
+    """Whether each object is `Detector.alone`, by name: the same for every model and seed.
+
+    It decides what recall means, so it must not depend on the levels that a model draws in, nor on
+    the frames that its detectors are fitted on.
+
+    Raises:
+        ValueError: as `Scene`.
+    """
+    if train.ram is None:
+        raise ValueError(f"{game.name}: expected the console's memory with every frame")
+    texture = texture_byte(game)
+    rows = _rows(rng_of(0, "scene/alone"), train.ram, texture)
+    images, ram = np.asarray(train.obs[rows], np.uint8), train.ram[rows]
+    contrasts = contrast(images, Backdrops(images, ram, texture).of(ram))
+    return {
+        name: found.alone for name, found in fit_detectors(game.objects, contrasts, ram).items()
+    }
+
+
+def require_backdrops(game: "Game", train: "Frames", held_out: "Frames") -> None:
+    """Refuse frames whose held-out part has a texture that the training part has not.
+
+    Raises:
+        ConfigError: it has; to be asked before anything is trained.
+    """
+    texture = texture_byte(game)
+    if texture is None or train.ram is None or held_out.ram is None:
+        return
+    known, wanted = (set(np.unique(ram[:, texture])) for ram in (train.ram, held_out.ram))
+    if wanted - known:
+        raise ConfigError(
+            f"{game.name}: expected every texture of the held-out frames among the training "
+            f"frames, got {sorted(map(int, wanted))} and {sorted(map(int, known))}; collect more "
+            f"frames with --steps, into another --out"
+        )
+
+
+def _rows(
+    rng: np.random.Generator, ram: NDArray[np.uint8], texture: int | None
+) -> NDArray[np.int64]:
+    """`FITTED` random rows of memories (N, R), as many of each texture as there are of any."""
+    order = rng.permutation(len(ram))
+    if texture is None:
+        return order[:FITTED]
+    names = ram[order, texture]
+    known = np.unique(names)
+    return np.concatenate([order[names == name][: FITTED // len(known)] for name in known])
 
 
 class Backdrops:

@@ -36,6 +36,7 @@ COLUMNS = (
     Column("KL, nats", "nats_per_frame", 1),
     Column("pixels, bits", "bits_per_frame", 0),
     Column("shuffle gain, bits", "shuffle_gain_bits", 0),
+    Column("PSNR, dB", "reconstruction/psnr_db", 1),
     Column("error after 15, px", "drift/15/position_px", 1),
     Column("train, ms", "train_ms_per_frame", 1),
     Column("sample, ms", "sample_ms_per_frame", 1),
@@ -46,6 +47,7 @@ CODE = (
     Column("from h", "probes/h/f1/mean"),
     Column("from [z, h]", "probes/zh/f1/mean"),
     Column("majority guess", "probes/majority/f1/mean"),
+    Column("accuracy from [z, h]", "probes/zh/accuracy/mean"),
     *(
         Column(f"{reader} R² {features}", f"probes/{kind}/{name}_r2/mean")
         for name, reader in (("ridge", "ridge"), ("network", "network"))
@@ -55,18 +57,34 @@ CODE = (
     Column("shuffled h, bits", "information/shuffle_hidden_gain_bits", 0),
 )
 """What the code knows, and whether the decoder reads it."""
+AHEAD = tuple(
+    Column("this frame" if step == 0 else f"after {step}", f"ahead/{step}/mean")
+    for step in (0, 1, 5, 15)
+)
+"""What h knows of the frame it has not seen yet, and of later ones."""
 NUISANCE = tuple(
-    Column(f"{title} from {source}" if source != "guess" else f"{title}, guess", f"{where}/{kind}")
-    for title, where in (("texture", "nuisance/texture_id"), ("noise", "nuisance/noise_id"))
+    Column(f"{title} {source}", f"nuisance/{title}_id/{kind}")
+    for title in ("texture", "noise")
     for kind, source in (
-        *((kind, kind) for kind in ("z", "h", "zh")),
-        *((f"{kind}_network", f"{kind}, network") for kind in ("z", "h", "zh")),
-        ("chance", "guess"),
+        *((kind, f"from {kind}") for kind in ("z", "h", "zh")),
+        *((f"{kind}_network", f"from {kind}, network") for kind in ("z", "h", "zh")),
+        ("chance", "by chance"),
+        ("luck", "by luck, at most"),
     )
 )
 """What a code should not hold, in games that have it."""
 
-TABLES = ("main", "variants", "objects", "code", "variables", "drift", "nuisance")
+TABLES = (
+    "main",
+    "variants",
+    "objects",
+    "code",
+    "variables",
+    "ahead",
+    "drift",
+    "dreams",
+    "nuisance",
+)
 """Names of all tables."""
 
 
@@ -100,7 +118,8 @@ def columns_of(summary: Mapping[str, Any]) -> list[Column]:
         for name in names[:1]
         for measure in ("recall", "present")
     ]
-    return [*recall, *precision, *COLUMNS[:6], *after, *COLUMNS[6:]]
+    before = [column.name for column in COLUMNS].index("drift/15/position_px")
+    return [*recall, *precision, *COLUMNS[:before], *after, *COLUMNS[before:]]
 
 
 def object_columns(summary: Mapping[str, Any]) -> list[Column]:
@@ -147,6 +166,45 @@ def drift_columns(summary: Mapping[str, Any]) -> list[Column]:
     ]
 
 
+def dream_columns(summary: Mapping[str, Any]) -> list[Column]:
+    """What stands beside drift: how many dreams it is about, and what knowing nothing would get."""
+    lead = objects(summary)[:1]
+    standing = [
+        Column(f"{title}, {horizon}", f"drift/{horizon}/{name}_{measure}", digits)
+        for name in lead
+        for title, measure, digits in (
+            ("dreams", "frames", 0),
+            ("px if it stood still", "still_px", 1),
+        )
+        for horizon in HORIZONS
+    ]
+    pixels = [
+        Column(f"squared error if it stood still, {horizon}", f"drift/{horizon}/still_mse", 4)
+        for horizon in (() if lead else HORIZONS)
+    ]
+    rewards = [
+        Column(f"{title}, {horizon}", f"drift/{horizon}/{measure}", 3)
+        for horizon in (15, 50)
+        for title, measure in (
+            ("error of summed reward", "reward_sum_error"),
+            ("of predicting none", "reward_sum_error_of_none"),
+            ("error of going on", "continue_error"),
+        )
+    ]
+    return [*standing, *pixels, *rewards]
+
+
+def nuisance_columns(summary: Mapping[str, Any]) -> list[Column]:
+    """What a code should not hold, and beside it the objects that it should, from z alone."""
+    if not any(arm.get("nuisance") for arm in summary["arms"].values()):
+        return []
+    held = [
+        Column(f"R² of the {spoken(name)}'s row from z", f"positions/z/{name}/row_r2")
+        for name in objects(summary)
+    ]
+    return [*NUISANCE, *held]
+
+
 def summary_rows(
     summary: Mapping[str, Any],
     columns: Sequence[Column] | None = None,
@@ -154,8 +212,8 @@ def summary_rows(
 ) -> Rows:
     """One row per arm, one cell per measure that any arm has.
 
-    Where not all trials were made on one machine, the last column says on what processors an arm
-    was, since CPU minutes of different ones are not worth the same.
+    Where not all arms were made on one kind of processor, the last column says on which an arm was,
+    since CPU minutes of different ones are not worth the same.
 
     Args:
         summary: of one game.
@@ -166,7 +224,7 @@ def summary_rows(
     arms = [arm for arm in summary["arms"] if main is None or runs[arm]["main"] == main]
     wanted = columns_of(summary) if columns is None else columns
     shown = [column for column in wanted if any(_mean(summary, arm, column.name) for arm in arms)]
-    mixed = bool(summary.get("other_machines"))
+    mixed = len({one for arm in arms for one in runs[arm].get("processors", [])}) > 1
     rows = [
         [runs[arm]["title"], budget(runs[arm]), updates(runs[arm])]
         + [cell(look_up(summary["arms"][arm], column.name), column.digits) for column in shown]
@@ -191,8 +249,16 @@ def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
             "F1 by variable: linear probes of [z, h], or labels given",
             _measured(summary, variable_columns(summary)),
         ),
+        "ahead": ("What h knows of the state: ridge R²", _measured(summary, AHEAD)),
         "drift": ("How long dreams stay true", _measured(summary, drift_columns(summary))),
-        "nuisance": ("Nuisance: what a code should not hold", _measured(summary, NUISANCE)),
+        "dreams": (
+            "Beside drift: dreams, standing still, rewards",
+            _measured(summary, dream_columns(summary)),
+        ),
+        "nuisance": (
+            "Nuisance: what a code should not hold",
+            _measured(summary, nuisance_columns(summary)),
+        ),
     }
     return {name: (title, rows) for name, (title, rows) in wanted.items() if rows.rows}
 
