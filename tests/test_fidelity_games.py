@@ -7,6 +7,7 @@ from envs import VectorEnv
 from envs.pong import STATE, court
 from mbrl.fidelity.frames import MixedPolicy
 from mbrl.fidelity.games import GAMES, SceneObject
+from mbrl.fidelity.nuisance import nuisance_names
 from mbrl.fidelity.objects import contrast, distance, fit_detector
 from mbrl.fidelity.sprites import Axis, region_of, sprite
 
@@ -70,10 +71,15 @@ def test_objects_are_near_where_the_memory_says_with_four_screens_a_frame(name):
             assert (away <= 1).mean() >= 0.95, target.name
 
 
-@pytest.mark.parametrize("name", ["synthetic_pong", "synthetic_pong_nuisance"])
+OURS = {"synthetic_pong": (), "synthetic_pong_texture": ("texture",)}
+OURS["synthetic_pong_nuisance"] = ("texture", "noise")
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_objects_of_our_own_pong_are_where_its_state_says(name):
     kwargs = GAMES[name].env.kwargs
-    assert bool(kwargs.get("texture") and kwargs.get("noise")) == (name != "synthetic_pong")
+    assert tuple(dial for dial in ("texture", "noise") if kwargs.get(dial)) == OURS[name]
+    assert nuisance_names(GAMES[name]) == tuple(f"{dial}_id" for dial in OURS[name])
     frames, ram, rewards, _ = play(name, 300)
     for target in GAMES[name].objects:
         away, found = errors(frames, ram, target)

@@ -17,7 +17,7 @@ from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.information import information, rates, strangers
 from mbrl.fidelity.measure import Sizes, measure, plain
 from mbrl.fidelity.readout import read_variables
-from mbrl.fidelity.scene import Backdrops, Scene
+from mbrl.fidelity.scene import Backdrops, Scene, alone_in_frames
 from mbrl.world_model.model import WorldModel
 
 TRAIN, HELD_OUT = play(20), play(6, start=37, base=10_000)
@@ -227,6 +227,20 @@ def test_squared_difference_is_of_intensities_in_zero_to_one():
     a, b = np.zeros((1, 1, 2, 1), np.uint8), np.array([[[[255], [0]]]], np.uint8)
     assert squared_difference(a, b, 255) == 0.5
     assert squared_difference(a, b // 255, 1) == 0.5
+
+
+def test_whether_an_object_is_alone_is_the_same_for_every_model_and_seed():
+    doubled = replace(TRAIN, obs=TRAIN.obs.copy())
+    half = np.random.default_rng(0).random(len(doubled.obs)) < 0.5
+    doubled.obs[half, 2:4, 12:14] = BRIGHT  # a second ball in half of the frames
+    for frames in (TRAIN, doubled):
+        wanted = alone_in_frames(GAME, frames)
+        for levels in (2, 16):
+            model = real_model(decoder={"levels": levels, "kind": "deconv"})
+            for seed in range(3):
+                found = Scene(model, GAME, frames, seed).detectors
+                assert {name: one.alone for name, one in found.items()} == wanted
+    assert alone_in_frames(GAME, TRAIN)["ball"]
 
 
 # -- everything -----------------------------------------------------------------------------------

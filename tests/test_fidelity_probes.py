@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl.fidelity.nuisance import nuisance_names, nuisance_report
+from mbrl.fidelity.nuisance import balanced_accuracy, luck, nuisance_names, nuisance_report
 from mbrl.fidelity.probes import (
     LEARNING_RATE,
     Split,
@@ -249,8 +249,9 @@ def test_a_feature_never_seen_in_training_does_not_explode():
 # -- nuisances ------------------------------------------------------------------------------------
 
 
-def test_a_texture_that_the_code_holds_is_found_and_one_that_it_does_not_is_at_chance():
-    texture, noise = rng().integers(0, 8, 4000), rng(1).integers(0, 4, 4000)
+def test_a_texture_that_the_code_holds_is_found_and_one_that_it_does_not_is_luck():
+    episodes = np.arange(4000) // 20
+    texture, noise = rng().integers(0, 8, 200)[episodes], rng(1).integers(0, 4, 4000)
     targets = targets_of(
         [texture, noise, np.zeros(4000, int)], 3000, 400, ("texture_id", "noise_id", "constant")
     )
@@ -258,21 +259,30 @@ def test_a_texture_that_the_code_holds_is_found_and_one_that_it_does_not_is_at_c
         "z": split_of(one_hot(texture, 8), 3000, 400),
         "h": split_of(rng(2).normal(size=(4000, 8)), 3000, 400),
     }
-    report = nuisance_report(features, targets, rng())
+    report = nuisance_report(features, targets, episodes[3400:], rng())
     assert report.keys() == {"texture_id", "noise_id"}
-    assert report["texture_id"]["z"] == 1.0
-    assert report["texture_id"]["z_network"] == 1.0
-    assert report["texture_id"]["h"] < 0.25 and report["noise_id"]["z"] < 0.4
-    assert report["texture_id"]["h_network"] < 0.25 and report["noise_id"]["z_network"] < 0.4
-    assert report["texture_id"]["chance"] == pytest.approx(1 / 8, abs=0.05)
-    assert report["noise_id"]["values"] == 4
+    found = report["texture_id"]
+    assert found["z"] == found["z_network"] == 1.0
+    assert found["chance"] == 1 / 8 and found["values"] == 8 and found["episodes"] == 30
+    assert found["h"] < found["luck"] < 0.5 and found["h_network"] < found["luck"]
+    # noise is new in every row, so 600 rows leave luck less room than 30 episodes do
+    assert report["noise_id"]["chance"] == 1 / 4
+    assert 0.25 < report["noise_id"]["luck"] < 0.32
+    assert max(report["noise_id"][one] for one in ("z", "h", "z_network", "h_network")) < 0.33
 
 
-def test_chance_is_the_commonest_training_label_on_test_rows():
-    train = np.array([0, 0, 1])
-    targets = Targets(("noise_id",), train[:, None], train[:, None], np.array([[0], [1], [1], [1]]))
-    blank = {"z": Split(*(np.zeros((n, 1), np.float32) for n in (3, 3, 4)))}
-    assert nuisance_report(blank, targets, rng())["noise_id"]["chance"] == 0.25
+def test_balanced_accuracy_counts_every_class_alike():
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    assert balanced_accuracy(labels, np.zeros(6, int)) == 0.5  # however common 0 is
+    assert balanced_accuracy(labels, np.array([0, 0, 0, 7, 1, 0])) == (3 / 4 + 1 / 2) / 2
+
+
+def test_luck_deals_labels_to_episodes_where_they_last_and_to_rows_where_they_do_not():
+    episodes, labels = np.repeat([3, 8], 50), np.repeat([0, 1], 50)
+    # two episodes: half of all deals give each its own label back
+    assert luck(labels, labels, episodes, rng()) == 1.0
+    assert luck(labels, np.zeros(100, int), episodes, rng()) == 0.5
+    assert luck(labels, labels, np.repeat([3, 8, 8, 9], 25), rng()) < 0.65
 
 
 def test_games_know_their_nuisances():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import ARMS
-from mbrl.fidelity.figures import drift_figure
+from mbrl.fidelity.figures import colour, cost_figure, drift_figure, marker
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.fidelity.report import write_report
 from mbrl.fidelity.results import aggregate, look_up, read_trials, summarise
@@ -90,6 +90,45 @@ def test_tables_say_on_what_processor_an_arm_was_made_where_they_differ(tmp_path
         "PixelCNN": "AVX2; AVX512, bfloat16",
         "deconv, squared error": "not recorded",
     }
+
+
+def test_a_game_without_memory_has_pictures_rates_and_drift_in_its_tables(tmp_path: Path) -> None:
+    at = {"pixel_mse": 0.01, "still_mse": 0.02, "reward_sum_error": 0.5, "continue_error": 0.0}
+    measures = {
+        "reconstruction": {"psnr_db": 31.26, "mse": 0.001},
+        "nats_per_frame": 3.0,
+        "drift": {str(horizon): at for horizon in (1, 5, 15, 30, 50)},
+    }
+    trial = make_trial(tmp_path, game="car_racing")
+    write_trial(trial, measures)
+    summary = aggregate("car_racing", tmp_path / "results")
+    shown = tables(summary)
+    assert set(shown) == {"main", "drift", "dreams"}
+    main = dict(zip(shown["main"][1].head, shown["main"][1].rows[0], strict=True))
+    assert (main["PSNR, dB"], main["KL, nats"]) == ("31.3", "3.0")
+    drift = dict(zip(shown["drift"][1].head, shown["drift"][1].rows[0], strict=True))
+    beside = dict(zip(shown["dreams"][1].head, shown["dreams"][1].rows[0], strict=True))
+    assert drift["squared error, 15"] == "0.0100"
+    assert beside["squared error if it stood still, 15"] == "0.0200"
+    page = write_report(trial.out, summary, read_trials("car_racing", trial.results)).read_text()
+    assert "Beside drift" in page
+
+
+def test_milliseconds_of_another_processor_are_not_drawn_beside_the_others(tmp_path: Path) -> None:
+    measures = {"ball_recall": 0.5, "train_ms_per_frame": 1.0}
+    here, there = {"vectors": "AVX2"}, {"vectors": "AVX512"}
+    for arm, machine in (("pixelcnn", here), ("deconv_mse", here), ("flow", there)):
+        write_trial(make_trial(tmp_path, arm=arm), measures, machine=machine)
+    figure = cost_figure(aggregate(GAME.name, tmp_path / "results"))
+    assert figure is not None
+    drawn = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert drawn == {ARMS["pixelcnn"].title, ARMS["deconv_mse"].title}
+
+
+def test_arms_look_different_but_for_variants_of_the_pixelcnn() -> None:
+    arms = [arm for arm in ARMS if colour(arm) != colour("pixelcnn_2")]
+    assert {"pixelcnn", "flow", "world_models", "deconv_mse"} <= set(arms)
+    assert len({colour(arm) for arm in arms}) == len({marker(arm) for arm in arms}) == len(arms)
 
 
 def test_aggregate_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from mbrl.__main__ import main
 from mbrl.errors import ConfigError
 from mbrl.fidelity import trial as trial_module
 from mbrl.fidelity.frames import collect_frames
+from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.measure import Sizes
 from mbrl.fidelity.pictures import Pictures
 from mbrl.fidelity.results import aggregate, look_up
 from mbrl.fidelity.study import study
+from mbrl.fidelity.tables import tables
 from mbrl.fidelity.trial import Training, run
 from mbrl.fidelity.trials import (
     MEASURES,
@@ -171,6 +173,27 @@ def test_each_trial_has_one_core_and_keeps_its_memory(
 
 
 # One trial
+
+
+def test_a_game_with_nuisances_is_measured_to_the_end(tmp_path: Path) -> None:
+    game = GAMES["synthetic_pong_nuisance"]
+    trial = make_trial(tmp_path / "out", game=game.name, steps=2400)
+    assert run(trial) is True
+    measures = json.loads(trial.result_path.read_text())["measures"]
+    assert {"texture_id", "noise_id"} == measures["nuisance"].keys()
+    assert measures["nuisance"]["noise_id"]["chance"] == 1 / 8
+    shown = tables(aggregate(game.name, trial.results))
+    assert "texture by luck, at most" in shown["nuisance"][1].head
+    assert "R² of the ball's row from z" in shown["nuisance"][1].head
+
+
+def test_a_texture_that_only_held_out_frames_have_is_refused_before_training(
+    tmp_path: Path,
+) -> None:
+    trial = make_trial(tmp_path, game="synthetic_pong_nuisance", steps=STEPS)
+    with pytest.raises(ConfigError, match=r"every texture of the held-out frames.*--steps"):
+        run(trial)
+    assert not (trial.run_dir / "metrics.jsonl").exists()
 
 
 def test_a_stopped_trial_goes_on_from_its_checkpoint(

@@ -30,7 +30,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Frames]:
 
 
 def supervised(out: Path, **changes: object) -> Trial:
-    return make_trial(out, arm="supervised", **changes)
+    return make_trial(out, arm="supervised", overrides=(), **changes)
 
 
 def lights(rows: int, seed: int) -> Frames:
@@ -155,4 +155,22 @@ def test_a_game_without_labels_has_no_such_arm(
     )
     monkeypatch.setattr("mbrl.fidelity.study.is_done", lambda _: True)
     assert main(["bench", "fidelity", "car_racing", "--arms", "all", *folders]) == 0
+    assert "pixelcnn" in asked and "supervised" not in asked
+
+
+def test_settings_that_it_does_not_have_are_refused_by_name_and_leave_it_out_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
+    words = ["bench", "fidelity", "pong", "learn_model.lr=0.1", *folders]
+    assert main([*words, "--arms", "supervised"]) == 2
+    assert "expected overrides of world_model.encoder.*" in capsys.readouterr().err
+    asked: list[str] = []
+    monkeypatch.setattr("mbrl.fidelity.study.run_all", lambda *_: [])
+    monkeypatch.setattr(
+        "mbrl.fidelity.study.refuse_others",
+        lambda trials, *_: asked.extend(trial.arm for trial in trials),
+    )
+    monkeypatch.setattr("mbrl.fidelity.study.is_done", lambda _: True)
+    assert main([*words, "--arms", "all"]) == 0
     assert "pixelcnn" in asked and "supervised" not in asked

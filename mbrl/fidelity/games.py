@@ -376,6 +376,12 @@ SYNTHETIC_PONG = Game(
     objects=_SYNTHETIC_OBJECTS,
     act=_synthetic_act,
 )
+SYNTHETIC_PONG_TEXTURE = replace(
+    SYNTHETIC_PONG,
+    name="synthetic_pong_texture",
+    env=EnvSettings(id="reverie/Pong-v0", ram=True, kwargs={"texture": 0.6}),
+    variables={**_SYNTHETIC_VARIABLES, "texture_id": RamVariable(_BYTE["texture_id"], MISC)},
+)
 SYNTHETIC_PONG_NUISANCE = replace(
     SYNTHETIC_PONG,
     name="synthetic_pong_nuisance",
@@ -387,6 +393,6 @@ SYNTHETIC_PONG_NUISANCE = replace(
 )
 
 _ATARI = (PONG, BREAKOUT, BOXING, FREEWAY, TENNIS)
-_OTHERS = (CAR_RACING, SYNTHETIC_PONG, SYNTHETIC_PONG_NUISANCE)
+_OTHERS = (CAR_RACING, SYNTHETIC_PONG, SYNTHETIC_PONG_TEXTURE, SYNTHETIC_PONG_NUISANCE)
 GAMES: dict[str, Game] = {game.name: game for game in (*_ATARI, *_OTHERS)}
 """Every game of the study, by name."""

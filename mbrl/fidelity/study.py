@@ -65,7 +65,7 @@ def study(
     folder = out or Path("runs") / "fidelity" / game
     trials = plan(
         game,
-        _possible(choose(arms), arms, known),
+        _possible(choose(arms), arms, known, overrides),
         seeds=seeds,
         minutes=minutes,
         steps=steps,
@@ -88,13 +88,16 @@ def study(
     return failed
 
 
-def _possible(names: list[str], asked: str, game: "Game") -> list[str]:
+def _possible(names: list[str], asked: str, game: "Game", overrides: Sequence[str]) -> list[str]:
     """The arms that the game allows: without labels, none can be learnt.
+
+    Of "all", the arm that learns labels is left out, too, where settings are changed, as it has
+    hardly any of them; asked for by name, it refuses them itself (`Trial.config`).
 
     Raises:
         ConfigError: it was asked for by name.
     """
-    if SUPERVISED not in names or game.variables:
+    if SUPERVISED not in names or (game.variables and not (asked == "all" and overrides)):
         return names
     if asked != "all":
         raise ConfigError(

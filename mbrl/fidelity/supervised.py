@@ -1,11 +1,12 @@
 """What an encoder reads that is told the answers: the supervised row of the AtariARI tables.
 
 Published scores are of frames of 210 x 160. At 64 x 64 neighbouring values of a position look
-nearly alike, so what a linear probe of an unsupervised code could reach at best has to be measured
-on our own frames. Here the world model's own encoder, the classifiers on top of it and the labels
-of all training frames are one network, trained by cross-entropy for the same CPU time as a variant
-(Anand et al., arXiv:1906.08226, section 4: "fully supervised"). It sees one frame and no past: a
-code that comes with a time state may know more, as a ball between two frames is in no single one.
+nearly alike, so what there is to be read has to be measured on our own frames. Here the world
+model's own encoder, the classifiers on top of it and the labels of all training frames are one
+network, trained by cross-entropy for the same CPU time as a variant (Anand et al.,
+arXiv:1906.08226, section 4: "fully supervised"). It sees one frame and no past, so z alone is what
+compares with it; a time state may know more, as what happened between two frames is in no single
+one. It is a reference of one budget, no bound.
 
 There is no world model, hence nothing to draw, to dream or to count nats of.
 """
@@ -99,13 +100,18 @@ class SupervisedTraining(BudgetedTraining):
         """Build the reader, and take up the newest checkpoint if there is one.
 
         Raises:
-            ConfigError: the game has no labelled memory, or none of its variables ever changes.
+            ConfigError: the game has no labelled memory, or none of its variables changes enough.
         """
-        names = read_variables(game, frames) if frames.ram is not None else ()
-        if not names or frames.ram is None:
+        if frames.ram is None:
             raise ConfigError(
                 f"arm {trial.arm}: expected a game whose memory is labelled, got {game.name}; "
                 f"choose other arms"
+            )
+        names = read_variables(game, frames)
+        if not names:
+            raise ConfigError(
+                f"arm {trial.arm}: expected labels that change in the frames of {game.name}, got "
+                f"none; collect more with --steps"
             )
         labels = frames.ram[:, [game.variables[name].index for name in names]].astype(np.int64)
         classes = [np.unique(column) for column in labels.T]

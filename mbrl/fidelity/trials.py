@@ -22,7 +22,7 @@ from mbrl import trials as kept
 from mbrl.arms import in_order
 from mbrl.config import Config, LearnModelSettings, load
 from mbrl.errors import ConfigError
-from mbrl.fidelity.arms import ARMS
+from mbrl.fidelity.arms import ARMS, SUPERVISED
 from mbrl.world_model.settings import WorldModelSettings
 
 BASE = "fidelity.yaml"
@@ -36,6 +36,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "learn_model": LearnModelSettings,
 }
 _MAY_CHANGE = ("world_model.", "learn_model.")
+_ENCODER = "world_model.encoder."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,12 @@ class Trial(kept.BaseTrial):
             raise ConfigError(
                 f"bench fidelity: expected overrides of world_model.* or learn_model.*, "
                 f"got {wrong[0]}; the game, --seeds, --steps and --out decide the rest"
+            )
+        deaf = [one for one in self.overrides if not one.startswith(_ENCODER)]
+        if deaf and self.arm == SUPERVISED:
+            raise ConfigError(
+                f"bench fidelity: arm {self.arm}: expected overrides of {_ENCODER}*, as it has no "
+                f"more of a world model, got {deaf[0]}; leave the arm out of --arms"
             )
         config = load(_base(), [*ARMS[self.arm].overrides, *self.overrides])
         changes = {"env": env, "seed": self.seed, "env_steps": self.steps}
