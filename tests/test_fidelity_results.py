@@ -13,10 +13,11 @@ from PIL import Image
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import ARMS
 from mbrl.fidelity.figures import colour, cost_figure, drift_figure, marker
+from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.fidelity.report import write_report
 from mbrl.fidelity.results import aggregate, look_up, read_trials, summarise
-from mbrl.fidelity.tables import cell, summary_rows, tables
+from mbrl.fidelity.tables import cell, summary_rows, tables, terminal_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -129,6 +130,20 @@ def test_arms_look_different_but_for_variants_of_the_pixelcnn() -> None:
     arms = [arm for arm in ARMS if colour(arm) != colour("pixelcnn_2")]
     assert {"pixelcnn", "flow", "world_models", "deconv_mse"} <= set(arms)
     assert len({colour(arm) for arm in arms}) == len({marker(arm) for arm in arms}) == len(arms)
+
+
+def test_of_many_objects_tables_show_the_first_under_names_of_their_own(tmp_path: Path) -> None:
+    names = [target.name for target in GAMES["freeway"].objects]
+    measures = {f"{name}_recall": 0.5 for name in names}
+    write_trial(make_trial(tmp_path, game="freeway"), measures)
+    summary = aggregate("freeway", tmp_path / "results")
+    assert set(measures) <= summary["arms"]["pixelcnn"].keys()
+    assert len(names) == 11
+    assert [head for head in summary_rows(summary).head if head.endswith("recall")] == [
+        *("own chicken recall", "car 0 recall", "car 1 recall", "car 2 recall")
+    ]
+    heads = [column.header for column in terminal_table(summary).columns]
+    assert heads[3:7] == ["own", "car 0", "car 1", "car 2"]
 
 
 def test_aggregate_of_nothing_is_refused(tmp_path: Path) -> None:

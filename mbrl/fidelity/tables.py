@@ -17,6 +17,8 @@ from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.results import look_up
 
 DASH = "–"
+SHOWN = 4
+"""Objects in a table; results have all of them."""
 HORIZONS = (1, 5, 15, 30, 50)
 
 
@@ -98,14 +100,14 @@ class Rows:
 
 
 def objects(summary: Mapping[str, Any]) -> list[str]:
-    """Names of the game's objects, the ball first."""
+    """Names of the game's objects, the ball first; of many (Freeway's cars) the first `SHOWN`."""
     found = [
         name.removesuffix("_recall")
         for arm in summary["arms"].values()
         for name in arm
         if name.endswith("_recall")
     ]
-    return sorted(dict.fromkeys(found), key=lambda name: name != "ball")
+    return sorted(dict.fromkeys(found), key=lambda name: name != "ball")[:SHOWN]
 
 
 def columns_of(summary: Mapping[str, Any]) -> list[Column]:
@@ -304,11 +306,11 @@ def terminal_table(summary: Mapping[str, Any]) -> Table:
     """A few means of every arm, for a terminal; the report has intervals and all the rest."""
     lead = objects(summary)[:1]
     columns = [
-        *(Column(name.partition("_")[0], f"{name}_recall") for name in objects(summary)),
+        *(Column(_short(name, objects(summary)), f"{name}_recall") for name in objects(summary)),
         Column("F1", "probe_f1/mean"),
         Column("KL", "nats_per_frame", 1),
         Column("bits", "bits_per_frame", 0),
-        *(Column(f"{name.partition('_')[0]}@15", f"drift/15/{name}_recall") for name in lead),
+        *(Column(f"{_short(name, lead)}@15", f"drift/15/{name}_recall") for name in lead),
         Column("px@15", "drift/15/position_px", 1),
     ]
     rows = summary_rows(summary, columns)
@@ -324,6 +326,13 @@ def terminal_table(summary: Mapping[str, Any]) -> Table:
     for row in rows.rows:
         table.add_row(row[0], *(text.partition(" (")[0] for text in row[1:]))
     return table
+
+
+def _short(name: str, others: Sequence[str]) -> str:
+    """The first word of an object's name, or all of it where others begin alike."""
+    first = name.partition("_")[0]
+    alone = [other.partition("_")[0] for other in others].count(first) == 1
+    return first if alone else spoken(name)
 
 
 def _mean(summary: Mapping[str, Any], arm: str, name: str) -> bool:
