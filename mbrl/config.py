@@ -65,6 +65,12 @@ class LearnModelSettings(Settings):
     warmup_updates: int = Field(
         100, ge=0, description="updates over which the step size grows from zero"
     )
+    halve_after: int | None = Field(
+        None,
+        ge=1,
+        description="updates after which the step size is half of lr, and a third after twice as "
+        "many: lr / (1 + updates / halve_after); null keeps it",
+    )
     grad_clip: float = Field(100.0, gt=0, description="largest global norm of the gradient")
     num_learners: int = Field(
         0, ge=0, description="Ray actors under DDP; 0 learns in the training process"

@@ -50,6 +50,16 @@ class _Loss(nn.Module):
         return self.world_model.loss(batch, generator)
 
 
+def step_size(settings: LearnModelSettings, update: int) -> float:
+    """Adam's step size at an update, the first being 1: growing from zero, then falling.
+
+    It depends on the count alone, not on the budget, so a longer run begins like a shorter one.
+    """
+    warm = min(1.0, update / max(1, settings.warmup_updates))
+    fallen = 1.0 if settings.halve_after is None else 1 / (1 + update / settings.halve_after)
+    return settings.lr * warm * fallen
+
+
 class WorldModelLearner:
     """Trains one replica of the world model."""
 
@@ -171,9 +181,8 @@ class WorldModelLearner:
         # the fused optimiser skips the step on the device when told so, without synchronising
         self.optimizer.found_inf = failed  # type: ignore[attr-defined]
         self.updates += 1
-        warm = min(1.0, self.updates / max(1, self.settings.warmup_updates))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * warm
+            group["lr"] = step_size(self.settings, self.updates)
         self.optimizer.step()
         return {**metrics, "grad_norm": norm.detach()}, latent, failed
 

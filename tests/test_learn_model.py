@@ -9,7 +9,7 @@ from tiny import model_settings
 from mbrl.config import LearnModelSettings
 from mbrl.episode import Episode
 from mbrl.errors import ReplayError, TrainingError
-from mbrl.learn_model import RemoteLearners, WorldModelLearner, pick_device
+from mbrl.learn_model import RemoteLearners, WorldModelLearner, pick_device, step_size
 from mbrl.replay import ReplayStore
 
 OBS, ACTIONS = spaces.Box(0, 1, (8, 8, 2), np.uint8), spaces.Discrete(3)
@@ -104,6 +104,16 @@ def test_no_more_starts_are_kept_than_asked_for(store):
     _, starts = learner.learn(5)
     assert len(starts.hidden) == 50
     learner.close()
+
+
+def test_the_step_size_grows_from_zero_then_stays_or_falls():
+    stays = LearnModelSettings(lr=0.01, warmup_updates=4)
+    assert [step_size(stays, update) for update in (1, 2, 4, 400)] == [0.0025, 0.005, 0.01, 0.01]
+    falls = stays.model_copy(update={"halve_after": 8})
+    assert [step_size(falls, update) for update in (8, 16, 72)] == pytest.approx(
+        [0.01 / 2, 0.01 / 3, 0.01 / 10]
+    )
+    assert step_size(falls, 2) == pytest.approx(0.01 * (2 / 4) / (1 + 2 / 8))
 
 
 def test_a_loss_that_is_not_finite_raises_and_leaves_the_weights(tmp_path):

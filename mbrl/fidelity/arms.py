@@ -119,6 +119,7 @@ ARMS: dict[str, Arm] = {
     "pixelcnn_auxiliary_head": Arm("auxiliary head", ("world_model.decoder.auxiliary=0.1",)),
     "pixelcnn_loss_floor": Arm("loss floor", ("world_model.decoder.loss_floor=0.003",)),
     "pixelcnn_no_marginal": Arm("no marginal", ("world_model.decoder.marginal=false",)),
+    "pixelcnn_falling_step": Arm("falling step size", ("learn_model.halve_after=1000",)),
     "pixelcnn_recurrent": Arm("recurrent posterior", ("world_model.posterior=recurrent",)),
     "pixelcnn_all_rows": Arm("every row decoded", ("world_model.decoder.fraction=1.0",)),
     "supervised": Arm(
