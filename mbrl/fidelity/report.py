@@ -25,8 +25,8 @@ Summary = Mapping[str, Any]
 _CAPTIONS = {
     "drift": "Open-loop dreams after 16 real frames, with the real actions. Thin: every seed, and "
     "the means of variants; thick: means of the main arms. A ball is recalled if it is within its "
-    "radius of the real one and its region holds hardly anything else; distance is the median. With "
-    "a ball, all of dreams whose real ball was in play from start to horizon.",
+    "radius of the real one and its region holds hardly anything else; distance is the median. "
+    "With a ball, all of dreams whose real ball was in play from start to horizon.",
     "cost": "What fidelity costs. Large: mean of an arm; small: every seed. Up and left is better. "
     "Arms made on another processor than the first are left out.",
     "learning": "Training of the main arms, every seed, over the CPU time it is given. Squared "
