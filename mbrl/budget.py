@@ -126,7 +126,11 @@ class BudgetedTraining(ABC):
         return self.cpu_s >= budget or self.over
 
     def spent(self) -> dict[str, Any]:
-        """What training took, and where else than here it was made, for the result."""
+        """What training took, by what code and where else than here; for the result.
+
+        `commit` is of the code that trained, `measured_by` of the one that is running, which
+        measures.
+        """
         elsewhere = [one for one in self.machines if one != self._here[1]]
         return {
             "cpu_s": round(self.cpu_s, 2),
@@ -134,6 +138,7 @@ class BudgetedTraining(ABC):
             "updates": self.updates,
             "rows": self.rows,
             "commit": ", ".join(self.commits),
+            "measured_by": self._here[0],
             **({"other_machines": elsewhere} if elsewhere else {}),
         }
 
@@ -183,7 +188,10 @@ class BudgetedTraining(ABC):
             self.cpu_s, self.rows = state["cpu_s"], state["rows"]
             self.over = state.get("over", False)
         self._begin(state)
-        self.commits, self.machines = state.get("commits", []), state.get("machines", [])
+        # a checkpoint of before these were kept says so, rather than nothing
+        unknown = self.cpu_s > 0
+        self.commits = state.get("commits", ["unknown"] if unknown else [])
+        self.machines = state.get("machines", [{"cpu": "unknown"}] if unknown else [])
         # what is running now, whatever is committed until the end; it counts once it has learnt
         self._here = provenance.commit(), provenance.machine()
         self.log.truncate_after(self.updates, counter="study/updates")

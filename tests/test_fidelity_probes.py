@@ -280,9 +280,20 @@ def test_balanced_accuracy_counts_every_class_alike():
 def test_luck_deals_labels_to_episodes_where_they_last_and_to_rows_where_they_do_not():
     episodes, labels = np.repeat([3, 8], 50), np.repeat([0, 1], 50)
     # two episodes: half of all deals give each its own label back
-    assert luck(labels, labels, episodes, rng()) == 1.0
-    assert luck(labels, np.zeros(100, int), episodes, rng()) == 0.5
-    assert luck(labels, labels, np.repeat([3, 8, 8, 9], 25), rng()) < 0.65
+    assert luck(labels, [labels], episodes, rng()) == 1.0
+    assert luck(labels, [np.zeros(100, int)], episodes, rng()) == 0.5
+    assert luck(labels, [labels], np.repeat([3, 8, 8, 9], 25), rng()) < 0.65
+
+
+def test_the_best_of_several_blind_readers_is_seldom_above_luck():
+    beaten, draw = 0, rng(3)
+    for _ in range(40):
+        episodes = np.repeat(np.arange(30), 4)
+        labels = draw.permutation(np.arange(30) % 5)[episodes]
+        readers = [draw.integers(0, 5, 30)[episodes] for _ in range(6)]
+        best = max(balanced_accuracy(labels, guesses) for guesses in readers)
+        beaten += best > luck(labels, readers, episodes, draw)
+    assert beaten <= 4  # 1 is expected, of 40
 
 
 def test_games_know_their_nuisances():

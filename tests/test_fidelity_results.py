@@ -11,7 +11,7 @@ from fidelity_trials import GAME, TINY, make_trial, write_trial
 from PIL import Image
 
 from mbrl.errors import ConfigError
-from mbrl.fidelity.arms import ARMS
+from mbrl.fidelity.arms import ARMS, SUPERVISED
 from mbrl.fidelity.figures import colour, cost_figure, drift_figure, marker
 from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
@@ -118,17 +118,22 @@ def test_a_game_without_memory_has_pictures_rates_and_drift_in_its_tables(tmp_pa
 def test_milliseconds_of_another_processor_are_not_drawn_beside_the_others(tmp_path: Path) -> None:
     measures = {"ball_recall": 0.5, "train_ms_per_frame": 1.0}
     here, there = {"vectors": "AVX2"}, {"vectors": "AVX512"}
-    for arm, machine in (("pixelcnn", here), ("deconv_mse", here), ("flow", there)):
+    arms = (("world_models", there), ("pixelcnn", here), ("pixelcnn_stagewise", here))
+    for arm, machine in (*arms, ("deconv_mse", here), ("flow", there)):
         write_trial(make_trial(tmp_path, arm=arm), measures, machine=machine)
+    moved = make_trial(tmp_path, arm="deconv_categorical")
+    write_trial(moved, measures, machine=here, other_machines=[there])  # trained there, timed here
     figure = cost_figure(aggregate(GAME.name, tmp_path / "results"))
     assert figure is not None
     drawn = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert drawn == {ARMS["pixelcnn"].title, ARMS["deconv_mse"].title}
+    alike = ("pixelcnn", "pixelcnn_stagewise", "deconv_mse", "deconv_categorical")
+    assert drawn == {ARMS[arm].title for arm in alike}
 
 
 def test_arms_look_different_but_for_variants_of_the_pixelcnn() -> None:
     arms = [arm for arm in ARMS if colour(arm) != colour("pixelcnn_2")]
-    assert {"pixelcnn", "flow", "world_models", "deconv_mse"} <= set(arms)
+    others = {arm for arm in ARMS if not arm.startswith("pixelcnn")} - {SUPERVISED}
+    assert others | {"pixelcnn", "pixelcnn_stagewise"} == set(arms)
     assert len({colour(arm) for arm in arms}) == len({marker(arm) for arm in arms}) == len(arms)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fidelity_trials import GAME, STEPS, TINY, make_trial, write_trial
 
+from mbrl import checkpoint
 from mbrl.__main__ import main
 from mbrl.errors import ConfigError
 from mbrl.fidelity import trial as trial_module
@@ -254,6 +255,27 @@ def test_a_trial_names_every_commit_and_machine_it_was_trained_with(
             assert "other_machines" not in one.spent()
     assert one.spent()["commit"] == "abc, def"
     assert one.spent()["other_machines"] == [{"cpu": "fast"}] and one.machines[1]["cpu"] == "slow"
+    assert one.spent()["measured_by"] == "def"
+    # one that is only measured on a third machine, by other code, was not trained there
+    monkeypatch.setattr(trial_module.provenance, "commit", lambda: "third")
+    monkeypatch.setattr(trial_module.provenance, "machine", lambda: {"cpu": "third"})
+    with training(make_trial(out)) as measured:
+        spent = measured.spent()
+    assert (spent["commit"], spent["measured_by"]) == ("abc, def", "third")
+    assert spent["other_machines"] == [{"cpu": "fast"}, {"cpu": "slow"}]
+
+
+def test_a_checkpoint_that_does_not_say_who_trained_it_is_unknown_not_this_machine(
+    out: Path,
+) -> None:
+    with training(make_trial(out)) as one:
+        one._learn()
+        one.commits = one.machines = []
+        state = one._state()
+        checkpoint.save(one.checkpoints, one.updates, {**state, "cpu_s": 1.0, "rows": 8})
+    with training(make_trial(out)) as again:
+        spent = again.spent()
+    assert spent["commit"] == "unknown" and spent["other_machines"] == [{"cpu": "unknown"}]
 
 
 def test_lines_beyond_the_checkpoint_are_told_once(out: Path) -> None:

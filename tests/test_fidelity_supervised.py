@@ -145,7 +145,7 @@ def test_a_game_without_labels_has_no_such_arm(
     folders = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
     assert main(["bench", "fidelity", "car_racing", "--arms", "supervised", *folders]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("mbrl: ") and "expected a game whose memory is labelled" in said
+    assert said.startswith("mbrl: ") and "expected a game with labels, got car_racing" in said
     assert not (tmp_path / "out").exists()
     asked: list[str] = []
     monkeypatch.setattr("mbrl.fidelity.study.run_all", lambda *_: [])
@@ -164,7 +164,10 @@ def test_settings_that_it_does_not_have_are_refused_by_name_and_leave_it_out_of_
     folders = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
     words = ["bench", "fidelity", "pong", "learn_model.lr=0.1", *folders]
     assert main([*words, "--arms", "supervised"]) == 2
-    assert "expected overrides of world_model.encoder.*" in capsys.readouterr().err
+    assert "expected overrides of world_model.encoder.channels, " in capsys.readouterr().err
+    deaf = ["bench", "fidelity", "pong", "world_model.encoder.deviation=3.0", *folders]
+    assert main([*deaf, "--arms", "supervised"]) == 2
+    assert "got world_model.encoder.deviation=3.0" in capsys.readouterr().err
     asked: list[str] = []
     monkeypatch.setattr("mbrl.fidelity.study.run_all", lambda *_: [])
     monkeypatch.setattr(
@@ -174,3 +177,7 @@ def test_settings_that_it_does_not_have_are_refused_by_name_and_leave_it_out_of_
     monkeypatch.setattr("mbrl.fidelity.study.is_done", lambda _: True)
     assert main([*words, "--arms", "all"]) == 0
     assert "pixelcnn" in asked and "supervised" not in asked
+    assert "supervised: left out: it has no learn_model.lr" in capsys.readouterr().out
+    heard = ["bench", "fidelity", "pong", "world_model.encoder.hidden=64", *folders]
+    assert main([*heard, "--arms", "all"]) == 0
+    assert "supervised" in asked

@@ -101,8 +101,8 @@ def drift_figure(summary: Summary) -> Figure | None:
 def cost_figure(summary: Summary) -> Figure | None:
     """Ball recall and probe F1 against CPU milliseconds per frame trained.
 
-    Milliseconds of different processors do not compare: arms are left out that were not made on
-    those of the first arm.
+    Milliseconds of different processors do not compare: arms are left out that were not timed on
+    the processor that most are, main arms before others.
     """
     lead = [(name, name.replace("_", " ")) for name in objects(summary)[:1]]
     wanted = (
@@ -110,9 +110,7 @@ def cost_figure(summary: Summary) -> Figure | None:
         ("probe_f1/mean", "linear probes, mean F1 from [z, h]"),
         *((f"drift/15/{name}_recall", f"{title} recall, 15 dreamt steps") for name, title in lead),
     )
-    timed = _arms_with(summary, "train_ms_per_frame")
-    made_on = [summary["runs"][arm].get("processors") for arm in timed]
-    comparable = [arm for arm, one in zip(timed, made_on, strict=True) if one == made_on[0]]
+    comparable = _timed_alike(summary)
     panels = [panel for panel in wanted if any(_has(summary, arm, panel[0]) for arm in comparable)]
     if not panels:
         return None
@@ -220,8 +218,17 @@ def main_arms(summary: Summary) -> list[str]:
     return [arm for arm in summary["arms"] if summary["runs"][arm]["main"]]
 
 
+def _timed_alike(summary: Summary) -> list[str]:
+    """Arms with a time of training, of the processor on which most main arms (else most) were."""
+    timed = _arms_with(summary, "train_ms_per_frame")
+    on = {arm: tuple(summary["runs"][arm].get("timed_on", ())) for arm in timed}
+    deciding = [on[arm] for arm in timed if summary["runs"][arm]["main"]] or list(on.values())
+    return [arm for arm in timed if on[arm] == max(deciding, key=deciding.count)]
+
+
 def _legend_title(summary: Summary, arm: str) -> str:
-    return "variants of the PixelCNN" if colour(arm) == _GREY else summary["runs"][arm]["title"]
+    variant = colour(arm) == _GREY and arm.startswith("pixelcnn")
+    return "variants of the PixelCNN" if variant else summary["runs"][arm]["title"]
 
 
 def _draw_drift(

@@ -6,15 +6,15 @@ classifiers and small networks on z, on h and on both try to read them, trained 
 that read the ball. A decoder whose likelihood explains texture and noise from neighbouring pixels
 leaves the code at chance; whether it then still holds the ball is told by the other probes.
 
-Accuracy is balanced, the mean over classes of how many of each are recognised: a blind reader gets
-exactly one in so many classes, whatever it says and however often each occurs. All rows of an
-episode share its texture, so there are as many textures to recognise as episodes, not as rows; how
-much a reader may get by luck is told by giving the episodes each other's textures.
+Accuracy is balanced, the mean over classes of how many of each are recognised: a reader that always
+says the same gets exactly one in so many classes, however often each occurs. All rows of an episode
+share its texture, so there are as many textures to recognise as episodes, not as rows; how much the
+best of several readers may get by luck is told by giving the episodes each other's textures.
 
 Source: the measure is our own; the classifiers are those of `probes` and `regressions`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,13 +50,16 @@ def balanced_accuracy(labels: Labels, guesses: Labels) -> float:
 
 
 def luck(
-    labels: Labels, guesses: Labels, episodes: NDArray[np.int64], rng: np.random.Generator
+    labels: Labels,
+    readers: Sequence[Labels],
+    episodes: NDArray[np.int64],
+    rng: np.random.Generator,
 ) -> float:
-    """What a reader's balanced accuracy would be by luck, at most: the 97.5th percentile.
+    """What the best reader's balanced accuracy would be by luck, at most: the 97.5th percentile.
 
     Args:
         labels: (M,) what is asked for.
-        guesses: (M,) what the reader says.
+        readers: (M,) what each of them says.
         episodes: (M,) which episode each row is of. Where a label is the same all through every
             episode, episodes are given each other's labels; otherwise rows are.
         rng: deals.
@@ -65,8 +68,11 @@ def luck(
     whole = labels[first]
     if not np.array_equal(whole[of], labels):
         whole, of = labels, np.arange(len(labels))
-    dealt = [balanced_accuracy(rng.permutation(whole)[of], guesses) for _ in range(SHUFFLES)]
-    return float(np.percentile(dealt, LUCKY))
+    best = []
+    for _ in range(SHUFFLES):
+        dealt = rng.permutation(whole)[of]
+        best.append(max(balanced_accuracy(dealt, guesses) for guesses in readers))
+    return float(np.percentile(best, LUCKY))
 
 
 def nuisance_report(
@@ -90,8 +96,8 @@ def nuisance_report(
     Returns:
         For each variable, balanced accuracies in [0, 1] on held-out rows: of the linear classifier
         on each kind of features, by its name; of the network, `KIND_network`; `chance`, of any
-        guess that does not look; `luck`, see there, the largest of all readers. And `values`, how
-        many there are to tell apart, and `episodes`, in how many episodes.
+        guess that does not look; `luck`, of the best of all readers. And `values`, how many there
+        are to tell apart, and `episodes`, in how many episodes.
     """
     varied = [i for i in range(len(targets.names)) if len(np.unique(targets.train[:, i])) > 1]
     targets = targets.pick(varied)
@@ -111,7 +117,7 @@ def nuisance_report(
         report[name] = {
             **{kind: balanced_accuracy(labels, guess) for kind, guess in found.items()},
             "chance": 1 / values,
-            "luck": max(luck(labels, guess, episodes, rng) for guess in found.values()),
+            "luck": luck(labels, list(found.values()), episodes, rng),
             "values": float(values),
             "episodes": float(len(np.unique(episodes))),
         }

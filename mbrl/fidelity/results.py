@@ -1,7 +1,7 @@
 """Results of a study: every trial's JSON of one game in, `results/fidelity/<game>.json` out.
 
     {game, measures_version, arms: {arm: {measure: {mean, ci95, per_seed}}},
-     runs: {arm: {title, seeds, cpu_minutes, updates, parameters, processors}},
+     runs: {arm: {title, seeds, cpu_minutes, updates, parameters, processors, timed_on}},
      seeds, command, commit, machine}
 
 The file is made anew from all trials that are there, whoever made them, so it never disagrees with
@@ -73,13 +73,22 @@ def combined(
     return {
         "arms": {arm: summarise([one["measures"] for one in runs]) for arm, runs in by_arm.items()},
         "runs": {
-            arm: {**about(arm, runs), "processors": distinct(map(_processor, _machines(runs)))}
+            arm: {
+                **about(arm, runs),
+                "processors": distinct(map(_processor, _machines(runs))),
+                "timed_on": distinct(_processor(run["machine"]) for run in runs),
+            }
             for arm, runs in by_arm.items()
         },
         "seeds": sorted({trial["seed"] for trial in trials}),
         "command": command,
         "commit": ", ".join(
-            distinct(commit for trial in trials for commit in trial["commit"].split(", "))
+            distinct(
+                commit
+                for trial in trials
+                for commit in (*trial["commit"].split(", "), trial.get("measured_by"))
+                if commit
+            )
         ),
         "machine": machines[0],
         **({"other_machines": machines[1:]} if machines[1:] else {}),

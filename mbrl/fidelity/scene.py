@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mbrl.errors import ConfigError
 from mbrl.fidelity.follow import quantised, rng_of
 from mbrl.fidelity.objects import Detector, Truth, contrast, fit_detectors, truth
+from mbrl.replay import ReplayStore
 from mbrl.world_model.model import WorldModel
 
 if TYPE_CHECKING:
@@ -77,21 +78,29 @@ def alone_in_frames(game: "Game", train: "Frames") -> dict[str, bool]:
     }
 
 
-def require_backdrops(game: "Game", train: "Frames", held_out: "Frames") -> None:
+def require_backdrops(game: "Game", train: ReplayStore, held_out: ReplayStore) -> None:
     """Refuse frames whose held-out part has a texture that the training part has not.
 
     Raises:
         ConfigError: it has; to be asked before anything is trained.
     """
     texture = texture_byte(game)
-    if texture is None or train.ram is None or held_out.ram is None:
+    if texture is None:
         return
-    known, wanted = (set(np.unique(ram[:, texture])) for ram in (train.ram, held_out.ram))
+    known, wanted = (
+        {
+            int(name)
+            for episode in store.episodes()
+            if episode.ram is not None
+            for name in np.unique(episode.ram[:, texture])
+        }
+        for store in (train, held_out)
+    )
     if wanted - known:
         raise ConfigError(
             f"{game.name}: expected every texture of the held-out frames among the training "
-            f"frames, got {sorted(map(int, wanted))} and {sorted(map(int, known))}; collect more "
-            f"frames with --steps, into another --out"
+            f"frames, got {sorted(wanted)} and {sorted(known)}; collect more frames with --steps, "
+            f"into another --out"
         )
 
 

@@ -17,7 +17,7 @@ from mbrl.children import run_all
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import SUPERVISED, choose
 from mbrl.fidelity.results import aggregate, read_trials
-from mbrl.fidelity.trials import MEASURES, Trial, is_done, plan, refuse_others
+from mbrl.fidelity.trials import MEASURES, Trial, is_done, plan, refuse_others, unheeded
 from mbrl.trials import child
 
 if TYPE_CHECKING:
@@ -59,13 +59,14 @@ def study(
     Raises:
         ConfigError: the command asks for something unknown or contradictory.
     """
+    console = Console()
     known = find_game(game)
     if jobs < 1:
         raise ConfigError(f"bench fidelity: expected at least one job, got --jobs {jobs}")
     folder = out or Path("runs") / "fidelity" / game
     trials = plan(
         game,
-        _possible(choose(arms), arms, known, overrides),
+        _possible(choose(arms), arms, known, overrides, console),
         seeds=seeds,
         minutes=minutes,
         steps=steps,
@@ -75,7 +76,6 @@ def study(
         quick=quick,
     )
     refuse_others(trials, known.env, force)
-    console = Console()
     if not all(map(is_done, trials)):
         _collect(known, trials[0])
     failed = run_all(
@@ -88,23 +88,28 @@ def study(
     return failed
 
 
-def _possible(names: list[str], asked: str, game: "Game", overrides: Sequence[str]) -> list[str]:
-    """The arms that the game allows: without labels, none can be learnt.
+def _possible(
+    names: list[str], asked: str, game: "Game", overrides: Sequence[str], console: Console
+) -> list[str]:
+    """The arms that can be made: without labels, none can be learnt.
 
-    Of "all", the arm that learns labels is left out, too, where settings are changed, as it has
-    hardly any of them; asked for by name, it refuses them itself (`Trial.config`).
+    Of "all", the arm that learns labels is left out, and that said, also where settings are changed
+    that it does not have; asked for by name, it refuses them itself (`Trial.config`).
 
     Raises:
-        ConfigError: it was asked for by name.
+        ConfigError: it was asked for by name, and the game has no labels.
     """
-    if SUPERVISED not in names or (game.variables and not (asked == "all" and overrides)):
+    if SUPERVISED not in names:
         return names
-    if asked != "all":
-        raise ConfigError(
-            f"--arms: {SUPERVISED}: expected a game whose memory is labelled, got {game.name}; "
-            f"leave the arm out"
-        )
-    return [name for name in names if name != SUPERVISED]
+    problem = None if game.variables else f"expected a game with labels, got {game.name}"
+    if problem and asked != "all":
+        raise ConfigError(f"--arms: {SUPERVISED}: {problem}; leave the arm out")
+    if asked == "all" and not problem and (setting := unheeded(overrides)):
+        problem = f"it has no {setting.partition('=')[0]}"
+    if problem:
+        console.print(f"{SUPERVISED}: left out: {problem}", highlight=False)
+        return [name for name in names if name != SUPERVISED]
+    return names
 
 
 def find_game(name: str, study: str = "bench fidelity") -> "Game":

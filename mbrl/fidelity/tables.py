@@ -60,7 +60,7 @@ CODE = (
 )
 """What the code knows, and whether the decoder reads it."""
 AHEAD = tuple(
-    Column("this frame" if step == 0 else f"after {step}", f"ahead/{step}/mean")
+    Column("next frame" if step == 0 else f"after {step}", f"ahead/{step}/mean")
     for step in (0, 1, 5, 15)
 )
 """What h knows of the frame it has not seen yet, and of later ones."""
@@ -72,6 +72,7 @@ NUISANCE = tuple(
         *((f"{kind}_network", f"from {kind}, network") for kind in ("z", "h", "zh")),
         ("chance", "by chance"),
         ("luck", "by luck, at most"),
+        *((("episodes", "episodes"),) if title == "texture" else ()),
     )
 )
 """What a code should not hold, in games that have it."""

@@ -34,7 +34,7 @@ from mbrl.fidelity.frames import collect_frames, load_frames
 from mbrl.fidelity.games import GAMES, Game
 from mbrl.fidelity.measure import Sizes, measure, plain
 from mbrl.fidelity.pictures import draw
-from mbrl.fidelity.scene import require_backdrops, texture_byte
+from mbrl.fidelity.scene import require_backdrops
 from mbrl.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.fidelity.trials import MEASURES, Trial, is_done, refuse_others
 from mbrl.learn_model import WorldModelLearner
@@ -110,8 +110,7 @@ Stores = tuple[ReplayStore, ReplayStore]
 
 def _model_world(trial: Trial, game: Game, stores: Stores) -> Made | None:
     """Train a world model, draw and measure; None if a signal came."""
-    if texture_byte(game) is not None:
-        require_backdrops(game, load_frames(stores[0]), load_frames(stores[1]))
+    require_backdrops(game, *stores)
     with Training(trial, game, trial.config(game.env), stores[0]) as training:
         if not training.go_on():
             return None
@@ -220,7 +219,6 @@ def write_result(trial: Trial, settings: Mapping[str, Any], made: Made) -> None:
         "overrides": list(trial.overrides),
         "settings": settings,
         "measures_version": MEASURES,
-        "measured_by": provenance.commit(),
         "measures": made.measures,
         "curve": curve(trial.run_dir, CURVE),
     }

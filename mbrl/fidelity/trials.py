@@ -26,7 +26,7 @@ from mbrl.fidelity.arms import ARMS, SUPERVISED
 from mbrl.world_model.settings import WorldModelSettings
 
 BASE = "fidelity.yaml"
-MEASURES = 2
+MEASURES = 3
 """Version of `mbrl.fidelity.measure`: raised when a number changes its meaning. Without one: 1."""
 FEWEST_STEPS = 800
 """Fewer are too few for the windows of the measures: eight environments share them."""
@@ -36,7 +36,11 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "learn_model": LearnModelSettings,
 }
 _MAY_CHANGE = ("world_model.", "learn_model.")
-_ENCODER = "world_model.encoder."
+_HEEDED = tuple(
+    f"world_model.encoder.{name}"
+    for name in ("channels", "hidden", "norm", "subtract_mean", "pixel_floor")
+)
+"""What the arm that is given the labels has of a world model's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +94,10 @@ class Trial(kept.BaseTrial):
                 f"bench fidelity: expected overrides of world_model.* or learn_model.*, "
                 f"got {wrong[0]}; the game, --seeds, --steps and --out decide the rest"
             )
-        deaf = [one for one in self.overrides if not one.startswith(_ENCODER)]
-        if deaf and self.arm == SUPERVISED:
+        if self.arm == SUPERVISED and (unheard := unheeded(self.overrides)):
             raise ConfigError(
-                f"bench fidelity: arm {self.arm}: expected overrides of {_ENCODER}*, as it has no "
-                f"more of a world model, got {deaf[0]}; leave the arm out of --arms"
+                f"bench fidelity: arm {self.arm}: expected overrides of {', '.join(_HEEDED)}, as "
+                f"it has no more of a world model, got {unheard}; leave the arm out of --arms"
             )
         config = load(_base(), [*ARMS[self.arm].overrides, *self.overrides])
         changes = {"env": env, "seed": self.seed, "env_steps": self.steps}
@@ -104,6 +107,11 @@ class Trial(kept.BaseTrial):
         """Everything that decides what comes out, save the budget, ready for JSON."""
         config = self.config(env).model_dump(mode="json", include={"seed", *_SECTIONS})
         return {"steps": self.steps, "quick": self.quick, **config}
+
+
+def unheeded(overrides: Sequence[str]) -> str | None:
+    """The first override that the arm that is given the labels would not heed, if there is any."""
+    return next((one for one in overrides if one.partition("=")[0] not in _HEEDED), None)
 
 
 def _base() -> Path:

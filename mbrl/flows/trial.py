@@ -137,7 +137,6 @@ def write_result(
         "overrides": list(trial.overrides),
         "settings": trial.settings(),
         "measures_version": MEASURES,
-        "measured_by": provenance.commit(),
         "measures": measures,
         "curve": curve(trial.run_dir, CURVE),
     }
