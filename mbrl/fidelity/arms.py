@@ -23,8 +23,7 @@ _SQUARED_ERROR = (
 # Ha & Schmidhuber (2018): a VAE of its own with 32 Gaussian dimensions and a floor of half a nat
 # for each, summed squared error on every frame, and a decoder that sees the code alone. Its step
 # size was 1e-4, over 10 passes of 10 million frames (`carracing/vae_train.py` of
-# WorldModelsExperiments). Ours sees far fewer, so it is three times as large; the 2e-3 of our other
-# arms is too much for it: its KL rises to thousands of nats, then there is no code any more.
+# WorldModelsExperiments). Ours sees far fewer, so it is three times as large.
 _WORLD_MODELS = (
     "world_model.joint=false",
     "world_model.decoder={kind: world_models, likelihood: mse, levels: 256, sees_hidden: false, "

@@ -26,7 +26,7 @@ _CAPTIONS = {
     "drift": "Open-loop dreams after 16 real frames, with the real actions. Thin: every seed, and "
     "the means of variants; thick: means of the main arms. A ball is recalled if it is within its "
     "radius of the real one and its region holds hardly anything else; distance is the median. "
-    "With a ball, all of dreams whose real ball was in play from start to horizon.",
+    "Of a ball, only dreams count whose real one was in play from start to horizon.",
     "cost": "What fidelity costs. Large: mean of an arm; small: every seed. Up and left is better. "
     "Arms timed on another processor than most are left out.",
     "learning": "Training of the main arms, every seed, over the CPU time it is given. Squared "
