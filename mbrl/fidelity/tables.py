@@ -65,7 +65,7 @@ AHEAD = tuple(
 )
 """What h knows of the frame it has not seen yet, and of later ones."""
 NUISANCE = tuple(
-    Column(f"{title} {source}", f"nuisance/{title}_id/{kind}")
+    Column(f"{title} {source}", f"nuisance/{title}_id/{kind}", 0 if kind == "episodes" else 2)
     for title in ("texture", "noise")
     for kind, source in (
         *((kind, f"from {kind}") for kind in ("z", "h", "zh")),
