@@ -29,6 +29,19 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Frames]:
     return load_frames(train), load_frames(held_out)
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The arms that a study would make, which it then takes for done."""
+    arms: list[str] = []
+    monkeypatch.setattr("mbrl.fidelity.study.run_all", lambda *_: [])
+    monkeypatch.setattr(
+        "mbrl.fidelity.study.refuse_others",
+        lambda trials, *_: arms.extend(trial.arm for trial in trials),
+    )
+    monkeypatch.setattr("mbrl.fidelity.study.is_done", lambda _: True)
+    return arms
+
+
 def supervised(out: Path, **changes: object) -> Trial:
     return make_trial(out, arm="supervised", overrides=(), **changes)
 
@@ -140,44 +153,34 @@ def test_its_result_stands_in_the_tables_beside_the_probes_of_codes(
 
 
 def test_a_game_without_labels_has_no_such_arm(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: list[str]
 ) -> None:
     folders = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
     assert main(["bench", "fidelity", "car_racing", "--arms", "supervised", *folders]) == 2
     said = capsys.readouterr().err
     assert said.startswith("mbrl: ") and "expected a game with labels, got car_racing" in said
-    assert not (tmp_path / "out").exists()
-    asked: list[str] = []
-    monkeypatch.setattr("mbrl.fidelity.study.run_all", lambda *_: [])
-    monkeypatch.setattr(
-        "mbrl.fidelity.study.refuse_others",
-        lambda trials, *_: asked.extend(trial.arm for trial in trials),
-    )
-    monkeypatch.setattr("mbrl.fidelity.study.is_done", lambda _: True)
+    assert not (tmp_path / "out").exists() and not asked
     assert main(["bench", "fidelity", "car_racing", "--arms", "all", *folders]) == 0
     assert "pixelcnn" in asked and "supervised" not in asked
 
 
-def test_settings_that_it_does_not_have_are_refused_by_name_and_leave_it_out_of_all(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("setting", ["learn_model.lr=0.1", "world_model.encoder.deviation=3.0"])
+def test_settings_that_it_does_not_have_are_refused_by_name(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
-    words = ["bench", "fidelity", "pong", "learn_model.lr=0.1", *folders]
-    assert main([*words, "--arms", "supervised"]) == 2
-    assert "expected overrides of world_model.encoder.channels, " in capsys.readouterr().err
-    deaf = ["bench", "fidelity", "pong", "world_model.encoder.deviation=3.0", *folders]
-    assert main([*deaf, "--arms", "supervised"]) == 2
-    assert "got world_model.encoder.deviation=3.0" in capsys.readouterr().err
-    asked: list[str] = []
-    monkeypatch.setattr("mbrl.fidelity.study.run_all", lambda *_: [])
-    monkeypatch.setattr(
-        "mbrl.fidelity.study.refuse_others",
-        lambda trials, *_: asked.extend(trial.arm for trial in trials),
-    )
-    monkeypatch.setattr("mbrl.fidelity.study.is_done", lambda _: True)
-    assert main([*words, "--arms", "all"]) == 0
+    assert main(["bench", "fidelity", "pong", setting, "--arms", "supervised", *folders]) == 2
+    said = capsys.readouterr().err
+    assert "expected overrides of world_model.encoder.channels, " in said
+    assert f"got {setting}" in said
+
+
+def test_of_all_arms_it_is_left_out_where_settings_change_that_it_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    words = ["--arms", "all", "--out", str(tmp_path / "out"), "--results", str(tmp_path / "r")]
+    assert main(["bench", "fidelity", "pong", "learn_model.lr=0.1", *words]) == 0
     assert "pixelcnn" in asked and "supervised" not in asked
     assert "supervised: left out: it has no learn_model.lr" in capsys.readouterr().out
-    heard = ["bench", "fidelity", "pong", "world_model.encoder.hidden=64", *folders]
-    assert main([*heard, "--arms", "all"]) == 0
+    assert main(["bench", "fidelity", "pong", "world_model.encoder.hidden=64", *words]) == 0
     assert "supervised" in asked

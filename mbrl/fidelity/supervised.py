@@ -4,7 +4,7 @@ Published scores are of frames of 210 x 160. At 64 x 64 neighbouring values of a
 nearly alike, so what there is to be read has to be measured on our own frames. Here the world
 model's own encoder, the classifiers on top of it and the labels of all training frames are one
 network, trained by cross-entropy for the same CPU time as a variant (Anand et al.,
-arXiv:1906.08226, section 4: "fully supervised"). It sees one frame and no past, so z alone is what
+arXiv:1906.08226, the supervised column of their tables). It sees one frame and no past, so z alone is what
 compares with it; a time state may know more, as what happened between two frames is in no single
 one. It is a reference of one budget, no bound.
 
@@ -124,7 +124,6 @@ class SupervisedTraining(BudgetedTraining):
             torch.manual_seed(derive(trial.seed, "supervised/weights"))
             self.reader = LabelReader((channels, height, width), settings, names, classes)
         self.optimizer = torch.optim.Adam(self.reader.parameters(), lr=LEARNING_RATE, fused=True)
-        self._updates = 0
         super().__init__(
             trial.run_dir,
             trial.minutes,
@@ -136,14 +135,14 @@ class SupervisedTraining(BudgetedTraining):
     @property
     def updates(self) -> int:
         """Updates so far, resumed ones included."""
-        return self._updates
+        return self.rows // BATCH
 
     def _update(self) -> dict[str, float]:
         # rows follow from the count of updates alone, so a resumed run draws what it would have
-        rng = np.random.default_rng(derive(self.seed, "supervised/rows", self._updates))
+        rng = np.random.default_rng(derive(self.seed, "supervised/rows", self.updates))
         nats = torch.zeros(())
         for rows in rng.integers(len(self.obs), size=(self.at_once, BATCH)):
-            rate = LEARNING_RATE / (1 + self._updates / HALVED_AFTER)
+            rate = LEARNING_RATE / (1 + self.updates / HALVED_AFTER)
             self.optimizer.param_groups[0]["lr"] = rate
             logits = self.reader(torch.as_tensor(self.obs[rows]))
             wanted = self.labels[torch.as_tensor(rows)]
@@ -154,8 +153,7 @@ class SupervisedTraining(BudgetedTraining):
             loss.backward()
             self.optimizer.step()
             nats += loss.detach()
-            self._updates += 1
-        self.rows += self.at_once * BATCH
+            self.rows += BATCH
         return {"nats": float(nats) / self.at_once}
 
     def _state(self) -> dict[str, Any]:
@@ -165,7 +163,6 @@ class SupervisedTraining(BudgetedTraining):
         if state:
             self.reader.load_state_dict(state["reader"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self._updates = self.rows // BATCH
 
     def _in_words(self, metrics: Mapping[str, float]) -> str:
         return f"{metrics['nats']:.2f} nats of all labels"

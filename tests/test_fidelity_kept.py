@@ -1,0 +1,85 @@
+"""Results that are there already are kept, gone on with, or refused; they are never mixed up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fidelity_trials import GAME, TINY, make_trial, write_trial
+
+from mbrl.errors import ConfigError
+from mbrl.fidelity.results import aggregate
+from mbrl.fidelity.trials import MEASURES, changed_settings, is_done, refuse_others
+
+
+def test_a_result_of_the_same_settings_and_budget_is_kept(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path)
+    write_trial(trial)
+    refuse_others([trial], GAME.env)
+    assert is_done(trial)
+
+
+def test_a_result_of_older_measures_is_not_done_and_in_no_table(tmp_path: Path) -> None:
+    trial, new = make_trial(tmp_path), make_trial(tmp_path, arm="deconv_mse")
+    write_trial(trial, {"ball_recall": 1.0}, measures_version=MEASURES - 1)
+    write_trial(new, {"ball_recall": 0.5})
+    refuse_others([trial], GAME.env)
+    assert not is_done(trial) and is_done(new)
+    assert list(aggregate(GAME.name, tmp_path / "results")["arms"]) == ["deconv_mse"]
+    result = json.loads(trial.result_path.read_text())
+    del result["measures_version"]  # as the first version wrote it
+    trial.result_path.write_text(json.dumps(result))
+    assert not is_done(trial)
+
+
+def test_a_result_of_a_smaller_budget_goes_on(tmp_path: Path) -> None:
+    write_trial(make_trial(tmp_path, minutes=1.0))
+    longer = make_trial(tmp_path, minutes=2.0)
+    refuse_others([longer], GAME.env)
+    assert not is_done(longer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"minutes": 0.001}, "minutes: 0.005 became 0.001"),
+        ({"steps": 900}, "steps: 800 became 900"),
+        ({"quick": False}, "quick: True became False"),
+        ({"overrides": (*TINY, "learn_model.lr=0.5")}, r"learn_model.lr: 0.\d+ became 0.5"),
+    ],
+)
+def test_a_result_of_other_settings_is_refused_unless_forced(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    write_trial(make_trial(tmp_path))
+    other = make_trial(tmp_path, **changes)
+    with pytest.raises(ConfigError, match=f"{said}.*--force"):
+        refuse_others([other], GAME.env)
+    refuse_others([other], GAME.env, force=True)
+    assert not other.result_path.exists()
+
+
+def test_a_run_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path)
+    trial.run_dir.mkdir(parents=True)
+    changed = {**trial.settings(GAME.env), "steps": 5}
+    (trial.run_dir / "settings.json").write_text(json.dumps(changed))
+    with pytest.raises(ConfigError, match="steps: 5 became 800"):
+        refuse_others([trial], GAME.env)
+
+
+def test_a_setting_that_did_not_exist_counts_with_its_default(tmp_path: Path) -> None:
+    new = make_trial(tmp_path).settings(GAME.env)
+    old = json.loads(json.dumps(new))
+    del old["world_model"]["kl"]["warmup_updates"]
+    assert changed_settings(old, new) == []
+    old["world_model"]["gone"] = 1
+    assert changed_settings(old, new) != []
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path)
+    trial.result_path.parent.mkdir(parents=True)
+    trial.result_path.write_text("{}")
+    with pytest.raises(ConfigError, match=r"pixelcnn-0\.json: expected the result of a trial"):
+        refuse_others([trial], GAME.env)
