@@ -1,12 +1,12 @@
-"""What an encoder reads that is told the answers: the supervised row of the AtariARI tables.
+"""What an encoder reads that is told the answers: as in the AtariARI benchmark.
 
 Published scores are of frames of 210 x 160. At 64 x 64 neighbouring values of a position look
 nearly alike, so what there is to be read has to be measured on our own frames. Here the world
 model's own encoder, the classifiers on top of it and the labels of all training frames are one
 network, trained by cross-entropy for the same CPU time as a variant (Anand et al.,
-arXiv:1906.08226, the supervised column of their tables). It sees one frame and no past, so z alone is what
-compares with it; a time state may know more, as what happened between two frames is in no single
-one. It is a reference of one budget, no bound.
+arXiv:1906.08226, the supervised column of their tables). It sees one frame and no past, so z alone
+is what compares with it; a time state may know more, as what happened between two frames is in no
+single one. It is a reference of one budget, no bound.
 
 There is no world model, hence nothing to draw, to dream or to count nats of.
 """
