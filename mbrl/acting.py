@@ -13,7 +13,9 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from mbrl.world_model.model import Latent, WorldModel
+from mbrl.world_model.latent import Latent
+from mbrl.world_model.model import WorldModel
+from mbrl.world_model.past import Past
 
 Array = NDArray[np.generic]
 
@@ -110,7 +112,9 @@ class LatentPolicy:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Memory of the slots and the random stream; the weights are saved by their owners."""
+        past = self.latent.past
         return {
+            **({} if past is None else {"past_mean": past.mean, "past_count": past.count}),
             "hidden": self.latent.hidden,
             "code": self.latent.code,
             "prev_action": self.prev_action,
@@ -120,7 +124,11 @@ class LatentPolicy:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Continue exactly where `state_dict` was taken."""
-        self.latent = Latent(state["hidden"].to(self.device), state["code"].to(self.device))
+        past = None
+        if "past_mean" in state:
+            past = Past(state["past_mean"].to(self.device), state["past_count"].to(self.device))
+        latent = Latent(state["hidden"].to(self.device), state["code"].to(self.device), past)
+        self.latent = latent
         self.prev_action = state["prev_action"].to(self.device)
         self.generator.set_state(state["generator"])
         self.action_generator.set_state(state["action_generator"])

@@ -18,7 +18,8 @@ from envs.minatar import frame_to_rgb
 from mbrl.episode import Array, Episode, SequenceBatch, arrival
 from mbrl.replay import ReplayStore
 from mbrl.video import dream_grid, write_video
-from mbrl.world_model.model import Latent, WorldModel
+from mbrl.world_model.latent import Latent
+from mbrl.world_model.model import WorldModel
 
 
 def to_rgb(frames: Array) -> NDArray[np.uint8]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl.errors import TrainingError
-from mbrl.world_model.model import Latent, WorldModel
+from mbrl.world_model.latent import Latent
+from mbrl.world_model.model import WorldModel
 
 
 class DreamEnv:

@@ -23,7 +23,8 @@ from mbrl.episode import SequenceBatch
 from mbrl.errors import TrainingError
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
-from mbrl.world_model.model import Latent, Metrics, WorldModel
+from mbrl.world_model.latent import Latent
+from mbrl.world_model.model import Metrics, WorldModel
 from mbrl.world_model.settings import WorldModelSettings
 
 Space = spaces.Space[np.ndarray]

@@ -13,7 +13,7 @@ import torch
 from envs import EnvSettings
 from mbrl.fidelity.frames import Frames
 from mbrl.fidelity.games import Game, RamVariable, SceneObject
-from mbrl.world_model.model import ImaginedStep, Latent
+from mbrl.world_model.latent import Filtered, ImaginedStep, Latent
 
 SIZE, DARK, BRIGHT = 16, 40, 240
 FIELD, EDGE = (1, 0, 16, 13), (1, 14, 16, 15)
@@ -122,10 +122,6 @@ class Oracle(torch.nn.Module):
             for number, i in zip(numbers(frames.obs).tolist(), range(len(frames.obs)), strict=True):
                 self.known[number] = (frames, i)
 
-    def encoder(self, image, context):
-        assert image.shape[1:] == (1, SIZE, SIZE) and image.max() <= 1 and context is None
-        return torch.full((len(image), 1), 3.0)
-
     def to_levels(self, obs):
         return obs.movedim(-1, -3)
 
@@ -144,7 +140,8 @@ class Oracle(torch.nn.Module):
         return Latent(torch.full((*number.shape, 1), 0.5), code)
 
     def filter(self, batch, generator):
-        return self.latents(numbers(batch.obs))
+        latent = self.latents(numbers(batch.obs))
+        return Filtered(latent, torch.full((*batch.shape, 1), 3.0))
 
     def frame_nats(self, obs, latent, generator=None):
         return 1.0 + 10.0 * (numbers(obs) != named(latent.code))

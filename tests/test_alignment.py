@@ -21,7 +21,8 @@ from mbrl.evaluate import evaluate
 from mbrl.imagine import DreamEnv, DreamVectorEnv
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore, SequenceSampler
-from mbrl.world_model.model import ImaginedStep, Latent, WorldModel
+from mbrl.world_model.latent import ImaginedStep, Latent
+from mbrl.world_model.model import WorldModel
 
 OBS, ACTIONS = spaces.Box(0, 1, (8, 8, 1), np.uint8), spaces.Discrete(4)
 CPU = torch.device("cpu")

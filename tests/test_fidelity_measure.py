@@ -126,15 +126,20 @@ def test_squared_error_is_never_called_bits():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"posterior": "recurrent"}, {"code": {"kind": "gaussian"}}]
+    "changes",
+    [
+        {},
+        {"posterior": "recurrent"},
+        {"code": {"kind": "gaussian"}},
+        {"encoder": {"subtract_past": True}},
+    ],
 )
 def test_the_rate_is_the_kl_of_the_loss(changes):
     model = real_model(decoder={"kind": "deconv"}, **changes)
     batch = HELD_OUT.batch(np.array([0, 130]), 12)
     _, metrics, _ = model.loss(batch, torch.Generator().manual_seed(5))
-    latent = model.filter(batch, torch.Generator().manual_seed(5)).flatten()
-    obs = torch.as_tensor(batch.obs).flatten(0, 1)
-    dynamics, static = rates(model, obs, latent.hidden)
+    seen = model.filter(batch, torch.Generator().manual_seed(5))
+    dynamics, static = rates(model, seen.posterior.flatten(0, 1), seen.latent.hidden.flatten(0, 1))
     assert float(dynamics.mean()) == pytest.approx(float(metrics["kl"]), rel=1e-4)
     assert static.shape == (24,) and (static > 0).all()
 

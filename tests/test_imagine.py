@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from agents.tensor_env import MovableTensorEnv, ShareableTensorEnv, TensorEnv
 from mbrl.errors import TrainingError
 from mbrl.imagine import DreamEnv, DreamVectorEnv
-from mbrl.world_model.model import ImaginedStep, Latent
+from mbrl.world_model.latent import ImaginedStep, Latent
 
 ACTIONS = spaces.Discrete(3)
 LAST = 9

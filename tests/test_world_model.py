@@ -6,7 +6,7 @@ from simple_world import ACTIONS, IMAGE, generator, make, random_batch
 from tiny import model_settings
 
 from mbrl.errors import ConfigError
-from mbrl.world_model.model import Latent
+from mbrl.world_model.latent import Latent
 
 # -- conversions ----------------------------------------------------------------------------------
 
@@ -75,10 +75,11 @@ def test_contradicting_settings_are_refused(changes, message):
 # -- following, dreaming, drawing -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("encoder", [{}, {"subtract_past": True}])
 @pytest.mark.parametrize("posterior", ["frame", "recurrent"])
-def test_observing_step_by_step_gives_the_states_that_training_saw(posterior):
+def test_observing_step_by_step_gives_the_states_that_training_saw(posterior, encoder):
     """With codes that are not random: the most likely class has nearly all the weight."""
-    model = make(bf16=False, posterior=posterior, code={"unimix": 0.0}).eval()
+    model = make(bf16=False, posterior=posterior, code={"unimix": 0.0}, encoder=encoder).eval()
     with torch.no_grad():
         model.encoder.out.weight *= 1e4
     batch = random_batch(batch=3, length=7)

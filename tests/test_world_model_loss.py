@@ -210,7 +210,7 @@ def test_world_models_2018_has_its_own_networks_and_refuses_other_sizes():
 
 def test_filter_gives_the_latents_that_the_loss_trains_on():
     model, batch = make(bf16=False).eval(), random_batch()
-    latent = model.filter(batch, generator(3))
+    latent = model.filter(batch, generator(3)).latent
     _, _, trained = model.loss(batch, generator(3))
     torch.testing.assert_close(latent.hidden, trained.hidden)
     torch.testing.assert_close(latent.code, trained.code)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from mbrl.fidelity.follow import BURN_IN, decoded, filtered, quantised, rng_of, stream
 from mbrl.fidelity.objects import Truth, distance, median, object_scores
 from mbrl.fidelity.scene import Scene
-from mbrl.world_model.model import Latent, WorldModel
+from mbrl.world_model.latent import Latent
+from mbrl.world_model.model import WorldModel
 
 if TYPE_CHECKING:
     from mbrl.fidelity.frames import Frames
@@ -73,7 +74,8 @@ def roll_out(
         seed: of the measurement.
         role: names the random streams.
     """
-    observed = filtered(model, frames, starts, BURN_IN, stream(seed, f"{role}/codes", model.device))
+    codes = stream(seed, f"{role}/codes", model.device)
+    observed = filtered(model, frames, starts, BURN_IN, codes).latent
     latent = Latent(observed.hidden[:, -1].to(model.device), observed.code[:, -1].to(model.device))
     generator = stream(seed, f"{role}/prior", model.device)
     kept = {0: _on_cpu(latent)}

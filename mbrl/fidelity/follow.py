@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mbrl.seeding import seed as derive
-from mbrl.world_model.model import Latent, WorldModel
+from mbrl.world_model.latent import Filtered, Latent
+from mbrl.world_model.model import WorldModel
 
 if TYPE_CHECKING:
     from mbrl.fidelity.frames import Frames
@@ -33,14 +35,17 @@ class Followed:
     Attributes:
         rows: (M,) int64, their places in the frames.
         latent: (M, ...), on the CPU: the posterior code of each row and the state before it.
+        posterior: (M, raw_size), on the CPU: the parameters of q(z | x) that the code is of.
     """
 
     rows: NDArray[np.int64]
     latent: Latent
+    posterior: Tensor
 
     def take(self, index: NDArray[np.integer]) -> "Followed":
         """Some of the rows, in the order of `index`."""
-        return Followed(self.rows[index], self.latent[torch.as_tensor(index)])
+        chosen = torch.as_tensor(index)
+        return Followed(self.rows[index], self.latent[chosen], self.posterior[chosen])
 
 
 def stream(seed: int, role: str, device: torch.device | None = None) -> torch.Generator:
@@ -59,17 +64,18 @@ def filtered(
     starts: NDArray[np.int64],
     length: int,
     generator: torch.Generator,
-) -> Latent:
-    """Posterior latents (B, length, ...) of the windows that start at `starts`, on the CPU."""
+) -> Filtered:
+    """`WorldModel.filter` of the windows (B, length) that start at `starts`, on the CPU."""
     step = max(1, ROWS_PER_BATCH // length)
     parts = [
         model.filter(frames.batch(starts[i : i + step], length), generator)
         for i in range(0, len(starts), step)
     ]
-    return Latent(
-        torch.cat([part.hidden for part in parts]).float().cpu(),
-        torch.cat([part.code for part in parts]).float().cpu(),
+    latent = Latent(
+        torch.cat([part.latent.hidden for part in parts]).float().cpu(),
+        torch.cat([part.latent.code for part in parts]).float().cpu(),
     )
+    return Filtered(latent, torch.cat([part.posterior for part in parts]).cpu())
 
 
 def follow(
@@ -98,13 +104,13 @@ def follow(
     per_window = -(-(length - BURN_IN) // keep_every)
     windows = -(-count // per_window)
     starts = frames.windows(length + ahead, windows, rng_of(seed, f"{role}/windows"))
-    latent = filtered(model, frames, starts, length, stream(seed, f"{role}/codes", model.device))
+    seen = filtered(model, frames, starts, length, stream(seed, f"{role}/codes", model.device))
     time = np.arange(length)
     measured = (time >= BURN_IN) | frames.is_first[starts][:, None]
     measured &= (time - BURN_IN) % keep_every == 0
     rows = (starts[:, None] + time)[measured]
     picked = torch.as_tensor(measured)
-    return Followed(rows, Latent(latent.hidden[picked], latent.code[picked]))
+    return Followed(rows, seen.latent[picked], seen.posterior[picked])
 
 
 def decoded(

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from mbrl.fidelity.follow import Followed, rng_of
 from mbrl.seeding import seed as derive
-from mbrl.world_model.model import Latent, WorldModel
+from mbrl.world_model.latent import Latent
+from mbrl.world_model.model import WorldModel
 
 if TYPE_CHECKING:
     from mbrl.fidelity.frames import Frames
@@ -36,21 +37,18 @@ def is_calibrated(model: WorldModel) -> bool:
 
 
 @torch.no_grad()
-def rates(model: WorldModel, obs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+def rates(model: WorldModel, posterior: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Nats per frame in the code.
 
     Args:
         model: in evaluation mode.
-        obs: (N, H, W, C) uint8.
+        posterior: (N, raw_size), the parameters of q(z | x) of each frame.
         hidden: (N, D), the state before each frame.
 
     Returns:
         KL(q(z | x) || p(z | h)), what the frame tells beyond the past, and KL(q(z | x) || p(z))
         with the static prior of a plain VAE (uniform, or standard normal); both (N,).
     """
-    context = hidden if model.settings.posterior == "recurrent" else None
-    image = obs.movedim(-1, -3).float() / model.high
-    posterior = model.code.normalise(model.encoder(image, context))
     prior = model.code.normalise(model.dynamics.prior(hidden))
     static = torch.zeros_like(posterior)
     return model.code.kl(posterior, prior), model.code.kl(posterior, static)
@@ -109,7 +107,7 @@ def information(
     pairs = [
         rates(
             model,
-            torch.as_tensor(obs[i : i + BATCH], device=model.device),
+            followed.posterior[i : i + BATCH].to(model.device),
             latent.hidden[i : i + BATCH].to(model.device),
         )
         for i in range(0, len(obs), BATCH)

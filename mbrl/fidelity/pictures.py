@@ -76,7 +76,7 @@ def draw(model: WorldModel, frames: "Frames", game: "Game", path: Path) -> Pictu
     generator = stream(_SEED, "pictures", model.device)
     horizons = _fitting(frames)
     starts = _stills(frames, game)
-    last = filtered(model, frames, starts, BURN_IN, generator)[:, -1]
+    last = filtered(model, frames, starts, BURN_IN, generator).latent[:, -1]
     begin = _dreams(frames, game, max(horizons, default=0))
     shape = (len(begin), 0, *frames.obs.shape[1:])
     dreams = np.zeros(shape, np.uint8)

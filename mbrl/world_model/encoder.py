@@ -4,6 +4,8 @@ Three things keep the code alive on game frames, where a static background drown
 pixels (a plain encoder collapsed under every decoder tried): the encoder sees the frame minus the
 running mean frame, each convolution is normalised, and what comes out is standardised across
 frames, so that the code differs between frames from the first update on.
+
+With `subtract_past` it sees the frame minus the mean of those before it; see `past`.
 """
 
 import torch
@@ -19,6 +21,9 @@ class MeanFrame(nn.Module):
     With a floor, frames are also divided by the running deviation of each pixel, or by the floor
     where that is larger: a ball that is seldom anywhere then weighs as much as a score that always
     shows.
+
+    Where another mean is given to `update` and to `forward`, that is subtracted, and the deviation
+    is the root mean square of what is left of it.
     """
 
     mean: Tensor
@@ -37,20 +42,25 @@ class MeanFrame(nn.Module):
         self.register_buffer("batches", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, frames: Tensor) -> None:
-        """Take in a batch of frames (N, C, H, W)."""
+    def update(self, frames: Tensor, past: Tensor | None = None) -> None:
+        """Take in a batch of frames (N, C, H, W), with what will be subtracted from them, if known.
+
+        Either always or never with `past`.
+        """
         self.batches += 1
         rate = next_rate(self.batches, self.slowest_rate)
         self.mean += rate * (mean_of_ranks(frames.mean(0)) - self.mean)
         if self.floor is not None:
-            self.square += rate * (mean_of_ranks(frames.square().mean(0)) - self.square)
+            left = frames if past is None else frames - past
+            self.square += rate * (mean_of_ranks(left.square().mean(0)) - self.square)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Subtract the mean frame and, with a floor, divide by the deviation."""
+    def forward(self, frames: Tensor, past: Tensor | None = None) -> Tensor:
+        """Subtract the mean frame, or the `past`, and with a floor divide by the deviation."""
+        left = frames - (self.mean if past is None else past)
         if self.floor is None:
-            return frames - self.mean
-        deviation = (self.square - self.mean.square()).clamp_min(self.floor**2).sqrt()
-        return (frames - self.mean) / deviation
+            return left
+        variance = self.square - self.mean.square() if past is None else self.square
+        return left / variance.clamp_min(self.floor**2).sqrt()
 
 
 class Standardised(nn.Module):
@@ -117,6 +127,7 @@ class Encoder(nn.Module):
         super().__init__()
         channels, height, width = shape
         self.mean_frame = MeanFrame(shape, settings.pixel_floor) if settings.subtract_mean else None
+        self.subtracts_past = settings.subtract_past
         layers: list[nn.Module] = []
         for index, maps in enumerate(settings.channels):
             small = index == 0 and max(height, width) <= 16
@@ -140,15 +151,34 @@ class Encoder(nn.Module):
             else None
         )
 
-    def see(self, frames: Tensor) -> None:
+    @property
+    def expected(self) -> Tensor | None:
+        """(C, H, W), the mean frame; None unless past frames are to be subtracted.
+
+        It stands for them where there are none.
+        """
+        return self.mean_frame.mean if self.mean_frame and self.subtracts_past else None
+
+    def see(self, frames: Tensor, past: Tensor | None = None) -> None:
         """Take frames (N, C, H, W) that are trained on into the running mean."""
         if self.mean_frame is not None:
-            self.mean_frame.update(frames)
+            self.mean_frame.update(frames, past)
 
-    def forward(self, frames: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map frames (N, C, H, W), float in [0, 1], to raw posterior parameters (N, raw_size)."""
+    def forward(
+        self, frames: Tensor, context: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
+        """Map frames to raw posterior parameters.
+
+        Args:
+            frames: (N, C, H, W), float in [0, 1].
+            context: (N, context), where the encoder was built for one.
+            past: (N, C, H, W), the mean of the frames before each; where the encoder subtracts it.
+
+        Returns:
+            (N, raw_size).
+        """
         if self.mean_frame is not None:
-            frames = self.mean_frame(frames)
+            frames = self.mean_frame(frames, past)
         flat = self.convs(frames).flatten(1)
         if context is not None:
             flat = torch.cat([flat, context], -1)

@@ -6,8 +6,6 @@ nothing of policies, of replay or of where its batches come from. The time conve
 `SequenceBatch`'s.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -22,46 +20,13 @@ from mbrl.world_model.decoders.world_models import WorldModelsEncoder
 from mbrl.world_model.dynamics import Dynamics
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.heads import Heads
+from mbrl.world_model.latent import Filtered, ImaginedStep, Latent
 from mbrl.world_model.losses import free_nats, soft_free_nats
+from mbrl.world_model.past import Past, Seen, before_each
 from mbrl.world_model.running import mean_of_ranks
 from mbrl.world_model.settings import WorldModelSettings
 
 Metrics = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Latent:
-    """All the state a world model carries.
-
-    Attributes:
-        hidden: (..., D) float32, deterministic RNN state.
-        code: (..., Z) float32, stochastic code.
-    """
-
-    hidden: Tensor
-    code: Tensor
-
-    @property
-    def features(self) -> Tensor:
-        """(..., Z + D), what heads and policies see."""
-        return torch.cat([self.code, self.hidden], -1)
-
-    def __getitem__(self, index: object) -> "Latent":
-        """Index the leading axes of both parts."""
-        return Latent(self.hidden[index], self.code[index])  # type: ignore[index]
-
-    def flatten(self) -> "Latent":
-        """(B, T, ...) to (B * T, ...), detached: starts for dreams."""
-        return Latent(self.hidden.detach().flatten(0, 1), self.code.detach().flatten(0, 1))
-
-
-@dataclass(frozen=True)
-class ImaginedStep:
-    """One imagined step: where it led, what it paid, and the probability of going on; (N, ...)."""
-
-    latent: Latent
-    reward: Tensor
-    continue_prob: Tensor
 
 
 class WorldModel(nn.Module):
@@ -178,9 +143,11 @@ class WorldModel(nn.Module):
 
     def initial(self, n: int, device: torch.device) -> Latent:
         """The latent before anything was seen: zeros."""
+        expected = self.encoder.expected
         return Latent(
             torch.zeros(n, self.settings.hidden, device=device),
             torch.zeros(n, self.code.size, device=device),
+            None if expected is None else Past.nothing(expected, n),
         )
 
     @torch.no_grad()
@@ -200,8 +167,17 @@ class WorldModel(nn.Module):
             obs: (N, H, W, C) uint8.
             is_first: (N,) bool.
             generator: random stream of the code's sample.
+
+        Raises:
+            ValueError: the encoder subtracts what it has seen, and `latent` does not know it, as it
+                is neither `initial` nor what this method returned.
         """
         keep = (~is_first).float().unsqueeze(-1)
+        frames, past, expected = self._frames(obs), None, self.encoder.expected
+        if expected is not None:
+            if latent.past is None:
+                raise ValueError("observe: expected a latent with a past, of initial or observe")
+            past = latent.past.restart(is_first, expected)
         with autocast(obs.device, self.settings.bf16):
             hidden = self.dynamics.step(
                 latent.hidden * keep,
@@ -209,8 +185,9 @@ class WorldModel(nn.Module):
                 self.action_vector(prev_action) * keep,
             )
             context = hidden if self.settings.posterior == "recurrent" else None
-            raw = self.encoder(self._frames(obs), context)
-        return Latent(hidden, self.code.sample(self.code.normalise(raw), generator))
+            raw = self.encoder(frames, context, None if past is None else past.mean)
+        code = self.code.sample(self.code.normalise(raw), generator)
+        return Latent(hidden, code, None if past is None else past.after(frames))
 
     @torch.no_grad()
     def imagine_step(
@@ -231,28 +208,29 @@ class WorldModel(nn.Module):
             return self.to_pixels(self.decoder.sample(self._decoder_features(latent), generator))
 
     @torch.no_grad()
-    def filter(self, batch: SequenceBatch, generator: torch.Generator | None = None) -> Latent:
-        """Follow whole real sequences at once, for measuring: posterior latents of all rows.
+    def filter(self, batch: SequenceBatch, generator: torch.Generator | None = None) -> Filtered:
+        """Follow whole real sequences at once, for measuring.
 
         Args:
             batch: (B, T) sequences, as numpy arrays.
             generator: random stream of the codes' samples.
 
         Returns:
-            (B, T, ...) latents; the state of row t depends on rows before t only, its code on row t
-            (and, with a recurrent posterior, on the state).
+            Of all rows. The state of row t depends on rows before t only, its code on row t (and
+            on the state, with a recurrent posterior; on earlier frames, if they are subtracted).
         """
         obs, action, is_first = self._inputs(batch)
+        seen = self._look(obs, is_first)
         with autocast(self.device, self.settings.bf16):
-            hidden, code, _ = self._posterior(obs, action, is_first, generator)
-        return Latent(hidden, code)
+            hidden, code, posterior = self._posterior(seen, action, is_first, generator)
+        return Filtered(Latent(hidden, code), posterior)
 
     @torch.no_grad()
     def initialise(self, batch: SequenceBatch, generator: torch.Generator | None = None) -> None:
         """Show a decoder that asks for it its first (B, T) batch; see `Decoder.initialise`."""
         if self.decoder.needs_initialise:
             obs = torch.as_tensor(batch.obs, device=self.device).flatten(0, 1)
-            features = self._decoder_features(self.filter(batch, generator).flatten())
+            features = self._decoder_features(self.filter(batch, generator).latent.flatten())
             self.decoder.initialise(self.to_levels(obs), features, generator)
 
     @torch.no_grad()
@@ -281,14 +259,16 @@ class WorldModel(nn.Module):
             latents (B, T, ...), detached, from which dreams may start.
         """
         device = self.device
-        if self.training:
-            self.encoder.see(self._frames(torch.as_tensor(batch.obs, device=device).flatten(0, 1)))
         obs, action, is_first = self._inputs(batch)
+        seen = self._look(obs, is_first)
+        if self.training:
+            flat = seen.flatten()
+            self.encoder.see(flat.frames, flat.past)
         reward = torch.as_tensor(batch.reward, device=device)
         terminated = torch.as_tensor(batch.terminated, device=device)
         settings = self.settings
         with autocast(device, self.settings.bf16):
-            hidden, code, posterior = self._posterior(obs, action, is_first, generator)
+            hidden, code, posterior = self._posterior(seen, action, is_first, generator)
             prior = self.code.normalise(self.dynamics.prior(hidden))
             latent = Latent(hidden, code if settings.joint else code.detach())
             pixels = Latent(hidden if settings.joint else hidden.detach(), code)
@@ -327,30 +307,37 @@ class WorldModel(nn.Module):
         action = self.action_vector(torch.as_tensor(batch.prev_action, device=self.device))
         return obs, action * (~is_first).unsqueeze(-1), is_first
 
+    def _look(self, obs: Tensor, is_first: Tensor) -> Seen:
+        """What the encoder sees of (B, T) sequences."""
+        frames = self._frames(obs.flatten(0, 1)).unflatten(0, is_first.shape)
+        expected = self.encoder.expected
+        return Seen(frames, None if expected is None else before_each(frames, is_first, expected))
+
     def _posterior(
-        self, obs: Tensor, action: Tensor, is_first: Tensor, generator: torch.Generator | None
+        self, seen: Seen, action: Tensor, is_first: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """States, sampled codes and posterior parameters of all rows, each (B, T, ...)."""
-        batch, length = is_first.shape
         if self.settings.posterior == "recurrent":
-            return self._recurrent_posterior(obs, action, is_first, generator)
-        raw = self.encoder(self._frames(obs.flatten(0, 1)))
-        posterior = self.code.normalise(raw).unflatten(0, (batch, length))
+            return self._recurrent_posterior(seen, action, is_first, generator)
+        flat = seen.flatten()
+        posterior = self.code.normalise(self.encoder(flat.frames, None, flat.past))
+        posterior = posterior.unflatten(0, is_first.shape)
         code = self.code.sample(posterior, generator)
         learned = code if self.settings.joint else code.detach()
         hidden = self.dynamics.sequence(learned, action, is_first).float()
         return hidden, code, posterior
 
     def _recurrent_posterior(
-        self, obs: Tensor, action: Tensor, is_first: Tensor, generator: torch.Generator | None
+        self, seen: Seen, action: Tensor, is_first: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same with q(z | x, h): each code needs the state before it, hence the loop."""
-        latent = self.initial(len(is_first), obs.device)
+        latent = self.initial(len(is_first), is_first.device)
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         for t in range(is_first.shape[1]):
             keep = (~is_first[:, t]).float().unsqueeze(-1)
             hidden = self.dynamics.step(latent.hidden * keep, latent.code * keep, action[:, t])
-            posterior = self.code.normalise(self.encoder(self._frames(obs[:, t]), hidden))
+            now = seen.row(t)
+            posterior = self.code.normalise(self.encoder(now.frames, hidden, now.past))
             latent = Latent(hidden, self.code.sample(posterior, generator))
             rows.append((hidden, latent.code, posterior))
         hidden, code, posterior = (torch.stack(part, 1) for part in zip(*rows, strict=True))

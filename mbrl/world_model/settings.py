@@ -40,6 +40,21 @@ class EncoderSettings(Settings):
         description="also divide each pixel by its running deviation, at least this (intensities "
         "are 0 to 1), so that what is seldom seen counts; null: do not",
     )
+    subtract_past: bool = Field(
+        False,
+        description="encode the frame minus the mean of its episode's frames before it, so that "
+        "the code leaves to the recurrent state what stays; needs subtract_mean, which is for "
+        "first frames",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EncoderSettings":
+        if self.subtract_past and (self.kind == "world_models" or not self.subtract_mean):
+            raise ValueError(
+                "encoder.subtract_past: true needs encoder.kind: normalised and "
+                "encoder.subtract_mean: true"
+            )
+        return self
 
 
 class CodeSettings(Settings):

@@ -46,10 +46,15 @@ class WorldModelsEncoder(nn.Module):
         self.convs = nn.Sequential(*layers)
         self.out = nn.Linear(256 * 2 * 2, raw_size)
 
-    def see(self, frames: Tensor) -> None:
+    expected = None
+    """It does not subtract what it has seen."""
+
+    def see(self, frames: Tensor, past: Tensor | None = None) -> None:
         """Do nothing: this encoder keeps no statistics of frames."""
 
-    def forward(self, frames: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, frames: Tensor, context: Tensor | None = None, past: Tensor | None = None
+    ) -> Tensor:
         """Map frames, float in [0, 1], to (N, raw_size)."""
         raw: Tensor = self.out(self.convs(frames).flatten(1))
         return raw

@@ -1,0 +1,58 @@
+"""The state a world model carries, and what its methods return of it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mbrl.world_model.past import Past
+
+
+@dataclass(frozen=True)
+class Latent:
+    """All the state a world model carries.
+
+    Attributes:
+        hidden: (..., D) float32, deterministic RNN state.
+        code: (..., Z) float32, stochastic code.
+        past: what `observe` has seen, where the encoder subtracts it; dreams have none.
+    """
+
+    hidden: Tensor
+    code: Tensor
+    past: Past | None = None
+
+    @property
+    def features(self) -> Tensor:
+        """(..., Z + D), what heads and policies see."""
+        return torch.cat([self.code, self.hidden], -1)
+
+    def __getitem__(self, index: object) -> "Latent":
+        """Index the leading axes of state and code, for dreaming on."""
+        return Latent(self.hidden[index], self.code[index])  # type: ignore[index]
+
+    def flatten(self) -> "Latent":
+        """(B, T, ...) to (B * T, ...), detached: starts for dreams."""
+        return Latent(self.hidden.detach().flatten(0, 1), self.code.detach().flatten(0, 1))
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """Real sequences, followed: their latents, and the parameters of q(z | x) that codes are of.
+
+    Attributes:
+        latent: (B, T, ...).
+        posterior: (B, T, raw_size) float32, normalised.
+    """
+
+    latent: Latent
+    posterior: Tensor
+
+
+@dataclass(frozen=True)
+class ImaginedStep:
+    """One imagined step: where it led, what it paid, and the probability of going on; (N, ...)."""
+
+    latent: Latent
+    reward: Tensor
+    continue_prob: Tensor

@@ -1,0 +1,139 @@
+"""What was seen before is subtracted from frames: the same in training, measuring and acting."""
+
+import pytest
+import torch
+from simple_world import ACTIONS, generator, make, random_batch
+from tiny import model_settings
+
+from mbrl.acting import LatentPolicy
+from mbrl.world_model.encoder import Encoder, MeanFrame
+from mbrl.world_model.latent import Latent
+from mbrl.world_model.past import LONGEST, Past, before_each
+from mbrl.world_model.settings import EncoderSettings
+
+PAST = {"subtract_past": True}
+
+
+def pixels(*values: float) -> torch.Tensor:
+    """One-pixel frames: (N, 1, 1, 1)."""
+    return torch.tensor(values).view(-1, 1, 1, 1)
+
+
+def past_of(values, is_first, expected=0.5):
+    """`before_each` of one sequence of one-pixel frames, as a list."""
+    frames = pixels(*values).unsqueeze(0)
+    first = torch.tensor([is_first])
+    return before_each(frames, first, torch.tensor(expected).view(1, 1, 1)).flatten().tolist()
+
+
+def test_every_frame_has_the_mean_of_those_before_it():
+    means = past_of([1.0, 2.0, 6.0, 3.0], [True, False, False, False])
+    assert means == pytest.approx([0.5, 1.0, 1.5, 3.0])
+
+
+def test_an_episode_that_starts_inside_a_sequence_has_no_past():
+    means = past_of([1.0, 2.0, 6.0, 3.0, 3.0], [False, False, True, False, False])
+    assert means == pytest.approx([0.5, 1.0, 0.5, 6.0, 4.5])
+
+
+def test_a_long_past_follows_newer_frames():
+    past = Past(pixels(0.0), torch.tensor([float(LONGEST)])).after(pixels(1.0))
+    assert past.mean.item() == pytest.approx(1 / LONGEST) and past.count.item() == LONGEST
+    assert Past(pixels(0.0), torch.tensor([1.0])).after(pixels(1.0)).mean.item() == 0.5
+
+
+def test_sequences_start_anew_by_themselves():
+    past = Past(pixels(2.0, 3.0), torch.tensor([4.0, 5.0]))
+    after = past.restart(torch.tensor([False, True]), torch.tensor([[[9.0]]]))
+    assert after.mean.flatten().tolist() == [2, 9] and after.count.tolist() == [4, 0]
+
+
+def test_what_is_left_of_frames_is_divided_by_its_own_deviation():
+    mean = MeanFrame((1, 1, 1), floor=0.1)
+    mean.update(pixels(1.0, 1.0), past=pixels(0.4, 0.2))  # 0.6 and 0.8 are left: 0.5 ** 0.5
+    assert mean(pixels(1.0), past=pixels(0.5)).item() == pytest.approx(0.5 / 0.5**0.5)
+    still = MeanFrame((1, 1, 1), floor=0.1)
+    still.update(pixels(1.0), past=pixels(1.0))
+    assert still(pixels(1.0), past=pixels(0.98)).item() == pytest.approx(0.02 / 0.1)
+
+
+def test_only_an_encoder_that_subtracts_the_past_expects_something_of_a_first_frame():
+    frames = torch.full((2, 1, 8, 8), 0.25)
+    for settings, expects in ((PAST, True), ({}, False)):
+        encoder = Encoder((1, 8, 8), 4, EncoderSettings(channels=(4,), hidden=8, **settings))
+        encoder.see(frames)
+        assert (encoder.expected is not None) == expects
+    assert make(encoder=PAST).initial(3, torch.device("cpu")).past.count.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("posterior", ["frame", "recurrent"])
+def test_a_background_that_stays_is_told_once(posterior):
+    """Two sequences, the same but for a background: only the codes of their first frames differ."""
+    model = make(bf16=False, posterior=posterior, encoder=PAST, hidden=4).eval()
+    if posterior == "recurrent":  # let it not look at the state, in which backgrounds differ
+        torch.nn.init.zeros_(model.encoder.dense.weight[:, -4:])
+    batch = random_batch(batch=2, length=5)
+    batch.obs[1] = batch.obs[0]
+    batch.obs[:, :, :4] = 0
+    batch.obs[1, :, :4] = 1
+    batch.is_first[:] = [True, False, False, False, False]
+    for whole, differs in ((model, [True] + [False] * 4), (without_past(model), [True] * 5)):
+        posteriors = whole.filter(batch, generator()).posterior
+        told = [
+            not torch.allclose(one, other, atol=1e-4)
+            for one, other in zip(*posteriors, strict=True)
+        ]
+        assert told == differs
+
+
+def without_past(model):
+    """The same weights, in a model that subtracts the mean frame only."""
+    settings = model.settings
+    plain = make(
+        bf16=False, posterior=settings.posterior, encoder={"subtract_past": False}, hidden=4
+    )
+    plain.load_state_dict(model.state_dict())
+    return plain.eval()
+
+
+def test_observing_needs_to_know_what_was_seen():
+    model, batch = make(encoder=PAST), random_batch(batch=2)
+    forgot = Latent(torch.zeros(2, model.settings.hidden), torch.zeros(2, model.code.size))
+    action, obs, first = (
+        torch.as_tensor(getattr(batch, name)[:, 0]) for name in ("prev_action", "obs", "is_first")
+    )
+    with pytest.raises(ValueError, match="latent with a past, of initial or observe"):
+        model.observe(forgot, action, obs, first)
+
+
+@pytest.mark.parametrize("encoder", [{"kind": "world_models"}, {"subtract_mean": False}])
+def test_the_past_needs_a_mean_frame_for_first_frames(encoder):
+    with pytest.raises(ValueError, match="subtract_past: true needs"):
+        model_settings(encoder={**encoder, **PAST})
+
+
+class Still:
+    """Always the same action."""
+
+    def act(self, features, *, explore, generator):
+        return torch.zeros(len(features), dtype=torch.int64)
+
+
+def test_an_actor_that_goes_on_remembers_what_it_saw():
+    model, batch = make(encoder=PAST).eval(), random_batch(batch=2, length=6)
+    batch.is_first[:] = [True, False, False, False, False, False]
+
+    def policy():
+        made = LatentPolicy(model, Still, ACTIONS, 0, torch.device("cpu"))
+        made.reset(2)
+        return made
+
+    whole, restored = policy(), policy()
+    for t in range(6):
+        if t == 3:
+            restored.load_state_dict(whole.state_dict())
+        for each in (whole, restored)[: 1 if t < 3 else 2]:
+            each.act(batch.obs[:, t], batch.is_first[:, t])
+    assert torch.equal(restored.latent.past.mean, whole.latent.past.mean)
+    assert torch.equal(restored.latent.code, whole.latent.code)
+    assert whole.latent.past.count.tolist() == [6, 6]
