@@ -37,6 +37,7 @@ _FLOW = (
     "world_model.decoder.kind=flow",
     "world_model.decoder.flow={scales: 3, steps: 6, width: 32, temperature: 1.0}",
 )
+_PAST = ("world_model.encoder.subtract_past=true",)
 _NO_HIDDEN = "world_model.decoder.sees_hidden=false"
 _STAGEWISE = "world_model.joint=false"
 
@@ -77,6 +78,16 @@ ARMS: dict[str, Arm] = {
         "flow (Glow, shared couplings)",
         _FLOW,
         note="joint; all pixels at once, and drawn in one pass",
+    ),
+    "deconv_past": Arm(
+        "deconv, categorical, past subtracted",
+        (*_DECONV, *_PAST),
+        note="the control of the next",
+    ),
+    "pixelcnn_past": Arm(
+        "PixelCNN, past subtracted",
+        _PAST,
+        note="the encoder sees frames minus the mean of those before, so that z says what is new",
     ),
     "pixelcnn_1": Arm("PixelCNN, 1 layer", _layers(1)),
     "pixelcnn_2": Arm(

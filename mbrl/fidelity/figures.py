@@ -39,17 +39,19 @@ _LOOKS = {
     "world_models_norm": ("#7fceb9", "v"),
     "deconv_mse": ("#56B4E9", "P"),
     "flow": ("#E69F00", "X"),
+    "pixelcnn_past": ("#8C2D04", "p"),
+    "deconv_past": ("#08306B", "d"),
 }
 _GREY = "#8a8f98"
 
 
 def colour(arm: str) -> str:
-    """An arm's colour, the same in every figure; variants of the PixelCNN are grey."""
+    """An arm's colour, the same in every figure; most variants of the PixelCNN are grey."""
     return _LOOKS[arm][0] if arm in _LOOKS else _GREY
 
 
 def marker(arm: str) -> str:
-    """An arm's marker; variants of the PixelCNN share one."""
+    """An arm's marker; most variants of the PixelCNN share one."""
     return _LOOKS[arm][1] if arm in _LOOKS else "."
 
 
