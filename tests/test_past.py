@@ -129,6 +129,7 @@ def test_an_actor_that_goes_on_remembers_what_it_saw():
         return made
 
     whole, restored = policy(), policy()
+    restored.load_state_dict(policy().state_dict())
     for t in range(6):
         if t == 3:
             restored.load_state_dict(whole.state_dict())

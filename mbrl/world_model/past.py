@@ -35,7 +35,7 @@ class Past:
     @classmethod
     def nothing(cls, expected: Tensor, n: int) -> "Past":
         """Before the first frame of n sequences; `expected` (C, H, W) stands for the mean."""
-        return cls(expected.expand(n, *expected.shape), expected.new_zeros(n))
+        return cls(expected.repeat(n, 1, 1, 1), expected.new_zeros(n))
 
     def restart(self, is_first: Tensor, expected: Tensor) -> "Past":
         """Forget those whose episode starts now: is_first (N,) bool."""
