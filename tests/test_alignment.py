@@ -167,8 +167,9 @@ def test_the_loss_gives_the_heads_what_arrived_with_each_row(tmp_path, monkeypat
 def plant_pictures(model, monkeypatch):
     """The state of each row is replaced by what its picture spells."""
 
-    def posterior(obs, action, is_first, generator):
-        step, _, length = (torch.as_tensor(part).float() for part in spelled(obs.numpy()))
+    def posterior(seen, action, is_first, generator):
+        pictures = seen.frames.movedim(2, -1).numpy()
+        step, _, length = (torch.as_tensor(part).float() for part in spelled(pictures))
         hidden = torch.zeros(*is_first.shape, model.settings.hidden)
         hidden[..., 0], hidden[..., 1] = step, length
         flat = torch.zeros(*is_first.shape, model.code.raw_size)
