@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from mbrl import checkpoint, provenance
 from mbrl.progress import MetricsLog, read_metrics
+from mbrl.trials import BaseTrial
 
 LINE_S = 20.0
 CHECKPOINT_S = 120.0
@@ -43,17 +44,16 @@ class BudgetedTraining(ABC):
     at_once = 1
     """Updates of one call of `_update`."""
 
-    def __init__(
-        self, run_dir: Path, minutes: float, *, title: str, env_steps: int, group: str
-    ) -> None:
+    def __init__(self, trial: BaseTrial, *, env_steps: int, group: str) -> None:
         """Open the log, and take up the newest checkpoint if there is one.
 
         What `_begin` needs has to be there before.
         """
-        self.run_dir, self.minutes, self.title = run_dir, minutes, title
+        self.run_dir, self.minutes = trial.run_dir, trial.minutes
+        self.title = f"{trial.arm} seed {trial.seed}"
         self.env_steps, self.group = env_steps, group
-        self.checkpoints = run_dir / "checkpoints"
-        self.log = MetricsLog(run_dir)
+        self.checkpoints = self.run_dir / "checkpoints"
+        self.log = MetricsLog(self.run_dir)
         self.cpu_s, self.rows = 0.0, 0
         self.commits: list[str] = []
         self.machines: list[dict[str, Any]] = []

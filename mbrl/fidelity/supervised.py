@@ -124,13 +124,7 @@ class SupervisedTraining(BudgetedTraining):
             torch.manual_seed(derive(trial.seed, "supervised/weights"))
             self.reader = LabelReader((channels, height, width), settings, names, classes)
         self.optimizer = torch.optim.Adam(self.reader.parameters(), lr=LEARNING_RATE, fused=True)
-        super().__init__(
-            trial.run_dir,
-            trial.minutes,
-            title=f"{trial.arm} seed {trial.seed}",
-            env_steps=trial.steps,
-            group="supervised",
-        )
+        super().__init__(trial, env_steps=trial.steps, group="supervised")
 
     @property
     def updates(self) -> int:

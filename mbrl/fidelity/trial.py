@@ -166,13 +166,7 @@ class Training(BudgetedTraining):
             ring_directory=None,
             root_seed=trial.seed,
         )
-        super().__init__(
-            trial.run_dir,
-            trial.minutes,
-            title=f"{trial.arm} seed {trial.seed}",
-            env_steps=trial.steps,
-            group="world_model",
-        )
+        super().__init__(trial, env_steps=trial.steps, group="world_model")
 
     def __exit__(self, *problem: object) -> None:
         """Let go of the ring as well."""

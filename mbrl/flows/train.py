@@ -74,13 +74,7 @@ class Training(BudgetedTraining):
         self.done, self.skipped, self._in_a_row = 0, 0, 0
         self.diverged = False
         self._watched_at = -math.inf
-        super().__init__(
-            trial.run_dir,
-            trial.minutes,
-            title=f"{trial.arm} seed {trial.seed}",
-            env_steps=0,
-            group=GROUP,
-        )
+        super().__init__(trial, env_steps=0, group=GROUP)
 
     @property
     def updates(self) -> int:
