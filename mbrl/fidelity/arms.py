@@ -68,6 +68,17 @@ ARMS: dict[str, Arm] = {
         main=True,
         note="the code learns from pixels alone, not from the dynamics",
     ),
+    "pixelcnn_past": Arm(
+        "PixelCNN, past subtracted",
+        _PAST,
+        main=True,
+        note="the encoder sees what is new; the Atari configs' settings",
+    ),
+    "deconv_past": Arm(
+        "deconv, categorical, past subtracted",
+        (*_DECONV, *_PAST),
+        note="the control of that",
+    ),
     "world_models_norm": Arm(
         "World Models, our encoder",
         _WORLD_MODELS,
@@ -78,16 +89,6 @@ ARMS: dict[str, Arm] = {
         "flow (Glow, shared couplings)",
         _FLOW,
         note="joint; all pixels at once, and drawn in one pass",
-    ),
-    "deconv_past": Arm(
-        "deconv, categorical, past subtracted",
-        (*_DECONV, *_PAST),
-        note="the control of the next",
-    ),
-    "pixelcnn_past": Arm(
-        "PixelCNN, past subtracted",
-        _PAST,
-        note="the encoder sees frames minus the mean of those before, so that z says what is new",
     ),
     "pixelcnn_1": Arm("PixelCNN, 1 layer", _layers(1)),
     "pixelcnn_2": Arm(
