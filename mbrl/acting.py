@@ -112,23 +112,24 @@ class LatentPolicy:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Memory of the slots and the random stream; the weights are saved by their owners."""
-        past = self.latent.past
-        return {
-            **({} if past is None else {"past_mean": past.mean, "past_count": past.count}),
+        state = {
             "hidden": self.latent.hidden,
             "code": self.latent.code,
             "prev_action": self.prev_action,
             "generator": self.generator.get_state(),
             "action_generator": self.action_generator.get_state(),
         }
+        if (past := self.latent.past) is not None:
+            state |= {"past_mean": past.mean, "past_count": past.count}
+        return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Continue exactly where `state_dict` was taken."""
         past = None
         if "past_mean" in state:
             past = Past(state["past_mean"].to(self.device), state["past_count"].to(self.device))
-        latent = Latent(state["hidden"].to(self.device), state["code"].to(self.device), past)
-        self.latent = latent
+        hidden, code = state["hidden"].to(self.device), state["code"].to(self.device)
+        self.latent = Latent(hidden, code, past)
         self.prev_action = state["prev_action"].to(self.device)
         self.generator.set_state(state["generator"])
         self.action_generator.set_state(state["action_generator"])

@@ -233,11 +233,13 @@ def changed_settings(run_dir: Path, config: Config) -> list[str]:
     """Settings in which a run folder differs from `config`; none if it is new.
 
     What may change between a run and its continuation (the budget, where things go) does not count.
+    A setting that did not exist yet counts with its default.
     """
     path = run_dir / "config.yaml"
     if not path.exists():
         return []
-    old, new = yaml.safe_load(path.read_text()), yaml.safe_load(config_file.dump(config))
+    old = config_file.filled(yaml.safe_load(path.read_text()), type(config))
+    new = config.model_dump(mode="json")
     old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
     return config_file.differences(old, new)
 

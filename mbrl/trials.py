@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from mbrl import config_file
 from mbrl.children import Child
@@ -176,10 +176,7 @@ def changed_sections(
     """Settings that differ; one that did not exist yet counts with its default."""
     filled = dict(old)
     for name, model in sections.items():
-        try:
-            filled[name] = model.model_validate(old.get(name, {})).model_dump(mode="json")
-        except ValidationError:  # made when there were settings that are no more: shown as changes
-            filled[name] = old.get(name)
+        filled[name] = config_file.filled(old.get(name, {}), model)
     return config_file.differences(filled, new)
 
 

@@ -115,7 +115,7 @@ class Oracle(torch.nn.Module):
             decoder=SimpleNamespace(likelihood="categorical"), posterior="frame"
         )
         self.code = SimpleNamespace(normalise=lambda raw: raw, kl=lambda q, p: (q - p).sum(-1))
-        self.dynamics = SimpleNamespace(prior=lambda hidden: torch.ones(len(hidden), 1))
+        self.dynamics = SimpleNamespace(prior=lambda hidden: torch.full((len(hidden), 2), 0.5))
         self.device = torch.device("cpu")
         self.known = {}
         for frames in parts:
@@ -141,7 +141,8 @@ class Oracle(torch.nn.Module):
 
     def filter(self, batch, generator):
         latent = self.latents(numbers(batch.obs))
-        return Filtered(latent, torch.full((*batch.shape, 1), 3.0))
+        named = latent.code[..., :1]
+        return Filtered(latent, torch.cat([named, 3 - named], -1))
 
     def frame_nats(self, obs, latent, generator=None):
         return 1.0 + 10.0 * (numbers(obs) != named(latent.code))

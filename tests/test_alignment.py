@@ -116,9 +116,9 @@ class Spy:
     def __init__(self, owner, name, monkeypatch):
         self.calls, original = [], getattr(owner, name)
 
-        def spy(*args):
+        def spy(*args, **named):
             kept = tuple(arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args)
-            self.calls.append((kept, original(*args)))
+            self.calls.append((kept, original(*args, **named)))
             return self.calls[-1][1]
 
         monkeypatch.setattr(owner, name, spy)

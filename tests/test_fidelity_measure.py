@@ -44,6 +44,10 @@ def real_model(**changes):
 
 def test_latents_belong_to_their_rows_and_burn_in_is_not_measured():
     followed = follow(Oracle(TRAIN), TRAIN, 60, 0, "test", length=40, keep_every=1)
+    assert torch.equal(followed.posterior[:, :1], followed.latent.code[:, :1])
+    backwards = np.arange(len(followed.rows))[::-1].copy()
+    taken = followed.take(backwards)
+    assert torch.equal(taken.posterior, followed.posterior.flip(0))
     assert len(followed.rows) >= 60
     numbers_seen = named(followed.latent.code).numpy()
     assert np.array_equal(numbers_seen, numbers(TRAIN.obs[followed.rows]).numpy())

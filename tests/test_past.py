@@ -1,5 +1,6 @@
 """What was seen before is subtracted from frames: the same in training, measuring and acting."""
 
+import numpy as np
 import pytest
 import torch
 from simple_world import ACTIONS, generator, make, random_batch
@@ -50,20 +51,84 @@ def test_sequences_start_anew_by_themselves():
 
 def test_what_is_left_of_frames_is_divided_by_its_own_deviation():
     mean = MeanFrame((1, 1, 1), floor=0.1)
-    mean.update(pixels(1.0, 1.0), past=pixels(0.4, 0.2))  # 0.6 and 0.8 are left: 0.5 ** 0.5
-    assert mean(pixels(1.0), past=pixels(0.5)).item() == pytest.approx(0.5 / 0.5**0.5)
+    mean.update(pixels(1.0, 1.0), pixels(0.4, 0.2))  # 0.6 and 0.8 are left: 0.5 ** 0.5
+    assert mean(pixels(1.0), pixels(0.5)).item() == pytest.approx(0.5 / 0.5**0.5)
     still = MeanFrame((1, 1, 1), floor=0.1)
-    still.update(pixels(1.0), past=pixels(1.0))
-    assert still(pixels(1.0), past=pixels(0.98)).item() == pytest.approx(0.02 / 0.1)
+    still.update(pixels(1.0), pixels(1.0))
+    assert still(pixels(1.0), pixels(0.98)).item() == pytest.approx(0.02 / 0.1)
 
 
 def test_only_an_encoder_that_subtracts_the_past_expects_something_of_a_first_frame():
     frames = torch.full((2, 1, 8, 8), 0.25)
     for settings, expects in ((PAST, True), ({}, False)):
         encoder = Encoder((1, 8, 8), 4, EncoderSettings(channels=(4,), hidden=8, **settings))
-        encoder.see(frames)
-        assert (encoder.expected is not None) == expects
+        encoder.see(frames, torch.zeros_like(frames) if expects else None)
+        expected = encoder.expected
+        assert torch.equal(expected, frames[0]) if expects else expected is None
     assert make(encoder=PAST).initial(3, torch.device("cpu")).past.count.tolist() == [0, 0, 0]
+
+
+def test_a_past_that_is_missing_or_not_subtracted_is_an_error():
+    frames = torch.zeros(1, 1, 8, 8)
+    for settings, before in ((PAST, None), ({}, frames)):
+        encoder = Encoder((1, 8, 8), 4, EncoderSettings(channels=(4,), hidden=8, **settings))
+        for call in (encoder, encoder.see):
+            with pytest.raises(ValueError, match="as subtract_past is"):
+                call(frames, before=before)
+
+
+def seen_once(model):
+    """Has its mean frame from one batch; and that batch."""
+    batch = random_batch(batch=2, length=3)
+    model.train().loss(batch, generator())
+    return model.eval(), batch
+
+
+def test_the_mean_frame_and_the_deviation_are_of_what_the_model_was_shown():
+    model, batch = seen_once(make(encoder={**PAST, "pixel_floor": 0.05}))
+    frames = batch.obs.astype(np.float32).transpose(0, 1, 4, 2, 3)
+    left = frames.copy()  # nothing was expected of first frames yet
+    for b in range(2):
+        for t in (1, 2):
+            if not batch.is_first[b, t]:
+                start = max(i for i in range(t) if i == 0 or batch.is_first[b, i])
+                left[b, t] -= frames[b, start:t].mean(0)
+    mean = model.encoder.mean_frame
+    torch.testing.assert_close(mean.mean, torch.as_tensor(frames.mean((0, 1))))
+    torch.testing.assert_close(mean.square, torch.as_tensor((left**2).mean((0, 1))))
+
+
+def test_a_latent_keeps_what_it_expects_while_the_mean_frame_goes_on():
+    model, batch = seen_once(make(encoder=PAST))
+    latent = model.initial(1, torch.device("cpu"))
+    expected = latent.past.mean.clone()
+    batch.obs[:] = 1 - batch.obs
+    model.train().loss(batch, generator())
+    assert torch.equal(latent.past.mean, expected)
+    assert not torch.equal(model.initial(1, torch.device("cpu")).past.mean, expected)
+
+
+def test_acting_shows_the_encoder_what_training_shows_it(monkeypatch):
+    """Over more rows than the mean reaches back, with episodes that start in between."""
+    model, _ = seen_once(make(bf16=False, encoder={**PAST, "pixel_floor": 0.05}))
+    batch = random_batch(batch=2, length=LONGEST + 8)
+    batch.is_first[0, 1:] = False
+    shown = []
+    forward = model.encoder.mean_frame.forward
+    monkeypatch.setattr(
+        model.encoder.mean_frame, "forward", lambda *args: shown.append(forward(*args)) or shown[-1]
+    )
+    model.filter(batch, generator())
+    (trained,) = shown
+    shown.clear()
+    latent = model.initial(2, torch.device("cpu"))
+    for t in range(batch.shape[1]):
+        row = (
+            torch.as_tensor(part[:, t]) for part in (batch.prev_action, batch.obs, batch.is_first)
+        )
+        latent = model.observe(latent, *row)
+    assert batch.is_first[1, 1:].any()
+    assert torch.equal(torch.stack(shown, 1), trained.unflatten(0, batch.shape))
 
 
 @pytest.mark.parametrize("posterior", ["frame", "recurrent"])

@@ -208,9 +208,13 @@ def test_world_models_2018_has_its_own_networks_and_refuses_other_sizes():
         WorldModel(spaces.Box(0, 255, (10, 10, 3), np.uint8), ACTIONS, model.settings)
 
 
-def test_filter_gives_the_latents_that_the_loss_trains_on():
+def test_filter_gives_the_codes_of_every_frame_and_the_latents_that_the_loss_trains_on():
     model, batch = make(bf16=False).eval(), random_batch()
-    latent = model.filter(batch, generator(3)).latent
+    seen = model.filter(batch, generator(3))
+    latent = seen.latent
+    frames = torch.as_tensor(batch.obs).flatten(0, 1).movedim(-1, 1) / model.high
+    posterior = model.code.normalise(model.encoder(frames)).unflatten(0, batch.shape)
+    torch.testing.assert_close(seen.posterior, posterior)
     _, _, trained = model.loss(batch, generator(3))
     torch.testing.assert_close(latent.hidden, trained.hidden)
     torch.testing.assert_close(latent.code, trained.code)

@@ -72,12 +72,12 @@ ARMS: dict[str, Arm] = {
         "PixelCNN, past subtracted",
         _PAST,
         main=True,
-        note="the encoder sees what is new; the Atari configs' settings",
+        note="the encoder sees what is new in a frame, as in the Atari configs",
     ),
     "deconv_past": Arm(
         "deconv, categorical, past subtracted",
         (*_DECONV, *_PAST),
-        note="the control of that",
+        note="the control of pixelcnn_past",
     ),
     "world_models_norm": Arm(
         "World Models, our encoder",

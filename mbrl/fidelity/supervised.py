@@ -62,7 +62,9 @@ class LabelReader(nn.Module):
         """
         super().__init__()
         self.names, self.classes = names, classes
-        self.encoder = Encoder(shape, features, settings.model_copy(update={"deviation": None}))
+        self.encoder = Encoder(
+            shape, features, settings.model_copy(update={"deviation": None, "subtract_past": False})
+        )
         self.sizes = [len(values) for values in classes]
         self.out = nn.Linear(features, sum(self.sizes))
 

@@ -22,8 +22,9 @@ class MeanFrame(nn.Module):
     where that is larger: a ball that is seldom anywhere then weighs as much as a score that always
     shows.
 
-    Where another mean is given to `update` and to `forward`, that is subtracted, and the deviation
-    is the root mean square of what is left of it.
+    Where other means are given to `update` and to `forward`, those are subtracted, and the
+    deviation is the root mean square of what is left: of full looks at first frames, as many as
+    sequences are short, and of what is new in all others.
     """
 
     mean: Tensor
@@ -42,24 +43,26 @@ class MeanFrame(nn.Module):
         self.register_buffer("batches", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, frames: Tensor, past: Tensor | None = None) -> None:
-        """Take in a batch of frames (N, C, H, W), with what will be subtracted from them, if known.
+    def update(self, frames: Tensor, before: Tensor | None = None) -> None:
+        """Take in a batch of frames, with what is subtracted from them instead of their mean.
 
-        Either always or never with `past`.
+        Args:
+            frames: (N, C, H, W).
+            before: of the same shape; either in every call, here and to `forward`, or in none.
         """
         self.batches += 1
         rate = next_rate(self.batches, self.slowest_rate)
         self.mean += rate * (mean_of_ranks(frames.mean(0)) - self.mean)
         if self.floor is not None:
-            left = frames if past is None else frames - past
+            left = frames if before is None else frames - before
             self.square += rate * (mean_of_ranks(left.square().mean(0)) - self.square)
 
-    def forward(self, frames: Tensor, past: Tensor | None = None) -> Tensor:
-        """Subtract the mean frame, or the `past`, and with a floor divide by the deviation."""
-        left = frames - (self.mean if past is None else past)
+    def forward(self, frames: Tensor, before: Tensor | None = None) -> Tensor:
+        """Subtract the mean frame, or `before`, and with a floor divide by the deviation."""
+        left = frames - (self.mean if before is None else before)
         if self.floor is None:
             return left
-        variance = self.square - self.mean.square() if past is None else self.square
+        variance = self.square - self.mean.square() if before is None else self.square
         return left / variance.clamp_min(self.floor**2).sqrt()
 
 
@@ -157,28 +160,35 @@ class Encoder(nn.Module):
 
         It stands for them where there are none.
         """
-        return self.mean_frame.mean if self.mean_frame and self.subtracts_past else None
+        if self.mean_frame is None or not self.subtracts_past:
+            return None
+        return self.mean_frame.mean
 
-    def see(self, frames: Tensor, past: Tensor | None = None) -> None:
-        """Take frames (N, C, H, W) that are trained on into the running mean."""
+    def see(self, frames: Tensor, before: Tensor | None = None) -> None:
+        """Take frames that are trained on into the running mean; arguments as in `forward`."""
+        self._expect_the_past(before)
         if self.mean_frame is not None:
-            self.mean_frame.update(frames, past)
+            self.mean_frame.update(frames, before)
 
     def forward(
-        self, frames: Tensor, context: Tensor | None = None, past: Tensor | None = None
+        self, frames: Tensor, context: Tensor | None = None, before: Tensor | None = None
     ) -> Tensor:
         """Map frames to raw posterior parameters.
 
         Args:
             frames: (N, C, H, W), float in [0, 1].
             context: (N, context), where the encoder was built for one.
-            past: (N, C, H, W), the mean of the frames before each; where the encoder subtracts it.
+            before: (N, C, H, W), the mean of the frames before each, if the encoder subtracts it.
 
         Returns:
             (N, raw_size).
+
+        Raises:
+            ValueError: `before` is missing, or is not subtracted.
         """
+        self._expect_the_past(before)
         if self.mean_frame is not None:
-            frames = self.mean_frame(frames, past)
+            frames = self.mean_frame(frames, before)
         flat = self.convs(frames).flatten(1)
         if context is not None:
             flat = torch.cat([flat, context], -1)
@@ -187,3 +197,10 @@ class Encoder(nn.Module):
             return raw
         location, spread = raw.tensor_split([self.location_size], -1)
         return torch.cat([self.standardised(location), spread.float()], -1)
+
+    def _expect_the_past(self, before: Tensor | None) -> None:
+        if (before is not None) != self.subtracts_past:
+            expected = "the mean of the frames before each" if self.subtracts_past else "no past"
+            raise ValueError(
+                f"encoder: expected {expected}, as subtract_past is {self.subtracts_past}"
+            )

@@ -173,11 +173,11 @@ class WorldModel(nn.Module):
                 is neither `initial` nor what this method returned.
         """
         keep = (~is_first).float().unsqueeze(-1)
-        frames, past, expected = self._frames(obs), None, self.encoder.expected
+        frames, past, expected = self._frames(obs), latent.past, self.encoder.expected
         if expected is not None:
-            if latent.past is None:
+            if past is None:
                 raise ValueError("observe: expected a latent with a past, of initial or observe")
-            past = latent.past.restart(is_first, expected)
+            past = past.restart(is_first, expected)
         with autocast(obs.device, self.settings.bf16):
             hidden = self.dynamics.step(
                 latent.hidden * keep,
@@ -185,9 +185,9 @@ class WorldModel(nn.Module):
                 self.action_vector(prev_action) * keep,
             )
             context = hidden if self.settings.posterior == "recurrent" else None
-            raw = self.encoder(frames, context, None if past is None else past.mean)
+            raw = self.encoder(frames, context, before=past and past.mean)
         code = self.code.sample(self.code.normalise(raw), generator)
-        return Latent(hidden, code, None if past is None else past.after(frames))
+        return Latent(hidden, code, past and past.after(frames))
 
     @torch.no_grad()
     def imagine_step(
@@ -263,7 +263,7 @@ class WorldModel(nn.Module):
         seen = self._look(obs, is_first)
         if self.training:
             flat = seen.flatten()
-            self.encoder.see(flat.frames, flat.past)
+            self.encoder.see(flat.frames, flat.before)
         reward = torch.as_tensor(batch.reward, device=device)
         terminated = torch.as_tensor(batch.terminated, device=device)
         settings = self.settings
@@ -320,7 +320,7 @@ class WorldModel(nn.Module):
         if self.settings.posterior == "recurrent":
             return self._recurrent_posterior(seen, action, is_first, generator)
         flat = seen.flatten()
-        posterior = self.code.normalise(self.encoder(flat.frames, None, flat.past))
+        posterior = self.code.normalise(self.encoder(flat.frames, before=flat.before))
         posterior = posterior.unflatten(0, is_first.shape)
         code = self.code.sample(posterior, generator)
         learned = code if self.settings.joint else code.detach()
@@ -337,7 +337,7 @@ class WorldModel(nn.Module):
             keep = (~is_first[:, t]).float().unsqueeze(-1)
             hidden = self.dynamics.step(latent.hidden * keep, latent.code * keep, action[:, t])
             now = seen.row(t)
-            posterior = self.code.normalise(self.encoder(now.frames, hidden, now.past))
+            posterior = self.code.normalise(self.encoder(now.frames, hidden, now.before))
             latent = Latent(hidden, self.code.sample(posterior, generator))
             rows.append((hidden, latent.code, posterior))
         hidden, code, posterior = (torch.stack(part, 1) for part in zip(*rows, strict=True))

@@ -12,6 +12,7 @@ The mean is that of all frames of the episode at first, then a moving one.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class Past:
     count: Tensor
 
     @classmethod
-    def nothing(cls, expected: Tensor, n: int) -> "Past":
+    def nothing(cls, expected: Tensor, n: int) -> Self:
         """Before the first frame of n sequences; `expected` (C, H, W) stands for the mean."""
         return cls(expected.repeat(n, 1, 1, 1), expected.new_zeros(n))
 
@@ -54,21 +55,20 @@ class Seen:
 
     Attributes:
         frames: (B, T, C, H, W) float32, intensities.
-        past: of the same shape, what to subtract from each; None for the mean frame.
+        before: of the same shape, what to subtract from each; None for the mean frame.
     """
 
     frames: Tensor
-    past: Tensor | None = None
+    before: Tensor | None = None
 
     def flatten(self) -> "Seen":
         """(B, T, ...) to (B * T, ...)."""
-        return Seen(
-            self.frames.flatten(0, 1), None if self.past is None else self.past.flatten(0, 1)
-        )
+        before = None if self.before is None else self.before.flatten(0, 1)
+        return Seen(self.frames.flatten(0, 1), before)
 
     def row(self, t: int) -> "Seen":
         """All sequences at time t: (B, ...)."""
-        return Seen(self.frames[:, t], None if self.past is None else self.past[:, t])
+        return Seen(self.frames[:, t], None if self.before is None else self.before[:, t])
 
 
 def before_each(frames: Tensor, is_first: Tensor, expected: Tensor) -> Tensor:

@@ -42,9 +42,9 @@ class EncoderSettings(Settings):
     )
     subtract_past: bool = Field(
         False,
-        description="encode the frame minus the mean of its episode's frames before it, so that "
-        "the code leaves to the recurrent state what stays; needs subtract_mean, which is for "
-        "first frames",
+        description="encode the frame minus the mean of its sequence's frames before it (a moving "
+        "mean from 16 on), so that the code leaves to the recurrent state what stays; needs "
+        "subtract_mean, which is for first frames",
     )
 
     @model_validator(mode="after")

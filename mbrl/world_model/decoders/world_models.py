@@ -30,6 +30,9 @@ def expect_size(shape: tuple[int, int, int]) -> None:
 class WorldModelsEncoder(nn.Module):
     """Frames (N, C, 64, 64) to raw posterior parameters, with no protection against collapse."""
 
+    expected: Tensor | None = None
+    """As in `Encoder`: it does not subtract what it has seen."""
+
     def __init__(self, shape: tuple[int, int, int], raw_size: int) -> None:
         """Build for frames of `shape` (C, 64, 64).
 
@@ -46,14 +49,11 @@ class WorldModelsEncoder(nn.Module):
         self.convs = nn.Sequential(*layers)
         self.out = nn.Linear(256 * 2 * 2, raw_size)
 
-    expected = None
-    """It does not subtract what it has seen."""
-
-    def see(self, frames: Tensor, past: Tensor | None = None) -> None:
+    def see(self, frames: Tensor, before: Tensor | None = None) -> None:
         """Do nothing: this encoder keeps no statistics of frames."""
 
     def forward(
-        self, frames: Tensor, context: Tensor | None = None, past: Tensor | None = None
+        self, frames: Tensor, context: Tensor | None = None, before: Tensor | None = None
     ) -> Tensor:
         """Map frames, float in [0, 1], to (N, raw_size)."""
         raw: Tensor = self.out(self.convs(frames).flatten(1))

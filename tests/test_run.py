@@ -1,0 +1,45 @@
+"""What a run folder remembers of its settings, and when going on with it is refused."""
+
+from pathlib import Path
+
+import yaml
+from tiny import config
+
+from mbrl import config_file
+from mbrl.run import changed_settings
+
+
+def write(folder: Path, tree: dict) -> None:
+    (folder / "config.yaml").write_text(yaml.dump(tree), encoding="utf-8")
+
+
+def dumped(folder: Path) -> dict:
+    return yaml.safe_load(config_file.dump(config(folder)))
+
+
+def test_a_new_folder_has_no_other_settings(tmp_path: Path) -> None:
+    assert changed_settings(tmp_path, config(tmp_path)) == []
+
+
+def test_a_setting_that_did_not_exist_yet_had_its_default(tmp_path: Path) -> None:
+    tree = dumped(tmp_path)
+    del tree["world_model"]["encoder"]["subtract_past"]
+    write(tmp_path, tree)
+    assert changed_settings(tmp_path, config(tmp_path)) == []
+    now = config(tmp_path, world_model={"encoder": {"subtract_past": True}})
+    assert changed_settings(tmp_path, now) == [
+        "world_model.encoder.subtract_past: False became True"
+    ]
+
+
+def test_a_setting_that_is_no_more_is_named(tmp_path: Path) -> None:
+    tree = dumped(tmp_path)
+    tree["world_model"]["encoder"]["sharpness"] = 3
+    write(tmp_path, tree)
+    (said,) = changed_settings(tmp_path, config(tmp_path))
+    assert said.startswith("world_model.encoder.sharpness: 3 became")
+
+
+def test_budget_and_folder_may_change(tmp_path: Path) -> None:
+    write(tmp_path, dumped(tmp_path))
+    assert changed_settings(tmp_path, config(tmp_path / "elsewhere", env_steps=5000)) == []
