@@ -161,6 +161,20 @@ def without_past(model):
     return plain.eval()
 
 
+def test_whole_frames_can_be_kept_beside_what_is_new():
+    encoder = Encoder(
+        (1, 8, 8), 4, EncoderSettings(channels=(4,), hidden=8, **PAST, keep_whole=True)
+    )
+    frames = torch.rand(3, 1, 8, 8, generator=generator())
+    before = torch.rand(3, 1, 8, 8, generator=generator(1))
+    encoder.see(frames, before)
+    assert encoder.convs[0].in_channels == 2
+    shown = []
+    encoder.convs.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    encoder(frames, before=before)
+    torch.testing.assert_close(shown[0], torch.cat([frames - before, frames - frames.mean(0)], 1))
+
+
 def test_observing_needs_to_know_what_was_seen():
     model, batch = make(encoder=PAST), random_batch(batch=2)
     forgot = Latent(torch.zeros(2, model.settings.hidden), torch.zeros(2, model.code.size))
@@ -169,6 +183,11 @@ def test_observing_needs_to_know_what_was_seen():
     )
     with pytest.raises(ValueError, match="latent with a past, of initial or observe"):
         model.observe(forgot, action, obs, first)
+
+
+def test_whole_frames_are_kept_beside_something():
+    with pytest.raises(ValueError, match="keep_whole: true needs"):
+        model_settings(encoder={"keep_whole": True})
 
 
 @pytest.mark.parametrize("encoder", [{"kind": "world_models"}, {"subtract_mean": False}])

@@ -75,7 +75,9 @@ def test_contradicting_settings_are_refused(changes, message):
 # -- following, dreaming, drawing -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoder", [{}, {"subtract_past": True}])
+@pytest.mark.parametrize(
+    "encoder", [{}, {"subtract_past": True}, {"subtract_past": True, "keep_whole": True}]
+)
 @pytest.mark.parametrize("posterior", ["frame", "recurrent"])
 def test_observing_step_by_step_gives_the_states_that_training_saw(posterior, encoder):
     """With codes that are not random: the most likely class has nearly all the weight."""

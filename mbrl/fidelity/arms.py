@@ -79,6 +79,11 @@ ARMS: dict[str, Arm] = {
         (*_DECONV, *_PAST),
         note="the control of pixelcnn_past",
     ),
+    "pixelcnn_past_beside": Arm(
+        "PixelCNN, past subtracted beside",
+        (*_PAST, "world_model.encoder.keep_whole=true"),
+        note="the encoder sees both whole frames and what is new in them",
+    ),
     "world_models_norm": Arm(
         "World Models, our encoder",
         _WORLD_MODELS,

@@ -63,7 +63,11 @@ class LabelReader(nn.Module):
         super().__init__()
         self.names, self.classes = names, classes
         self.encoder = Encoder(
-            shape, features, settings.model_copy(update={"deviation": None, "subtract_past": False})
+            shape,
+            features,
+            settings.model_copy(
+                update={"deviation": None, "subtract_past": False, "keep_whole": False}
+            ),
         )
         self.sizes = [len(values) for values in classes]
         self.out = nn.Linear(features, sum(self.sizes))

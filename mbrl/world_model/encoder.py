@@ -5,7 +5,8 @@ pixels (a plain encoder collapsed under every decoder tried): the encoder sees t
 running mean frame, each convolution is normalised, and what comes out is standardised across
 frames, so that the code differs between frames from the first update on.
 
-With `subtract_past` it sees the frame minus the mean of those before it; see `past`.
+With `subtract_past` it sees the frame minus the mean of those before it (see `past`), with
+`keep_whole` both.
 """
 
 import torch
@@ -131,6 +132,8 @@ class Encoder(nn.Module):
         channels, height, width = shape
         self.mean_frame = MeanFrame(shape, settings.pixel_floor) if settings.subtract_mean else None
         self.subtracts_past = settings.subtract_past
+        self.whole_frame = MeanFrame(shape, settings.pixel_floor) if settings.keep_whole else None
+        channels *= 1 + settings.keep_whole
         layers: list[nn.Module] = []
         for index, maps in enumerate(settings.channels):
             small = index == 0 and max(height, width) <= 16
@@ -169,6 +172,8 @@ class Encoder(nn.Module):
         self._expect_the_past(before)
         if self.mean_frame is not None:
             self.mean_frame.update(frames, before)
+        if self.whole_frame is not None:
+            self.whole_frame.update(frames)
 
     def forward(
         self, frames: Tensor, context: Tensor | None = None, before: Tensor | None = None
@@ -187,9 +192,10 @@ class Encoder(nn.Module):
             ValueError: `before` is missing, or is not subtracted.
         """
         self._expect_the_past(before)
-        if self.mean_frame is not None:
-            frames = self.mean_frame(frames, before)
-        flat = self.convs(frames).flatten(1)
+        shown = frames if self.mean_frame is None else self.mean_frame(frames, before)
+        if self.whole_frame is not None:
+            shown = torch.cat([shown, self.whole_frame(frames)], 1)
+        flat = self.convs(shown).flatten(1)
         if context is not None:
             flat = torch.cat([flat, context], -1)
         raw: Tensor = self.out(nn.functional.silu(self.norm(self.dense(flat))))
