@@ -80,7 +80,7 @@ ARMS: dict[str, Arm] = {
         note="the control of pixelcnn_past",
     ),
     "pixelcnn_past_beside": Arm(
-        "PixelCNN, past subtracted beside",
+        "PixelCNN, shown both",
         (*_PAST, "world_model.encoder.keep_whole=true"),
         note="the encoder sees both whole frames and what is new in them",
     ),
