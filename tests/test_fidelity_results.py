@@ -116,18 +116,21 @@ def test_a_game_without_memory_has_pictures_rates_and_drift_in_its_tables(tmp_pa
 
 
 def test_milliseconds_of_another_processor_are_not_drawn_beside_the_others(tmp_path: Path) -> None:
-    measures = {"ball_recall": 0.5, "train_ms_per_frame": 1.0}
     here, there = {"vectors": "AVX2"}, {"vectors": "AVX512"}
-    arms = (("world_models", there), ("pixelcnn", here), ("pixelcnn_stagewise", there))
-    for arm, machine in (*arms, ("deconv_mse", here), ("flow", there)):
-        write_trial(make_trial(tmp_path, arm=arm), measures, machine=machine)
-    moved = make_trial(tmp_path, arm="deconv_categorical")
-    write_trial(moved, measures, machine=here, other_machines=[there])  # trained there, timed here
+    runs = [("world_models", 0, there), ("pixelcnn_stagewise", 0, there), ("deconv_mse", 0, here)]
+    runs += [("pixelcnn", 0, here), ("pixelcnn", 1, there), ("pixelcnn_past", 0, here)]
+    for arm, seed, machine in runs:
+        measures = {"ball_recall": 0.5, "train_ms_per_frame": 1.0 + seed}
+        write_trial(make_trial(tmp_path, arm=arm, seed=seed), measures, machine=machine)
+    moved = make_trial(tmp_path, arm="deconv_categorical")  # trained there, timed here
+    write_trial(moved, measures, machine=here, other_machines=[there])
     figure = cost_figure(aggregate(GAME.name, tmp_path / "results"))
     assert figure is not None
     drawn = {text.get_text() for text in figure.legends[0].get_texts()}
-    alike = ("pixelcnn", "deconv_mse", "deconv_categorical")
+    alike = ("pixelcnn", "pixelcnn_past", "deconv_mse", "deconv_categorical")
     assert drawn == {ARMS[arm].title for arm in alike}
+    (mean,) = (line for line in figure.axes[0].lines if line.get_label() == ARMS["pixelcnn"].title)
+    assert mean.get_xdata().tolist() == [1.0]  # the seed that was timed there is not in it
 
 
 def test_arms_look_different_but_for_most_variants_of_the_pixelcnn() -> None:

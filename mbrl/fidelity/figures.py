@@ -20,6 +20,7 @@ from matplotlib.ticker import (
     NullLocator,
     ScalarFormatter,
 )
+from numpy.typing import NDArray
 
 from mbrl.fidelity.arms import ARMS, SUPERVISED, SWEEP
 from mbrl.fidelity.results import look_up
@@ -103,7 +104,7 @@ def drift_figure(summary: Summary) -> Figure | None:
 def cost_figure(summary: Summary) -> Figure | None:
     """Ball recall and probe F1 against CPU milliseconds per frame trained.
 
-    Milliseconds of different processors do not compare: arms are left out that were not timed
+    Milliseconds of different processors do not compare: runs are left out that were not timed
     where the PixelCNN was.
     """
     lead = [(name, name.replace("_", " ")) for name in objects(summary)[:1]]
@@ -120,7 +121,10 @@ def cost_figure(summary: Summary) -> Figure | None:
         figure, grid = beside(len(panels))
         for axes, (name, label) in zip(grid, panels, strict=True):
             for arm in (one for one in comparable if _has(summary, one, name)):
-                x, y = (_per_seed(summary, arm, one) for one in ("train_ms_per_frame", name))
+                x, y = (
+                    np.array(_per_seed(summary, arm, one))[comparable[arm]]
+                    for one in ("train_ms_per_frame", name)
+                )
                 many: dict[str, Any] = {
                     "color": colour(arm),
                     "marker": marker(arm),
@@ -224,13 +228,19 @@ def main_arms(summary: Summary) -> list[str]:
     return [arm for arm in summary["arms"] if summary["runs"][arm]["main"]]
 
 
-def _timed_alike(summary: Summary) -> list[str]:
-    """Arms with a time of training, of the processor of the PixelCNN, else of most main arms."""
-    timed = _arms_with(summary, "train_ms_per_frame")
-    on = {arm: tuple(summary["runs"][arm].get("timed_on", ())) for arm in timed}
-    mains = [on[arm] for arm in timed if summary["runs"][arm]["main"]]
-    deciding = [on["pixelcnn"]] if "pixelcnn" in on else mains or list(on.values())
-    return [arm for arm in timed if on[arm] == max(deciding, key=deciding.count)]
+def _timed_alike(summary: Summary) -> dict[str, NDArray[np.bool_]]:
+    """Of arms with a time of training, which seeds were timed on one processor: (S,) by arm.
+
+    It is the PixelCNN's, or that of its processors which most runs share; without a PixelCNN, that
+    which most runs do.
+    """
+    on = {
+        arm: summary["runs"][arm]["timed_on"] for arm in _arms_with(summary, "train_ms_per_frame")
+    }
+    every = [processor for arm in on.values() for processor in arm]
+    chosen = max(on.get("pixelcnn", every), key=every.count, default=None)
+    alike = {arm: np.array([one == chosen for one in seeds]) for arm, seeds in on.items()}
+    return {arm: seeds for arm, seeds in alike.items() if seeds.any()}
 
 
 def _legend_title(summary: Summary, arm: str) -> str:

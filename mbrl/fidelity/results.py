@@ -5,8 +5,8 @@
      seeds, command, commit, machine}
 
 The file is made anew from all trials that are there, whoever made them, so it never disagrees with
-them. Measures keep their tree: `drift: {"15": {ball_recall: {mean, ...}}}`. What they mean is said
-where they are measured, not here.
+them. `timed_on` is of each seed. Measures keep their tree: `drift: {"15": {ball_recall: {mean,
+...}}}`. What they mean is said where they are measured, not here.
 """
 
 import json
@@ -76,7 +76,7 @@ def combined(
             arm: {
                 **about(arm, runs),
                 "processors": distinct(map(_processor, _machines(runs))),
-                "timed_on": distinct(_processor(run["machine"]) for run in runs),
+                "timed_on": [_processor(run["machine"]) for run in runs],
             }
             for arm, runs in by_arm.items()
         },
