@@ -21,6 +21,7 @@ from typing import Any, Self, TextIO
 import yaml
 
 from mbrl import checkpoint, config_file, mirrors, provenance
+from mbrl.changes import differences, filled
 from mbrl.config import Config
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.evaluate import EvalResult
@@ -238,10 +239,10 @@ def changed_settings(run_dir: Path, config: Config) -> list[str]:
     path = run_dir / "config.yaml"
     if not path.exists():
         return []
-    old = config_file.filled(yaml.safe_load(path.read_text()), type(config))
+    old = filled(yaml.safe_load(path.read_text()), type(config))
     new = config.model_dump(mode="json")
     old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
-    return config_file.differences(old, new)
+    return differences(old, new)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from mbrl import config_file
+from mbrl.changes import differences, filled
 from mbrl.children import Child
 from mbrl.errors import ConfigError
 
@@ -174,10 +174,8 @@ def changed_sections(
     old: Mapping[str, Any], new: dict[str, Any], sections: Mapping[str, type[BaseModel]]
 ) -> list[str]:
     """Settings that differ; one that did not exist yet counts with its default."""
-    filled = dict(old)
-    for name, model in sections.items():
-        filled[name] = config_file.filled(old.get(name, {}), model)
-    return config_file.differences(filled, new)
+    known = {name: filled(old.get(name, {}), model) for name, model in sections.items()}
+    return differences({**old, **known}, new)
 
 
 def child(trial: BaseTrial, title: str, measures: int) -> Child:

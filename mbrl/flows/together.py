@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from mbrl import config_file
+from mbrl.changes import differences, filled
 from mbrl.errors import ConfigError
 from mbrl.flows import cost, latency
 from mbrl.flows.trials import MEASURES, SECTIONS, Trial
@@ -149,14 +147,11 @@ def _shared(one: Mapping[str, Any]) -> Tree:
 
 def _of_arm(settings: Mapping[str, Any]) -> Tree:
     """What every seed of an arm has in common; settings that did not exist yet by default."""
-    filled = {name: value for name, value in settings.items() if name != "seed"}
+    shared = {name: value for name, value in settings.items() if name != "seed"}
     for name, model in SECTIONS.items():
-        if name in filled and isinstance(filled[name], Mapping):
-            try:
-                filled[name] = model.model_validate(filled[name]).model_dump(mode="json")
-            except ValidationError:  # settings that are no more: they show as differences
-                continue
-    return filled
+        if isinstance(shared.get(name), Mapping):
+            shared[name] = filled(shared[name], model)
+    return shared
 
 
 def _differences(old: Tree, new: Tree) -> list[str]:
@@ -164,4 +159,4 @@ def _differences(old: Tree, new: Tree) -> list[str]:
     key = "digest of the images"
     if None in (old.get(key, ""), new.get(key, "")):
         old, new = ({k: v for k, v in tree.items() if k != key} for tree in (old, new))
-    return config_file.differences(old, new)
+    return differences(old, new)
