@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +28,7 @@ from mbrl.records import RunRecord
 from mbrl.report import write_compare_report
 from mbrl.run import changed_settings
 from mbrl.stats import align, iqm, steps_ratio, stratified_bootstrap_ci
+from mbrl.yaml_dialect import parse_value
 
 AGENTS = ("dream", "ppo", "dqn", "random")
 
@@ -96,7 +96,7 @@ def _check_reusable(config: Config, run_dir: Path) -> None:
     changed = changed_settings(run_dir, config)
     result = run_dir / "result.json"
     if result.exists():
-        steps = yaml.safe_load((run_dir / "config.yaml").read_text())["env_steps"]
+        steps = parse_value((run_dir / "config.yaml").read_text(encoding="utf-8"))["env_steps"]
         if steps > config.env_steps:
             changed.append(f"env_steps: {steps} became {config.env_steps}")
     if changed:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from mbrl.errors import MbrlError
 from mbrl.progress import read_metrics
+from mbrl.yaml_dialect import parse_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ class RunRecord:
             curve=result.get("curve", []),
             budget=result.get("budget", {}),
             commit=result.get("commit", "unknown"),
-            config=yaml.safe_load(text) or {},
+            config=parse_value(text) or {},
             metrics=read_metrics(run_dir),
         )
 

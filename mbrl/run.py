@@ -18,8 +18,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 
-import yaml
-
 from mbrl import checkpoint, config_file, mirrors, provenance
 from mbrl.changes import differences, filled
 from mbrl.config import Config
@@ -28,6 +26,7 @@ from mbrl.evaluate import EvalResult
 from mbrl.progress import MetricsLog, Progress
 from mbrl.records import RunRecord
 from mbrl.report import write_run_report
+from mbrl.yaml_dialect import parse_value
 
 # may differ between the command that started a run and the one that resumes it
 _FREE = ("env_steps", "run", "name")
@@ -239,7 +238,7 @@ def changed_settings(run_dir: Path, config: Config) -> list[str]:
     path = run_dir / "config.yaml"
     if not path.exists():
         return []
-    old = filled(yaml.safe_load(path.read_text()), type(config))
+    old = filled(parse_value(path.read_text(encoding="utf-8")), type(config))
     new = config.model_dump(mode="json")
     old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
     return differences(old, new)

@@ -32,6 +32,14 @@ def test_a_setting_that_did_not_exist_yet_had_its_default(tmp_path: Path) -> Non
     ]
 
 
+def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """What YAML 1.1 takes for a boolean, a date or a text is none of them in ours."""
+    env = {"kwargs": {"mode": "on", "day": "2020-01-01", "rate": 1e-5, "code": "012"}}
+    made = config(tmp_path, env=env)
+    (tmp_path / "config.yaml").write_text(config_file.dump(made), encoding="utf-8")
+    assert changed_settings(tmp_path, made) == []
+
+
 def test_a_setting_that_is_no_more_is_named(tmp_path: Path) -> None:
     tree = dumped(tmp_path)
     tree["world_model"]["encoder"]["sharpness"] = 3

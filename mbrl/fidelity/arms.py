@@ -37,7 +37,7 @@ _FLOW = (
     "world_model.decoder.kind=flow",
     "world_model.decoder.flow={scales: 3, steps: 6, width: 32, temperature: 1.0}",
 )
-_PAST = ("world_model.encoder.subtract_past=true",)
+_PAST = "world_model.encoder.subtract_past=true"
 _NO_HIDDEN = "world_model.decoder.sees_hidden=false"
 _STAGEWISE = "world_model.joint=false"
 
@@ -70,18 +70,18 @@ ARMS: dict[str, Arm] = {
     ),
     "pixelcnn_past": Arm(
         "PixelCNN, past subtracted",
-        _PAST,
+        (_PAST,),
         main=True,
         note="the encoder sees what is new in a frame, as in the Atari configs",
     ),
     "deconv_past": Arm(
         "deconv, categorical, past subtracted",
-        (*_DECONV, *_PAST),
+        (*_DECONV, _PAST),
         note="the control of pixelcnn_past",
     ),
     "pixelcnn_past_beside": Arm(
         "PixelCNN, shown both",
-        (*_PAST, "world_model.encoder.keep_whole=true"),
+        (_PAST, "world_model.encoder.keep_whole=true"),
         note="the encoder sees both whole frames and what is new in them",
     ),
     "world_models_norm": Arm(

@@ -10,7 +10,6 @@ Rao & Ballard, Nature Neuroscience 2:79, 1999.)
 The mean is that of all frames of the episode at first, then a moving one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -82,12 +81,9 @@ def before_each(frames: Tensor, is_first: Tensor, expected: Tensor) -> Tensor:
     Returns:
         (B, T, C, H, W) float32.
     """
-
-    def means() -> Iterator[Tensor]:
-        past = Past.nothing(expected, len(frames))
-        for frame, first in zip(frames.unbind(1), is_first.unbind(1), strict=True):
-            past = past.restart(first, expected)
-            yield past.mean
-            past = past.after(frame)
-
-    return torch.stack(list(means()), 1)
+    past, means = Past.nothing(expected, len(frames)), []
+    for frame, first in zip(frames.unbind(1), is_first.unbind(1), strict=True):
+        past = past.restart(first, expected)
+        means.append(past.mean)
+        past = past.after(frame)
+    return torch.stack(means, 1)
