@@ -78,9 +78,8 @@ class DreamEnv:
         if self.device.type == device.type:
             return self
         generator = torch.Generator(device).manual_seed(self.generator.initial_seed())
-        starts = Latent(self.starts.hidden.to(device), self.starts.code.to(device))
         model = self.world_model.to(device)
-        return DreamEnv(model, self.action_space, starts, self.num_envs, generator)
+        return DreamEnv(model, self.action_space, self.starts.to(device), self.num_envs, generator)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Imagine one step of all dreams: features (N, F), reward (N,), continue_prob (N,), {}."""

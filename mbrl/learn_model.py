@@ -166,10 +166,7 @@ class WorldModelLearner:
                 f"finite (they were not applied); lower learn_model.lr, or look at the rewards "
                 f"in replay"
             )
-        starts = Latent(
-            torch.cat([latent.hidden for latent in kept])[-self.settings.max_starts :],
-            torch.cat([latent.code for latent in kept])[-self.settings.max_starts :],
-        )
+        starts = Latent.cat(kept)[-self.settings.max_starts :]
         return {name: float(value) / updates for name, value in sums.items()}, starts
 
     def _update(self, batch: SequenceBatch) -> tuple[Metrics, Latent, Tensor]:
@@ -288,10 +285,7 @@ class RemoteLearners:
         self._pull()
         names = results[0][0]
         metrics = {name: float(np.mean([result[0][name] for result in results])) for name in names}
-        starts = Latent(
-            torch.cat([result[1].hidden.cpu() for result in results]),
-            torch.cat([result[1].code.cpu() for result in results]),
-        )
+        starts = Latent.cat([result[1].to("cpu") for result in results])
         return metrics, starts
 
     def state_dict(self) -> dict[str, Any]:

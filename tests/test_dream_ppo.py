@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import ray
 import torch
 from ray import cloudpickle
 
@@ -261,12 +260,11 @@ def test_loss_that_is_not_finite_is_an_error() -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(ray_session: None) -> Iterator[None]:
     # The environments above live in a module that learner processes cannot import.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     yield
-    ray.shutdown()
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def test_two_learners_dream_their_shares_and_keep_equal_weights(cluster: None) -> None:

@@ -76,9 +76,9 @@ def roll_out(
     """
     codes = stream(seed, f"{role}/codes", model.device)
     observed = filtered(model, frames, starts, BURN_IN, codes).latent
-    latent = Latent(observed.hidden[:, -1].to(model.device), observed.code[:, -1].to(model.device))
+    latent = observed[:, -1].to(model.device)
     generator = stream(seed, f"{role}/prior", model.device)
-    kept = {0: _on_cpu(latent)}
+    kept = {0: latent.to("cpu")}
     rewards, going = [], []
     for step in range(1, max(horizons) + 1):
         action = frames.prev_action[starts + (BURN_IN - 1 + step)]
@@ -89,12 +89,8 @@ def roll_out(
         rewards.append(imagined.reward.double().cpu().numpy())
         going.append(imagined.continue_prob.double().cpu().numpy())
         if step in horizons:
-            kept[step] = _on_cpu(latent)
+            kept[step] = latent.to("cpu")
     return Rollouts(starts, kept, np.stack(rewards, 1), np.stack(going, 1))
-
-
-def _on_cpu(latent: Latent) -> Latent:
-    return Latent(latent.hidden.float().cpu(), latent.code.float().cpu())
 
 
 def rally_lengths(visible: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -71,10 +71,7 @@ def filtered(
         model.filter(frames.batch(starts[i : i + step], length), generator)
         for i in range(0, len(starts), step)
     ]
-    latent = Latent(
-        torch.cat([part.latent.hidden for part in parts]).float().cpu(),
-        torch.cat([part.latent.code for part in parts]).float().cpu(),
-    )
+    latent = Latent.cat([part.latent.to("cpu") for part in parts])
     return Filtered(latent, torch.cat([part.posterior for part in parts]).cpu())
 
 
@@ -119,8 +116,7 @@ def decoded(
     """Free-running samples of p(x | z, h), (M, H, W, C) uint8, drawn a batch at a time."""
     parts = []
     for i in range(0, len(latent.hidden), batch):
-        part = latent[slice(i, i + batch)]
-        here = Latent(part.hidden.to(model.device), part.code.to(model.device))
+        here = latent[i : i + batch].to(model.device)
         parts.append(model.decode(here, generator).cpu().numpy())
     return np.concatenate(parts)
 

@@ -66,8 +66,7 @@ def distortions(
     )
     parts = []
     for i in range(0, len(obs), BATCH):
-        part = latent[slice(i, i + BATCH)]
-        here = Latent(part.hidden.to(model.device), part.code.to(model.device))
+        here = latent[i : i + BATCH].to(model.device)
         images = torch.as_tensor(obs[i : i + BATCH], device=model.device)
         parts.append(model.frame_nats(images, here, generator).double().cpu().numpy())
     return np.concatenate(parts)

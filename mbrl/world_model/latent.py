@@ -1,6 +1,8 @@
 """The state a world model carries, and what its methods return of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,6 +24,13 @@ class Latent:
     code: Tensor
     past: Past | None = None
 
+    @classmethod
+    def cat(cls, parts: Sequence["Latent"]) -> Self:
+        """State and code of all parts, one after the other along the first axis."""
+        return cls(
+            torch.cat([part.hidden for part in parts]), torch.cat([part.code for part in parts])
+        )
+
     @property
     def features(self) -> Tensor:
         """(..., Z + D), what heads and policies see."""
@@ -30,6 +39,10 @@ class Latent:
     def __getitem__(self, index: object) -> "Latent":
         """Index the leading axes of state and code, for dreaming on."""
         return Latent(self.hidden[index], self.code[index])  # type: ignore[index]
+
+    def to(self, device: torch.device | str) -> "Latent":
+        """State and code on that device, for dreaming on; themselves if they are there."""
+        return Latent(self.hidden.to(device), self.code.to(device))
 
     def flatten(self) -> "Latent":
         """(B, T, ...) to (B * T, ...), detached: starts for dreams."""
