@@ -20,9 +20,18 @@ from mbrl.world_model.settings import WorldModelSettings
         {"decoder": {"kind": "deconv"}},
         {"code": {"kind": "gaussian"}},
         {"decoder": {"fraction": 0.5}, "bf16": False},
+        {"dreamt_share": 1.0},
         WORLD_MODELS_2018,
     ],
-    ids=["default", "recurrent", "deconv", "gaussian", "fraction fp32", "world models 2018"],
+    ids=[
+        "default",
+        "recurrent",
+        "deconv",
+        "gaussian",
+        "fraction fp32",
+        "dreamt",
+        "world models 2018",
+    ],
 )
 def test_every_variant_learns_and_gives_each_weight_a_gradient(changes):
     """A weight without gradient would stop DDP."""
@@ -249,3 +258,19 @@ def test_action_and_past_of_a_first_row_are_never_seen():
     two = model.loss(SequenceBatch(**fields), generator())[2]
     assert torch.equal(one.hidden[0, 3:], two.hidden[0, 3:])
     assert not torch.equal(one.hidden[0, 1:3], two.hidden[0, 1:3])
+
+
+def test_dreamt_states_are_learnt_on_and_never_dreamed_from():
+    batch = random_batch()
+    looking, dreaming = make(bf16=False), make(bf16=False, dreamt_share=1.0)
+    _, followed, start = looking.train().loss(batch, generator())
+    _, dreamt, same_start = dreaming.train().loss(batch, generator())
+    assert dreamt["kl"] != followed["kl"]
+    assert torch.equal(start.hidden, same_start.hidden) and torch.equal(start.code, same_start.code)
+
+
+def test_outside_of_training_every_frame_is_looked_at():
+    model, batch = make(dreamt_share=1.0).eval(), random_batch()
+    loss, _, _ = model.loss(batch, generator())
+    model.settings = model.settings.model_copy(update={"dreamt_share": 0.0})
+    assert loss == model.loss(batch, generator())[0]
