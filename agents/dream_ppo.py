@@ -129,13 +129,19 @@ class DreamPPO:
             action_space: Discrete or Box.
             seed: of the first weights and of the actions in dreams.
             num_learners: 0 learns in this process, without Ray; n > 0 starts n Ray actors.
-            device: "cpu", or "cuda" for one GPU per learner.
+            device: a torch device. On GPUs every learner has one of its own: this process' learner
+                the one named, Ray's learners those that Ray gives them.
         """
         self.settings = settings
         self.num_learners = num_learners
         spec = latent_spec(settings, obs_dim, action_space)
         config = DreamPPOConfig().dream(settings, seed)
-        config.learners(num_learners=num_learners, num_gpus_per_learner=int(device != "cpu"))
+        place = torch.device(device)
+        config.learners(
+            num_learners=num_learners,
+            num_gpus_per_learner=int(place.type != "cpu"),
+            local_gpu_idx=place.index or 0,
+        )
         self._group = config.build_learner_group(rl_module_spec=spec)
         with torch.random.fork_rng(devices=[]):
             self._acting: LatentModule = spec.build()

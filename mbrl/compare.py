@@ -94,8 +94,7 @@ def _check_reusable(config: Config, run_dir: Path) -> None:
         ConfigError: its scores would stand beside settings they were not made with.
     """
     changed = changed_settings(run_dir, config)
-    result = run_dir / "result.json"
-    if result.exists():
+    if (run_dir / "config.yaml").exists():
         steps = parse_value((run_dir / "config.yaml").read_text(encoding="utf-8"))["env_steps"]
         if steps > config.env_steps:
             changed.append(f"env_steps: {steps} became {config.env_steps}")

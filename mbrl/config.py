@@ -188,6 +188,14 @@ class Config(Settings):
                     f"{section}.{name}: expected at least learn_model.sequence_length = "
                     f"{learn.sequence_length}, got {value}"
                 )
+        owed = learn.train_ratio * min(self.collect.prefill_steps, self.collect.steps_per_iteration)
+        rows = learn.batch_size * learn.sequence_length
+        if self.agent == "dream" and owed < rows:
+            raise ValueError(
+                f"learn_model.train_ratio: expected a batch of batch_size x sequence_length = "
+                f"{rows} rows at most to be owed after collect.steps_per_iteration (or "
+                f"prefill_steps) steps, got {owed:g} rows; make those steps, or the ratio, larger"
+            )
         if self.agent == "dream" and self.collect.prefill_steps > self.env_steps:
             raise ValueError(
                 f"collect.prefill_steps: expected at most env_steps = {self.env_steps}, "

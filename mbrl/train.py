@@ -100,6 +100,9 @@ class Crew:
         state = run.resumed
         self.store.restore(state["replay"]["pins"] if state else [])
         self.learner = self._make_learner()
+        device = pick_device(config.device)
+        if config.learn_policy.num_learners == 0:  # dreams are where the policy learns: here
+            self.learner.model.to(device)
         self.device = self.learner.model.device
         self.policy = DreamPPO(
             config.policy,
@@ -107,7 +110,7 @@ class Crew:
             self.action_space,
             seed(config.seed, "policy"),
             num_learners=config.learn_policy.num_learners,
-            device=pick_device(config.device).type,
+            device=str(device),
         )
         self.dream_generator = torch.Generator(self.device).manual_seed(seed(config.seed, "dream"))
         self.row_credit = self.dream_credit = 0.0
@@ -160,6 +163,7 @@ class Crew:
         settings = self.config.learn_model
         rows_per_update = settings.batch_size * settings.sequence_length
         self.row_credit += settings.train_ratio * sum(receipt.steps for receipt in receipts)
+        # a fragment owes at least one update, see `Config`, but for a shorter one at the very end
         updates = max(1, int(self.row_credit // rows_per_update))
         self.row_credit -= updates * rows_per_update
         metrics, starts = self.learner.learn(updates)
@@ -180,7 +184,11 @@ class Crew:
         if rounds == 0:
             return {}
         dream = DreamEnv(
-            self.learner.model, self.action_space, starts, settings.dreams, self.dream_generator
+            self.learner.model,
+            self.action_space,
+            starts.to(self.device),
+            settings.dreams,
+            self.dream_generator,
         )
         try:
             metrics = self.policy.learn(dream, rounds)

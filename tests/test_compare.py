@@ -118,8 +118,14 @@ def test_runs_made_with_other_settings_are_refused(config: Path, tmp_path: Path)
 def test_a_smaller_budget_than_the_runs_had_is_refused(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     compare(config, agents=["random"], seeds=1, out=out)
-    with pytest.raises(ConfigError, match="env_steps: 64 became 32"):
-        compare(config, agents=["random"], seeds=1, env_steps=32, out=out)
+
+    def again() -> None:
+        with pytest.raises(ConfigError, match="env_steps: 64 became 32"):
+            compare(config, agents=["random"], seeds=1, env_steps=32, out=out)
+
+    again()
+    (out / "random" / "seed0" / "result.json").unlink()  # as if it had been stopped on its way
+    again()
 
 
 def test_an_interrupted_comparison_ends_its_run_and_starts_no_more(

@@ -58,6 +58,10 @@ def test_three_mistakes_are_told_at_once_with_file_and_line(tmp_path: Path) -> N
         (["collect.prefill_steps=8"], "expected at least learn_model.sequence_length = 16, got 8"),
         (["replay.capacity_steps=9"], "expected at least learn_model.sequence_length = 16, got 9"),
         (["device=gpu"], "device"),
+        (
+            ["learn_model.train_ratio=1", "collect.steps_per_iteration=64"],
+            "learn_model.train_ratio: expected a batch of .* = 1024 rows .* got 64 rows",
+        ),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, overrides: list[str], message: str) -> None:

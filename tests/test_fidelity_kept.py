@@ -10,6 +10,7 @@ from fidelity_trials import GAME, TINY, make_trial, write_trial
 from mbrl.errors import ConfigError
 from mbrl.fidelity.results import aggregate
 from mbrl.fidelity.trials import MEASURES, changed_settings, is_done, refuse_others
+from mbrl.progress import MetricsLog
 
 
 def test_a_result_of_the_same_settings_and_budget_is_kept(tmp_path: Path) -> None:
@@ -66,6 +67,21 @@ def test_a_run_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     (trial.run_dir / "settings.json").write_text(json.dumps(changed))
     with pytest.raises(ConfigError, match="steps: 5 became 800"):
         refuse_others([trial], GAME.env)
+
+
+def test_a_run_that_was_stopped_beyond_the_budget_is_refused(tmp_path: Path) -> None:
+    """One update past the end is how a budget ends; a second one had a larger budget."""
+    trial = make_trial(tmp_path, minutes=1.0)
+    trial.run_dir.mkdir(parents=True)
+    (trial.run_dir / "settings.json").write_text(json.dumps(trial.settings(GAME.env)))
+    with MetricsLog(trial.run_dir) as log:
+        log.write("train", 800, {"study/cpu_s": 40.0})
+        log.write("train", 800, {"study/cpu_s": 60.5})
+        refuse_others([trial], GAME.env)
+        log.write("train", 800, {"study/cpu_s": 80.0})
+    with pytest.raises(ConfigError, match=r"minutes: more than 1 became 1.*--force"):
+        refuse_others([trial], GAME.env)
+    refuse_others([make_trial(tmp_path, minutes=2.0)], GAME.env)
 
 
 def test_a_setting_that_did_not_exist_counts_with_its_default(tmp_path: Path) -> None:

@@ -1,25 +1,19 @@
-"""What a world model costs: CPU milliseconds per frame to train it and to draw with it.
+"""What a world model costs to draw with: CPU milliseconds of one thread per frame.
 
-Both are CPU time of one thread (`time.process_time`), so that another job on the machine does not
-change them; a frame is one row of a training batch, decoded or not. A copy of the model is trained,
-never the model itself.
+What it costs to train needs no measuring: the CPU time of its run over the frames that it was shown
+(`mbrl.fidelity.results`).
 """
 
-import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mbrl.fidelity.follow import Followed, decoded, rng_of, stream
+from mbrl.fidelity.follow import Followed, decoded, stream
 from mbrl.world_model.model import WorldModel
-
-if TYPE_CHECKING:
-    from mbrl.fidelity.frames import Frames
 
 
 @contextmanager
@@ -31,46 +25,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def train_ms_per_frame(
-    model: WorldModel,
-    frames: "Frames",
-    seed: int,
-    *,
-    sequences: int = 12,
-    length: int = 16,
-    updates: int = 3,
-) -> float:
-    """CPU milliseconds of one training update, divided by its rows.
-
-    An update is the loss, its gradient and an Adam step, on real windows of training frames; the
-    fastest of `updates` counts, after one that does not (first calls allocate). Batches have
-    the shape that the model is trained with: what is done once per step costs less in longer ones.
-
-    Args:
-        model: stays as it is.
-        frames: training frames.
-        seed: of the measurement.
-        sequences: B, windows per update.
-        length: T, rows per window.
-        updates: updates timed.
-    """
-    learner = copy.deepcopy(model).train()
-    optimizer = torch.optim.Adam(learner.parameters(), lr=1e-4)
-    generator = stream(seed, "cost/update", model.device)
-    rng = rng_of(seed, "cost/windows")
-    taken = []
-    with one_thread():
-        for _ in range(updates + 1):
-            batch = frames.batch(frames.windows(length, sequences, rng), length)
-            began = time.process_time()
-            loss, _, _ = learner.loss(batch, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            taken.append(time.process_time() - began)
-    return 1000 * min(taken[1:]) / (sequences * length)
 
 
 def timed_samples(

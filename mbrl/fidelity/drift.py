@@ -10,6 +10,7 @@ Source: the protocol is that of open-loop video prediction in PlaNet (arXiv:1811
 the measures on objects are our own.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -138,7 +139,10 @@ def drift(
             `still_mse`, of the start frame instead.
         `reward_error`: mean |expected - real reward| of that one step; `reward_sum_error`: of the
             sums from the start; both with `_of_none`, what predicting no reward at all would get.
-        `continue_error`: mean |probability of going on - whether it did|.
+        `continue_error`: mean |probability of going on - whether it did|. Windows that go on to the
+            longest horizon hold hardly an ending, so
+        `ending_error`: mean probability of going on in dreams, of their own, whose last step ended
+            the episode; `ending_frames`: how many there are.
     """
     longest = max(horizons)
     starts = frames.windows(BURN_IN + longest, candidates, rng_of(seed, "drift/windows"))
@@ -161,8 +165,22 @@ def drift(
             "pixel_mse": squared_difference(dream, real, model.high),
             "still_mse": squared_difference(first, real, model.high),
             **_rewards(frames, rollouts, horizon),
+            **_ending(model, frames, horizon, seed),
         }
     return report
+
+
+def _ending(model: WorldModel, frames: "Frames", horizon: int, seed: int) -> dict[str, float]:
+    """The ending part of one horizon's report, over all episodes that are long enough and ended."""
+    first = np.maximum.accumulate(np.where(frames.is_first, np.arange(len(frames.is_first)), 0))
+    ends = np.flatnonzero(frames.terminated)
+    starts = ends - (BURN_IN - 1 + horizon)
+    starts = starts[starts >= first[ends]]
+    if not len(starts):
+        return {"ending_error": math.nan, "ending_frames": 0.0}
+    rollouts = roll_out(model, frames, starts, (horizon,), seed, role=f"drift/endings/{horizon}")
+    going = float(rollouts.continue_prob[:, -1].mean())
+    return {"ending_error": going, "ending_frames": float(len(starts))}
 
 
 def squared_difference(a: NDArray[np.uint8], b: NDArray[np.uint8], high: int) -> float:

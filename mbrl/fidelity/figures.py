@@ -104,7 +104,7 @@ def drift_figure(summary: Summary) -> Figure | None:
 def cost_figure(summary: Summary) -> Figure | None:
     """Ball recall and probe F1 against CPU milliseconds per frame trained.
 
-    Milliseconds of different processors do not compare: runs are left out that were not timed
+    Milliseconds of different processors do not compare: runs are left out that were not trained
     where the PixelCNN was.
     """
     lead = [(name, name.replace("_", " ")) for name in objects(summary)[:1]]
@@ -229,7 +229,7 @@ def main_arms(summary: Summary) -> list[str]:
 
 
 def _timed_alike(summary: Summary) -> dict[str, NDArray[np.bool_]]:
-    """Of arms with a time of training, which seeds were timed on one processor: (S,) by arm.
+    """Of arms with a time of training, which seeds were trained on one processor: (S,) by arm.
 
     It is the PixelCNN's, or that of its processors which most runs share; without a PixelCNN, that
     which most runs do.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mbrl.fidelity.cost import timed_samples, train_ms_per_frame
+from mbrl.fidelity.cost import timed_samples
 from mbrl.fidelity.drift import drift, squared_difference
 from mbrl.fidelity.follow import follow, quantised, rng_of
 from mbrl.fidelity.information import information, strangers
@@ -51,7 +51,6 @@ class Sizes:
         candidates, dreamed: dreams for drift, and how many of them are drawn, at each horizon.
         fitted, scored: training and held-out rows of the probes.
         epochs: upper limit of the probes' training.
-        timed: rows of a training update that is timed, as (sequences, length): those of the run.
     """
 
     sampled: int = 512
@@ -61,7 +60,6 @@ class Sizes:
     fitted: int = 18000
     scored: int = 3000
     epochs: int = EPOCHS
-    timed: tuple[int, int] = (12, 16)
 
 
 def measure(
@@ -102,10 +100,6 @@ def measure(
     try:
         with torch.no_grad():
             report, clock = _untrained_part(model, game, train, held_out, seed, sizes)
-        with clock("cost"):
-            report["train_ms_per_frame"] = train_ms_per_frame(
-                model, train, seed, sequences=sizes.timed[0], length=sizes.timed[1]
-            )
         report["cpu_s"] = clock.spent
     finally:
         model.train(was_training)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mbrl.errors import ConfigError
-from mbrl.fidelity.arms import ARMS
+from mbrl.fidelity.arms import ARMS, SUPERVISED
 from mbrl.fidelity.trials import MEASURES
 from mbrl.run import write_atomically
 from mbrl.stats import stratified_bootstrap_ci
@@ -44,7 +44,7 @@ def aggregate(game: str, results: Path) -> Tree:
     Raises:
         ConfigError: there is no trial yet, or a file is none.
     """
-    trials = read_trials(game, results)
+    trials = [_with_cost(trial) for trial in read_trials(game, results)]
     if not trials:
         raise ConfigError(f"{results / game}: expected results of trials, found none")
     summary = {
@@ -76,7 +76,7 @@ def combined(
             arm: {
                 **about(arm, runs),
                 "processors": distinct(map(_processor, _machines(runs))),
-                "timed_on": [_processor(run["machine"]) for run in runs],
+                "timed_on": [" and ".join(distinct(map(_processor, _machines([r])))) for r in runs],
             }
             for arm, runs in by_arm.items()
         },
@@ -103,6 +103,17 @@ def read_trials(game: str, results: Path) -> list[Tree]:
     found = [read_result(path) for path in sorted((results / game).glob("*.json"))]
     current = [trial for trial in found if trial is not None and is_current(trial, MEASURES)]
     return by_arm_and_seed(current, list(ARMS))
+
+
+def _with_cost(trial: Tree) -> Tree:
+    """A world model's trial with what training took: CPU milliseconds for each frame it was shown.
+
+    A frame is a row of a batch, decoded or not.
+    """
+    if trial["arm"] == SUPERVISED:
+        return trial
+    cost = 1000 * trial["cpu_s"] / trial["rows"]
+    return {**trial, "measures": {**trial["measures"], "train_ms_per_frame": cost}}
 
 
 def by_arm_and_seed(trials: Sequence[Tree], arms: Sequence[str]) -> list[Tree]:

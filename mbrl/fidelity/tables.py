@@ -192,9 +192,11 @@ def dream_columns(summary: Mapping[str, Any]) -> list[Column]:
             ("error of summed reward", "reward_sum_error"),
             ("of predicting none", "reward_sum_error_of_none"),
             ("error of going on", "continue_error"),
+            ("error at an ending", "ending_error"),
         )
     ]
-    return [*standing, *pixels, *rewards]
+    endings = [Column("endings", "drift/15/ending_frames", 0)]
+    return [*standing, *pixels, *rewards, *endings]
 
 
 def nuisance_columns(summary: Mapping[str, Any]) -> list[Column]:

@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +118,7 @@ def _model_world(trial: Trial, game: Game, stores: Stores) -> Made | None:
     began = time.monotonic()
     train, held_out = load_frames(stores[0]), load_frames(stores[1])
     draw(model, held_out, game, trial.run_dir / "pictures.npz")
-    learn = training.learner.settings
-    sizes = replace(
-        QUICK if trial.quick else Sizes(), timed=(learn.batch_size, learn.sequence_length)
-    )
+    sizes = QUICK if trial.quick else Sizes()
     measures = measure(model, game, train, held_out, trial.seed, sizes)
     return _made(measures, spent, began, model)
 

@@ -300,6 +300,7 @@ class WorldModel(nn.Module):
             "loss": loss.detach(),
             "nats_per_frame": nats,
             "kl": self.code.kl(posterior, known).detach().mean(),
+            "kl_weight": self.kl_weight.clone(),
             "reward": reward_loss.detach(),
             "continue": continue_loss.detach(),
         }
