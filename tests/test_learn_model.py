@@ -163,10 +163,19 @@ def test_auto_is_a_gpu_only_where_there_is_one():
     assert pick_device("cpu").type == "cpu"
 
 
-def test_two_learners_share_gradients_and_end_with_equal_weights(store, ray_session):
+ATARI = {
+    "encoder": {"norm": "map", "deviation": 2.0, "pixel_floor": 0.05, "subtract_past": True},
+    "kl": {"soft_free_nats": 3},
+}
+"""What `configs/atari.yaml` follows; of the KL at first, each rank by itself would think otherwise."""
+
+
+@pytest.mark.parametrize("changes", [{}, ATARI], ids=["default", "atari"])
+def test_two_learners_share_gradients_and_end_with_equal_weights(store, ray_session, changes):
     import ray
 
-    values = {**arguments(store, num_learners=2), "device": "cpu"}
+    model = model_settings(bf16=False, **changes)
+    values = {**arguments(store, num_learners=2), "device": "cpu", "model": model}
     learners = RemoteLearners(values, values["settings"])
     try:
         assert learners.refresh() == 40
@@ -178,6 +187,10 @@ def test_two_learners_share_gradients_and_end_with_equal_weights(store, ray_sess
         assert equal(first, learners.model.state_dict())
         state = learners.state_dict()
         assert len(state["ranks"]) == 2
+        learners.learn(1)
+        assert not equal(first, learners.model.state_dict())
         learners.load_state_dict(state)
+        for one in learners.actors:
+            assert equal(first, ray.get(one.model_state.remote()))
     finally:
         learners.close()
