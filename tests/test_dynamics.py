@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mbrl.world_model.code import CategoricalCode
-from mbrl.world_model.dynamics import Dynamics, cut_at_starts, dreamt_tails
+from mbrl.world_model.dynamics import Dynamics, cut_at_starts
 from mbrl.world_model.settings import CodeSettings
 
 F, T = False, True
@@ -85,52 +85,3 @@ def test_step_runs_under_autocast_with_a_float32_state(dynamics):
 
 def test_prior_has_the_size_of_the_codes_parameters(dynamics):
     assert dynamics.prior(torch.rand(2, 7, 8)).shape == (2, 7, 6)
-
-
-def test_states_of_sequences_with_nothing_dreamt_are_those_that_follow_every_frame(dynamics):
-    codes, actions, is_first = random_sequences()
-    states = dynamics.partly_dreamt(codes, actions, is_first, torch.zeros_like(is_first))
-    expected = dynamics.sequence(codes, actions, is_first)
-    torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)
-
-
-def test_a_dreamt_row_goes_on_with_a_code_of_the_prior(dynamics):
-    """Its prior says class 1 in one group and class 2 in the other, whatever the state."""
-    with torch.no_grad():
-        dynamics.prior_out.weight.zero_()
-        dynamics.prior_out.bias.copy_(torch.tensor([0, 99.0, 0, 0, 0, 99]))
-    dynamics.code.unimix = 0
-    codes, actions, is_first = random_sequences(batch=2, length=5)
-    is_first[:] = F
-    dreamt = torch.tensor([[F, F, T, T, T], [F, T, F, F, F]])
-    guessed = codes.clone()
-    guessed[dreamt] = torch.tensor([0, 1.0, 0, 0, 0, 1])
-    states = dynamics.partly_dreamt(codes, actions, is_first, dreamt)
-    torch.testing.assert_close(states, dynamics.sequence(guessed, actions, is_first))
-
-
-def test_the_first_frame_of_an_episode_is_looked_at_in_a_dream_as_well(dynamics):
-    codes, actions, is_first = random_sequences(batch=1, length=5)
-    is_first[:] = F
-    is_first[0, 2] = T
-    codes.requires_grad_(True)
-    states = dynamics.partly_dreamt(codes, actions, is_first, torch.ones_like(is_first))
-    states[0, -1].sum().backward()
-    assert (codes.grad[0].abs().sum(-1) > 0).tolist() == [F, F, T, F, F]
-
-
-def test_dreams_are_the_ends_of_a_share_of_the_sequences():
-    generator = torch.Generator().manual_seed(0)
-    tails = dreamt_tails(torch.zeros(4000, 6, dtype=torch.bool), 0.25, generator)
-    starts = 6 - tails.sum(1)
-    assert torch.equal(tails, torch.arange(6) >= starts[:, None])
-    counts = starts.bincount(minlength=7)  # 3,000 without a dream, the others begin at row 1, 2, 3
-    assert counts[[0, 4, 5]].tolist() == [0, 0, 0]
-    assert counts[6].item() == pytest.approx(3000, abs=110)  # 4 standard deviations
-    assert counts[1:4].tolist() == pytest.approx([333, 333, 333], abs=71)
-
-
-@pytest.mark.parametrize("length", [1, 2])
-def test_the_shortest_sequences_have_no_row_before_their_first(length):
-    tails = dreamt_tails(torch.zeros(3, length, dtype=torch.bool), 1.0)
-    assert tails.tolist() == [[F, T][:length]] * 3

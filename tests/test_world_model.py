@@ -64,7 +64,6 @@ def test_more_levels_than_pixel_values_are_refused():
     [
         ({"decoder": {"kind": "pixelcnn", "likelihood": "mse"}}, "mse needs"),
         ({"posterior": "recurrent", "joint": False}, "joint: false needs posterior: frame"),
-        ({"posterior": "recurrent", "dreamt_share": 0.5}, "dreamt_share must be 0 with"),
         ({"heads": {"reward_bins": 40}}, "odd"),
     ],
 )

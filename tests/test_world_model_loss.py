@@ -20,18 +20,9 @@ from mbrl.world_model.settings import WorldModelSettings
         {"decoder": {"kind": "deconv"}},
         {"code": {"kind": "gaussian"}},
         {"decoder": {"fraction": 0.5}, "bf16": False},
-        {"dreamt_share": 1.0},
         WORLD_MODELS_2018,
     ],
-    ids=[
-        "default",
-        "recurrent",
-        "deconv",
-        "gaussian",
-        "fraction fp32",
-        "dreamt",
-        "world models 2018",
-    ],
+    ids=["default", "recurrent", "deconv", "gaussian", "fraction fp32", "world models 2018"],
 )
 def test_every_variant_learns_and_gives_each_weight_a_gradient(changes):
     """A weight without gradient would stop DDP."""
@@ -258,21 +249,3 @@ def test_action_and_past_of_a_first_row_are_never_seen():
     two = model.loss(SequenceBatch(**fields), generator())[2]
     assert torch.equal(one.hidden[0, 3:], two.hidden[0, 3:])
     assert not torch.equal(one.hidden[0, 1:3], two.hidden[0, 1:3])
-
-
-def test_dreamt_states_are_learnt_on_and_never_dreamed_from():
-    """What a code costs is what the frames before it do not tell, whatever a dream forgot."""
-    batch, no_floor = random_batch(), {"free_nats": 0.0}
-    looking = make(bf16=False, kl=no_floor).train()
-    dreaming = make(bf16=False, kl=no_floor, dreamt_share=1.0).train()
-    loss, metrics, start = looking.loss(batch, generator())
-    dreamt_loss, dreamt, same_start = dreaming.loss(batch, generator())
-    assert dreamt_loss != loss and dreamt["kl"] == metrics["kl"]
-    assert torch.equal(start.hidden, same_start.hidden) and torch.equal(start.code, same_start.code)
-
-
-def test_outside_of_training_every_frame_is_looked_at():
-    model, batch = make(dreamt_share=1.0).eval(), random_batch()
-    loss, _, _ = model.loss(batch, generator())
-    model.settings = model.settings.model_copy(update={"dreamt_share": 0.0})
-    assert loss == model.loss(batch, generator())[0]

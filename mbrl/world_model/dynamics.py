@@ -31,35 +31,12 @@ def cut_at_starts(is_first: Tensor) -> tuple[Tensor, Tensor, int]:
     return row, column, int(row[-1, -1]) + 1
 
 
-def dreamt_tails(
-    is_first: Tensor, share: float, generator: torch.Generator | None = None
-) -> Tensor:
-    """Which rows to dream: in a share of the sequences, all from some row on.
-
-    That row is any of the first half but the very first.
-
-    Args:
-        is_first: (B, T), for its shape and device.
-        share: of the sequences, in [0, 1].
-        generator: random stream.
-
-    Returns:
-        (B, T) bool.
-    """
-    count, length = is_first.shape
-    chosen = torch.rand(count, 1, generator=generator, device=is_first.device) < share
-    last = max(1, length // 2)
-    start = torch.randint(1, last + 1, (count, 1), generator=generator, device=is_first.device)
-    return chosen & (torch.arange(length, device=is_first.device) >= start)
-
-
 class Dynamics(nn.Module):
     """A GRU over (code, action) and an MLP prior over the next code."""
 
     def __init__(self, code: Code, action_size: int, hidden: int, prior_hidden: int) -> None:
         """Build for codes of `code.size`, actions of `action_size` and a state of `hidden`."""
         super().__init__()
-        self.code = code
         self.hidden_size = hidden
         self.gru = nn.GRU(code.size + action_size, hidden, batch_first=True)
         self.prior_dense = nn.Linear(hidden, prior_hidden)
@@ -100,39 +77,3 @@ class Dynamics(nn.Module):
         laid_out = laid_out.index_put((row, column), inputs)
         states, _ = self.gru(laid_out)
         return states[row, column]
-
-    def partly_dreamt(
-        self,
-        codes: Tensor,
-        prev_action: Tensor,
-        is_first: Tensor,
-        dreamt: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The states of `sequence` if the model had not looked at some of the rows.
-
-        From such a row the state goes on with a code of its own prior, as in a dream. Held to what
-        really came next, it learns to predict further ahead than one step. No gradient passes
-        through the draw.
-
-        Args:
-            codes: (B, T, Z), the code of each row.
-            prev_action: (B, T, A), the action that led to each row.
-            is_first: (B, T) bool.
-            dreamt: (B, T) bool, where not to look. The first row of an episode is looked at anyway.
-            generator: random stream of the prior's samples.
-
-        Returns:
-            (B, T, D).
-        """
-        hidden = codes.new_zeros(len(codes), self.hidden_size)
-        code, states = torch.zeros_like(codes[:, 0]), []
-        unseen = (dreamt & ~is_first).unsqueeze(-1)
-        for t in range(codes.shape[1]):
-            keep = (~is_first[:, t]).float().unsqueeze(-1)
-            hidden = self.step(hidden * keep, code * keep, prev_action[:, t] * keep)
-            with torch.no_grad():
-                guess = self.code.sample(self.code.normalise(self.prior(hidden)), generator)
-            code = torch.where(unseen[:, t], guess, codes[:, t])
-            states.append(hidden)
-        return torch.stack(states, 1)

@@ -17,7 +17,7 @@ from mbrl.errors import ConfigError
 from mbrl.world_model.code import make_code
 from mbrl.world_model.decoders import DECODERS
 from mbrl.world_model.decoders.world_models import WorldModelsEncoder
-from mbrl.world_model.dynamics import Dynamics, dreamt_tails
+from mbrl.world_model.dynamics import Dynamics
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.heads import Heads
 from mbrl.world_model.latent import Filtered, ImaginedStep, Latent
@@ -256,8 +256,7 @@ class WorldModel(nn.Module):
 
         Returns:
             The scalar loss; metrics as scalar tensors (nothing is synchronised); and the posterior
-            latents (B, T, ...), detached, from which dreams may start: of states that followed
-            every frame, also where `dreamt_share` has the model learn on others.
+            latents (B, T, ...), detached, from which dreams may start.
         """
         device = self.device
         obs, action, is_first = self._inputs(batch)
@@ -269,22 +268,16 @@ class WorldModel(nn.Module):
         terminated = torch.as_tensor(batch.terminated, device=device)
         settings = self.settings
         with autocast(device, self.settings.bf16):
-            followed, code, posterior = self._posterior(seen, action, is_first, generator)
-            learned, hidden = code if settings.joint else code.detach(), followed
-            known = prior = self.code.normalise(self.dynamics.prior(followed))
-            if settings.dreamt_share and self.training:
-                tails = dreamt_tails(is_first, settings.dreamt_share, generator)
-                hidden = self.dynamics.partly_dreamt(learned, action, is_first, tails, generator)
-                prior = self.code.normalise(self.dynamics.prior(hidden))
-            latent = Latent(hidden, learned)
+            hidden, code, posterior = self._posterior(seen, action, is_first, generator)
+            prior = self.code.normalise(self.dynamics.prior(hidden))
+            latent = Latent(hidden, code if settings.joint else code.detach())
             pixels = Latent(hidden if settings.joint else hidden.detach(), code)
             features = self._decoder_features(pixels).flatten(0, 1)
             reconstruction, nats = self._reconstruction(obs.flatten(0, 1), features, generator)
             reward_loss, continue_loss = self.heads.loss(latent.features, reward, terminated)
         kl_dynamics = self.code.kl(posterior.detach(), prior)
         if settings.joint:
-            # a code is charged for what frames before it do not tell, not for what a dream forgot
-            kl_representation = self.code.kl(posterior, known.detach())
+            kl_representation = self.code.kl(posterior, prior.detach())
         else:
             # zeros are the uniform categorical and the standard Gaussian: the prior of a plain VAE
             kl_representation = self.code.kl(posterior, torch.zeros_like(posterior))
@@ -299,12 +292,12 @@ class WorldModel(nn.Module):
         metrics = {
             "loss": loss.detach(),
             "nats_per_frame": nats,
-            "kl": self.code.kl(posterior, known).detach().mean(),
+            "kl": kl_dynamics.detach().mean(),
             "kl_weight": self.kl_weight.clone(),
             "reward": reward_loss.detach(),
             "continue": continue_loss.detach(),
         }
-        return loss, metrics, Latent(followed.detach(), code.detach())
+        return loss, metrics, Latent(hidden.detach(), code.detach())
 
     # -- parts of the loss ------------------------------------------------------------------------
 

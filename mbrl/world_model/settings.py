@@ -219,13 +219,6 @@ class WorldModelSettings(Settings):
     decoder: DecoderSettings = DecoderSettings()
     heads: HeadSettings = HeadSettings()
     kl: KLSettings = KLSettings()
-    dreamt_share: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="share of the training sequences that are dreamt from some row of their first "
-        "half on, so that the RNN learns to predict many steps ahead; posterior: frame only",
-    )
     joint: bool = Field(
         True, description="False: the encoder learns from pixels only (World Models, 2018)"
     )
@@ -255,10 +248,6 @@ class WorldModelSettings(Settings):
         if self.posterior == "recurrent" and not self.joint:
             raise ValueError(
                 "joint: false needs posterior: frame; a recurrent posterior is part of the dynamics"
-            )
-        if self.posterior == "recurrent" and self.dreamt_share:
-            raise ValueError(
-                f"dreamt_share must be 0 with posterior: recurrent, got {self.dreamt_share}"
             )
         if self.heads.reward_bins % 2 == 0:
             raise ValueError(f"heads.reward_bins must be odd, got {self.heads.reward_bins}")
