@@ -12,7 +12,7 @@ from tiny import model_settings
 from mbrl.fidelity.cost import one_thread
 from mbrl.fidelity.follow import BURN_IN, follow, quantised
 from mbrl.fidelity.games import GAMES
-from mbrl.fidelity.information import information, rates, strangers
+from mbrl.fidelity.information import ageing, information, rates, strangers
 from mbrl.fidelity.measure import Sizes, measure, plain
 from mbrl.fidelity.readout import ahead_report, read, read_variables
 from mbrl.fidelity.scene import Backdrops, Scene, alone_in_frames
@@ -128,6 +128,24 @@ def test_a_state_that_is_read_gains_what_another_ones_costs():
     report = information(model, HELD_OUT, follow(model, HELD_OUT, 100, 0, "test", keep_every=4), 0)
     for name, nats in (("shuffle", 10), ("shuffle_hidden", 3), ("shuffle_both", 13)):
         assert report[f"{name}_gain_bits"] == pytest.approx(nats / math.log(2), rel=0.1)
+
+
+def test_an_old_state_costs_what_it_costs_more_than_a_young_one():
+    class Ageing(Oracle):
+        """A row costs a nat for every hundred that its state has followed."""
+
+        def filter(self, batch, generator):
+            found = super().filter(batch, generator)
+            age = torch.arange(batch.obs.shape[1]).expand(batch.obs.shape[:2])
+            return replace(found, latent=Latent(age.unsqueeze(-1).float(), found.latent.code))
+
+        def frame_nats(self, obs, latent, generator=None):
+            return latent.hidden[:, 0] / 100
+
+    long = replace(HELD_OUT, is_first=np.arange(len(HELD_OUT.obs)) % 300 == 0)
+    report = ageing(Ageing(HELD_OUT), long, 0)
+    assert report["aged_bits"] == pytest.approx((256 - 32) / 100 / math.log(2))
+    assert ageing(Ageing(HELD_OUT), HELD_OUT, 0) == {"aged_bits": None, "aged_squared_error": None}
 
 
 def test_a_code_that_is_not_read_gains_nothing():

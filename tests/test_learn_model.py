@@ -167,7 +167,7 @@ ATARI = {
     "encoder": {"norm": "map", "deviation": 2.0, "pixel_floor": 0.05, "subtract_past": True},
     "kl": {"soft_free_nats": 3},
 }
-"""What `configs/atari.yaml` follows; of the KL at first, each rank by itself would think otherwise."""
+"""What `configs/atari.yaml` follows; of the KL at first, the two ranks alone would not agree."""
 
 
 @pytest.mark.parametrize("changes", [{}, ATARI], ids=["default", "atari"])

@@ -1,8 +1,8 @@
 """The arms of the fidelity study: world models that differ in a few settings and in nothing else.
 
 An arm is a title and overrides on `configs/fidelity.yaml`, never code (see `mbrl.arms`). Variants
-and ablations have half the budget of main arms, and are labelled as such wherever their numbers are
-shown. This module imports nothing heavy.
+and ablations have half the budget of main arms, but for controls of a single main arm, and all are
+labelled with it wherever their numbers are shown. This module imports nothing heavy.
 """
 
 from mbrl import arms
@@ -37,6 +37,8 @@ _FLOW = (
     "world_model.decoder.kind=flow",
     "world_model.decoder.flow={scales: 3, steps: 6, width: 32, temperature: 1.0}",
 )
+# one seed, but for as long as the main arm that it is the control of
+_AS_MAIN = (30.0, 30.0)
 _PAST = "world_model.encoder.subtract_past=true"
 _NO_HIDDEN = "world_model.decoder.sees_hidden=false"
 _STAGEWISE = "world_model.joint=false"
@@ -78,6 +80,7 @@ ARMS: dict[str, Arm] = {
         "deconv, categorical, past subtracted",
         (*_DECONV, _PAST),
         note="the control of pixelcnn_past",
+        budget=_AS_MAIN,
     ),
     "pixelcnn_past_beside": Arm(
         "PixelCNN, shown both",
@@ -88,6 +91,7 @@ ARMS: dict[str, Arm] = {
         "World Models, our encoder",
         _WORLD_MODELS,
         note="so that the encoder does not get the decoder's credit",
+        budget=_AS_MAIN,
     ),
     "deconv_mse": Arm("deconv, squared error", _SQUARED_ERROR, note="joint"),
     "flow": Arm(

@@ -5,6 +5,10 @@ KL(q(z | x) || p(z | h)) nats (the *rate*), and the pixels, at -log p(x | z, h) 
 *distortion*). Whether the decoder really reads the code is seen by giving it another frame's: the
 *shuffle gain* is what that costs, and a decoder that ignores its code loses nothing.
 
+A state that learnt from short sequences may not hold out for long ones, which is what acting asks
+of it. The *ageing* is what a frame costs more if its state has followed many rows than if it has
+followed a few; the frames are the same.
+
 Decoders with squared error have no calibrated likelihood; their distortion is the summed squared
 error of intensities in [0, 1], kept under names of its own and never turned into bits.
 
@@ -20,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbrl.fidelity.follow import Followed, rng_of
+from mbrl.fidelity.follow import BURN_IN, Followed, filtered, rng_of, stream
 from mbrl.seeding import seed as derive
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
     from mbrl.fidelity.frames import Frames
 
 BATCH = 64
+OLD, YOUNG = 256, 2 * BURN_IN
+"""Rows that a state has followed at the end of a long window, and of a short one."""
+LAST, EVERY, WINDOWS = 16, 4, 64
+"""Ageing is measured on every so many of the last rows of so many windows."""
 
 
 def is_calibrated(model: WorldModel) -> bool:
@@ -138,3 +146,33 @@ def information(
         report[f"{name}_gain_bits"] = gain / math.log(2) if calibrated else None
         report[f"{name}_gain_squared_error"] = None if calibrated else gain
     return report
+
+
+def ageing(model: WorldModel, frames: "Frames", seed: int) -> dict[str, float | None]:
+    """What a frame costs more when its state is old.
+
+    Args:
+        model: in evaluation mode.
+        frames: held-out rows.
+        seed: of the measurement.
+
+    Returns:
+        `aged_bits`: of the pixels, bits(x | z, h of `OLD` rows) - bits(x | z, h of `YOUNG`);
+        `aged_squared_error` in its place for squared error. None, or if no episode is that long.
+    """
+    names = ("aged_bits", "aged_squared_error")
+    begins = np.append(np.flatnonzero(frames.is_first), len(frames.obs))
+    if np.diff(begins).max(initial=0) < OLD:
+        return dict.fromkeys(names)
+    ends = frames.windows(OLD, WINDOWS, rng_of(seed, "information/ageing")) + OLD
+    rows = (ends[:, None] - LAST + np.arange(0, LAST, EVERY)).ravel()
+    obs = np.asarray(frames.obs[rows], np.uint8)
+    nats = []
+    for length in (OLD, YOUNG):
+        codes = stream(seed, "information/ageing/codes", model.device)
+        latent = filtered(model, frames, ends - length, length, codes).latent
+        nats.append(distortions(model, obs, latent[:, -LAST::EVERY].flatten(), seed).mean())
+    more = float(nats[0] - nats[1])
+    if is_calibrated(model):
+        return {"aged_bits": more / math.log(2), "aged_squared_error": None}
+    return {"aged_bits": None, "aged_squared_error": more}

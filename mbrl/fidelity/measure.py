@@ -20,7 +20,7 @@ import torch
 from mbrl.fidelity.cost import timed_samples
 from mbrl.fidelity.drift import drift, squared_difference
 from mbrl.fidelity.follow import follow, quantised, rng_of
-from mbrl.fidelity.information import information, strangers
+from mbrl.fidelity.information import ageing, information, strangers
 from mbrl.fidelity.objects import Floats, Truth, object_scores
 from mbrl.fidelity.probes import EPOCHS
 from mbrl.fidelity.readout import (
@@ -140,6 +140,7 @@ def _untrained_part(
         followed = follow(model, held_out, sizes.informed, seed, "information", keep_every=4)
         detail = information(model, held_out, followed, seed)
         names = ("nats_per_frame", "bits_per_frame", "shuffle_gain_bits", "squared_error")
+        detail |= ageing(model, held_out, seed)
         report |= {**{name: detail[name] for name in names}, "information": detail}
     with clock("drift"):
         report["drift"] = drift(
