@@ -42,6 +42,9 @@ _AS_MAIN = (30.0, 30.0)
 _PAST = "world_model.encoder.subtract_past=true"
 _NO_HIDDEN = "world_model.decoder.sees_hidden=false"
 _STAGEWISE = "world_model.joint=false"
+# Pong's code is below the 12 nats of the base by itself, and nothing presses on it: what is about
+# that pressure starts from a target that is reached
+_PRESSED = "world_model.kl.soft_free_nats=4"
 
 
 def _layers(count: int) -> tuple[str, ...]:
@@ -108,6 +111,11 @@ ARMS: dict[str, Arm] = {
     "pixelcnn_8": Arm("PixelCNN, 8 layers", _layers(8)),
     "pixelcnn_no_hidden": Arm("PixelCNN without h", (_NO_HIDDEN,)),
     "pixelcnn_no_hidden_stagewise": Arm("PixelCNN without h, stage-wise", (_NO_HIDDEN, _STAGEWISE)),
+    "pixelcnn_stagewise_free": Arm(
+        "PixelCNN, stage-wise, free code",
+        (_STAGEWISE, "world_model.kl.soft_free_nats=48"),
+        note="the 12 nats of the base are to a static prior here, which the others' codes exceed",
+    ),
     "pixelcnn_plain_encoder": Arm("plain encoder", _PLAIN_ENCODER),
     "pixelcnn_frame_norm": Arm("maps normalised together", ("world_model.encoder.norm=frame",)),
     "pixelcnn_no_products": Arm("no product maps", ("world_model.decoder.map_products=0",)),
@@ -133,8 +141,16 @@ ARMS: dict[str, Arm] = {
         )
         for nats in (4, 8, 16)
     },
-    "pixelcnn_kl_unbalanced": Arm("KL not balanced", ("world_model.kl.representation=1.0",)),
-    "pixelcnn_kl_warmup": Arm("KL warm-up", ("world_model.kl.warmup_updates=500",)),
+    "pixelcnn_kl_unbalanced": Arm(
+        "KL not balanced",
+        (_PRESSED, "world_model.kl.representation=1.0"),
+        note="beside soft free nats 4",
+    ),
+    "pixelcnn_kl_warmup": Arm(
+        "KL warm-up",
+        (_PRESSED, "world_model.kl.warmup_updates=500"),
+        note="beside soft free nats 4",
+    ),
     "pixelcnn_input_dropout": Arm("input dropout", ("world_model.decoder.input_dropout=0.2",)),
     "pixelcnn_auxiliary_head": Arm("auxiliary head", ("world_model.decoder.auxiliary=0.1",)),
     "pixelcnn_loss_floor": Arm("loss floor", ("world_model.decoder.loss_floor=0.003",)),

@@ -4,7 +4,9 @@ A code that serves prediction has a use for the ball, none for wallpaper. In gam
 such dials, the memory names the episode's texture and each frame's noise pattern; linear
 classifiers and small networks on z, on h and on both try to read them, trained as long as those
 that read the ball. A decoder whose likelihood explains texture and noise from neighbouring pixels
-leaves the code at chance; whether it then still holds the ball is told by the other probes.
+leaves the code at chance; whether it then still holds the ball is told by the other probes. Noise
+of a few fixed patterns is the harder half: which pattern a frame has tells all its pixels at once,
+so a code that names it earns more than it costs.
 
 Accuracy is balanced, the mean over classes of how many of each are recognised: a reader that always
 says the same gets exactly one in so many classes, however often each occurs. All rows of an episode

@@ -180,8 +180,8 @@ class KLSettings(Settings):
     soft_free_nats: float | None = Field(
         None,
         gt=0,
-        description="instead of free_nats: keep the KL at this many nats per frame by lowering the "
-        "weight of the representation's KL while it is below",
+        description="instead of free_nats: press the KL down to this many nats per frame; while it "
+        "is below, the weight of the representation's KL shrinks",
     )
     warmup_updates: int = Field(
         0, ge=0, description="updates over which the representation's KL grows to its weight"
