@@ -40,6 +40,7 @@ _FLOW = (
 # one seed, but for as long as the main arm that it is the control of
 _AS_MAIN = (30.0, 30.0)
 _PAST = "world_model.encoder.subtract_past=true"
+_LONG = ("learn_model.batch_size=6", "learn_model.sequence_length=32")
 _NO_HIDDEN = "world_model.decoder.sees_hidden=false"
 _STAGEWISE = "world_model.joint=false"
 # Pong's code is below the 12 nats of the base by itself, and nothing presses on it: what is about
@@ -89,6 +90,11 @@ ARMS: dict[str, Arm] = {
         "PixelCNN, shown both",
         (_PAST, "world_model.encoder.keep_whole=true"),
         note="the encoder sees both whole frames and what is new in them",
+    ),
+    "pixelcnn_past_long": Arm(
+        "PixelCNN, past subtracted, long",
+        (_PAST, *_LONG),
+        note="6 sequences of 32 rows in a batch instead of 12 of 16",
     ),
     "world_models_norm": Arm(
         "World Models, our encoder",
@@ -157,6 +163,9 @@ ARMS: dict[str, Arm] = {
     "pixelcnn_no_marginal": Arm("no marginal", ("world_model.decoder.marginal=false",)),
     "pixelcnn_falling_step": Arm("falling step size", ("learn_model.halve_after=1000",)),
     "pixelcnn_recurrent": Arm("recurrent posterior", ("world_model.posterior=recurrent",)),
+    "pixelcnn_long": Arm(
+        "sequences of 32", _LONG, note="6 sequences of 32 rows in a batch instead of 12 of 16"
+    ),
     "pixelcnn_all_rows": Arm("every row decoded", ("world_model.decoder.fraction=1.0",)),
     "supervised": Arm(
         "labels given",
