@@ -150,7 +150,7 @@ class Oracle(torch.nn.Module):
     def decode(self, latent, generator):
         return self.look_up(named(latent.code), "obs")
 
-    def imagine_step(self, latent, action, generator):
+    def imagine_step(self, latent, action, generator, *, likeliest=False):
         number = named(latent.code) + 1
         assert torch.equal(action, self.look_up(number, "prev_action"))
         going_on = 1.0 - self.look_up(number, "terminated").float()
@@ -173,7 +173,7 @@ class Blind(Oracle):
         n = len(latent.code)
         return torch.full((n, SIZE, SIZE, 1), DARK, dtype=torch.uint8)
 
-    def imagine_step(self, latent, action, generator):
+    def imagine_step(self, latent, action, generator, *, likeliest=False):
         n = len(latent.code)
         number = torch.zeros(n, dtype=torch.long)
         return ImaginedStep(self.latents(number), torch.zeros(n), torch.ones(n))

@@ -45,6 +45,14 @@ def test_categorical_sample_is_one_hot_in_every_group():
     assert ((z == 0) | (z == 1)).all() and (z.sum(-1) == 1).all()
 
 
+def test_the_likeliest_code_is_the_likeliest_class_of_every_group_or_the_mean():
+    categorical = CategoricalCode(CodeSettings(groups=2, classes=3))
+    params = categorical.normalise(torch.tensor([[0.1, 0.3, 0.2, 5.0, 4.0, 4.5]]))
+    assert categorical.likeliest(params).tolist() == [[0, 1, 0, 1, 0, 0]]
+    gaussian = GaussianCode(CodeSettings(kind="gaussian", groups=2))
+    assert gaussian.likeliest(torch.tensor([[0.5, -2.0, 9.0, 9.0]])).tolist() == [[0.5, -2.0]]
+
+
 def test_categorical_gradient_is_that_of_the_probabilities():
     code = categorical(groups=1, classes=3, unimix=0.0)
     raw = torch.tensor([0.2, -0.1, 0.5], requires_grad=True)

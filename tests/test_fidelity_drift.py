@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from billiard import BRIGHT, DARK, EPISODE, GAME, Blind, Oracle, draw, named, numbers, play
 
 from mbrl.errors import ReplayError
 from mbrl.fidelity.drift import HORIZONS, drift, rally_lengths, roll_out, squared_difference
 from mbrl.fidelity.follow import BURN_IN
 from mbrl.fidelity.scene import Scene
+from mbrl.world_model.latent import Latent
 
 TRAIN, HELD_OUT = play(20), play(6, start=37, base=10_000)
 
@@ -75,6 +77,24 @@ def test_a_ball_in_the_wrong_place_is_present_and_not_recalled():
     assert report["15"]["ball_present"] == report["15"]["paddle_recall"] == 1.0
     assert report["15"]["ball_recall"] == report["15"]["ball_near"] == 0.0
     assert report["15"]["position_px"] == 6.0
+
+
+def test_dreams_of_likeliest_codes_are_free_of_the_noise_of_drawing_them():
+    class Unsteady(Oracle):
+        """Whatever it draws shows an empty field; its likeliest codes are right."""
+
+        def imagine_step(self, latent, action, generator, *, likeliest=False):
+            imagined = super().imagine_step(latent, action, generator)
+            right = torch.full_like(imagined.latent.hidden, float(likeliest))
+            return replace(imagined, latent=Latent(right, imagined.latent.code))
+
+        def decode(self, latent, generator):
+            seen = latent.hidden[:, 0].bool().view(-1, 1, 1, 1)
+            return torch.where(seen, super().decode(latent, generator), DARK).to(torch.uint8)
+
+    scores = drift_of(Unsteady(TRAIN, HELD_OUT))["15"]
+    assert (scores["ball_recall"], scores["likeliest_recall"]) == (0.0, 1.0)
+    assert scores["likeliest_px"] == 0.0 and np.isnan(scores["position_px"])
 
 
 def test_balls_are_measured_in_rallies_and_paddles_always():

@@ -126,6 +126,18 @@ def test_imagined_step_depends_on_the_action_and_repeats_with_its_generator():
     assert not torch.equal(hidden[0], hidden[1])
 
 
+def test_an_imagined_step_of_likeliest_codes_draws_nothing():
+    model, start = make(bf16=False), torch.device("cpu")
+    steps = [
+        model.imagine_step(model.initial(2, start), torch.tensor([1, 2]), generator(i), likeliest=k)
+        for i, k in ((0, True), (1, True), (1, False))
+    ]
+    calm, again, drawn = (step.latent for step in steps)
+    assert torch.equal(calm.code, again.code) and not torch.equal(calm.code, drawn.code)
+    prior = model.code.normalise(model.dynamics.prior(calm.hidden))
+    assert torch.equal(calm.code, model.code.likeliest(prior))
+
+
 def test_decoded_images_have_the_format_of_the_environment():
     for space in (IMAGE, spaces.Box(0, 255, (12, 10, 3), np.uint8)):
         model = make(space)

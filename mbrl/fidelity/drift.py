@@ -11,8 +11,9 @@ the measures on objects are our own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +65,8 @@ def roll_out(
     horizons: Sequence[int],
     seed: int,
     role: str = "drift",
+    *,
+    likeliest: bool = False,
 ) -> Rollouts:
     """Observe `BURN_IN` rows of each window, then dream on with the real actions.
 
@@ -74,6 +77,7 @@ def roll_out(
         horizons: which states to keep.
         seed: of the measurement.
         role: names the random streams.
+        likeliest: dream with the prior's likeliest codes instead of draws from it.
     """
     codes = stream(seed, f"{role}/codes", model.device)
     observed = filtered(model, frames, starts, BURN_IN, codes).latent
@@ -84,7 +88,7 @@ def roll_out(
     for step in range(1, max(horizons) + 1):
         action = frames.prev_action[starts + (BURN_IN - 1 + step)]
         imagined = model.imagine_step(
-            latent, torch.as_tensor(action, device=model.device), generator
+            latent, torch.as_tensor(action, device=model.device), generator, likeliest=likeliest
         )
         latent = imagined.latent
         rewards.append(imagined.reward.double().cpu().numpy())
@@ -134,7 +138,9 @@ def drift(
             `NAME_still_px`: the same if it had stayed where it was at the start; `NAME_frames`: how
             many dreams this is about: the object is really visible at the horizon and, if it is
             the ball, was so at every row from the start (a rally).
-        `position_px`: the ball's, or the first object's in a game without a ball.
+        `position_px`: the ball's, or the first object's in a game without a ball;
+            `likeliest_recall`, `likeliest_px`: its recall and distance in dreams of the prior's
+            likeliest codes, which the noise of drawing them has no part in.
         `pixel_mse`: mean squared difference of intensities in [0, 1] from the real frame, and
             `still_mse`, of the start frame instead.
         `reward_error`: mean |expected - real reward| of that one step; `reward_sum_error`: of the
@@ -153,21 +159,40 @@ def drift(
     begin = rollouts.rows(0)[chosen]
     first = quantised(model, frames.obs[begin])
     origin = _truths(scene, first, frames, begin)
+    calm = roll_out(model, frames, starts[chosen], horizons, seed, likeliest=True)
+    calm_pixels = stream(seed, "drift/likeliest/pixels", model.device)
     report = {}
     for horizon in horizons:
         rows = rollouts.rows(horizon)[chosen]
         real = quantised(model, frames.obs[rows])
         index = torch.as_tensor(chosen)
         dream = decoded(model, rollouts.latents[horizon][index], generator)
-        scores = _objects(scene, frames, rows, real, dream, origin, rallies[chosen] >= horizon)
+        in_play = rallies[chosen] >= horizon
+        judged = partial(_objects, scene, frames, rows, real, origin, in_play)
         report[str(horizon)] = {
-            **scores,
+            **judged(dream),
+            **_likeliest(scene, judged, model, calm.latents[horizon], calm_pixels),
             "pixel_mse": squared_difference(dream, real, model.high),
             "still_mse": squared_difference(first, real, model.high),
             **_rewards(frames, rollouts, horizon),
             **_ending(model, frames, horizon, seed),
         }
     return report
+
+
+def _likeliest(
+    scene: Scene | None,
+    judged: Callable[[NDArray[np.uint8]], dict[str, float]],
+    model: WorldModel,
+    latent: Latent,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """What is reported of dreams of likeliest codes at one horizon."""
+    if scene is None:
+        return {}
+    scores = judged(decoded(model, latent, generator))
+    wanted = {"likeliest_recall": f"{_lead(scene)}_recall", "likeliest_px": "position_px"}
+    return {name: scores[one] for name, one in wanted.items() if one in scores}
 
 
 def _ending(model: WorldModel, frames: "Frames", horizon: int, seed: int) -> dict[str, float]:
@@ -210,9 +235,9 @@ def _objects(
     frames: "Frames",
     rows: NDArray[np.int64],
     real: NDArray[np.uint8],
-    dream: NDArray[np.uint8],
     origin: dict[str, Truth],
     in_play: NDArray[np.bool_],
+    dream: NDArray[np.uint8],
 ) -> dict[str, float]:
     """The object part of one horizon's report."""
     if scene is None or frames.ram is None:
@@ -231,8 +256,12 @@ def _objects(
             f"{name}_still_px": median(distance(origin[name].place[both], counted.place[both])),
             f"{name}_frames": scores["frames"],
         }
-    lead = BALL if BALL in scene.detectors else next(iter(scene.detectors))
-    return {**report, "position_px": report[f"{lead}_position_px"]}
+    return {**report, "position_px": report[f"{_lead(scene)}_position_px"]}
+
+
+def _lead(scene: Scene) -> str:
+    """The object whose drift stands for all: the ball, or the first one of a game without."""
+    return BALL if BALL in scene.detectors else next(iter(scene.detectors))
 
 
 def _rewards(frames: "Frames", rollouts: Rollouts, horizon: int) -> dict[str, float]:

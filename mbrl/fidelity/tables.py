@@ -196,8 +196,12 @@ def dream_columns(summary: Mapping[str, Any]) -> list[Column]:
             ("error at an ending", "ending_error"),
         )
     ]
+    calm = [
+        Column("recall with likeliest codes, 15", "drift/15/likeliest_recall"),
+        Column("px with likeliest codes, 15", "drift/15/likeliest_px", 1),
+    ]
     endings = [Column("endings", "drift/15/ending_frames", 0)]
-    return [*standing, *pixels, *rewards, *endings]
+    return [*standing, *calm, *pixels, *rewards, *endings]
 
 
 def nuisance_columns(summary: Mapping[str, Any]) -> list[Column]:

@@ -30,6 +30,10 @@ class Code(Protocol):
         """Draw z (..., size), differentiable with respect to the parameters."""
         ...
 
+    def likeliest(self, params: Tensor) -> Tensor:
+        """The z (..., size) of the highest probability, or density."""
+        ...
+
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """KL(q || p) in nats, (...,)."""
         ...
@@ -60,6 +64,12 @@ class CategoricalCode:
             one_hot = one_hot + probs - probs.detach()
         return one_hot.flatten(-2)
 
+    def likeliest(self, params: Tensor) -> Tensor:
+        """The likeliest class of every variable."""
+        logits = params.unflatten(-1, (self.groups, self.classes))
+        one_hot = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+        return one_hot.flatten(-2)
+
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """Summed over the groups."""
         shape = (self.groups, self.classes)
@@ -84,6 +94,10 @@ class GaussianCode:
         mean, log_std = params.chunk(2, -1)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return mean + log_std.exp() * noise
+
+    def likeliest(self, params: Tensor) -> Tensor:
+        """The mean."""
+        return params.chunk(2, -1)[0]
 
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """Summed over the dimensions."""

@@ -191,13 +191,22 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def imagine_step(
-        self, latent: Latent, action: Tensor, generator: torch.Generator | None = None
+        self,
+        latent: Latent,
+        action: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        likeliest: bool = False,
     ) -> ImaginedStep:
-        """Advance N dreams by one step: sample the prior, then read reward and continue off it."""
+        """Advance N dreams by one step: sample the prior, then read reward and continue off it.
+
+        With `likeliest` the prior's likeliest code is taken instead of a sample.
+        """
         with autocast(latent.hidden.device, self.settings.bf16):
             hidden = self.dynamics.step(latent.hidden, latent.code, self.action_vector(action))
-            raw = self.dynamics.prior(hidden)
-            following = Latent(hidden, self.code.sample(self.code.normalise(raw), generator))
+            prior = self.code.normalise(self.dynamics.prior(hidden))
+            code = self.code.likeliest(prior) if likeliest else self.code.sample(prior, generator)
+            following = Latent(hidden, code)
             reward, continue_prob = self.heads.predict(following.features)
         return ImaginedStep(following, reward, continue_prob)
 
