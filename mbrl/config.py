@@ -192,9 +192,9 @@ class Config(Settings):
         rows = learn.batch_size * learn.sequence_length
         if self.agent == "dream" and owed < rows:
             raise ValueError(
-                f"learn_model.train_ratio: expected a batch of batch_size x sequence_length = "
-                f"{rows} rows at most to be owed after collect.steps_per_iteration (or "
-                f"prefill_steps) steps, got {owed:g} rows; make those steps, or the ratio, larger"
+                f"learn_model.train_ratio: expected a batch (batch_size x sequence_length = {rows} "
+                f"rows) or more for every collect.steps_per_iteration, and for prefill_steps, "
+                f"got {owed:g} rows; raise the ratio or those steps"
             )
         if self.agent == "dream" and self.collect.prefill_steps > self.env_steps:
             raise ValueError(

@@ -60,7 +60,7 @@ def test_three_mistakes_are_told_at_once_with_file_and_line(tmp_path: Path) -> N
         (["device=gpu"], "device"),
         (
             ["learn_model.train_ratio=1", "collect.steps_per_iteration=64"],
-            "learn_model.train_ratio: expected a batch of .* = 1024 rows .* got 64 rows",
+            r"learn_model.train_ratio: expected a batch \(.* = 1024 rows\) .* got 64 rows",
         ),
     ],
 )
