@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mbrl import checkpoint, provenance
+from mbrl.errors import ConfigError
 from mbrl.progress import MetricsLog, read_metrics
 from mbrl.trials import BaseTrial
 
@@ -177,9 +178,20 @@ class BudgetedTraining(ABC):
             "commits": self.commits,
             "machines": self.machines,
             "over": self.over,
+            "minutes": self.minutes,
         }
         checkpoint.save(self.checkpoints, self.updates, state)
         checkpoint.prune(self.checkpoints, keep=1)
+
+    def _refuse_a_longer_run(self, minutes: float) -> None:
+        """A run that had a budget of more `minutes`, and has used more than the present one."""
+        if minutes > self.minutes and self.cpu_s >= 60 * self.minutes:
+            self.log.close()
+            raise ConfigError(
+                f"{self.run_dir}: expected a run of {self.minutes:g} CPU minutes at most, got one "
+                f"stopped after {self.cpu_s / 60:.3g} of {minutes:g}; go on with {minutes:g}, use "
+                f"another folder, or --force to make it anew"
+            )
 
     def _resume(self) -> None:
         state: dict[str, Any] = {}
@@ -187,6 +199,7 @@ class BudgetedTraining(ABC):
             _, state = checkpoint.load(self.checkpoints)
             self.cpu_s, self.rows = state["cpu_s"], state["rows"]
             self.over = state.get("over", False)
+            self._refuse_a_longer_run(state.get("minutes", self.minutes))
         self._begin(state)
         # a checkpoint of before these were kept says so, rather than nothing
         unknown = self.cpu_s > 0

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbrl import provenance
+from mbrl import checkpoint, provenance
 from mbrl.children import Child, run_all
 from mbrl.config import Config, load
 from mbrl.errors import ConfigError, MbrlError
@@ -94,7 +94,8 @@ def _check_reusable(config: Config, run_dir: Path) -> None:
         ConfigError: its scores would stand beside settings they were not made with.
     """
     changed = changed_settings(run_dir, config)
-    if (run_dir / "config.yaml").exists():
+    got = max(checkpoint.steps(run_dir / "checkpoints"), default=0)
+    if (run_dir / "result.json").exists() or got > config.env_steps:
         steps = parse_value((run_dir / "config.yaml").read_text(encoding="utf-8"))["env_steps"]
         if steps > config.env_steps:
             changed.append(f"env_steps: {steps} became {config.env_steps}")

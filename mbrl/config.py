@@ -171,6 +171,12 @@ class Config(Settings):
                     f"got {value}"
                 )
         learn = self.learn_model
+        learners = learn.num_learners + self.learn_policy.num_learners
+        if learners and self.device.startswith("cuda:") and self.device != "cuda:0":
+            raise ValueError(
+                f"device: expected cuda with num_learners, as Ray gives each learner its GPU, got "
+                f"{self.device}; choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
         if learn.batch_size % max(1, learn.num_learners):
             raise ValueError(
                 f"learn_model.batch_size: expected a multiple of {learn.num_learners} learners, "

@@ -8,8 +8,7 @@ checkpoints and metrics. What happens to a result that is there already:
   or trained anew if that is gone;
 * made with a smaller budget and otherwise the same: the run goes on from its checkpoint;
 * anything else: refused, since numbers would stand beside settings they were not made with. `force`
-  removes it and makes it anew. That goes as well for a run that was stopped after it had learnt for
-  longer than it now should.
+  removes it and makes it anew.
 
 What is trained and measured, each study knows for itself. This module starts nothing and imports
 neither torch nor Ray.
@@ -28,7 +27,6 @@ from pydantic import BaseModel
 from mbrl.changes import differences, filled
 from mbrl.children import Child
 from mbrl.errors import ConfigError
-from mbrl.progress import read_metrics
 
 ONE_CORE = {
     "OMP_NUM_THREADS": "1",
@@ -155,8 +153,6 @@ def refuse_changed(
         begun = trial.run_dir / "settings.json"
         if begun.exists():
             changed += changes(trial, json.loads(begun.read_text(encoding="utf-8")))
-            if learnt_beyond(trial):
-                changed.append(f"minutes: more than {trial.minutes:g} became {trial.minutes:g}")
         if changed and force:
             remove(trial)
         elif changed:
@@ -165,15 +161,6 @@ def refuse_changed(
                 f"settings: {'; '.join(dict.fromkeys(changed))}. Use the same settings, other "
                 f"folders with --out and --results, or --force to make it anew"
             )
-
-
-def learnt_beyond(trial: BaseTrial) -> bool:
-    """Whether a run went on after its budget was used up, and so had a larger one.
-
-    Only the last line of its metrics may be from beyond: the update that ends a budget.
-    """
-    lines = [line for line in read_metrics(trial.run_dir, "train") if "study/cpu_s" in line]
-    return len(lines) > 1 and bool(lines[-2]["study/cpu_s"] >= 60 * trial.minutes)
 
 
 def remove(trial: BaseTrial) -> None:

@@ -58,6 +58,11 @@ def test_three_mistakes_are_told_at_once_with_file_and_line(tmp_path: Path) -> N
         (["collect.prefill_steps=8"], "expected at least learn_model.sequence_length = 16, got 8"),
         (["replay.capacity_steps=9"], "expected at least learn_model.sequence_length = 16, got 9"),
         (["device=gpu"], "device"),
+        (["device=cuda:1", "learn_policy.num_learners=1"], "device: expected cuda with num_lear"),
+        (
+            ["learn_model.train_ratio=8", "collect.prefill_steps=64"],
+            r"learn_model.train_ratio: expected a batch .* got 512 rows",
+        ),
         (
             ["learn_model.train_ratio=1", "collect.steps_per_iteration=64"],
             r"learn_model.train_ratio: expected a batch \(.* = 1024 rows\) .* got 64 rows",
@@ -68,6 +73,11 @@ def test_contradictions_are_refused(tmp_path: Path, overrides: list[str], messag
     path = write(tmp_path, "env: {id: MinAtar/Breakout-v1}\n")
     with pytest.raises(ConfigError, match=message):
         load(path, overrides)
+
+
+def test_a_baseline_owes_no_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, "env: {id: MinAtar/Breakout-v1}\n")
+    assert load(path, ["learn_model.train_ratio=0.1", "agent=ppo"]).agent == "ppo"
 
 
 def test_the_run_folder_is_named_after_the_config_unless_given(tmp_path: Path) -> None:

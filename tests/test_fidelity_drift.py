@@ -106,6 +106,23 @@ def test_balls_are_measured_in_rallies_and_paddles_always():
     assert report["50"]["paddle_frames"] == 32
 
 
+def test_an_ending_is_dreamt_of_from_the_first_row_of_its_episode_on():
+    rows = np.arange(len(HELD_OUT.obs))
+    longest = BURN_IN + HORIZONS[-1]
+    for length, ended in ((longest, 1), (longest - 1, 0)):  # of the episode that ends
+        terminated = rows == 99
+        is_first = np.isin(rows, [0, 100 - length, 100, 200])
+        frames = replace(HELD_OUT, terminated=terminated, is_first=is_first)
+        report = drift_of(Oracle(TRAIN, frames), frames)
+        assert [report[str(horizon)]["ending_frames"] for horizon in HORIZONS] == [
+            1,
+            1,
+            1,
+            1,
+            ended,
+        ]
+
+
 def test_without_an_ending_nothing_is_said_of_it():
     endless = replace(HELD_OUT, terminated=np.zeros(len(HELD_OUT.obs), bool))
     scores = drift_of(Oracle(TRAIN, endless), endless)["15"]

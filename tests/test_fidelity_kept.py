@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fidelity_trials import GAME, TINY, make_trial, write_trial
 
+from mbrl.budget import BudgetedTraining
 from mbrl.errors import ConfigError
 from mbrl.fidelity.results import aggregate
 from mbrl.fidelity.trials import MEASURES, changed_settings, is_done, refuse_others
-from mbrl.progress import MetricsLog
 
 
 def test_a_result_of_the_same_settings_and_budget_is_kept(tmp_path: Path) -> None:
@@ -69,19 +69,45 @@ def test_a_run_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
         refuse_others([trial], GAME.env)
 
 
+class Counting(BudgetedTraining):
+    """An update takes a CPU minute and learns nothing."""
+
+    updates = 0
+
+    def _update(self) -> dict[str, float]:
+        raise AssertionError("nothing is to be learnt here")
+
+    def _state(self) -> dict[str, Any]:
+        return {}
+
+    def _begin(self, state: Any) -> None:
+        pass
+
+    def _in_words(self, metrics: Any) -> str:
+        return ""
+
+
+def stopped(tmp_path: Path, minutes: float, after: float) -> None:
+    """A run of so many minutes, stopped after fewer of them or none."""
+    with Counting(make_trial(tmp_path, minutes=minutes), env_steps=800, group="x") as run:
+        run.cpu_s = 60 * after
+        run._save()
+
+
 def test_a_run_that_was_stopped_beyond_the_budget_is_refused(tmp_path: Path) -> None:
-    """One update past the end is how a budget ends; a second one had a larger budget."""
-    trial = make_trial(tmp_path, minutes=1.0)
-    trial.run_dir.mkdir(parents=True)
-    (trial.run_dir / "settings.json").write_text(json.dumps(trial.settings(GAME.env)))
-    with MetricsLog(trial.run_dir) as log:
-        log.write("train", 800, {"study/cpu_s": 40.0})
-        log.write("train", 800, {"study/cpu_s": 60.5})
-        refuse_others([trial], GAME.env)
-        log.write("train", 800, {"study/cpu_s": 80.0})
-    with pytest.raises(ConfigError, match=r"minutes: more than 1 became 1.*--force"):
-        refuse_others([trial], GAME.env)
-    refuse_others([make_trial(tmp_path, minutes=2.0)], GAME.env)
+    stopped(tmp_path, minutes=3.0, after=2.0)
+    with pytest.raises(
+        ConfigError, match=r"of 2 CPU minutes at most, got one stopped after 2 of 3"
+    ):
+        Counting(make_trial(tmp_path, minutes=2.0), env_steps=800, group="x")
+    for minutes in (2.1, 3.0, 4.0):
+        Counting(make_trial(tmp_path, minutes=minutes), env_steps=800, group="x").log.close()
+
+
+def test_a_budget_that_an_update_went_beyond_is_used_up_and_no_other_one(tmp_path: Path) -> None:
+    stopped(tmp_path, minutes=2.0, after=2.1)
+    with Counting(make_trial(tmp_path, minutes=2.0), env_steps=800, group="x") as run:
+        assert run.go_on()
 
 
 def test_a_setting_that_did_not_exist_counts_with_its_default(tmp_path: Path) -> None:

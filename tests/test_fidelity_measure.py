@@ -132,7 +132,7 @@ def test_a_state_that_is_read_gains_what_another_ones_costs():
 
 def test_an_old_state_costs_what_it_costs_more_than_a_young_one():
     class Ageing(Oracle):
-        """A row costs a nat for every hundred that its state has followed."""
+        """A row costs a nat for every hundred before it, and 50 with another one's code."""
 
         def filter(self, batch, generator):
             found = super().filter(batch, generator)
@@ -140,11 +140,17 @@ def test_an_old_state_costs_what_it_costs_more_than_a_young_one():
             return replace(found, latent=Latent(age.unsqueeze(-1).float(), found.latent.code))
 
         def frame_nats(self, obs, latent, generator=None):
-            return latent.hidden[:, 0] / 100
+            return latent.hidden[:, 0] / 100 + 50.0 * (numbers(obs) != named(latent.code))
 
-    long = replace(HELD_OUT, is_first=np.arange(len(HELD_OUT.obs)) % 300 == 0)
+    row = np.arange(len(HELD_OUT.obs))
+    long = replace(HELD_OUT, is_first=row % 256 == 0)
     report = ageing(Ageing(HELD_OUT), long, 0)
-    assert report["aged_bits"] == pytest.approx((256 - 32) / 100 / math.log(2))
+    assert report["aged_bits"] == pytest.approx((256 - 16) / 100 / math.log(2), rel=1e-5)
+    assert report["aged_squared_error"] is None
+    model = Ageing(HELD_OUT)
+    model.settings.decoder.likelihood = "mse"
+    report = ageing(model, long, 0)
+    assert report["aged_squared_error"] == pytest.approx(2.4) and report["aged_bits"] is None
     assert ageing(Ageing(HELD_OUT), HELD_OUT, 0) == {"aged_bits": None, "aged_squared_error": None}
 
 
@@ -214,6 +220,7 @@ def test_a_perfect_model_measures_perfect():
     assert report["shuffle_gain_bits"] > 9 / math.log(2)
     assert report["drift"]["15"]["ball_recall"] == 1.0
     assert report["drift"]["15"]["position_px"] == 0.0
+    assert report["information"]["aged_bits"] is None  # no episode is that long
     assert report["sample_ms_per_frame"] > 0
     assert report["nuisance"] == {}
     assert json.loads(json.dumps(report, allow_nan=False)) == report

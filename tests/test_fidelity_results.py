@@ -190,6 +190,28 @@ def test_tables_name_the_updates_of_all_seeds(tmp_path: Path) -> None:
     assert summary_rows(summary).rows[0][2] == "9,800–10,100"
 
 
+def test_tables_have_endings_likeliest_codes_and_ageing(tmp_path: Path) -> None:
+    at = {"ending_error": 0.25, "ending_frames": 7.0, "likeliest_recall": 0.5, "likeliest_px": 1.5}
+    drift = {str(horizon): at for horizon in (15, 50)}
+    write_trial(make_trial(tmp_path), {"drift": drift, "information": {"aged_bits": 3.2}})
+    shown = tables(aggregate(GAME.name, tmp_path / "results"))
+    dreams = dict(zip(shown["dreams"][1].head, shown["dreams"][1].rows[0], strict=True))
+    assert dreams["error at an ending, 15"] == dreams["error at an ending, 50"] == "0.250"
+    assert dreams["endings"] == "7" and dreams["px with likeliest codes, 15"] == "1.5"
+    assert dreams["recall with likeliest codes, 15"] == "0.50"
+    code = dict(zip(shown["code"][1].head, shown["code"][1].rows[0], strict=True))
+    assert code["aged, bits"] == "3.2"
+
+
+def test_only_a_world_models_training_has_a_cost(tmp_path: Path) -> None:
+    for arm, overrides in (("pixelcnn", TINY), (SUPERVISED, ())):
+        labels = {"probe_f1": {"mean": 0.8}}
+        write_trial(make_trial(tmp_path, arm=arm, overrides=overrides), labels)
+    arms = aggregate(GAME.name, tmp_path / "results")["arms"]
+    assert arms["pixelcnn"]["train_ms_per_frame"]["mean"] == pytest.approx(300 / 80)
+    assert "train_ms_per_frame" not in arms[SUPERVISED]
+
+
 def test_tables_have_what_stands_beside_recall(tmp_path: Path) -> None:
     def scores(precision: float, chance: float) -> dict[str, float]:
         return {"precision": precision, "shuffled_recall": chance, "near": 1.0, "present": 1.0}

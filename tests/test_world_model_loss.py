@@ -141,15 +141,26 @@ def test_prior_and_posterior_are_pulled_with_their_own_weights():
 
 def test_kl_warmup_lets_the_representation_term_grow_to_its_weight():
     model = make(kl={"free_nats": 0.0, "dynamics": 0.0, "representation": 0.5, "warmup_updates": 4})
-    losses = [model.train()._kl_loss(torch.ones(3), torch.full((3,), 2.0)).item() for _ in range(6)]
+    losses = [
+        model.train()._kl_loss(torch.ones(3), torch.full((3,), 2.0))[0].item() for _ in range(6)
+    ]
     assert losses == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
-    assert model.eval()._kl_loss(torch.ones(3), torch.ones(3)).item() == pytest.approx(0.5)
+    assert model.eval()._kl_loss(torch.ones(3), torch.ones(3))[0].item() == pytest.approx(0.5)
     assert model.trained == 6  # evaluation does not count
+
+
+def test_the_weight_that_the_code_is_pulled_with_is_a_metric():
+    kl = {"representation": 0.5, "warmup_updates": 4, "soft_free_nats": 50.0}
+    model, batch = make(kl=kl).train(), random_batch()
+    weights = [model.loss(batch, generator())[1]["kl_weight"].item() for _ in range(3)]
+    # a half, a quarter more of it with every update, a tenth less as the KL is below its target
+    assert weights == pytest.approx([0.5 * 0.25 * 0.9, 0.5 * 0.5 * 0.81, 0.5 * 0.75 * 0.729])
+    assert make().loss(batch, generator())[1]["kl_weight"].item() == pytest.approx(0.1)
 
 
 def test_soft_free_nats_train_the_prior_below_the_target_and_let_the_code_be():
     model = make(kl={"soft_free_nats": 4.0, "dynamics": 1.0, "representation": 0.5})
-    first = model.train()._kl_loss(torch.full((2,), 2.0), torch.full((2,), 2.0))
+    first, _ = model.train()._kl_loss(torch.full((2,), 2.0), torch.full((2,), 2.0))
     assert first.item() == pytest.approx(2.0 + 0.5 * 0.9 * 2.0)
     assert model.kl_weight.item() == pytest.approx(0.9)
     for _ in range(100):
@@ -170,7 +181,7 @@ def test_stage_by_stage_the_prior_learns_below_the_floor_and_each_frame_has_its_
     model = make(joint=False, kl={"free_nats": 4.0, "dynamics": 1.0, "representation": 0.5}).train()
     dynamics = torch.tensor([1.0, 2.0], requires_grad=True)
     representation = torch.tensor([1.0, 9.0], requires_grad=True)
-    loss = model._kl_loss(dynamics, representation)
+    loss, _ = model._kl_loss(dynamics, representation)
     loss.backward()
     assert loss.item() == pytest.approx(1.5 + 0.5 * (4 + 9) / 2)
     assert dynamics.grad.tolist() == [0.5, 0.5] and representation.grad.tolist() == [0.0, 0.25]

@@ -1,8 +1,8 @@
 """The arms of the fidelity study: world models that differ in a few settings and in nothing else.
 
 An arm is a title and overrides on `configs/fidelity.yaml`, never code (see `mbrl.arms`). Variants
-and ablations have half the budget of main arms, but for controls of a single main arm, and all are
-labelled with it wherever their numbers are shown. This module imports nothing heavy.
+and ablations have one seed and half the minutes of main arms, unless they are read beside one main
+arm: then they have all of them. Tables name the minutes. This module imports nothing heavy.
 """
 
 from mbrl import arms
@@ -37,7 +37,7 @@ _FLOW = (
     "world_model.decoder.kind=flow",
     "world_model.decoder.flow={scales: 3, steps: 6, width: 32, temperature: 1.0}",
 )
-# one seed, but for as long as the main arm that it is the control of
+# one seed, but for as long as the main arm that it is read beside
 _AS_MAIN = (30.0, 30.0)
 _PAST = "world_model.encoder.subtract_past=true"
 _LONG = ("learn_model.batch_size=6", "learn_model.sequence_length=32")
@@ -78,7 +78,7 @@ ARMS: dict[str, Arm] = {
         "PixelCNN, past subtracted",
         (_PAST,),
         main=True,
-        note="the encoder sees what is new in a frame, as in the Atari configs",
+        note="the encoder sees what is new in a frame",
     ),
     "deconv_past": Arm(
         "deconv, categorical, past subtracted",
@@ -94,7 +94,8 @@ ARMS: dict[str, Arm] = {
     "pixelcnn_past_long": Arm(
         "PixelCNN, past subtracted, long",
         (_PAST, *_LONG),
-        note="6 sequences of 32 rows in a batch instead of 12 of 16",
+        note="6 sequences of 32 rows in a batch instead of 12 of 16, as in the Atari configs",
+        budget=_AS_MAIN,
     ),
     "world_models_norm": Arm(
         "World Models, our encoder",
@@ -121,6 +122,7 @@ ARMS: dict[str, Arm] = {
         "PixelCNN, stage-wise, free code",
         (_STAGEWISE, "world_model.kl.soft_free_nats=48"),
         note="the 12 nats of the base are to a static prior here, which the others' codes exceed",
+        budget=_AS_MAIN,
     ),
     "pixelcnn_plain_encoder": Arm("plain encoder", _PLAIN_ENCODER),
     "pixelcnn_frame_norm": Arm("maps normalised together", ("world_model.encoder.norm=frame",)),

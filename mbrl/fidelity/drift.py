@@ -66,6 +66,7 @@ def roll_out(
     seed: int,
     role: str = "drift",
     *,
+    begin: Latent | None = None,
     likeliest: bool = False,
 ) -> Rollouts:
     """Observe `BURN_IN` rows of each window, then dream on with the real actions.
@@ -77,11 +78,13 @@ def roll_out(
         horizons: which states to keep.
         seed: of the measurement.
         role: names the random streams.
+        begin: (B, ...) where dreams begin, instead of observing.
         likeliest: dream with the prior's likeliest codes instead of draws from it.
     """
-    codes = stream(seed, f"{role}/codes", model.device)
-    observed = filtered(model, frames, starts, BURN_IN, codes).latent
-    latent = observed[:, -1].to(model.device)
+    if begin is None:
+        codes = stream(seed, f"{role}/codes", model.device)
+        begin = filtered(model, frames, starts, BURN_IN, codes).latent[:, -1]
+    latent = begin.to(model.device)
     generator = stream(seed, f"{role}/prior", model.device)
     kept = {0: latent.to("cpu")}
     rewards, going = [], []
@@ -139,8 +142,8 @@ def drift(
             many dreams this is about: the object is really visible at the horizon and, if it is
             the ball, was so at every row from the start (a rally).
         `position_px`: the ball's, or the first object's in a game without a ball;
-            `likeliest_recall`, `likeliest_px`: its recall and distance in dreams of the prior's
-            likeliest codes, which the noise of drawing them has no part in.
+            `likeliest_recall`, `likeliest_px`: its recall and distance in dreams that begin as
+            these and go on with the prior's likeliest codes.
         `pixel_mse`: mean squared difference of intensities in [0, 1] from the real frame, and
             `still_mse`, of the start frame instead.
         `reward_error`: mean |expected - real reward| of that one step; `reward_sum_error`: of the
@@ -159,7 +162,8 @@ def drift(
     begin = rollouts.rows(0)[chosen]
     first = quantised(model, frames.obs[begin])
     origin = _truths(scene, first, frames, begin)
-    calm = roll_out(model, frames, starts[chosen], horizons, seed, likeliest=True)
+    same = rollouts.latents[0][torch.as_tensor(chosen)]
+    calm = roll_out(model, frames, starts[chosen], horizons, seed, begin=same, likeliest=True)
     calm_pixels = stream(seed, "drift/likeliest/pixels", model.device)
     report = {}
     for horizon in horizons:

@@ -235,7 +235,7 @@ def _timed_alike(summary: Summary) -> dict[str, NDArray[np.bool_]]:
     which most runs do.
     """
     on = {
-        arm: summary["runs"][arm]["timed_on"] for arm in _arms_with(summary, "train_ms_per_frame")
+        arm: summary["runs"][arm]["trained_on"] for arm in _arms_with(summary, "train_ms_per_frame")
     }
     every = [processor for arm in on.values() for processor in arm]
     chosen = max(on.get("pixelcnn", every), key=every.count, default=None)

@@ -6,8 +6,8 @@ KL(q(z | x) || p(z | h)) nats (the *rate*), and the pixels, at -log p(x | z, h) 
 *shuffle gain* is what that costs, and a decoder that ignores its code loses nothing.
 
 A state that learnt from short sequences may not hold out for long ones, which is what acting asks
-of it. The *ageing* is what a frame costs more if its state has followed many rows than if it has
-followed a few; the frames are the same.
+of it. *Ageing* is what a frame costs more if the model has followed some 250 rows before it than if
+it has followed 8 to 15; the frames are the same.
 
 Decoders with squared error have no calibrated likelihood; their distortion is the summed squared
 error of intensities in [0, 1], kept under names of its own and never turned into bits.
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbrl.fidelity.follow import BURN_IN, Followed, filtered, rng_of, stream
+from mbrl.fidelity.follow import Followed, filtered, rng_of, stream
 from mbrl.seeding import seed as derive
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from mbrl.fidelity.frames import Frames
 
 BATCH = 64
-OLD, YOUNG = 256, 2 * BURN_IN
-"""Rows that a state has followed at the end of a long window, and of a short one."""
-LAST, EVERY, WINDOWS = 16, 4, 64
-"""Ageing is measured on every so many of the last rows of so many windows."""
+OLD, YOUNG = 256, 16
+"""Rows of the windows in which ageing is measured; no arm learns from fewer than the latter."""
+LAST, EVERY, WINDOWS = 8, 2, 64
+"""It is measured on every so many of the last rows of so many windows."""
 
 
 def is_calibrated(model: WorldModel) -> bool:
@@ -149,7 +149,7 @@ def information(
 
 
 def ageing(model: WorldModel, frames: "Frames", seed: int) -> dict[str, float | None]:
-    """What a frame costs more when its state is old.
+    """What a frame costs more when the model has followed its episode for long.
 
     Args:
         model: in evaluation mode.
@@ -157,7 +157,8 @@ def ageing(model: WorldModel, frames: "Frames", seed: int) -> dict[str, float | 
         seed: of the measurement.
 
     Returns:
-        `aged_bits`: of the pixels, bits(x | z, h of `OLD` rows) - bits(x | z, h of `YOUNG`);
+        `aged_bits`: of the pixels, bits(x | z, h) of the last `LAST` rows of windows of `OLD` rows,
+            less those of the same rows at the end of windows of `YOUNG`;
         `aged_squared_error` in its place for squared error. None, or if no episode is that long.
     """
     names = ("aged_bits", "aged_squared_error")

@@ -89,9 +89,9 @@ def measure(
         `probe_f1`, weighted F1 from [z, h] by variable and category, with `mean` and `ball`, the
         mean over variables of the ball;
         `nats_per_frame`, `bits_per_frame`, `shuffle_gain_bits`, and `squared_error` in place of
-        bits for arms without a likelihood; `drift` by horizon; `train_ms_per_frame` and
-        `sample_ms_per_frame`. Below, in full: `objects`, `probes`, `positions`, `ahead`,
-        `nuisance`, `information`, `reconstruction`, `rows`, and `cpu_s` of each part.
+        bits for arms without a likelihood; `drift` by horizon; `sample_ms_per_frame`. Below, in
+        full: `objects`, `probes`, `positions`, `ahead`, `nuisance`, `information`,
+        `reconstruction`, `rows`, and `cpu_s` of each part.
         Without the console's memory, objects, probes and what follows from them are missing.
     """
     sizes = sizes or Sizes()

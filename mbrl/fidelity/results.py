@@ -1,11 +1,11 @@
 """Results of a study: every trial's JSON of one game in, `results/fidelity/<game>.json` out.
 
     {game, measures_version, arms: {arm: {measure: {mean, ci95, per_seed}}},
-     runs: {arm: {title, seeds, cpu_minutes, updates, parameters, processors, timed_on}},
+     runs: {arm: {title, seeds, cpu_minutes, updates, parameters, processors, trained_on}},
      seeds, command, commit, machine}
 
 The file is made anew from all trials that are there, whoever made them, so it never disagrees with
-them. `timed_on` is of each seed. Measures keep their tree: `drift: {"15": {ball_recall: {mean,
+them. `trained_on` is of each seed. Measures keep their tree: `drift: {"15": {ball_recall: {mean,
 ...}}}`. What they mean is said where they are measured, not here.
 """
 
@@ -76,7 +76,9 @@ def combined(
             arm: {
                 **about(arm, runs),
                 "processors": distinct(map(_processor, _machines(runs))),
-                "timed_on": [" and ".join(distinct(map(_processor, _machines([r])))) for r in runs],
+                "trained_on": [
+                    " and ".join(sorted({*map(_processor, _machines([r]))})) for r in runs
+                ],
             }
             for arm, runs in by_arm.items()
         },

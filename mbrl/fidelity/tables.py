@@ -57,7 +57,7 @@ CODE = (
     ),
     Column("shuffled z, bits", "information/shuffle_gain_bits", 0),
     Column("shuffled h, bits", "information/shuffle_hidden_gain_bits", 0),
-    Column("aged h, bits", "information/aged_bits", 1),
+    Column("aged, bits", "information/aged_bits", 1),
 )
 """What the code knows, and whether the decoder reads it."""
 AHEAD = tuple(

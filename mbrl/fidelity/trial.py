@@ -47,6 +47,7 @@ CURVE = {
     "cpu_minutes": "study/cpu_s",
     "nats_per_frame": "world_model/nats_per_frame",
     "kl": "world_model/kl",
+    "kl_weight": "world_model/kl_weight",
 }
 """What a result tells of how training went, and the metrics it is made of; None without a model."""
 QUICK = Sizes(

@@ -290,11 +290,12 @@ class WorldModel(nn.Module):
         else:
             # zeros are the uniform categorical and the standard Gaussian: the prior of a plain VAE
             kl_representation = self.code.kl(posterior, torch.zeros_like(posterior))
+        kl_loss, code_weight = self._kl_loss(kl_dynamics, kl_representation)
         heads = settings.heads
         reward_loss, continue_loss = reward_loss.mean(), continue_loss.mean()
         loss = (
             reconstruction
-            + self._kl_loss(kl_dynamics, kl_representation)
+            + kl_loss
             + heads.reward_weight * reward_loss
             + heads.continue_weight * continue_loss
         )
@@ -302,7 +303,7 @@ class WorldModel(nn.Module):
             "loss": loss.detach(),
             "nats_per_frame": nats,
             "kl": kl_dynamics.detach().mean(),
-            "kl_weight": self.kl_weight.clone(),
+            "kl_weight": code_weight,
             "reward": reward_loss.detach(),
             "continue": continue_loss.detach(),
         }
@@ -356,14 +357,16 @@ class WorldModel(nn.Module):
     def _decoder_features(self, latent: Latent) -> Tensor:
         return latent.features if self.settings.decoder.sees_hidden else latent.code
 
-    def _kl_loss(self, dynamics: Tensor, representation: Tensor) -> Tensor:
+    def _kl_loss(self, dynamics: Tensor, representation: Tensor) -> tuple[Tensor, Tensor]:
         """Both KL terms, weighted, with what keeps the code from being given up for nothing.
+
+        Returns the sum, and the weight () of the term that the code learns from.
 
         Stage by stage, floors are the code's business alone, frame by frame as in 2018, and the
         prior always learns; jointly, hard free nats floor both terms, as in DreamerV3.
         """
         settings = self.settings.kl
-        weight: Tensor | float = settings.representation
+        weight = torch.full_like(self.kl_weight, settings.representation)
         if self.training:
             self.trained += 1
         if settings.warmup_updates:
@@ -372,15 +375,15 @@ class WorldModel(nn.Module):
             if self.training:
                 mean = mean_of_ranks(representation.detach().mean())
                 self.kl_weight.copy_(soft_free_nats(self.kl_weight, mean, settings.soft_free_nats))
-            code = self.kl_weight * representation.mean()
-            prior = dynamics.mean()
+            weight = weight * self.kl_weight
+            code, prior = representation.mean(), dynamics.mean()
         elif self.settings.joint:
             code = free_nats(representation, settings.free_nats)
             prior = free_nats(dynamics, settings.free_nats)
         else:
             code = representation.clamp_min(settings.free_nats).mean()
             prior = dynamics.mean()
-        return settings.dynamics * prior + weight * code
+        return settings.dynamics * prior + weight * code, weight
 
     def _reconstruction(
         self, obs: Tensor, features: Tensor, generator: torch.Generator | None
