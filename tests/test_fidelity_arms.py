@@ -25,16 +25,23 @@ def test_main_arms_are_the_four_of_the_claim_and_the_one_that_ships() -> None:
     ]
     assert choose("all") == list(ARMS)
     assert {(ARMS[name].seeds, ARMS[name].minutes) for name in choose("main")} == {(3, 30.0)}
-    assert {(a.seeds, a.minutes) for a in ARMS.values() if not a.main} == {(1, 15.0)}
+    others = {name: arm for name, arm in ARMS.items() if not arm.main}
+    beside_a_main_arm = {name for name, arm in others.items() if arm.minutes == 30.0}
+    assert {(a.seeds, a.minutes) for a in others.values()} == {(1, 15.0), (1, 30.0)}
+    assert beside_a_main_arm == {
+        *("deconv_past", "pixelcnn_past_long", "world_models_norm", "pixelcnn_stagewise_free")
+    }
 
 
-def test_the_arm_that_subtracts_the_past_has_the_world_model_of_the_atari_configs(
+def test_an_arm_has_the_world_model_of_the_atari_configs_and_learns_as_they_do(
     tmp_path: Path,
 ) -> None:
     from mbrl.config import load
 
-    arm = make_trial(tmp_path, arm="pixelcnn_past", overrides=()).config(GAME.env)
-    assert arm.world_model == load(ROOT / "configs" / "atari.yaml").world_model
+    arm = make_trial(tmp_path, arm="pixelcnn_past_long", overrides=()).config(GAME.env)
+    atari = load(ROOT / "configs" / "atari.yaml")
+    assert arm.world_model == atari.world_model
+    assert arm.learn_model == atari.learn_model.model_copy(update={"max_starts": 1})
 
 
 def test_the_sweep_varies_layers_alone(tmp_path: Path) -> None:
