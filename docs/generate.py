@@ -145,7 +145,7 @@ _CAPTIONS = {
     "past_samples": "Samples of two arms that were trained alike, whole frames or not.",
     "past_dream_1": "A dream of both.",
     "past_dream_2": "Another.",
-    "encoder_samples": "World Models with our encoder, which draws paddles and no ball, and variants.",
+    "encoder_samples": "World Models with our encoder: paddles, but no ball; and variants.",
     "drift": "Dreams by horizon; thin lines are seeds.",
     "cost": "Fidelity against the cost of training; small marks are seeds. One processor only.",
     "learning": "Training over CPU minutes; every seed.",
