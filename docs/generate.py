@@ -147,7 +147,8 @@ _CAPTIONS = {
     "past_dream_2": "Another.",
     "encoder_samples": "World Models with our encoder: paddles, but no ball; and variants.",
     "drift": "Dreams by horizon; thin lines are seeds.",
-    "cost": "Fidelity against the cost of training; small marks are seeds. One processor only.",
+    "cost": "Fidelity against the cost of training; small marks are seeds. One processor, not "
+    "always as fast: by that alone seeds of an arm differ.",
     "learning": "Training over CPU minutes; every seed.",
     "field": "By the number of layers; one seed.",
 }

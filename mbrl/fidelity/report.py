@@ -28,7 +28,8 @@ _CAPTIONS = {
     "radius of the real one and its region holds hardly anything else; distance is the median. "
     "Of a ball, only dreams count whose real one was in play from start to horizon.",
     "cost": "What fidelity costs. Large: mean of an arm; small: every seed. Up and left is better. "
-    "Runs that another processor had a part in are left out.",
+    "Runs that another processor had a part in are left out; how fast this one was at the time "
+    "still differs, by which alone seeds of an arm do.",
     "learning": "Training of the main arms, every seed, over the CPU time it is given. Squared "
     "errors are no likelihood and are left out on the right.",
     "field": "The same PixelCNN with 1 to 8 layers on blocks of 4 x 4 pixels, one seed, half the "
