@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mbrl import checkpoint
 from mbrl.compare import _ratio, compare, summarise
 from mbrl.config import load
 from mbrl.errors import ConfigError, MbrlError
@@ -124,7 +125,9 @@ def test_a_smaller_budget_than_the_runs_had_is_refused(config: Path, tmp_path: P
             compare(config, agents=["random"], seeds=1, env_steps=32, out=out)
 
     again()
-    (out / "random" / "seed0" / "result.json").unlink()  # as if it had been stopped on its way
+    folder = out / "random" / "seed0"
+    (folder / "result.json").unlink()  # as if it had been stopped on its way
+    checkpoint.save(folder / "checkpoints", 33, {})
     again()
 
 
