@@ -221,5 +221,5 @@ def curve(run_dir: Path, names: Mapping[str, str]) -> dict[str, list[float | Non
     for line in read_metrics(run_dir, "train"):
         for name, key in names.items():
             value = line.get(key, math.nan) / (60 if key == "study/cpu_s" else 1)
-            columns[name].append(round(value, 4) if math.isfinite(value) else None)
+            columns[name].append(float(f"{value:.6g}") if math.isfinite(value) else None)
     return columns

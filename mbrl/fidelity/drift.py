@@ -11,7 +11,7 @@ the measures on objects are our own.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -162,9 +162,10 @@ def drift(
     begin = rollouts.rows(0)[chosen]
     first = quantised(model, frames.obs[begin])
     origin = _truths(scene, first, frames, begin)
-    same = rollouts.latents[0][torch.as_tensor(chosen)]
-    calm = roll_out(model, frames, starts[chosen], horizons, seed, begin=same, likeliest=True)
-    calm_pixels = stream(seed, "drift/likeliest/pixels", model.device)
+    if scene is not None:
+        same = rollouts.latents[0][torch.as_tensor(chosen)]
+        calm = roll_out(model, frames, starts[chosen], horizons, seed, begin=same, likeliest=True)
+        calm_pixels = stream(seed, "drift/likeliest/pixels", model.device)
     report = {}
     for horizon in horizons:
         rows = rollouts.rows(horizon)[chosen]
@@ -175,26 +176,19 @@ def drift(
         judged = partial(_objects, scene, frames, rows, real, origin, in_play)
         report[str(horizon)] = {
             **judged(dream),
-            **_likeliest(scene, judged, model, calm.latents[horizon], calm_pixels),
             "pixel_mse": squared_difference(dream, real, model.high),
             "still_mse": squared_difference(first, real, model.high),
             **_rewards(frames, rollouts, horizon),
             **_ending(model, frames, horizon, seed),
         }
+        if scene is not None:
+            scores = judged(decoded(model, calm.latents[horizon], calm_pixels))
+            report[str(horizon)] |= _likeliest(scene, scores)
     return report
 
 
-def _likeliest(
-    scene: Scene | None,
-    judged: Callable[[NDArray[np.uint8]], dict[str, float]],
-    model: WorldModel,
-    latent: Latent,
-    generator: torch.Generator,
-) -> dict[str, float]:
-    """What is reported of dreams of likeliest codes at one horizon."""
-    if scene is None:
-        return {}
-    scores = judged(decoded(model, latent, generator))
+def _likeliest(scene: Scene, scores: dict[str, float]) -> dict[str, float]:
+    """What is reported of the scores of dreams of likeliest codes."""
     wanted = {"likeliest_recall": f"{_lead(scene)}_recall", "likeliest_px": "position_px"}
     return {name: scores[one] for name, one in wanted.items() if one in scores}
 

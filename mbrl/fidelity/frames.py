@@ -86,6 +86,12 @@ class Frames:
             is_first=self.is_first[rows],
         )
 
+    @property
+    def longest(self) -> int:
+        """Rows of the longest episode."""
+        begins = np.append(np.flatnonzero(self.is_first), len(self.obs))
+        return int(np.diff(begins).max(initial=0))
+
     def windows(self, length: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw starts of windows that lie inside one episode, uniformly and with replacement.
 
@@ -106,8 +112,7 @@ class Frames:
         if len(possible) == 0:
             raise ReplayError(
                 f"expected an episode of at least {length} rows, got "
-                f"{int(np.diff(begins).max(initial=0))} in the longest; collect more frames or use "
-                f"shorter windows"
+                f"{self.longest} in the longest; collect more frames or use shorter windows"
             )
         return possible[rng.integers(len(possible), size=count)]
 

@@ -162,8 +162,7 @@ def ageing(model: WorldModel, frames: "Frames", seed: int) -> dict[str, float | 
         `aged_squared_error` in its place for squared error. None, or if no episode is that long.
     """
     names = ("aged_bits", "aged_squared_error")
-    begins = np.append(np.flatnonzero(frames.is_first), len(frames.obs))
-    if np.diff(begins).max(initial=0) < OLD:
+    if frames.longest < OLD:
         return dict.fromkeys(names)
     ends = frames.windows(OLD, WINDOWS, rng_of(seed, "information/ageing")) + OLD
     rows = (ends[:, None] - LAST + np.arange(0, LAST, EVERY)).ravel()
