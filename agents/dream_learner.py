@@ -27,6 +27,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
+from agents import streams
 from agents.bfloat16 import precision
 from agents.modules import VALUE_LOGITS, LatentModule
 from agents.returns import (
@@ -348,7 +349,7 @@ class DreamPPOLearner(PPOTorchLearner):
         }
 
     def _set_own_state(self, state: State) -> None:
-        self.generator.set_state(state["generator"].cpu())
+        streams.restore(self.generator, state["generator"])
         self.return_scale.set_state(state["return_scale"])
         self.rounds = int(state["rounds"])
 

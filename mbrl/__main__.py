@@ -102,6 +102,12 @@ def _add_fidelity(studies: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=100_000,
         help="agent steps to learn from, at least 800; default: 100000",
     )
+    fidelity.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu, a core for each run, or cuda, shared by all runs, whose minutes then are those "
+        "that pass; default: cpu",
+    )
     _add_trials(fidelity, "30 for main arms, 15 for the others", "fidelity/<game>")
     fidelity.set_defaults(call=_fidelity)
 

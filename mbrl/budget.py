@@ -2,9 +2,10 @@
 
 The budget is the CPU time that this process spends in updates, summed over resumes: other work on
 the machine makes a trial last longer, but hardly changes how many updates it gets (they share
-caches and memory); checkpoints and measures do not count. A line of metrics is written about every
-20 seconds, a checkpoint every two minutes. SIGTERM and Ctrl-C checkpoint and stop. What is learnt,
-a study's own subclass knows.
+caches and memory); checkpoints and measures do not count. On a graphics card, where this process
+may wait while the card works, the time that passes is counted instead. A line of metrics is written
+about every 20 seconds, a checkpoint every two minutes. SIGTERM and Ctrl-C checkpoint and stop. What
+is learnt, a study's own subclass knows.
 """
 
 import math
@@ -15,6 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+
+import torch
 
 from mbrl import checkpoint, provenance
 from mbrl.errors import ConfigError
@@ -38,12 +41,14 @@ class BudgetedTraining(ABC):
         rows: learnt from so far.
         commits: of the code that trained.
         machines: that it trained on, as `mbrl.provenance.machine` says; what a CPU minute is worth
-            depends on them, and so does the precision.
+            depends on them, and so does the precision. With `trained_on` if that was no CPU.
         over: learning has ended before its time.
     """
 
     at_once = 1
-    """Updates of one call of `_update`."""
+    """Updates of one call of `_update`, which ends when they have ended on the device, too."""
+    device = torch.device("cpu")
+    """What learns."""
 
     def __init__(self, trial: BaseTrial, *, env_steps: int, group: str) -> None:
         """Open the log, and take up the newest checkpoint if there is one.
@@ -149,9 +154,10 @@ class BudgetedTraining(ABC):
             self.commits.append(commit)
         if self.machines[-1:] != [machine]:
             self.machines = [*(one for one in self.machines if one != machine), machine]
-        began = time.process_time()
+        clock = time.process_time if self.device.type == "cpu" else time.monotonic
+        began = clock()
         metrics = self._update()
-        self.cpu_s += time.process_time() - began
+        self.cpu_s += clock() - began
         return metrics
 
     def _tell(self, metrics: Mapping[str, float]) -> None:
@@ -206,7 +212,7 @@ class BudgetedTraining(ABC):
         self.commits = state.get("commits", ["unknown"] if unknown else [])
         self.machines = state.get("machines", [{"cpu": "unknown"}] if unknown else [])
         # what is running now, whatever is committed until the end; it counts once it has learnt
-        self._here = provenance.commit(), provenance.machine()
+        self._here = provenance.commit(), provenance.machine(self.device)
         self.log.truncate_after(self.updates, counter="study/updates")
 
 

@@ -18,9 +18,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from agents import streams
 from mbrl.config import LearnModelSettings
 from mbrl.episode import SequenceBatch
-from mbrl.errors import TrainingError
+from mbrl.errors import ConfigError, TrainingError
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
 from mbrl.world_model.latent import Latent
@@ -31,10 +32,21 @@ Space = spaces.Space[np.ndarray]
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device a learner in this process uses; "auto" takes a GPU if there is one."""
+    """The device a learner in this process uses; "auto" takes a GPU if there is one.
+
+    Raises:
+        ConfigError: it is a GPU, and there is none of that number.
+    """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
+    device = torch.device(wanted)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device: expected cpu or one of the {torch.cuda.device_count()} GPUs that PyTorch "
+            f"finds here, got {wanted}; take auto or cpu, or look why it finds none "
+            f"(python -c 'import torch; torch.cuda.init()')"
+        )
+    return device
 
 
 class _Loss(nn.Module):
@@ -201,11 +213,14 @@ class WorldModelLearner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken.
+
+        On another kind of device all but the codes' random stream does: see `agents.streams`.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
-        self.generator.set_state(state["generator"])
+        streams.restore(self.generator, state["generator"])
         self.rng.bit_generator.state = state["rng"]
 
     def close(self) -> None:

@@ -9,7 +9,10 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _HOME = Path(__file__).resolve().parent.parent
 _CODE = ("mbrl", "agents", "envs", "configs", "pyproject.toml", "constraints.txt")
@@ -67,11 +70,19 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
-def machine() -> dict[str, Any]:
+def _card(device: "torch.device | None") -> dict[str, str]:
+    import torch
+
+    if device is None or device.type == "cpu":
+        return {}
+    return {"trained_on": torch.cuda.get_device_name(device), "torch": torch.__version__}
+
+
+def machine(trained_on: "torch.device | None" = None) -> dict[str, Any]:
     """Kind of machine.
 
     CPU model, its vector instructions and whether it computes in bfloat16, cores this process may
-    use, memory, GPUs, system, Python.
+    use, memory, GPUs, system, Python; and the graphics card, if one was `trained_on`.
     """
     import torch
 
@@ -91,6 +102,7 @@ def machine() -> dict[str, Any]:
         "gpus": _gpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        **_card(trained_on),
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import ray
 import torch
 
+from agents import streams
 from agents.dream_ppo import DreamPPO, PolicyLearningError
 from envs import make_env
 from mbrl import baseline
@@ -284,7 +285,7 @@ class Crew:
         self.learner.refresh(state["replay"]["order"])
         self.learner.load_state_dict(state["learner"])
         self.policy.set_state(state["policy"])
-        self.dream_generator.set_state(state["dream_generator"])
+        streams.restore(self.dream_generator, state["dream_generator"])
         self.row_credit, self.dream_credit = state["credits"]
         self._evaluated, self._saved = state["marks"]
         self.collectors.load_state_dict(state["collectors"])

@@ -200,7 +200,9 @@ def _machines(trials: Sequence[Tree]) -> Iterator[Tree]:
 
 
 def _processor(machine: Tree) -> str:
-    """What of a machine decides how much a CPU minute is worth, as far as it was recorded."""
+    """What of a machine decides how much a minute is worth, as far as it was recorded."""
+    if "trained_on" in machine:
+        return str(machine["trained_on"])
     if "vectors" not in machine:
         return "not recorded"
     return f"{machine['vectors']}, bfloat16" if machine.get("bfloat16") else machine["vectors"]

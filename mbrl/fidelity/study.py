@@ -37,6 +37,7 @@ def study(
     results: Path = Path("results/fidelity"),
     quick: bool = False,
     force: bool = False,
+    device: str = "cpu",
 ) -> list[str]:
     """Run what is missing and write summary and report.
 
@@ -52,6 +53,7 @@ def study(
         results: JSON files.
         quick: measure on a few frames only, to try things out; the numbers are not to be quoted.
         force: make anew what is there with other settings, instead of refusing.
+        device: what learns: cpu, one core for each trial, or cuda, which all of them share.
 
     Returns:
         One sentence for each trial that failed.
@@ -61,6 +63,10 @@ def study(
     """
     console = Console()
     known = find_game(game)
+    if device != "cpu":
+        from mbrl.learn_model import pick_device
+
+        pick_device(device)
     if jobs < 1:
         raise ConfigError(f"bench fidelity: expected at least one job, got --jobs {jobs}")
     folder = out or Path("runs") / "fidelity" / game
@@ -74,6 +80,7 @@ def study(
         out=folder,
         results=results,
         quick=quick,
+        device=device,
     )
     refuse_others(trials, known.env, force)
     if not all(map(is_done, trials)):

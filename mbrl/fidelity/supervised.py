@@ -24,6 +24,7 @@ from mbrl.budget import BudgetedTraining
 from mbrl.errors import ConfigError
 from mbrl.fidelity.probes import Labels, Targets, classification_report, not_seen_in
 from mbrl.fidelity.readout import read_variables
+from mbrl.learn_model import pick_device
 from mbrl.seeding import seed as derive
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.settings import EncoderSettings
@@ -88,9 +89,12 @@ class LabelReader(nn.Module):
         was_training, parts = self.training, []
         self.eval()
         for i in range(0, len(obs), SCORED_AT_ONCE):
-            logits = self(torch.as_tensor(obs[i : i + SCORED_AT_ONCE]))
-            found = zip(self.classes, logits, strict=True)
-            parts.append(np.stack([values[part.argmax(1).numpy()] for values, part in found], 1))
+            logits = self(
+                torch.as_tensor(obs[i : i + SCORED_AT_ONCE], device=self.out.weight.device)
+            )
+            likeliest = [part.argmax(1).cpu().numpy() for part in logits]
+            found = zip(self.classes, likeliest, strict=True)
+            parts.append(np.stack([values[index] for values, index in found], 1))
         self.train(was_training)
         return np.concatenate(parts)
 
@@ -121,14 +125,16 @@ class SupervisedTraining(BudgetedTraining):
             )
         labels = frames.ram[:, [game.variables[name].index for name in names]].astype(np.int64)
         classes = [np.unique(column) for column in labels.T]
-        self.obs, self.seed = frames.obs, trial.seed
+        self.obs, self.seed, self.device = frames.obs, trial.seed, pick_device(trial.device)
         self.labels = torch.as_tensor(
-            np.stack([np.searchsorted(c, y) for c, y in zip(classes, labels.T, strict=True)], 1)
+            np.stack([np.searchsorted(c, y) for c, y in zip(classes, labels.T, strict=True)], 1),
+            device=self.device,
         )
         height, width, channels = frames.obs.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(trial.seed, "supervised/weights"))
-            self.reader = LabelReader((channels, height, width), settings, names, classes)
+            reader = LabelReader((channels, height, width), settings, names, classes)
+        self.reader = reader.to(self.device)
         self.optimizer = torch.optim.Adam(self.reader.parameters(), lr=LEARNING_RATE, fused=True)
         super().__init__(trial, env_steps=trial.steps, group="supervised")
 
@@ -140,12 +146,12 @@ class SupervisedTraining(BudgetedTraining):
     def _update(self) -> dict[str, float]:
         # rows follow from the count of updates alone, so a resumed run draws what it would have
         rng = np.random.default_rng(derive(self.seed, "supervised/rows", self.updates))
-        nats = torch.zeros(())
+        nats = torch.zeros((), device=self.device)
         for rows in rng.integers(len(self.obs), size=(self.at_once, BATCH)):
             rate = LEARNING_RATE / (1 + self.updates / HALVED_AFTER)
             self.optimizer.param_groups[0]["lr"] = rate
-            logits = self.reader(torch.as_tensor(self.obs[rows]))
-            wanted = self.labels[torch.as_tensor(rows)]
+            logits = self.reader(torch.as_tensor(self.obs[rows], device=self.device))
+            wanted = self.labels[torch.as_tensor(rows, device=self.device)]
             loss = torch.stack(
                 [cross_entropy(part, y) for part, y in zip(logits, wanted.T, strict=True)]
             ).sum()

@@ -37,7 +37,7 @@ from mbrl.fidelity.pictures import draw
 from mbrl.fidelity.scene import require_backdrops
 from mbrl.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.fidelity.trials import MEASURES, Trial, is_done, refuse_others
-from mbrl.learn_model import WorldModelLearner
+from mbrl.learn_model import WorldModelLearner, pick_device
 from mbrl.replay import ReplayStore
 from mbrl.run import lock_folder, write_atomically
 
@@ -163,7 +163,9 @@ class Training(BudgetedTraining):
             capacity_steps=max(1, sum(episode.rows for episode in store.episodes())),
             ring_directory=None,
             root_seed=trial.seed,
+            device=trial.device,
         )
+        self.device = self.learner.device
         super().__init__(trial, env_steps=trial.steps, group="world_model")
 
     def __exit__(self, *problem: object) -> None:
@@ -199,12 +201,13 @@ def write_result(trial: Trial, settings: Mapping[str, Any], made: Made) -> None:
     words = ["mbrl", "bench", "fidelity", trial.game, *trial.overrides, "--arms", trial.arm]
     words += ["--seeds", f"{trial.seed + 1}", "--minutes", f"{trial.minutes:g}"]
     words += ["--steps", f"{trial.steps}", *(["--quick"] if trial.quick else [])]
+    words += ["--device", trial.device] if trial.device != "cpu" else []
     result = {
         "game": trial.game,
         "arm": trial.arm,
         "seed": trial.seed,
         "command": shlex.join(words),
-        "machine": provenance.machine(),
+        "machine": provenance.machine(pick_device(trial.device)),
         "cpu_minutes": trial.minutes,
         **made.spent,
         "parameters": made.parameters,
@@ -228,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=Path("results/fidelity"))
     options = vars(parser.parse_args(arguments))

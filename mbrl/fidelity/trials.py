@@ -50,10 +50,13 @@ class Trial(kept.BaseTrial):
     Attributes:
         game: a name in `GAMES`.
         steps: agent steps of the training frames.
+        device: what learns and is measured: cpu, or a graphics card as torch names it, whose time
+            then is what `minutes` count. A run may go on, and be measured, on another one.
     """
 
     game: str
     steps: int
+    device: str = "cpu"
 
     @property
     def subject(self) -> str:
@@ -75,7 +78,7 @@ class Trial(kept.BaseTrial):
         """What makes this trial in a process of its own."""
         command = [sys.executable, "-m", "mbrl.fidelity.trial", self.game, self.arm]
         command += self.overrides
-        for name in ("seed", "minutes", "steps", "out", "results"):
+        for name in ("seed", "minutes", "steps", "device", "out", "results"):
             command += [f"--{name}", f"{getattr(self, name)}"]
         return [*command, *(["--quick"] if self.quick else [])]
 
@@ -132,6 +135,7 @@ def plan(
     out: Path,
     results: Path,
     quick: bool = False,
+    device: str = "cpu",
 ) -> list[Trial]:
     """All trials, in the order in which they are worth most if the study is stopped.
 
@@ -147,6 +151,7 @@ def plan(
         out: folder of the game.
         results: folder of all games.
         quick: measure on a few frames only.
+        device: as in `Trial`.
 
     Raises:
         ConfigError: a number is out of range.
@@ -168,6 +173,7 @@ def plan(
             out=out,
             results=results,
             quick=quick,
+            device=device,
         )
         for name, seed in in_order(arms, ARMS, seeds)
     ]

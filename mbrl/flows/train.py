@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents import streams
 from agents.bfloat16 import autocast
 from mbrl.budget import BudgetedTraining
 from mbrl.flows.bits import bits_per_dim, to_tensor
@@ -142,7 +143,7 @@ class Training(BudgetedTraining):
             return
         self.flow.load_state_dict(state["flow"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
+        streams.restore(self.generator, state["generator"])
         self.rng.bit_generator.state = state["rng"]
         self.done, self.skipped, self._in_a_row = state["counts"]
         self.diverged, self._watched_at = state["diverged"], state["watched_at"]
