@@ -108,6 +108,11 @@ def _add_fidelity(studies: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="cpu, a core for each run, or cuda, shared by all runs, whose minutes then are those "
         "that pass; default: cpu",
     )
+    fidelity.add_argument(
+        "--updates",
+        type=int,
+        help="end a run after so many updates, if its minutes are not over before",
+    )
     _add_trials(fidelity, "30 for main arms, 15 for the others", "fidelity/<game>")
     fidelity.set_defaults(call=_fidelity)
 

@@ -75,7 +75,7 @@ def _card(device: "torch.device | None") -> dict[str, str]:
 
     if device is None or device.type == "cpu":
         return {}
-    return {"trained_on": torch.cuda.get_device_name(device), "torch": torch.__version__}
+    return {"trained_on": torch.cuda.get_device_name(device), "torch": str(torch.__version__)}
 
 
 def machine(trained_on: "torch.device | None" = None) -> dict[str, Any]:

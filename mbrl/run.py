@@ -29,7 +29,7 @@ from mbrl.report import write_run_report
 from mbrl.yaml_dialect import parse_value
 
 # may differ between the command that started a run and the one that resumes it
-_FREE = ("env_steps", "run", "name")
+_FREE = ("env_steps", "run", "name", "device")
 
 
 class Run:
@@ -232,8 +232,8 @@ def lock_folder(folder: Path) -> TextIO:
 def changed_settings(run_dir: Path, config: Config) -> list[str]:
     """Settings in which a run folder differs from `config`; none if it is new.
 
-    What may change between a run and its continuation (the budget, where things go) does not count.
-    A setting that did not exist yet counts with its default.
+    What may change between a run and its continuation (budget, device, where things go) does not
+    count, and a setting that did not exist yet counts with its default.
     """
     path = run_dir / "config.yaml"
     if not path.exists():

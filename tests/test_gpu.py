@@ -108,7 +108,7 @@ def test_learning_on_a_card_lowers_the_loss_as_on_the_cpu(
         losses[device] = first["loss"], last["loss"]
         one.close()
     # codes are drawn from other streams, and the data are noise
-    assert losses["cuda"][0] == pytest.approx(losses["cpu"][0], rel=0.1)
+    assert losses["cuda"][0] == pytest.approx(losses["cpu"][0], rel=0.3)
     assert losses["cuda"][1] == pytest.approx(losses["cpu"][1], rel=0.2)
 
 

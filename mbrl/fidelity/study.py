@@ -38,6 +38,7 @@ def study(
     quick: bool = False,
     force: bool = False,
     device: str = "cpu",
+    updates: int | None = None,
 ) -> list[str]:
     """Run what is missing and write summary and report.
 
@@ -54,6 +55,7 @@ def study(
         quick: measure on a few frames only, to try things out; the numbers are not to be quoted.
         force: make anew what is there with other settings, instead of refusing.
         device: what learns: cpu, one core for each trial, or cuda, which all of them share.
+        updates: after how many a trial ends before its minutes are over.
 
     Returns:
         One sentence for each trial that failed.
@@ -81,6 +83,7 @@ def study(
         results=results,
         quick=quick,
         device=device,
+        updates=updates,
     )
     refuse_others(trials, known.env, force)
     if not all(map(is_done, trials)):

@@ -182,6 +182,7 @@ class Training(BudgetedTraining):
         metrics, _ = self.learner.learn(UPDATES_AT_ONCE)
         learn = self.learner.settings
         self.rows += UPDATES_AT_ONCE * learn.batch_size * learn.sequence_length
+        self.over = self.trial.updates is not None and self.updates >= self.trial.updates
         return metrics
 
     def _state(self) -> dict[str, Any]:
@@ -202,6 +203,7 @@ def write_result(trial: Trial, settings: Mapping[str, Any], made: Made) -> None:
     words += ["--seeds", f"{trial.seed + 1}", "--minutes", f"{trial.minutes:g}"]
     words += ["--steps", f"{trial.steps}", *(["--quick"] if trial.quick else [])]
     words += ["--device", trial.device] if trial.device != "cpu" else []
+    words += [] if trial.updates is None else ["--updates", f"{trial.updates}"]
     result = {
         "game": trial.game,
         "arm": trial.arm,
@@ -232,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--updates", type=int)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=Path("results/fidelity"))
     options = vars(parser.parse_args(arguments))

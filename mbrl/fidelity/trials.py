@@ -52,11 +52,14 @@ class Trial(kept.BaseTrial):
         steps: agent steps of the training frames.
         device: what learns and is measured: cpu, or a graphics card as torch names it, whose time
             then is what `minutes` count. A run may go on, and be measured, on another one.
+        updates: after how many a run ends, if its minutes are not over before: arms compared by
+            what they learn from as much, not in as much time. None: the minutes decide alone.
     """
 
     game: str
     steps: int
     device: str = "cpu"
+    updates: int | None = None
 
     @property
     def subject(self) -> str:
@@ -80,6 +83,7 @@ class Trial(kept.BaseTrial):
         command += self.overrides
         for name in ("seed", "minutes", "steps", "device", "out", "results"):
             command += [f"--{name}", f"{getattr(self, name)}"]
+        command += [] if self.updates is None else ["--updates", f"{self.updates}"]
         return [*command, *(["--quick"] if self.quick else [])]
 
     def config(self, env: EnvSettings) -> Config:
@@ -109,7 +113,8 @@ class Trial(kept.BaseTrial):
     def settings(self, env: EnvSettings) -> dict[str, Any]:
         """Everything that decides what comes out, save the budget, ready for JSON."""
         config = self.config(env).model_dump(mode="json", include={"seed", *_SECTIONS})
-        return {"steps": self.steps, "quick": self.quick, **config}
+        ends = {} if self.updates is None else {"updates": self.updates}
+        return {"steps": self.steps, "quick": self.quick, **ends, **config}
 
 
 def unheeded(overrides: Sequence[str]) -> str | None:
@@ -136,6 +141,7 @@ def plan(
     results: Path,
     quick: bool = False,
     device: str = "cpu",
+    updates: int | None = None,
 ) -> list[Trial]:
     """All trials, in the order in which they are worth most if the study is stopped.
 
@@ -152,11 +158,14 @@ def plan(
         results: folder of all games.
         quick: measure on a few frames only.
         device: as in `Trial`.
+        updates: as in `Trial`, at least 1.
 
     Raises:
         ConfigError: a number is out of range.
     """
     too_short = steps < FEWEST_STEPS
+    if updates is not None and updates < 1:
+        raise ConfigError(f"bench fidelity: expected at least one update, got --updates {updates}")
     if (seeds is not None and seeds < 1) or (minutes is not None and minutes <= 0) or too_short:
         raise ConfigError(
             f"bench fidelity: expected at least one seed, minutes above 0 and {FEWEST_STEPS} "
@@ -174,6 +183,7 @@ def plan(
             results=results,
             quick=quick,
             device=device,
+            updates=updates,
         )
         for name, seed in in_order(arms, ARMS, seeds)
     ]
