@@ -202,14 +202,16 @@ def write_result(trial: Trial, settings: Mapping[str, Any], made: Made) -> None:
     words = ["mbrl", "bench", "fidelity", trial.game, *trial.overrides, "--arms", trial.arm]
     words += ["--seeds", f"{trial.seed + 1}", "--minutes", f"{trial.minutes:g}"]
     words += ["--steps", f"{trial.steps}", *(["--quick"] if trial.quick else [])]
-    words += ["--device", trial.device] if trial.device != "cpu" else []
+    machine = provenance.machine(pick_device(trial.device))
+    if any("trained_on" in one for one in (machine, *made.spent.get("other_machines", ()))):
+        words += ["--device", "cuda"]
     words += [] if trial.updates is None else ["--updates", f"{trial.updates}"]
     result = {
         "game": trial.game,
         "arm": trial.arm,
         "seed": trial.seed,
         "command": shlex.join(words),
-        "machine": provenance.machine(pick_device(trial.device)),
+        "machine": machine,
         "cpu_minutes": trial.minutes,
         **made.spent,
         "parameters": made.parameters,
