@@ -135,7 +135,7 @@ class BudgetedTraining(ABC):
         """What training took, by what code and where else than here; for the result.
 
         `commit` is of the code that trained, `measured_by` of the one that is running, which
-        measures.
+        measures; `trained_here` is there, and false, if the machine that is running only measures.
         """
         elsewhere = [one for one in self.machines if one != self._here[1]]
         return {
@@ -146,6 +146,7 @@ class BudgetedTraining(ABC):
             "commit": ", ".join(self.commits),
             "measured_by": self._here[0],
             **({"other_machines": elsewhere} if elsewhere else {}),
+            **({} if self._here[1] in self.machines else {"trained_here": False}),
         }
 
     def _learn(self) -> dict[str, float]:

@@ -110,12 +110,17 @@ def read_trials(game: str, results: Path) -> list[Tree]:
 def _with_cost(trial: Tree) -> Tree:
     """A world model's trial with what training took: CPU milliseconds for each frame it was shown.
 
-    A frame is a row of a batch, decoded or not.
+    A frame is a row of a batch, decoded or not. A graphics card may be shared by any number of
+    runs, so times on one are left out, those of drawing too.
     """
     if trial["arm"] == SUPERVISED:
         return trial
-    cost = 1000 * trial["cpu_s"] / trial["rows"]
-    return {**trial, "measures": {**trial["measures"], "train_ms_per_frame": cost}}
+    measures = dict(trial["measures"])
+    if "trained_on" in trial["machine"]:
+        measures.pop("sample_ms_per_frame", None)
+    if not any("trained_on" in machine for machine in _machines([trial])):
+        measures["train_ms_per_frame"] = 1000 * trial["cpu_s"] / trial["rows"]
+    return {**trial, "measures": measures}
 
 
 def by_arm_and_seed(trials: Sequence[Tree], arms: Sequence[str]) -> list[Tree]:
@@ -194,9 +199,10 @@ def _about(arm: str, runs: Sequence[Tree]) -> Tree:
 
 
 def _machines(trials: Sequence[Tree]) -> Iterator[Tree]:
-    """Every machine that every trial was made on."""
+    """Every machine that every trial was trained on."""
     for trial in trials:
-        yield from (trial["machine"], *trial.get("other_machines", []))
+        here = [trial["machine"]] if trial.get("trained_here", True) else []
+        yield from (*here, *trial.get("other_machines", []))
 
 
 def _processor(machine: Tree) -> str:
