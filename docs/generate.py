@@ -135,7 +135,7 @@ def _commits(text: str) -> str:
 
 # The studies of the fidelity of decoders and of flows
 
-_PART = re.compile(r"(<!-- (?:fidelity|flows) (\w+) (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- (?:fidelity|flows) ([\w/]+) (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _CAPTIONS = {
     "samples": "Free-running samples of held-out frames, by arm.",
     "samples_variants": "The same of the variants.",
@@ -166,7 +166,8 @@ def fidelity(text: str) -> str:
     """docs/fidelity.md with its tables and pictures made anew.
 
     A part is `<!-- fidelity GAME PART --> ... <!-- end -->`, PART being a table's name (see
-    `mbrl.fidelity.tables.tables`), `origin` or `pictures`.
+    `mbrl.fidelity.tables.tables`), `origin` or `pictures`. `long/pong` is the game of a study whose
+    results are in `results/fidelity_long` and whose pictures are named `long_pong_*`.
 
     Raises:
         ValueError: the page has no parts, or one that nothing is known of.
@@ -194,8 +195,10 @@ def fidelity_part(game: str, part: str) -> str:
     from mbrl.fidelity.tables import TABLES, tables
 
     if part == "pictures":
-        return _links(PICTURES, "fidelity", game, _CAPTIONS)
-    return _table(FIDELITY, FIDELITY_RESULTS / f"{game}.json", part, TABLES, tables)
+        return _links(PICTURES, "fidelity", game.replace("/", "_"), _CAPTIONS)
+    study, _, game = game.rpartition("/")
+    results = FIDELITY_RESULTS.with_name(f"fidelity_{study}") if study else FIDELITY_RESULTS
+    return _table(FIDELITY, results / f"{game}.json", part, TABLES, tables)
 
 
 def flows_part(images: str, part: str) -> str:
@@ -238,6 +241,8 @@ def _table(
 def copy_pictures(study: Path, folder: Path | None = None) -> list[Path]:
     """Take the figures of a study's folder into a folder of docs (fidelity), named by its game.
 
+    Those of `runs/fidelity_long/pong` are named `long_pong_*`.
+
     Raises:
         FileNotFoundError: the folder holds none.
     """
@@ -246,7 +251,10 @@ def copy_pictures(study: Path, folder: Path | None = None) -> list[Path]:
         raise FileNotFoundError(f"{study}: expected a study's folder with figures/*.png")
     folder = folder or PICTURES
     folder.mkdir(exist_ok=True)
-    targets = [folder / f"{study.resolve().name}_{figure.name}" for figure in figures]
+    name, parent = study.resolve().name, study.resolve().parent.name
+    if parent.startswith("fidelity_"):
+        name = f"{parent.removeprefix('fidelity_')}_{name}"
+    targets = [folder / f"{name}_{figure.name}" for figure in figures]
     for figure, target in zip(figures, targets, strict=True):
         shutil.copyfile(figure, target)
     return targets

@@ -18,6 +18,7 @@ from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.fidelity.report import write_report
 from mbrl.fidelity.results import aggregate, look_up, read_trials, summarise
 from mbrl.fidelity.tables import cell, summary_rows, tables, terminal_table
+from mbrl.fidelity.trials import refuse_others
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,6 +92,39 @@ def test_tables_say_on_what_processor_an_arm_was_made_where_they_differ(tmp_path
         "PixelCNN": "AVX2; AVX512, bfloat16",
         "deconv, squared error": "not recorded",
     }
+
+
+CARD = {"vectors": "AVX512", "trained_on": "a card", "torch": "2"}
+
+
+def test_times_on_a_card_are_left_out_and_its_name_stands_for_the_processor(tmp_path: Path) -> None:
+    drawn = {"ball_recall": 1.0, "sample_ms_per_frame": 3.0}
+    write_trial(make_trial(tmp_path, device="cuda"), drawn, machine=CARD)
+    elsewhere = {"machine": {"vectors": "AVX2"}, "trained_here": False, "other_machines": [CARD]}
+    write_trial(make_trial(tmp_path, arm="deconv_mse", device="cuda"), drawn, **elsewhere)
+    write_trial(make_trial(tmp_path, arm="pixelcnn_past"), drawn, machine={"vectors": "AVX2"})
+    summary = aggregate(GAME.name, tmp_path / "results")
+    rows = summary_rows(summary)
+    shown = {row[0]: dict(zip(rows.head, row, strict=True)) for row in rows.rows}
+    card, moved, here = (
+        shown[ARMS[arm].title] for arm in ("pixelcnn", "deconv_mse", "pixelcnn_past")
+    )
+    assert (card["train, ms"], card["sample, ms"], card["processor"]) == ("–", "–", "a card")
+    assert (moved["train, ms"], moved["sample, ms"], moved["processor"]) == ("–", "3.0", "a card")
+    assert (here["train, ms"], here["processor"]) == ("3.8", "AVX2")  # 0.3 s for 80 rows
+    of_card, of_cpu = summary["command"].split(" && ")
+    assert "--arms pixelcnn,deconv_mse " in of_card and of_card.endswith("--device cuda")
+    assert "cuda" not in of_cpu
+
+
+def test_runs_that_end_by_updates_are_counted_without_minutes(tmp_path: Path) -> None:
+    write_trial(make_trial(tmp_path, updates=10), {"ball_recall": 1.0})
+    summary = aggregate(GAME.name, tmp_path / "results")
+    assert summary_rows(summary).rows[0][1:3] == ["1", "10"]
+    assert summary["command"].endswith("--updates 10")
+    refuse_others([make_trial(tmp_path, updates=10)], GAME.env)
+    with pytest.raises(ConfigError, match="updates: 10 became None"):
+        refuse_others([make_trial(tmp_path)], GAME.env)
 
 
 def test_a_game_without_memory_has_pictures_rates_and_drift_in_its_tables(tmp_path: Path) -> None:
@@ -321,6 +355,28 @@ def test_page_takes_tables_and_pictures_from_the_results(
     assert "commit `abc`; 2 cores, a processor" in made
     assert "](fidelity/synthetic_pong_samples.png)" in made
     assert generate.fidelity(made) == made
+
+
+def test_page_takes_a_study_of_another_kind_from_its_own_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = load_generator()
+    for folder, recall in (("fidelity", 0.5), ("fidelity_long", 0.75)):
+        write_trial(make_trial(tmp_path, results=tmp_path / folder), {"ball_recall": recall})
+        aggregate(GAME.name, tmp_path / folder)
+    monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "fidelity")
+    monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
+    study_folder = tmp_path / "runs" / "fidelity_long" / GAME.name
+    sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
+    generate.copy_pictures(study_folder)
+    page = "".join(
+        f"<!-- fidelity {name} {part} -->\n<!-- end -->\n"
+        for name in (GAME.name, f"long/{GAME.name}")
+        for part in ("main", "pictures")
+    )
+    ours, theirs = generate.fidelity(page).split(f"<!-- fidelity long/{GAME.name} main -->")
+    assert "| 0.50 |" in ours and "No pictures" in ours
+    assert "| 0.75 |" in theirs and "](fidelity/long_synthetic_pong_samples.png)" in theirs
 
 
 def test_page_without_parts_or_with_an_unknown_one_is_refused(tmp_path: Path) -> None:

@@ -219,6 +219,16 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint(
     assert before["study/updates"] in updates
 
 
+def test_a_trial_ends_after_its_updates_and_says_so(out: Path) -> None:
+    trial = make_trial(out, minutes=5.0, updates=6)
+    assert run(trial)
+    result = json.loads(trial.result_path.read_text())
+    assert result["updates"] == 8  # four at a time
+    assert result["cpu_s"] < 60
+    assert result["command"].endswith("--updates 6")
+    assert trial.command[-3:] == ["--updates", "6", "--quick"]
+
+
 def test_a_resumed_trial_equals_one_that_never_stopped(out: Path) -> None:
     with training(make_trial(out, seed=1)) as whole:
         begin = whole.learner.state_dict()

@@ -8,7 +8,7 @@ from tiny import model_settings
 
 from mbrl.config import LearnModelSettings
 from mbrl.episode import Episode
-from mbrl.errors import ReplayError, TrainingError
+from mbrl.errors import ConfigError, ReplayError, TrainingError
 from mbrl.learn_model import RemoteLearners, WorldModelLearner, pick_device, step_size
 from mbrl.replay import ReplayStore
 
@@ -161,6 +161,14 @@ def test_batches_must_divide_among_the_ranks(store):
 def test_auto_is_a_gpu_only_where_there_is_one():
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert pick_device("cpu").type == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    missing = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(
+        ConfigError, match=f"GPUs that PyTorch finds here, got {missing}; take auto"
+    ):
+        pick_device(missing)
 
 
 ATARI = {

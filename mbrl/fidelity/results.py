@@ -118,7 +118,7 @@ def _with_cost(trial: Tree) -> Tree:
     measures = dict(trial["measures"])
     if "trained_on" in trial["machine"]:
         measures.pop("sample_ms_per_frame", None)
-    if not any("trained_on" in machine for machine in _machines([trial])):
+    if not _on_a_card(trial):
         measures["train_ms_per_frame"] = 1000 * trial["cpu_s"] / trial["rows"]
     return {**trial, "measures": measures}
 
@@ -195,6 +195,7 @@ def _about(arm: str, runs: Sequence[Tree]) -> Tree:
         "updates": [run["updates"] for run in runs],
         "parameters": runs[0]["parameters"],
         "quick": any(run["settings"].get("quick", False) for run in runs),
+        "equal_updates": all("updates" in run["settings"] for run in runs),
     }
 
 
@@ -203,6 +204,11 @@ def _machines(trials: Sequence[Tree]) -> Iterator[Tree]:
     for trial in trials:
         here = [trial["machine"]] if trial.get("trained_here", True) else []
         yield from (*here, *trial.get("other_machines", []))
+
+
+def _on_a_card(trial: Tree) -> bool:
+    """Whether any of a trial was trained on a graphics card."""
+    return any("trained_on" in machine for machine in _machines([trial]))
 
 
 def _processor(machine: Tree) -> str:
@@ -219,17 +225,22 @@ def _command(game: str, trials: Sequence[Tree]) -> str:
     groups: dict[tuple[Any, ...], dict[str, int]] = {}  # arms of one budget, with their seeds
     for trial in trials:
         settings = trial["settings"]
-        quick = ("--quick",) if settings.get("quick") else ()
-        key = (trial["cpu_minutes"], settings["steps"], tuple(trial["overrides"]), quick)
+        ends = settings.get("updates")
+        options = [
+            *(["--quick"] if settings.get("quick") else []),
+            *(["--device", "cuda"] if _on_a_card(trial) else []),
+            *(["--updates", f"{ends}"] if ends else []),
+        ]
+        key = (trial["cpu_minutes"], settings["steps"], *map(tuple, (trial["overrides"], options)))
         arms = groups.setdefault(key, {})
         arms[trial["arm"]] = max(arms.get(trial["arm"], 0), trial["seed"] + 1)
     commands = []
-    for (minutes, steps, overrides, quick), arms in groups.items():
+    for (minutes, steps, overrides, options), arms in groups.items():
         for seeds in sorted(set(arms.values()), reverse=True):
             names = ",".join(arm for arm, count in arms.items() if count == seeds)
             words = ["mbrl", "bench", "fidelity", game, *overrides, "--arms", names]
             words += ["--seeds", f"{seeds}", "--minutes", f"{minutes:g}", "--steps", f"{steps}"]
-            commands.append(shlex.join([*words, *quick]))
+            commands.append(shlex.join([*words, *options]))
     return " && ".join(commands)
 
 

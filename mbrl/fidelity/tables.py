@@ -298,7 +298,9 @@ def cell(statistics: Mapping[str, Any] | None, digits: int) -> str:
 
 
 def budget(about: Mapping[str, Any]) -> str:
-    """Seeds and CPU minutes of an arm's runs, such as `3 × 30`."""
+    """Seeds and minutes of an arm's runs, `3 × 30`; `3` if a number of updates ended them."""
+    if about.get("equal_updates"):
+        return f"{len(about['seeds'])}"
     minutes = " or ".join(f"{value:g}" for value in about["cpu_minutes"])
     return f"{len(about['seeds'])} × {minutes}"
 
