@@ -2,6 +2,7 @@
 #
 #   make quickstart   install into .venv, then the main job: a dream agent against PPO on a real game
 #   make test         install the developer tools, then lint, types and tests
+#   make test-gpu     what only a graphics card can show, where there is one
 #   make fidelity     the study of decoders on Pong, all arms, two runs side by side: about 8 hours
 #   make flows        the study of flows on Pong, all arms, two runs side by side: about 4 hours
 #
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format bench fidelity flows clean
+.PHONY: help quickstart test test-gpu lint format bench fidelity flows clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,6 +28,9 @@ quickstart: $(VENV)/.installed
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu and not bench"
+
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
