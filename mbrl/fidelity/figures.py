@@ -220,7 +220,8 @@ def _title_and_range(axes: Axes, name: str, label: str) -> None:
     if name.endswith(("_recall", "_present", "f1/mean")):
         axes.set_ylim(-0.03, 1.03)
     else:
-        axes.set_ylim(bottom=0)
+        # the margin is a share of all that is shown, not of how little the numbers differ
+        axes.set_ylim(0, 1.08 * max(axes.dataLim.y1, 1e-6))
 
 
 def main_arms(summary: Summary) -> list[str]:
