@@ -149,7 +149,7 @@ _CAPTIONS = {
     "drift": "Dreams by horizon; thin lines are seeds.",
     "cost": "Fidelity against the cost of training; small marks are seeds. One processor, not "
     "always as fast: by that alone seeds of an arm differ.",
-    "learning": "Training over CPU minutes; every seed.",
+    "learning": "Training over its minutes; every seed.",
     "field": "By the number of layers; one seed.",
 }
 

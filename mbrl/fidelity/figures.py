@@ -150,7 +150,7 @@ def cost_figure(summary: Summary) -> Figure | None:
 
 
 def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Nats per frame and KL of training against CPU minutes, main arms, every seed."""
+    """Nats per frame and KL of training against its minutes, main arms, every seed."""
     models = [one for one in trials if one["arm"] != SUPERVISED]
     shown = [one for one in models if one["arm"] in ARMS and ARMS[one["arm"]].main] or models
     if not any(len(one["curve"]["cpu_minutes"]) > 1 for one in shown):
@@ -171,7 +171,7 @@ def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
                 axes.plot(
                     line["cpu_minutes"], y, color=colour(arm), linewidth=1.3, alpha=0.8, label=title
                 )
-            axes.set_xlabel("CPU minutes")
+            axes.set_xlabel("minutes of training")
             axes.set_title(label, fontsize=10, loc="left")
             axes.set_xlim(left=0)
             if name == "nats_per_frame":

@@ -137,7 +137,8 @@ def _protocol(summary: Summary) -> dict[str, str]:
     return {
         "game": str(summary["game"]),
         "frames": f"{' or '.join(f'{step:,}' for step in steps)} agent steps, the same for all",
-        "budget": "CPU minutes of one thread per run: `runs` in the tables is seeds × minutes",
+        "budget": "CPU minutes of one thread per run, or minutes on a graphics card: "
+        "`runs` in the tables is seeds × minutes",
         "measures": "held-out episodes; every measure is defined in docs/fidelity.md",
         "machine": machine_text(summary["machine"]),
         "commit": str(summary["commit"]),
