@@ -78,15 +78,15 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
 def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
     """Write the sheets of samples and dreams; each path with its caption.
 
-    Each arm is shown by its first seed, main arms before the others, those without pictures here
-    (results made elsewhere) left out.
+    Each arm is shown by its first seed that has pictures here (a result made elsewhere has none),
+    main arms before the others.
     """
     drawn: dict[str, Pictures] = {}
     mains = main_arms(summary)
     for arm in [*mains, *(arm for arm in summary["arms"] if arm not in mains)]:
-        about = summary["runs"][arm]
-        path = folder / f"{arm}-{about['seeds'][0]}" / "pictures.npz"
-        if path.exists():
+        seeds = summary["runs"][arm]["seeds"]
+        paths = [folder / f"{arm}-{seed}" / "pictures.npz" for seed in seeds]
+        if path := next(filter(Path.exists, paths), None):
             drawn[arm] = Pictures.read(path)
     if not drawn:
         return []
