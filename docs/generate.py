@@ -104,6 +104,7 @@ def _origin(result: Mapping[str, Any], path: Path = RESULTS, page: Path = README
         ", ".join(f"`{one}`" for one in (result.get("command") or "").split(" && ") if one),
         f"commit {_commits(result['commit'])}" if result.get("commit") else "",
         " and, of another kind, ".join(filter(None, map(_machine, machines))),
+        " and ".join(f"measured on {_machine(one)}" for one in result.get("measured_on", [])),
         f"[numbers of every seed]({Path(os.path.relpath(path, page.parent)).as_posix()})",
     ]  # fmt: skip
     return "From " + "; ".join(part for part in parts if part) + "."
@@ -112,7 +113,8 @@ def _origin(result: Mapping[str, Any], path: Path = RESULTS, page: Path = README
 def _machine(machine: Mapping[str, Any]) -> str:
     """A machine in a few words, as far as it is known."""
     cores = [f"{machine['cores']} cores"] if machine.get("cores") else []
-    return ", ".join([*cores, *(machine[name] for name in ("cpu", "vectors") if machine.get(name))])
+    named = [machine[name] for name in ("card", "cpu", "vectors") if machine.get(name)]
+    return ", ".join([*cores, *named])
 
 
 def readme(text: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Self
 import torch
 
 from mbrl import checkpoint, provenance
+from mbrl.device import pick_device
 from mbrl.errors import ConfigError
 from mbrl.progress import MetricsLog, read_metrics
 from mbrl.trials import BaseTrial
@@ -41,21 +42,24 @@ class BudgetedTraining(ABC):
         rows: learnt from so far.
         commits: of the code that trained.
         machines: that it trained on, as `mbrl.provenance.machine` says; what a CPU minute is worth
-            depends on them, and so does the precision. With `trained_on` if that was no CPU.
+            depends on them, and so does the precision.
+        device: that learns, or if it is not here, the one to measure with.
         over: learning has ended before its time.
     """
 
     at_once = 1
     """Updates of one call of `_update`, which ends when they have ended on the device, too."""
-    device = torch.device("cpu")
-    """What learns."""
 
-    def __init__(self, trial: BaseTrial, *, env_steps: int, group: str) -> None:
+    def __init__(
+        self, trial: BaseTrial, *, env_steps: int, group: str, device: torch.device | None = None
+    ) -> None:
         """Open the log, and take up the newest checkpoint if there is one.
 
-        What `_begin` needs has to be there before.
+        What `_begin` needs has to be there before. Without a `device`, it is the CPU.
         """
+        self.device = device or torch.device("cpu")
         self.run_dir, self.minutes = trial.run_dir, trial.minutes
+        self._wanted, self._ends_after = trial.device, trial.updates
         self.title = f"{trial.arm} seed {trial.seed}"
         self.env_steps, self.group = env_steps, group
         self.checkpoints = self.run_dir / "checkpoints"
@@ -109,27 +113,35 @@ class BudgetedTraining(ABC):
             signal.signal(number, handler)
         self.log.close()
 
-    def go_on(self) -> bool:
-        """Learn until the budget is used or a signal came; returns whether there is no more to do.
+    @property
+    def used_up(self) -> bool:
+        """Whether there is no more to do: time or updates are over, or learning is."""
+        enough = self._ends_after is not None and self.updates >= self._ends_after
+        return self.over or enough or self.cpu_s >= 60 * self.minutes
 
-        That is the case, too, if learning is `over` before its time.
+    def go_on(self) -> bool:
+        """Learn until the budget is used or a signal came; returns whether it is `used_up`.
+
+        Raises:
+            ConfigError: there is something to learn, and the card to learn it on is not here.
         """
-        budget = 60 * self.minutes
+        if not self.used_up:
+            pick_device(self._wanted)
         sums: dict[str, float] = {}
         updates, told, saved = 0, time.monotonic(), time.monotonic()
-        while self.cpu_s < budget and not self.over and not self._stop.is_set():
+        while not self.used_up and not self._stop.is_set():
             metrics = self._learn()
             updates += self.at_once
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value * self.at_once
-            over = self.cpu_s >= budget or self.over or self._stop.is_set()
+            over = self.used_up or self._stop.is_set()
             if time.monotonic() - told >= LINE_S or over:
                 self._tell({name: value / updates for name, value in sums.items()})
                 sums, updates, told = {}, 0, time.monotonic()
             if time.monotonic() - saved >= CHECKPOINT_S or over:
                 self._save()
                 saved = time.monotonic()
-        return self.cpu_s >= budget or self.over
+        return self.used_up
 
     def spent(self) -> dict[str, Any]:
         """What training took, by what code and where else than here; for the result.
@@ -145,9 +157,15 @@ class BudgetedTraining(ABC):
             "rows": self.rows,
             "commit": ", ".join(self.commits),
             "measured_by": self._here[0],
+            "machine": self._here[1],
             **({"other_machines": elsewhere} if elsewhere else {}),
             **({} if self._here[1] in self.machines else {"trained_here": False}),
         }
+
+    @property
+    def _unit(self) -> str:
+        """What minutes are of."""
+        return "CPU " if self._wanted == "cpu" else ""
 
     def _learn(self) -> dict[str, float]:
         commit, machine = self._here
@@ -172,7 +190,7 @@ class BudgetedTraining(ABC):
         self.log.write("train", self.env_steps, {**counts, **named})
         minutes, seconds = divmod(int(self.cpu_s), 60)
         print(
-            f"[{minutes}:{seconds:02d} of {self.minutes:g} CPU min] {self.title}: "
+            f"[{minutes}:{seconds:02d} of {self.minutes:g} {self._unit}min] {self.title}: "
             f"{self.updates:,} updates, {self._in_words(metrics)}",
             flush=True,
         )
@@ -195,9 +213,9 @@ class BudgetedTraining(ABC):
         if minutes > self.minutes and self.cpu_s >= 60 * self.minutes:
             self.log.close()
             raise ConfigError(
-                f"{self.run_dir}: expected a run of {self.minutes:g} CPU minutes at most, got one "
-                f"stopped after {self.cpu_s / 60:.3g} of {minutes:g}; go on with {minutes:g}, use "
-                f"another folder, or --force to make it anew"
+                f"{self.run_dir}: expected a run of {self.minutes:g} {self._unit}minutes at most, "
+                f"got one stopped after {self.cpu_s / 60:.3g} of {minutes:g}; go on with "
+                f"{minutes:g}, use another folder, or --force to make it anew"
             )
 
     def _resume(self) -> None:

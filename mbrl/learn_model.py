@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from agents import streams
 from mbrl.config import LearnModelSettings
+from mbrl.device import pick_device
 from mbrl.episode import SequenceBatch
-from mbrl.errors import ConfigError, TrainingError
+from mbrl.errors import TrainingError
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
 from mbrl.world_model.latent import Latent
@@ -29,24 +30,6 @@ from mbrl.world_model.model import Metrics, WorldModel
 from mbrl.world_model.settings import WorldModelSettings
 
 Space = spaces.Space[np.ndarray]
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device a learner in this process uses; "auto" takes a GPU if there is one.
-
-    Raises:
-        ConfigError: it is a GPU, and there is none of that number.
-    """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device: expected cpu or one of the {torch.cuda.device_count()} GPUs that PyTorch "
-            f"finds here, got {wanted}; take auto or cpu, or look why it finds none "
-            f"(python -c 'import torch; torch.cuda.init()')"
-        )
-    return device
 
 
 class _Loss(nn.Module):

@@ -70,19 +70,12 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
-def _card(device: "torch.device | None") -> dict[str, str]:
-    import torch
-
-    if device is None or device.type == "cpu":
-        return {}
-    return {"trained_on": torch.cuda.get_device_name(device), "torch": str(torch.__version__)}
-
-
-def machine(trained_on: "torch.device | None" = None) -> dict[str, Any]:
+def machine(device: "torch.device | None" = None) -> dict[str, Any]:
     """Kind of machine.
 
     CPU model, its vector instructions and whether it computes in bfloat16, cores this process may
-    use, memory, GPUs, system, Python; and the graphics card, if one was `trained_on`.
+    use, memory, GPUs, system, Python; and the `card` that is used with the version of torch that
+    runs there, if `device` is one.
     """
     import torch
 
@@ -102,7 +95,11 @@ def machine(trained_on: "torch.device | None" = None) -> dict[str, Any]:
         "gpus": _gpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **_card(trained_on),
+        **(
+            {"card": torch.cuda.get_device_name(device), "torch": str(torch.__version__)}
+            if device is not None and device.type == "cuda"
+            else {}
+        ),
     }
 
 

@@ -26,11 +26,12 @@ from mbrl.actors import (
 )
 from mbrl.collect import Receipt
 from mbrl.config import Config
+from mbrl.device import pick_device
 from mbrl.dream_video import write_dream_video
 from mbrl.errors import TrainingError
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.imagine import DreamEnv
-from mbrl.learn_model import RemoteLearners, WorldModelLearner, pick_device
+from mbrl.learn_model import RemoteLearners, WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import Run
 from mbrl.seeding import seed

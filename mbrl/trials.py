@@ -45,11 +45,15 @@ class BaseTrial(ABC):
     Attributes:
         arm: a name among the study's arms.
         seed: of everything that is drawn; what is learnt from is the same for all.
-        minutes: CPU minutes of training.
+        minutes: of training; CPU minutes if that is what learns.
         overrides: `key=value` on top of the arm.
         out: folder of the runs, figures and report.
         results: folder with one folder of results per subject.
         quick: measure on a little only, to try things out.
+        device: what learns: "cpu", one core of it, or "cuda" (or "cuda:1"), a graphics card that
+            runs may share, whose `minutes` are those that pass. Measuring needs no card.
+        updates: after how many a run ends, if its minutes are not over before: arms compared by
+            what they learn from as much, not in as much time. None: the minutes decide alone.
     """
 
     arm: str
@@ -59,6 +63,13 @@ class BaseTrial(ABC):
     out: Path
     results: Path
     quick: bool = False
+    device: str = "cpu"
+    updates: int | None = None
+
+    @property
+    def on_a_card(self) -> bool:
+        """Whether a graphics card learns."""
+        return self.device != "cpu"
 
     @property
     @abstractmethod
@@ -184,7 +195,8 @@ def child(trial: BaseTrial, title: str, measures: int) -> Child:
     def summary() -> str:
         result = read_result(trial.result_path) or {}
         return (
-            f"{result['updates']:,} updates in {trial.minutes:g} CPU minutes "
+            f"{result['updates']:,} updates in {result['cpu_s'] / 60:.3g} "
+            f"{'minutes of a card' if trial.on_a_card else 'CPU minutes'} "
             f"({result['wall_time_s'] / 60:.1f} minutes), see {trial.result_path}"
         )
 

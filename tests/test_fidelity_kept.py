@@ -1,12 +1,15 @@
 """Results that are there already are kept, gone on with, or refused; they are never mixed up."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fidelity_trials import GAME, TINY, make_trial, write_trial
 
+from mbrl import provenance
 from mbrl.budget import BudgetedTraining
 from mbrl.errors import ConfigError
 from mbrl.fidelity.results import aggregate
@@ -108,6 +111,63 @@ def test_a_budget_that_an_update_went_beyond_is_used_up_and_no_other_one(tmp_pat
     stopped(tmp_path, minutes=2.0, after=2.1)
     with Counting(make_trial(tmp_path, minutes=2.0), env_steps=800, group="x") as run:
         assert run.go_on()
+
+
+class Waiting(Counting):
+    """An update waits for a twentieth of a second."""
+
+    def _update(self) -> dict[str, float]:
+        time.sleep(0.05)
+        self.updates += 1
+        return {}
+
+
+@pytest.mark.parametrize(("device", "least", "most"), [("cpu", 0.0, 0.04), ("meta", 0.1, 5.0)])
+def test_waiting_counts_on_a_card_and_not_on_a_cpu(
+    tmp_path: Path, device: str, least: float, most: float
+) -> None:
+    trial = make_trial(tmp_path, minutes=1.0, updates=2)
+    with Waiting(trial, env_steps=800, group="x", device=torch.device(device)) as run:
+        assert run.go_on()
+    assert run.updates == 2
+    assert least <= run.cpu_s < most
+
+
+def test_a_run_that_was_trained_elsewhere_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "machine", lambda device: {"card": "a card"})
+    trial = make_trial(tmp_path, minutes=1.0, updates=1)
+    with Waiting(trial, env_steps=800, group="x") as run:
+        run.go_on()
+        assert "trained_here" not in run.spent()
+    monkeypatch.undo()
+    with Waiting(trial, env_steps=800, group="x") as run:
+        spent = run.spent()
+        run._learn()
+        assert "trained_here" not in run.spent()
+    assert spent["trained_here"] is False
+    assert spent["machine"] != {"card": "a card"} == spent["other_machines"][0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_without_its_card_a_run_is_measured_but_does_not_go_on(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, minutes=1.0, updates=2, device="cuda")
+    with Waiting(trial, env_steps=800, group="x") as run:
+        with pytest.raises(ConfigError, match="GPUs that PyTorch finds here, got cuda"):
+            run.go_on()
+        run.updates = 2
+        assert run.go_on()
+
+
+def test_a_result_of_a_core_is_not_gone_on_with_on_a_card(tmp_path: Path) -> None:
+    write_trial(make_trial(tmp_path))
+    with pytest.raises(ConfigError, match="device: None became cuda"):
+        refuse_others([make_trial(tmp_path, device="cuda:1")], GAME.env)
+    write_trial(make_trial(tmp_path, seed=1, device="cuda"))
+    refuse_others([make_trial(tmp_path, seed=1, device="cuda:1")], GAME.env)
+    with pytest.raises(ConfigError, match="device: cuda became None"):
+        refuse_others([make_trial(tmp_path, seed=1)], GAME.env)
 
 
 def test_a_setting_that_did_not_exist_counts_with_its_default(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_tables_say_on_what_processor_an_arm_was_made_where_they_differ(tmp_path
     }
 
 
-CARD = {"vectors": "AVX512", "trained_on": "a card", "torch": "2"}
+CARD = {"vectors": "AVX512", "card": "a card", "torch": "2"}
 
 
 def test_times_on_a_card_are_left_out_and_its_name_stands_for_the_processor(tmp_path: Path) -> None:
@@ -107,6 +107,7 @@ def test_times_on_a_card_are_left_out_and_its_name_stands_for_the_processor(tmp_
     assert (card["train, ms"], card["sample, ms"], card["processor"]) == ("–", "–", "a card")
     assert (moved["train, ms"], moved["sample, ms"], moved["processor"]) == ("–", "3.0", "a card")
     assert (here["train, ms"], here["processor"]) == ("3.8", "AVX2")  # 0.3 s for 80 rows
+    assert summary["measured_on"] == [{"vectors": "AVX2"}]
     of_card, of_cpu = summary["command"].split(" && ")
     assert "--arms pixelcnn,deconv_mse " in of_card and of_card.endswith("--device cuda")
     assert "cuda" not in of_cpu
@@ -117,6 +118,9 @@ def test_runs_that_end_by_updates_are_counted_without_minutes(tmp_path: Path) ->
     summary = aggregate(GAME.name, tmp_path / "results")
     assert summary_rows(summary).rows[0][1:3] == ["1", "10"]
     assert summary["command"].endswith("--updates 10")
+    write_trial(make_trial(tmp_path, seed=1, updates=20), {"ball_recall": 1.0}, updates=12)
+    stopped_by_time = summary_rows(aggregate(GAME.name, tmp_path / "results"))
+    assert stopped_by_time.rows[0][1:3] == ["2 × 0.005", "10–12"]
     refuse_others([make_trial(tmp_path, updates=10)], GAME.env)
     with pytest.raises(ConfigError, match="updates: 10 became None"):
         refuse_others([make_trial(tmp_path)], GAME.env)

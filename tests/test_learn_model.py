@@ -7,9 +7,10 @@ from gymnasium import spaces
 from tiny import model_settings
 
 from mbrl.config import LearnModelSettings
+from mbrl.device import pick_device, reachable
 from mbrl.episode import Episode
 from mbrl.errors import ConfigError, ReplayError, TrainingError
-from mbrl.learn_model import RemoteLearners, WorldModelLearner, pick_device, step_size
+from mbrl.learn_model import RemoteLearners, WorldModelLearner, step_size
 from mbrl.replay import ReplayStore
 
 OBS, ACTIONS = spaces.Box(0, 1, (8, 8, 2), np.uint8), spaces.Discrete(3)
@@ -169,6 +170,13 @@ def test_a_gpu_that_is_not_there_is_refused():
         ConfigError, match=f"GPUs that PyTorch finds here, got {missing}; take auto"
     ):
         pick_device(missing)
+    assert reachable(missing).type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:x", ""])
+def test_a_device_of_another_name_is_refused(name):
+    with pytest.raises(ConfigError, match=f"expected cpu, auto, cuda or cuda:N, got {name}"):
+        pick_device(name)
 
 
 ATARI = {

@@ -1,8 +1,8 @@
 """Results of a study: every trial's JSON of one game in, `results/fidelity/<game>.json` out.
 
     {game, measures_version, arms: {arm: {measure: {mean, ci95, per_seed}}},
-     runs: {arm: {title, seeds, cpu_minutes, updates, parameters, processors, trained_on}},
-     seeds, command, commit, machine}
+     runs: {arm: {title, seeds, cpu_minutes, updates, equal_updates, parameters, processors,
+     trained_on}}, seeds, command, commit, machine, other_machines, measured_on}
 
 The file is made anew from all trials that are there, whoever made them, so it never disagrees with
 them. `trained_on` is of each seed. Measures keep their tree: `drift: {"15": {ball_recall: {mean,
@@ -50,7 +50,7 @@ def aggregate(game: str, results: Path) -> Tree:
     summary = {
         "game": game,
         "measures_version": MEASURES,
-        **combined(trials, _about, _command(game, trials)),
+        **combined(trials, _about, _command(game, trials, results)),
     }
     write_atomically(results / f"{game}.json", json.dumps(summary, indent=1, allow_nan=False))
     return summary
@@ -70,6 +70,7 @@ def combined(
     for trial in trials:
         by_arm.setdefault(trial["arm"], []).append(trial)
     machines = distinct(_machines(trials))
+    elsewhere = distinct(one["machine"] for one in trials if not one.get("trained_here", True))
     return {
         "arms": {arm: summarise([one["measures"] for one in runs]) for arm, runs in by_arm.items()},
         "runs": {
@@ -94,6 +95,7 @@ def combined(
         ),
         "machine": machines[0],
         **({"other_machines": machines[1:]} if machines[1:] else {}),
+        **({"measured_on": elsewhere} if elsewhere else {}),
     }
 
 
@@ -116,7 +118,7 @@ def _with_cost(trial: Tree) -> Tree:
     if trial["arm"] == SUPERVISED:
         return trial
     measures = dict(trial["measures"])
-    if "trained_on" in trial["machine"]:
+    if "card" in trial["machine"]:  # measured on one
         measures.pop("sample_ms_per_frame", None)
     if not _on_a_card(trial):
         measures["train_ms_per_frame"] = 1000 * trial["cpu_s"] / trial["rows"]
@@ -195,7 +197,9 @@ def _about(arm: str, runs: Sequence[Tree]) -> Tree:
         "updates": [run["updates"] for run in runs],
         "parameters": runs[0]["parameters"],
         "quick": any(run["settings"].get("quick", False) for run in runs),
-        "equal_updates": all("updates" in run["settings"] for run in runs),
+        "equal_updates": all(
+            run["updates"] >= run["settings"].get("updates", math.inf) for run in runs
+        ),
     }
 
 
@@ -208,20 +212,26 @@ def _machines(trials: Sequence[Tree]) -> Iterator[Tree]:
 
 def _on_a_card(trial: Tree) -> bool:
     """Whether any of a trial was trained on a graphics card."""
-    return any("trained_on" in machine for machine in _machines([trial]))
+    return bool(trial["settings"].get("device", "cpu") != "cpu")
 
 
 def _processor(machine: Tree) -> str:
     """What of a machine decides how much a minute is worth, as far as it was recorded."""
-    if "trained_on" in machine:
-        return str(machine["trained_on"])
+    if "card" in machine:
+        return str(machine["card"])
     if "vectors" not in machine:
         return "not recorded"
     return f"{machine['vectors']}, bfloat16" if machine.get("bfloat16") else machine["vectors"]
 
 
-def _command(game: str, trials: Sequence[Tree]) -> str:
-    """The shortest commands that make all of it, joined by &&."""
+def _command(game: str, trials: Sequence[Tree], results: Path) -> str:
+    """The shortest commands that make all of it, joined by &&.
+
+    A folder beside `results/fidelity`, such as `results/fidelity_long`, is named, and one for runs.
+    """
+    name, elsewhere = results.name, list[str]()
+    if name.startswith("fidelity_"):
+        elsewhere = ["--results", f"results/{name}", "--out", f"runs/{name}/{game}"]
     groups: dict[tuple[Any, ...], dict[str, int]] = {}  # arms of one budget, with their seeds
     for trial in trials:
         settings = trial["settings"]
@@ -230,8 +240,9 @@ def _command(game: str, trials: Sequence[Tree]) -> str:
             *(["--quick"] if settings.get("quick") else []),
             *(["--device", "cuda"] if _on_a_card(trial) else []),
             *(["--updates", f"{ends}"] if ends else []),
+            *elsewhere,
         ]
-        key = (trial["cpu_minutes"], settings["steps"], *map(tuple, (trial["overrides"], options)))
+        key = (trial["cpu_minutes"], settings["steps"], tuple(trial["overrides"]), tuple(options))
         arms = groups.setdefault(key, {})
         arms[trial["arm"]] = max(arms.get(trial["arm"], 0), trial["seed"] + 1)
     commands = []

@@ -65,10 +65,8 @@ def study(
     """
     console = Console()
     known = find_game(game)
-    if device != "cpu":
-        from mbrl.learn_model import pick_device
-
-        pick_device(device)
+    if device == "auto":  # a study has to be on one kind, and to say on which
+        raise ConfigError("bench fidelity: expected --device cpu, cuda or cuda:N, got auto")
     if jobs < 1:
         raise ConfigError(f"bench fidelity: expected at least one job, got --jobs {jobs}")
     folder = out or Path("runs") / "fidelity" / game
@@ -86,7 +84,12 @@ def study(
         updates=updates,
     )
     refuse_others(trials, known.env, force)
-    if not all(map(is_done, trials)):
+    missing = [trial for trial in trials if not is_done(trial)]
+    if any(not (trial.run_dir / "checkpoints").exists() for trial in missing):
+        from mbrl.device import pick_device
+
+        pick_device(device)  # before anything is collected; what is begun may only need measuring
+    if missing:
         _collect(known, trials[0])
     failed = run_all(
         [child(trial, f"{trial.game} {trial.arm} seed {trial.seed}", MEASURES) for trial in trials],

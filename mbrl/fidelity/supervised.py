@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, silu
 
 from mbrl.budget import BudgetedTraining
+from mbrl.device import reachable
 from mbrl.errors import ConfigError
 from mbrl.fidelity.probes import Labels, Targets, classification_report, not_seen_in
 from mbrl.fidelity.readout import read_variables
-from mbrl.learn_model import pick_device
 from mbrl.seeding import seed as derive
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.settings import EncoderSettings
@@ -125,18 +125,18 @@ class SupervisedTraining(BudgetedTraining):
             )
         labels = frames.ram[:, [game.variables[name].index for name in names]].astype(np.int64)
         classes = [np.unique(column) for column in labels.T]
-        self.obs, self.seed, self.device = frames.obs, trial.seed, pick_device(trial.device)
+        self.obs, self.seed, device = frames.obs, trial.seed, reachable(trial.device)
         self.labels = torch.as_tensor(
             np.stack([np.searchsorted(c, y) for c, y in zip(classes, labels.T, strict=True)], 1),
-            device=self.device,
+            device=device,
         )
         height, width, channels = frames.obs.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(trial.seed, "supervised/weights"))
             reader = LabelReader((channels, height, width), settings, names, classes)
-        self.reader = reader.to(self.device)
+        self.reader = reader.to(device)
         self.optimizer = torch.optim.Adam(self.reader.parameters(), lr=LEARNING_RATE, fused=True)
-        super().__init__(trial, env_steps=trial.steps, group="supervised")
+        super().__init__(trial, env_steps=trial.steps, group="supervised", device=device)
 
     @property
     def updates(self) -> int:

@@ -25,9 +25,9 @@ from torch import nn
 
 from envs import make_env
 from envs.errors import EnvError
-from mbrl import provenance
 from mbrl.budget import BudgetedTraining, curve
 from mbrl.config import Config
+from mbrl.device import reachable
 from mbrl.errors import MbrlError
 from mbrl.fidelity.arms import SUPERVISED
 from mbrl.fidelity.frames import collect_frames, load_frames
@@ -37,7 +37,7 @@ from mbrl.fidelity.pictures import draw
 from mbrl.fidelity.scene import require_backdrops
 from mbrl.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.fidelity.trials import MEASURES, Trial, is_done, refuse_others
-from mbrl.learn_model import WorldModelLearner, pick_device
+from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import lock_folder, write_atomically
 
@@ -163,10 +163,11 @@ class Training(BudgetedTraining):
             capacity_steps=max(1, sum(episode.rows for episode in store.episodes())),
             ring_directory=None,
             root_seed=trial.seed,
-            device=trial.device,
+            device=str(reachable(trial.device)),
         )
-        self.device = self.learner.device
-        super().__init__(trial, env_steps=trial.steps, group="world_model")
+        super().__init__(
+            trial, env_steps=trial.steps, group="world_model", device=self.learner.device
+        )
 
     def __exit__(self, *problem: object) -> None:
         """Let go of the ring as well."""
@@ -182,7 +183,6 @@ class Training(BudgetedTraining):
         metrics, _ = self.learner.learn(UPDATES_AT_ONCE)
         learn = self.learner.settings
         self.rows += UPDATES_AT_ONCE * learn.batch_size * learn.sequence_length
-        self.over = self.trial.updates is not None and self.updates >= self.trial.updates
         return metrics
 
     def _state(self) -> dict[str, Any]:
@@ -202,16 +202,13 @@ def write_result(trial: Trial, settings: Mapping[str, Any], made: Made) -> None:
     words = ["mbrl", "bench", "fidelity", trial.game, *trial.overrides, "--arms", trial.arm]
     words += ["--seeds", f"{trial.seed + 1}", "--minutes", f"{trial.minutes:g}"]
     words += ["--steps", f"{trial.steps}", *(["--quick"] if trial.quick else [])]
-    machine = provenance.machine(pick_device(trial.device))
-    if any("trained_on" in one for one in (machine, *made.spent.get("other_machines", ()))):
-        words += ["--device", "cuda"]
+    words += ["--device", "cuda"] if trial.on_a_card else []
     words += [] if trial.updates is None else ["--updates", f"{trial.updates}"]
     result = {
         "game": trial.game,
         "arm": trial.arm,
         "seed": trial.seed,
         "command": shlex.join(words),
-        "machine": machine,
         "cpu_minutes": trial.minutes,
         **made.spent,
         "parameters": made.parameters,

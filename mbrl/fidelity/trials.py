@@ -50,16 +50,10 @@ class Trial(kept.BaseTrial):
     Attributes:
         game: a name in `GAMES`.
         steps: agent steps of the training frames.
-        device: what learns and is measured: cpu, or a graphics card as torch names it, whose time
-            then is what `minutes` count. A run may go on, and be measured, on another one.
-        updates: after how many a run ends, if its minutes are not over before: arms compared by
-            what they learn from as much, not in as much time. None: the minutes decide alone.
     """
 
     game: str
     steps: int
-    device: str = "cpu"
-    updates: int | None = None
 
     @property
     def subject(self) -> str:
@@ -111,10 +105,14 @@ class Trial(kept.BaseTrial):
         return config.model_copy(update=changes)
 
     def settings(self, env: EnvSettings) -> dict[str, Any]:
-        """Everything that decides what comes out, save the budget, ready for JSON."""
+        """Everything that decides what comes out, save the minutes, ready for JSON.
+
+        The kind of device is in it, as minutes of a card and of a core are not worth the same.
+        """
         config = self.config(env).model_dump(mode="json", include={"seed", *_SECTIONS})
+        card = {"device": "cuda"} if self.on_a_card else {}
         ends = {} if self.updates is None else {"updates": self.updates}
-        return {"steps": self.steps, "quick": self.quick, **ends, **config}
+        return {"steps": self.steps, "quick": self.quick, **card, **ends, **config}
 
 
 def unheeded(overrides: Sequence[str]) -> str | None:

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 
 from envs.errors import EnvError
-from mbrl import provenance
 from mbrl.budget import curve
 from mbrl.errors import MbrlError
 from mbrl.flows.bits import diverged
@@ -129,7 +128,6 @@ def write_result(
         "arm": trial.arm,
         "seed": trial.seed,
         "command": shlex.join(words),
-        "machine": provenance.machine(),
         "cpu_minutes": trial.minutes,
         **spent,
         "parameters": sum(weight.numel() for weight in training.flow.parameters()),
