@@ -140,7 +140,7 @@ def _commits(text: str) -> str:
 _PART = re.compile(r"(<!-- (?:fidelity|flows) ([\w/]+) (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _CAPTIONS = {
     "samples": "Free-running samples of held-out frames, by arm.",
-    "samples_variants": "The same of the variants.",
+    "samples_variants": "Free-running samples of held-out frames, by variant.",
     "dream_1": "A dream: 16 real frames, then only the real actions.",
     "dream_2": "Another.",
     "dream_3": "Another.",

@@ -207,7 +207,8 @@ class Run:
         write_atomically(self.dir / "config.yaml", config_file.dump(self.config))
         path = self.dir / "provenance.json"
         made_by = json.loads(path.read_text()) if path.exists() else []
-        if (now := provenance.provenance()) not in made_by:
+        now = {**provenance.provenance(), "device": self.config.device}
+        if now not in made_by:
             write_atomically(path, json.dumps([*made_by, now], indent=1))
 
 

@@ -18,6 +18,7 @@ from mbrl import checkpoint
 from mbrl.__main__ import main
 from mbrl.errors import ConfigError
 from mbrl.fidelity import trial as trial_module
+from mbrl.fidelity.arms import SUPERVISED
 from mbrl.fidelity.frames import collect_frames
 from mbrl.fidelity.games import GAMES
 from mbrl.fidelity.measure import Sizes
@@ -128,6 +129,10 @@ def test_the_command_trains_measures_and_reports_and_then_has_nothing_left_to_do
         (["pong", "--minutes", "0"], "minutes above 0"),
         (["pong", "--steps", "100"], "800 steps"),
         (["pong", "--jobs", "0"], "at least one job"),
+        (["pong", "--updates", "0"], "at least one update"),
+        (["pong", "--device", "cuda:99"], "GPUs that PyTorch finds here, got cuda:99"),
+        (["pong", "--device", "gpu"], "got gpu"),
+        (["pong", "--device", "auto"], "--device cpu, cuda or cuda:N, got auto"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_sentence(
@@ -219,11 +224,16 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint(
     assert before["study/updates"] in updates
 
 
-def test_a_trial_ends_after_its_updates_and_says_so(out: Path) -> None:
-    trial = make_trial(out, minutes=5.0, updates=6)
+@pytest.mark.parametrize(
+    ("arm", "overrides", "ends"), [("pixelcnn", TINY, 8), (SUPERVISED, (), 16)]
+)
+def test_a_trial_ends_after_its_updates_and_says_so(
+    out: Path, arm: str, overrides: tuple[str, ...], ends: int
+) -> None:
+    trial = make_trial(out, arm=arm, overrides=overrides, minutes=5.0, updates=6)
     assert run(trial)
     result = json.loads(trial.result_path.read_text())
-    assert result["updates"] == 8  # four at a time
+    assert result["updates"] == ends  # 4 or 16 at a time
     assert result["cpu_s"] < 60
     assert result["command"].endswith("--updates 6")
     assert trial.command[-3:] == ["--updates", "6", "--quick"]
