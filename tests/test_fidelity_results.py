@@ -118,6 +118,11 @@ def test_runs_that_end_by_updates_are_counted_without_minutes(tmp_path: Path) ->
     summary = aggregate(GAME.name, tmp_path / "results")
     assert summary_rows(summary).rows[0][1:3] == ["1", "10"]
     assert summary["command"].endswith("--updates 10")
+    beside = tmp_path / "fidelity_long"
+    write_trial(make_trial(tmp_path, results=beside), {"ball_recall": 1.0})
+    assert aggregate(GAME.name, beside)["command"].endswith(
+        "--results results/fidelity_long --out runs/fidelity_long/synthetic_pong"
+    )
     write_trial(make_trial(tmp_path, seed=1, updates=20), {"ball_recall": 1.0}, updates=12)
     stopped_by_time = summary_rows(aggregate(GAME.name, tmp_path / "results"))
     assert stopped_by_time.rows[0][1:3] == ["2 × 0.005", "10–12"]

@@ -20,7 +20,7 @@ import numpy as np
 
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import ARMS, SUPERVISED
-from mbrl.fidelity.trials import MEASURES
+from mbrl.fidelity.trials import MEASURES, named_folders
 from mbrl.run import write_atomically
 from mbrl.stats import stratified_bootstrap_ci
 from mbrl.trials import is_current, read_result
@@ -225,13 +225,7 @@ def _processor(machine: Tree) -> str:
 
 
 def _command(game: str, trials: Sequence[Tree], results: Path) -> str:
-    """The shortest commands that make all of it, joined by &&.
-
-    A folder beside `results/fidelity`, such as `results/fidelity_long`, is named, and one for runs.
-    """
-    name, elsewhere = results.name, list[str]()
-    if name.startswith("fidelity_"):
-        elsewhere = ["--results", f"results/{name}", "--out", f"runs/{name}/{game}"]
+    """The shortest commands that make all of it, joined by &&."""
     groups: dict[tuple[Any, ...], dict[str, int]] = {}  # arms of one budget, with their seeds
     for trial in trials:
         settings = trial["settings"]
@@ -240,7 +234,7 @@ def _command(game: str, trials: Sequence[Tree], results: Path) -> str:
             *(["--quick"] if settings.get("quick") else []),
             *(["--device", "cuda"] if _on_a_card(trial) else []),
             *(["--updates", f"{ends}"] if ends else []),
-            *elsewhere,
+            *named_folders(results, game),
         ]
         key = (trial["cpu_minutes"], settings["steps"], tuple(trial["overrides"]), tuple(options))
         arms = groups.setdefault(key, {})

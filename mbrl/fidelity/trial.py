@@ -36,7 +36,7 @@ from mbrl.fidelity.measure import Sizes, measure, plain
 from mbrl.fidelity.pictures import draw
 from mbrl.fidelity.scene import require_backdrops
 from mbrl.fidelity.supervised import SupervisedTraining, supervised_report
-from mbrl.fidelity.trials import MEASURES, Trial, is_done, refuse_others
+from mbrl.fidelity.trials import MEASURES, Trial, is_done, named_folders, refuse_others
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import lock_folder, write_atomically
@@ -204,6 +204,7 @@ def write_result(trial: Trial, settings: Mapping[str, Any], made: Made) -> None:
     words += ["--steps", f"{trial.steps}", *(["--quick"] if trial.quick else [])]
     words += ["--device", "cuda"] if trial.on_a_card else []
     words += [] if trial.updates is None else ["--updates", f"{trial.updates}"]
+    words += named_folders(trial.results, trial.game)
     result = {
         "game": trial.game,
         "arm": trial.arm,

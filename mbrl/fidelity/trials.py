@@ -25,7 +25,8 @@ from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import ARMS, SUPERVISED
 from mbrl.world_model.settings import WorldModelSettings
 
-BASE = "fidelity.yaml"
+_STUDY = "fidelity"
+BASE = f"{_STUDY}.yaml"
 MEASURES = 3
 """Version of `mbrl.fidelity.measure`: raised when a number changes its meaning. Without one: 1."""
 FEWEST_STEPS = 800
@@ -113,6 +114,13 @@ class Trial(kept.BaseTrial):
         card = {"device": "cuda"} if self.on_a_card else {}
         ends = {} if self.updates is None else {"updates": self.updates}
         return {"steps": self.steps, "quick": self.quick, **card, **ends, **config}
+
+
+def named_folders(results: Path, game: str) -> list[str]:
+    """Options for folders beside the usual ones, such as `results/fidelity_long`, else none."""
+    if not results.name.startswith(f"{_STUDY}_"):
+        return []
+    return ["--results", f"results/{results.name}", "--out", f"runs/{results.name}/{game}"]
 
 
 def unheeded(overrides: Sequence[str]) -> str | None:
