@@ -36,7 +36,7 @@ mistakes are reported at once, each with its file and line. Only `true` and `fal
 `no` and `on` are text. `null` means "not given".
 
 A run folder belongs to its settings: another command on the same folder is refused, unless only
-`env_steps`, `name` or something under `run` differs.
+`env_steps`, `device`, `name` or something under `run` differs.
 """
 
 

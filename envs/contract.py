@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from envs.errors import EnvError
 from envs.make import make_env
 from envs.settings import EnvSettings
 
@@ -77,11 +78,10 @@ def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvRe
         The report. Broken promises are in it, not raised.
 
     Raises:
-        EnvError: the environment cannot be made at all.
-        ValueError: `steps` is not positive.
+        EnvError: the environment cannot be made at all, or `steps` is not positive.
     """
     if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+        raise EnvError(f"check-env --steps: expected at least 1, got {steps}")
     env, copy = make_env(settings), make_env(settings)
     compared = min(steps, COMPARED_STEPS)
     try:

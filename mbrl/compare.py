@@ -67,7 +67,7 @@ def compare(
             f"compare: expected distinct agents out of {', '.join(AGENTS)}, at least one seed "
             f"and job, got agents {','.join(agents)}, {seeds} seeds, {jobs} jobs"
         )
-    given: list[str] = [*overrides, *([f"env_steps={env_steps}"] if env_steps else [])]
+    given: list[str] = [*overrides, *([] if env_steps is None else [f"env_steps={env_steps}"])]
     config = load(config_path, given)
     for agent in agents:
         load(config_path, [*given, f"agent={agent}"])

@@ -22,10 +22,11 @@ def pick_device(wanted: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
     if not _is_there(device):
+        found = torch.cuda.device_count()
         raise ConfigError(
-            f"device: expected cpu or one of the {torch.cuda.device_count()} GPUs that PyTorch "
-            f"finds here, got {wanted}; take auto or cpu, or look why it finds none "
-            f"(python -c 'import torch; torch.cuda.init()')"
+            f"device: expected one that PyTorch finds, got {wanted}; it finds "
+            f"{'no GPU' if found == 0 else f'cuda:0 to cuda:{found - 1}'} here; take cpu, or look "
+            f"why (python -c 'import torch; torch.cuda.init()')"
         )
     return device
 

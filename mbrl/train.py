@@ -50,6 +50,7 @@ def train(config: Config) -> dict[str, Any]:
             checkpointed before is on disk.
         SystemExit: with code 0, after a checkpoint, when a signal asked the run to stop.
     """
+    pick_device(config.device)  # before there is a folder
     run = Run(config)
     with run:
         if run.finished:

@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from envs import EnvSettings
 from envs.contract import check_env, describe_limits, format_report
+from envs.errors import EnvError
 
 IMAGE = spaces.Box(0, 255, (8, 8, 3), np.uint8)
 
@@ -162,5 +163,5 @@ def test_the_report_shows_problems_and_limits() -> None:
 
 
 def test_steps_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+    with pytest.raises(EnvError, match="steps: expected at least 1, got 0"):
         check_env(settings_for(""), steps=0)

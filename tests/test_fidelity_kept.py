@@ -154,7 +154,7 @@ def test_a_run_that_was_trained_elsewhere_says_so(
 def test_without_its_card_a_run_is_measured_but_does_not_go_on(tmp_path: Path) -> None:
     trial = make_trial(tmp_path, minutes=1.0, updates=2, device="cuda")
     with Waiting(trial, env_steps=800, group="x") as run:
-        with pytest.raises(ConfigError, match="GPUs that PyTorch finds here, got cuda"):
+        with pytest.raises(ConfigError, match="that PyTorch finds, got cuda; it finds no GPU here"):
             run.go_on()
         run.updates = 2
         assert run.go_on()

@@ -175,7 +175,8 @@ def test_milliseconds_of_another_processor_are_not_drawn_beside_the_others(tmp_p
 def test_arms_look_different_but_for_most_variants_of_the_pixelcnn() -> None:
     arms = [arm for arm in ARMS if colour(arm) != colour("pixelcnn_2")]
     others = {arm for arm in ARMS if not arm.startswith("pixelcnn")} - {SUPERVISED}
-    assert others | {"pixelcnn", "pixelcnn_stagewise", "pixelcnn_past"} == set(arms)
+    named = {"pixelcnn", "pixelcnn_stagewise", "pixelcnn_past", "pixelcnn_past_long"}
+    assert others | named == set(arms)
     assert len({colour(arm) for arm in arms}) == len({marker(arm) for arm in arms}) == len(arms)
 
 

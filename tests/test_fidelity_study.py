@@ -130,7 +130,7 @@ def test_the_command_trains_measures_and_reports_and_then_has_nothing_left_to_do
         (["pong", "--steps", "100"], "800 steps"),
         (["pong", "--jobs", "0"], "at least one job"),
         (["pong", "--updates", "0"], "at least one update"),
-        (["pong", "--device", "cuda:99"], "GPUs that PyTorch finds here, got cuda:99"),
+        (["pong", "--device", "cuda:99"], "expected one that PyTorch finds, got cuda:99"),
         (["pong", "--device", "gpu"], "got gpu"),
         (["pong", "--device", "auto"], "--device cpu, cuda or cuda:N, got auto"),
     ],

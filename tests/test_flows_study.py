@@ -108,6 +108,7 @@ def test_the_command_trains_measures_and_reports_and_then_has_nothing_left_to_do
         (["pong", "--minutes", "0"], "minutes above 0"),
         (["pong", "--jobs", "0"], "at least one job"),
         (["pong", "--bits", "9"], "1 to 8 bits"),
+        (["pong", "--size", "0"], "--size: expected at least 1 pixel, got 0"),
         (["--images", "nowhere"], "--images nowhere: expected a folder.*got nothing there"),
     ],
 )

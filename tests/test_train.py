@@ -19,7 +19,7 @@ from tiny import BREAKOUT, config
 from agents.dream_ppo import PolicyLearningError
 from mbrl import checkpoint, config_file
 from mbrl.actors import RemoteCollectors
-from mbrl.errors import CollectError, TrainingError
+from mbrl.errors import CollectError, ConfigError, TrainingError
 from mbrl.progress import read_metrics
 from mbrl.replay import ReplayStore
 from mbrl.run import Run
@@ -45,6 +45,12 @@ def mbrl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def stored_steps(run_dir: Path) -> int:
     return sum(info.steps for info in ReplayStore(run_dir / "replay").segments())
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected one that PyTorch finds, got cuda:99"):
+        train(config(tmp_path / "run", device="cuda:99"))
+    assert not (tmp_path / "run").exists()
 
 
 # -- the real command -----------------------------------------------------------------------------

@@ -41,6 +41,7 @@ _LOOKS = {
     "deconv_mse": ("#56B4E9", "P"),
     "flow": ("#E69F00", "X"),
     "pixelcnn_past": ("#8C2D04", "p"),
+    "pixelcnn_past_long": ("#5B2A86", "h"),
     "deconv_past": ("#08306B", "d"),
 }
 _GREY = "#8a8f98"

@@ -176,6 +176,8 @@ def source_of(given: argparse.Namespace) -> tuple[Source, tuple[str, ...]]:
     games = [word for word in given.words if "=" not in word]
     if len(games) > 1:
         raise MbrlError(f"bench flow: expected one game and key=value settings, got {games}")
+    if given.size is not None and given.size < 1:
+        raise MbrlError(f"--size: expected at least 1 pixel, got {given.size}")
     source = Source(
         game=games[0] if games else None,
         path=given.images,
