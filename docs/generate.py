@@ -144,10 +144,6 @@ _CAPTIONS = {
     "dream_1": "A dream: 16 real frames, then only the real actions.",
     "dream_2": "Another.",
     "dream_3": "Another.",
-    "past_samples": "Samples of two arms that were trained alike, whole frames or not.",
-    "past_dream_1": "A dream of both.",
-    "past_dream_2": "Another.",
-    "encoder_samples": "World Models with our encoder: paddles, but no ball; and variants.",
     "drift": "Dreams by horizon; thin lines are seeds.",
     "cost": "Fidelity against the cost of training; small marks are seeds. One processor, not "
     "always as fast: by that alone seeds of an arm differ.",

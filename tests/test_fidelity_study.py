@@ -14,7 +14,7 @@ import pytest
 import torch
 from fidelity_trials import GAME, STEPS, TINY, make_trial
 
-from mbrl import checkpoint
+from mbrl import checkpoint, provenance
 from mbrl.__main__ import main
 from mbrl.errors import ConfigError
 from mbrl.fidelity import trial as trial_module
@@ -262,10 +262,10 @@ def test_a_trial_names_every_commit_and_machine_it_was_trained_with(
 ) -> None:
     for commit in ("abc", "abc", "def"):
         machine = {"cpu": "fast" if commit == "abc" else "slow"}
-        monkeypatch.setattr(trial_module.provenance, "commit", lambda commit=commit: commit)
-        monkeypatch.setattr(trial_module.provenance, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(provenance, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(provenance, "machine", lambda _, machine=machine: machine)
         with training(make_trial(out)) as one:
-            monkeypatch.setattr(trial_module.provenance, "commit", lambda: "later")
+            monkeypatch.setattr(provenance, "commit", lambda: "later")
             one._learn()
             one._save()
         if commit == "abc":
@@ -274,8 +274,8 @@ def test_a_trial_names_every_commit_and_machine_it_was_trained_with(
     assert one.spent()["other_machines"] == [{"cpu": "fast"}] and one.machines[1]["cpu"] == "slow"
     assert one.spent()["measured_by"] == "def"
     # one that is only measured on a third machine, by other code, was not trained there
-    monkeypatch.setattr(trial_module.provenance, "commit", lambda: "third")
-    monkeypatch.setattr(trial_module.provenance, "machine", lambda: {"cpu": "third"})
+    monkeypatch.setattr(provenance, "commit", lambda: "third")
+    monkeypatch.setattr(provenance, "machine", lambda _: {"cpu": "third"})
     with training(make_trial(out)) as measured:
         spent = measured.spent()
     assert (spent["commit"], spent["measured_by"]) == ("abc, def", "third")
