@@ -16,6 +16,9 @@ from envs.settings import EnvSettings
 from mbrl import config_file
 from mbrl.world_model.settings import Settings, WorldModelSettings
 
+DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"
+"""What a device may be called."""
+
 
 class CollectSettings(Settings):
     """How real experience is gathered (`mbrl.collect`)."""
@@ -136,9 +139,7 @@ class Config(Settings):
     )
     env: EnvSettings
     env_steps: int = Field(10_000, ge=1, description="real environment steps, prefill included")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto takes a GPU if there is one"
-    )
+    device: str = Field("auto", pattern=DEVICES, description="auto takes a GPU if there is one")
     run: RunSettings = RunSettings()
     collect: CollectSettings = CollectSettings()
     replay: ReplaySettings = ReplaySettings()

@@ -4,10 +4,8 @@ import re
 
 import torch
 
+from mbrl.config import DEVICES
 from mbrl.errors import ConfigError
-
-NAMES = r"auto|cpu|cuda(:\d+)?"
-"""What a device may be called."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -16,11 +14,7 @@ def pick_device(wanted: str) -> torch.device:
     Raises:
         ConfigError: it is not called so, or it is a GPU that is not there.
     """
-    if not re.fullmatch(NAMES, wanted):
-        raise ConfigError(f"device: expected cpu, auto, cuda or cuda:N, got {wanted}")
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
+    device = _named(wanted)
     if not _is_there(device):
         found = torch.cuda.device_count()
         raise ConfigError(
@@ -32,8 +26,21 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def reachable(wanted: str) -> torch.device:
-    """The device of that name, or the CPU if it is not there: enough to measure with."""
-    return pick_device(wanted) if _is_there(torch.device(wanted)) else torch.device("cpu")
+    """The device of that name, or the CPU if it is not there: enough to measure with.
+
+    Raises:
+        ConfigError: it is not called so.
+    """
+    device = _named(wanted)
+    return device if _is_there(device) else torch.device("cpu")
+
+
+def _named(wanted: str) -> torch.device:
+    if not re.fullmatch(DEVICES, wanted):
+        raise ConfigError(f"device: expected cpu, auto, cuda or cuda:N, got {wanted}")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
 
 
 def _is_there(device: torch.device) -> bool:

@@ -1,20 +1,16 @@
 """Pictures of a study: sheets with every pixel as it was drawn, and the page that shows them."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from docs_generator import load_generator
 from fidelity_trials import GAME, make_trial, write_trial
 from PIL import Image
 
 from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.fidelity.report import picture_sheets
 from mbrl.fidelity.results import aggregate
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 # Sheets
 
@@ -62,14 +58,6 @@ def test_an_arm_is_shown_by_its_first_seed_that_has_pictures(tmp_path: Path) -> 
 
 
 # The page
-
-
-def load_generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_page_takes_tables_and_pictures_from_the_results(

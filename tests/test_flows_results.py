@@ -1,11 +1,11 @@
 """Results of the flow study add up: gaps, times, what is left out, and the page."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from docs_generator import load_generator
 from flow_trials import curve, make_trial, write_images, write_trial
 
 from mbrl.errors import ConfigError
@@ -290,10 +290,7 @@ def test_a_way_through_latents_stands_above_the_cross_fade_of_the_same_ends(
 def test_page_takes_tables_and_pictures_from_the_results(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    generate = load_generator()
     write_trial(make_trial(source, tmp_path, minutes=20.0), {"bits_per_dim": 1.25})
     aggregate("some", tmp_path / "results")
     monkeypatch.setattr(generate, "FLOW_RESULTS", tmp_path / "results")

@@ -172,9 +172,10 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 
 @pytest.mark.parametrize("name", ["gpu", "mps", "cuda:x", ""])
-def test_a_device_of_another_name_is_refused(name):
+@pytest.mark.parametrize("choose", [pick_device, reachable])
+def test_a_device_of_another_name_is_refused(name, choose):
     with pytest.raises(ConfigError, match=f"expected cpu, auto, cuda or cuda:N, got {name}"):
-        pick_device(name)
+        choose(name)
 
 
 ATARI = {

@@ -98,9 +98,7 @@ def draw(model: WorldModel, frames: "Frames", game: "Game", path: Path) -> Pictu
 
 def _fitting(frames: "Frames") -> list[int]:
     """The horizons that some held-out episode is long enough for."""
-    bounds = np.append(np.flatnonzero(frames.is_first), len(frames.is_first))
-    longest = int(np.diff(bounds).max(initial=0))
-    return [horizon for horizon in HORIZONS if BURN_IN + horizon <= longest]
+    return [horizon for horizon in HORIZONS if BURN_IN + horizon <= frames.longest]
 
 
 def _visible(frames: "Frames", game: "Game") -> NDArray[np.bool_]:
