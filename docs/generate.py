@@ -144,9 +144,10 @@ _CAPTIONS = {
     "dream_1": "A dream: 16 real frames, then only the real actions.",
     "dream_2": "Another.",
     "dream_3": "Another.",
+    "dream_variants": "The first of these dreams, by variant.",
     "drift": "Dreams by horizon; thin lines are seeds.",
-    "cost": "Fidelity against the cost of training; small marks are seeds. One processor, not "
-    "always as fast: by that alone seeds of an arm differ.",
+    "cost": "Fidelity against the cost of training; small marks are seeds. Only runs of one "
+    "processor are shown, and that was not always as fast: by that alone seeds of an arm differ.",
     "learning": "Training over its minutes; every seed.",
     "field": "By the number of layers; one seed.",
 }

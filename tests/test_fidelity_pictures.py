@@ -57,6 +57,21 @@ def test_an_arm_is_shown_by_its_first_seed_that_has_pictures(tmp_path: Path) -> 
     assert (np.asarray(Image.open(sheets[0][0]).convert("L")) == 200).sum() > 100
 
 
+def test_variants_have_samples_and_one_dream_of_their_own(tmp_path: Path) -> None:
+    for arm, level in (("pixelcnn", 10), ("pixelcnn_1", 20)):
+        write_trial(make_trial(tmp_path, arm=arm), {"ball_recall": 1.0})
+        (tmp_path / f"{arm}-0").mkdir()
+        some_pictures(level).write(tmp_path / f"{arm}-0" / "pictures.npz")
+    sheets = picture_sheets(tmp_path, aggregate(GAME.name, tmp_path / "results"))
+    drawn = {path.stem: np.asarray(Image.open(path).convert("L")) for path, _ in sheets}
+    assert list(drawn) == ["samples", "samples_variants", "dream_1", "dream_2", "dream_variants"]
+    for name, pixels in drawn.items():
+        one = 20 if "variants" in name else 10
+        assert (pixels == one).sum() > 100
+        assert (pixels == 30 - one).sum() < 100
+
+
+
 # The page
 
 

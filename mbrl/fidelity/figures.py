@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FixedLocator,
-    FuncFormatter,
     LogLocator,
     NullLocator,
-    ScalarFormatter,
 )
 from numpy.typing import NDArray
 
@@ -29,6 +28,16 @@ from mbrl.panels import beside, legend_below
 from mbrl.plots import style
 
 Summary = Mapping[str, Any]
+
+_PLAIN = "{x:g}"
+# of variants, those that differ in what a frame costs; the picture of costs tells them apart
+_DESIGNS = {
+    "pixelcnn_2": "*",
+    "pixelcnn_narrow": "<",
+    "pixelcnn_blocks_of_2": "$2$",
+    "pixelcnn_pixels": "$1$",
+    "pixelcnn_all_rows": "$=$",
+}
 
 # Okabe & Ito (2008); yellow is left out, it vanishes on white. Every arm that is no
 # variant of the PixelCNN has a marker of its own.
@@ -44,7 +53,7 @@ _LOOKS = {
     "pixelcnn_past_long": ("#5B2A86", "h"),
     "deconv_past": ("#08306B", "d"),
 }
-_GREY = "#8a8f98"
+_GREY, _INK = "#8a8f98", "#222222"
 
 
 def colour(arm: str) -> str:
@@ -95,7 +104,7 @@ def drift_figure(summary: Summary) -> Figure | None:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(FixedLocator(horizons))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(ScalarFormatter())
+            axes.xaxis.set_major_formatter(_PLAIN)
             axes.set_xlabel("steps dreamt")
             _title_and_range(axes, name, label)
         legend_below(figure, grid[0])
@@ -126,24 +135,25 @@ def cost_figure(summary: Summary) -> Figure | None:
                     np.array(_per_seed(summary, arm, one))[comparable[arm]]
                     for one in ("train_ms_per_frame", name)
                 )
+                design = arm in _DESIGNS
                 many: dict[str, Any] = {
-                    "color": colour(arm),
-                    "marker": marker(arm),
+                    "color": _INK if design else colour(arm),
+                    "marker": _DESIGNS.get(arm, marker(arm)),
                     "linestyle": "none",
                 }
-                axes.plot(x, y, markersize=4, alpha=0.45, **many)
-                size = 5 if colour(arm) == _GREY else 9
+                if len(x) > 1:
+                    axes.plot(x, y, markersize=4, alpha=0.45, **many)
+                size = 9 if design or colour(arm) != _GREY else 5
                 mean = float(np.nanmean(x)), float(np.nanmean(y))
-                axes.plot(*mean, markersize=size, label=_legend_title(summary, arm), **many)
+                title = ARMS[arm].title if design else _legend_title(summary, arm)
+                axes.plot(*mean, markersize=size, label=title, **many)
             axes.set_xscale("log")
             left, right = axes.dataLim.intervalx
             axes.set_xlim(
                 left / 1.5, right * 1.5
             )  # so that a difference of a percent looks like one
             axes.set_ylim(-0.03, 1.03)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-            axes.xaxis.set_minor_formatter(ScalarFormatter())
-            axes.tick_params(axis="x", which="minor", labelsize=7)
+            _plain_ticks(axes.xaxis, (1, 1.5, 2, 3, 5, 7))
             axes.set_xlabel("training, ms per frame, one thread")
             axes.set_title(label, fontsize=10, loc="left")
         legend_below(figure, grid[0])
@@ -177,12 +187,11 @@ def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
             axes.set_xlim(left=0)
             if name == "nats_per_frame":
                 axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_minor_locator(NullLocator())
+                _plain_ticks(axes.yaxis, (1, 2, 5))
             else:  # a code may begin with thousands of nats and end with none
                 axes.set_yscale("symlog", linthresh=10, linscale=1.5)
                 axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.yaxis.set_major_formatter(_PLAIN)
         legend_below(figure, grid[0])
     return figure
 
@@ -213,6 +222,13 @@ def field_figure(summary: Summary) -> Figure | None:
 
 
 # -- parts --------------------------------------------------------------------------------------
+
+
+def _plain_ticks(axis: Axis, subs: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers, at these multiples of powers of ten (if two show)."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(_PLAIN)
 
 
 def _title_and_range(axes: Axes, name: str, label: str) -> None:

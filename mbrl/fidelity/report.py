@@ -100,8 +100,12 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
             sheets.append((path, _SAMPLES))
     shown = claim or others
     first = next(iter(shown.values()))
-    for which in range(min(_MAX_STRIPS, len(first.strips)) if len(first.horizons) else 0):
-        path = strip_sheet(folder / "figures" / f"dream_{which + 1}.png", shown, which)
+    dreams = min(_MAX_STRIPS, len(first.strips)) if len(first.horizons) else 0
+    strips = [(f"dream_{which + 1}", shown, which) for which in range(dreams)]
+    if dreams and claim and others:
+        strips.append(("dream_variants", others, 0))
+    for name, arms, which in strips:
+        path = strip_sheet(folder / "figures" / f"{name}.png", arms, which)
         sheets.append((path, "Open-loop dreams: 16 real frames, then only the real actions."))
     return sheets
 
