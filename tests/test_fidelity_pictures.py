@@ -71,7 +71,6 @@ def test_variants_have_samples_and_one_dream_of_their_own(tmp_path: Path) -> Non
         assert (pixels == 30 - one).sum() < 100
 
 
-
 # The page
 
 

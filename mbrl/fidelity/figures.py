@@ -14,11 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FixedLocator,
-    LogLocator,
-    NullLocator,
-)
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from mbrl.fidelity.arms import ARMS, SUPERVISED, SWEEP
@@ -149,9 +145,8 @@ def cost_figure(summary: Summary) -> Figure | None:
                 axes.plot(*mean, markersize=size, label=title, **many)
             axes.set_xscale("log")
             left, right = axes.dataLim.intervalx
-            axes.set_xlim(
-                left / 1.5, right * 1.5
-            )  # so that a difference of a percent looks like one
+            # so that a difference of a percent looks like one
+            axes.set_xlim(left / 1.5, right * 1.5)
             axes.set_ylim(-0.03, 1.03)
             _plain_ticks(axes.xaxis, (1, 1.5, 2, 3, 5, 7))
             axes.set_xlabel("training, ms per frame, one thread")
