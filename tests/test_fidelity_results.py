@@ -1,10 +1,12 @@
 """Results of the fidelity study add up, and its tables, figures and pages show what there is."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from fidelity_trials import GAME, TINY, make_trial, write_trial
+from rich.console import Console
 
 from mbrl.errors import ConfigError
 from mbrl.fidelity.arms import ARMS, SUPERVISED
@@ -192,6 +194,27 @@ def test_of_many_objects_tables_show_the_first_under_names_of_their_own(tmp_path
     ]
     heads = [column.header for column in terminal_table(summary).columns]
     assert heads[3:7] == ["own", "car 0", "car 1", "car 2"]
+
+
+def test_the_table_of_a_terminal_breaks_no_number_at_80_columns(tmp_path: Path) -> None:
+    measures = {
+        **{f"{name}_recall": 0.25 for name in ("ball", "own_paddle", "other_paddle")},
+        "probe_f1": {"mean": 0.625},
+        "nats_per_frame": 12.3,
+        "bits_per_frame": 104.2,
+        "drift": {"15": {"ball_recall": 0.125, "position_px": 17.7}},
+    }
+    for seed, vectors in enumerate(("AVX2", "AVX512")):
+        machine = {"cpu": vectors, "vectors": vectors, "bfloat16": False}
+        write_trial(make_trial(tmp_path, seed=seed, minutes=30.0), measures, machine=machine)
+    summary = aggregate(GAME.name, tmp_path / "results")
+    assert summary_rows(summary).head[-1] == "processor"
+    shown = io.StringIO()
+    console = Console(width=80, file=shown)
+    console.print(terminal_table(summary))
+    row = next(line for line in shown.getvalue().splitlines() if "2 × 30" in line)
+    numbers = "PixelCNN 2 × 30 10 0.25 0.25 0.25 0.62 12.3 104 0.12 17.7"
+    assert row.split() == numbers.split()
 
 
 def test_aggregate_of_nothing_is_refused(tmp_path: Path) -> None:
