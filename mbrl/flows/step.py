@@ -235,4 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # all is said: gloo's threads may abort a process that ends the usual way (pytorch issue 190489)
+    os._exit(code)
