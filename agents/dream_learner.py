@@ -27,9 +27,8 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
-from agents import streams
-from agents.bfloat16 import precision
 from agents.modules import VALUE_LOGITS, LatentModule
+from agents.numerics import precision, restore_generator
 from agents.returns import (
     ReturnScale,
     arrival_weight,
@@ -349,7 +348,7 @@ class DreamPPOLearner(PPOTorchLearner):
         }
 
     def _set_own_state(self, state: State) -> None:
-        streams.restore(self.generator, state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.return_scale.set_state(state["return_scale"])
         self.rounds = int(state["rounds"])
 

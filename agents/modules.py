@@ -23,7 +23,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 from agents.action_heads import make_head
-from agents.bfloat16 import autocast, precision
+from agents.numerics import autocast, precision
 from agents.returns import twohot_mean, value_bins
 from agents.settings import DreamPolicySettings
 

@@ -8,6 +8,8 @@ step k led to; `value[n, k]` is the critic's estimate of the state the action wa
 import torch
 from torch import Tensor
 
+from agents.numerics import symexp, symlog
+
 
 def lambda_return(reward: Tensor, cont: Tensor, value: Tensor, gamma: float, lam: float) -> Tensor:
     """TD(lambda) targets along rollouts.
@@ -106,16 +108,6 @@ class ReturnScale:
     def set_state(self, state: dict[str, float]) -> None:
         """Go on from `get_state`."""
         self.low, self.high, self.mass = (float(state[k]) for k in ("low", "high", "mass"))
-
-
-def symlog(x: Tensor) -> Tensor:
-    """sign(x) * ln(1 + |x|). Source: Webber, Meas. Sci. Technol. 24 (2013) 027001."""
-    return torch.sign(x) * torch.log1p(torch.abs(x))
-
-
-def symexp(x: Tensor) -> Tensor:
-    """sign(x) * (exp(|x|) - 1), the inverse of `symlog`."""
-    return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
 def value_bins(count: int, limit: float) -> Tensor:

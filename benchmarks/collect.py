@@ -26,7 +26,7 @@ from benchmarks.measure import Contestant, Row, Speeds, alternate, options, repo
 from envs import EnvSettings, make_env
 from mbrl.acting import RandomPolicy
 from mbrl.collect import Collector
-from mbrl.config import CollectSettings
+from mbrl.config.schema import CollectSettings
 from mbrl.replay import ReplayStore
 
 ENVS = 8

@@ -33,7 +33,7 @@ from benchmarks.measure import Contestant, Row, Speeds, alternate, options, repo
 from benchmarks.rllib_dreamer import DreamerV3Peer, count
 from benchmarks.synthetic import moving_square
 from envs import make_env
-from mbrl.config import Config, load
+from mbrl.config.schema import Config, load
 from mbrl.imagine import DreamEnv, DreamVectorEnv
 from mbrl.world_model.model import WorldModel
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mbrl.provenance import provenance
+from mbrl.run.provenance import provenance
 
 Contestant = Callable[[], Mapping[str, float]]
 """Does a piece of work and returns speeds (or any figures) by name."""

@@ -27,7 +27,7 @@ from benchmarks import rllib_dreamer
 from benchmarks.measure import Contestant, Row, alternate, options, report, timed
 from benchmarks.rllib_dreamer import DreamerV3Peer, count
 from benchmarks.synthetic import moving_square
-from mbrl.config import Config, load
+from mbrl.config.schema import Config, load
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 

@@ -9,7 +9,8 @@
     python docs/generate.py --flows STUDY
                                         docs/flows/*.png, from the folder of a flow study
 
-In: the pydantic models of `mbrl.config`, `configs/`, and what `mbrl compare` and `mbrl bench` left
+In: the pydantic models of `mbrl.config.schema`, `configs/`, and what `mbrl compare` and `mbrl
+bench` left
 in `results/`. Out: Markdown. A number that is in no results file is not printed.
 """
 
@@ -165,7 +166,8 @@ def fidelity(text: str) -> str:
     """docs/fidelity.md with its tables and pictures made anew.
 
     A part is `<!-- fidelity GAME PART --> ... <!-- end -->`, PART being a table's name (see
-    `mbrl.fidelity.tables.tables`), `origin` or `pictures`. `long/pong` is the game of a study whose
+    `studies.fidelity.tables.tables`), `origin` or `pictures`. `long/pong` is the game of a study
+    whose
     results are in `results/fidelity_long` and whose pictures are named `long_pong_*`.
 
     Raises:
@@ -191,7 +193,7 @@ def _with_parts(text: str, study: str, made: Callable[[str, str], str]) -> str:
 
 def fidelity_part(game: str, part: str) -> str:
     """One generated part of docs/fidelity.md."""
-    from mbrl.fidelity.tables import TABLES, tables
+    from mbrl.studies.fidelity.tables import TABLES, tables
 
     if part == "pictures":
         return _links(PICTURES, "fidelity", game.replace("/", "_"), _CAPTIONS)
@@ -202,7 +204,7 @@ def fidelity_part(game: str, part: str) -> str:
 
 def flows_part(images: str, part: str) -> str:
     """One generated part of docs/flows.md."""
-    from mbrl.flows.tables import TABLES, tables
+    from mbrl.studies.flows.tables import TABLES, tables
 
     if part == "pictures":
         return _links(FLOW_PICTURES, "flows", images, _FLOW_CAPTIONS)
@@ -302,7 +304,7 @@ def write_gif(video: Path, target: Path = GIF) -> Path:
     """
     import imageio_ffmpeg
 
-    from mbrl import video as videos
+    from mbrl.report import video as videos
 
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(video), "-f", "rawvideo"]
     done = subprocess.run([*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)

@@ -1,6 +1,6 @@
 """docs/configuration.md: every setting, made from the pydantic models and the shipped configs.
 
-In: the models of `mbrl.config` and the first comments in `configs/`. Out: Markdown.
+In: the models of `mbrl.config.schema` and the first comments in `configs/`. Out: Markdown.
 """
 
 import re
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from envs.settings import ANY, DEFAULTS
-from mbrl.config import Config
+from mbrl.config.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 

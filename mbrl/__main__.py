@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_fidelity(studies: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from mbrl.arms import listed
-    from mbrl.fidelity.arms import ARMS
+    from mbrl.studies.arms import listed
+    from mbrl.studies.fidelity.arms import ARMS
 
     fidelity = studies.add_parser(
         "fidelity",
@@ -118,8 +118,8 @@ def _add_fidelity(studies: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_flow(studies: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from mbrl.arms import listed
-    from mbrl.flows.arms import ARMS
+    from mbrl.studies.arms import listed
+    from mbrl.studies.flows.arms import ARMS
 
     flow = studies.add_parser(
         "flow",
@@ -220,14 +220,14 @@ def find_config(name: str) -> Path:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from mbrl.config import load
+    from mbrl.config.schema import load
 
     config = load(find_config(options.config), options.overrides)
     if options.check:
         print(f"{options.config}: fine")
         return
     if options.print_config:
-        from mbrl.config_file import dump
+        from mbrl.config.file import dump
 
         print(dump(config), end="")
         return
@@ -262,7 +262,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _fidelity(options: argparse.Namespace) -> int:
     _prepare_study()
-    from mbrl.fidelity.study import study
+    from mbrl.studies.fidelity.study import study
 
     ours = {k: v for k, v in vars(options).items() if k not in ("command", "study", "call")}
     return _reported(study(**ours))
@@ -270,8 +270,8 @@ def _fidelity(options: argparse.Namespace) -> int:
 
 def _flow(options: argparse.Namespace) -> int:
     _prepare_study()
-    from mbrl.flows.study import study
-    from mbrl.flows.trial import source_of
+    from mbrl.studies.flows.study import study
+    from mbrl.studies.flows.trial import source_of
 
     source, overrides = source_of(options)
     names = ("arms", "seeds", "minutes", "jobs", "out", "results", "quick", "costs", "force")
@@ -299,7 +299,7 @@ def _check_env(options: argparse.Namespace) -> int:
     from envs.settings import EnvSettings
 
     if options.id.endswith((".yaml", ".yml")):
-        from mbrl.config import load
+        from mbrl.config.schema import load
 
         settings = load(find_config(options.id)).env
     else:

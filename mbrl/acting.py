@@ -13,7 +13,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from agents import streams
+from agents.numerics import restore_generator
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 from mbrl.world_model.past import Past
@@ -132,5 +132,5 @@ class LatentPolicy:
         hidden, code = state["hidden"].to(self.device), state["code"].to(self.device)
         self.latent = Latent(hidden, code, past)
         self.prev_action = state["prev_action"].to(self.device)
-        streams.restore(self.generator, state["generator"])
-        streams.restore(self.action_generator, state["action_generator"])
+        restore_generator(self.generator, state["generator"])
+        restore_generator(self.action_generator, state["action_generator"])

@@ -19,11 +19,11 @@ from agents.modules import LatentModule, latent_spec
 from envs import EnvError, make_env
 from mbrl.acting import LatentPolicy, RandomPolicy
 from mbrl.collect import Collector, Receipt, next_incarnation
-from mbrl.config import Config
+from mbrl.config.schema import Config
 from mbrl.errors import CollectError, MbrlError
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.replay import ReplayStore
-from mbrl.run import Run
+from mbrl.run.run import Run
 from mbrl.seeding import seed
 from mbrl.world_model.model import WorldModel
 

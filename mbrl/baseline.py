@@ -16,7 +16,7 @@ from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.actors import start_ray
 from mbrl.errors import ConfigError
 from mbrl.evaluate import EvalResult, evaluate
-from mbrl.run import Run
+from mbrl.run.run import Run
 from mbrl.seeding import seed
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from envs import EnvSettings, VectorEnv
 from mbrl.acting import ActingPolicy
-from mbrl.config import CollectSettings
+from mbrl.config.schema import CollectSettings
 from mbrl.episode import Array, Episode
 from mbrl.replay import ReplayStore
 from mbrl.seeding import seed

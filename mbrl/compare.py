@@ -19,16 +19,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mbrl import checkpoint, provenance
-from mbrl.children import Child, run_all
-from mbrl.config import Config, load
+from mbrl.config.schema import Config, load
+from mbrl.config.yaml import parse_value
 from mbrl.errors import ConfigError, MbrlError
-from mbrl.plots import plot_curves
-from mbrl.records import RunRecord
-from mbrl.report import write_compare_report
-from mbrl.run import changed_settings
-from mbrl.stats import align, iqm, steps_ratio, stratified_bootstrap_ci
-from mbrl.yaml_dialect import parse_value
+from mbrl.report.figures import plot_curves
+from mbrl.report.html import write_compare_report
+from mbrl.report.stats import align, iqm, steps_ratio, stratified_bootstrap_ci
+from mbrl.run import checkpoint, provenance
+from mbrl.run.children import Child, run_all
+from mbrl.run.record import RunRecord
+from mbrl.run.run import changed_settings
 
 AGENTS = ("dream", "ppo", "dqn", "random")
 

@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from mbrl.config import DEVICES
+from mbrl.config.schema import DEVICES
 from mbrl.errors import ConfigError
 
 

@@ -18,8 +18,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents import streams
-from mbrl.config import LearnModelSettings
+from agents.numerics import restore_generator
+from mbrl.config.schema import LearnModelSettings
 from mbrl.device import pick_device
 from mbrl.episode import SequenceBatch
 from mbrl.errors import TrainingError
@@ -203,7 +203,7 @@ class WorldModelLearner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates = state["updates"]
-        streams.restore(self.generator, state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.rng.bit_generator.state = state["rng"]
 
     def close(self) -> None:

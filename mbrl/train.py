@@ -12,8 +12,8 @@ import numpy as np
 import ray
 import torch
 
-from agents import streams
 from agents.dream_ppo import DreamPPO, PolicyLearningError
+from agents.numerics import restore_generator
 from envs import make_env
 from mbrl import baseline
 from mbrl.acting import LatentPolicy
@@ -25,15 +25,15 @@ from mbrl.actors import (
     start_ray,
 )
 from mbrl.collect import Receipt
-from mbrl.config import Config
+from mbrl.config.schema import Config
 from mbrl.device import pick_device
-from mbrl.dream_video import write_dream_video
 from mbrl.errors import TrainingError
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import RemoteLearners, WorldModelLearner
 from mbrl.replay import ReplayStore
-from mbrl.run import Run
+from mbrl.report.dream_video import write_dream_video
+from mbrl.run.run import Run
 from mbrl.seeding import seed
 
 State = dict[str, Any]
@@ -287,7 +287,7 @@ class Crew:
         self.learner.refresh(state["replay"]["order"])
         self.learner.load_state_dict(state["learner"])
         self.policy.set_state(state["policy"])
-        streams.restore(self.dream_generator, state["dream_generator"])
+        restore_generator(self.dream_generator, state["dream_generator"])
         self.row_credit, self.dream_credit = state["credits"]
         self._evaluated, self._saved = state["marks"]
         self.collectors.load_state_dict(state["collectors"])

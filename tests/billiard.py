@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from envs import EnvSettings
-from mbrl.fidelity.frames import Frames
-from mbrl.fidelity.games import Game, RamVariable, SceneObject
+from mbrl.studies.fidelity.frames import Frames
+from mbrl.studies.fidelity.games import Game, RamVariable, SceneObject
 from mbrl.world_model.latent import Filtered, ImaginedStep, Latent
 
 SIZE, DARK, BRIGHT = 16, 40, 240

@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import pytest
 
-from agents import bfloat16
+from agents import numerics
 
 
 @pytest.fixture(scope="session")
@@ -42,4 +42,4 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture
 def bfloat16_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets any processor compute in bfloat16, if only by imitation: slow, but the same paths."""
-    monkeypatch.setattr(bfloat16, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(numerics, "has_bfloat16", lambda device: True)

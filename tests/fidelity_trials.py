@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mbrl.fidelity.games import GAMES
-from mbrl.fidelity.trials import (
+from mbrl.studies.fidelity.games import GAMES
+from mbrl.studies.fidelity.trials import (
     MEASURES,
     Trial,
 )

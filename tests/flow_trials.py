@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mbrl.flows.images import Source
-from mbrl.flows.trials import MEASURES, Trial
+from mbrl.studies.flows.images import Source
+from mbrl.studies.flows.trials import MEASURES, Trial
 
 TINY = (
     *("flow.scales=2", "flow.steps=2", "flow.width=4"),

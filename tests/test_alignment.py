@@ -15,12 +15,12 @@ from envs import EnvSettings
 from envs.counting import read_action, read_length, read_step
 from mbrl.acting import LatentPolicy, RandomPolicy
 from mbrl.collect import Collector
-from mbrl.config import CollectSettings, LearnModelSettings
-from mbrl.dream_video import newest_sequences
+from mbrl.config.schema import CollectSettings, LearnModelSettings
 from mbrl.evaluate import evaluate
 from mbrl.imagine import DreamEnv, DreamVectorEnv
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore, SequenceSampler
+from mbrl.report.dream_video import newest_sequences
 from mbrl.world_model.latent import ImaginedStep, Latent
 from mbrl.world_model.model import WorldModel
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mbrl.config import load
-from mbrl.progress import read_metrics
+from mbrl.config.schema import load
+from mbrl.run.progress import read_metrics
 from mbrl.train import train
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "atari_pong.yaml"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from agents import bfloat16
-from mbrl import provenance
+from agents import numerics
+from mbrl.run import provenance
 
 CPU = torch.device("cpu")
 
@@ -35,19 +35,19 @@ def instructions(monkeypatch: pytest.MonkeyPatch):
 )
 def test_a_processor_has_bfloat16_only_by_its_own_instructions(instructions, known, expected):
     instructions(**known)
-    assert bfloat16.has_bfloat16(CPU) is expected
+    assert numerics.has_bfloat16(CPU) is expected
     net, x = nn.Linear(2, 2), torch.ones(1, 2)
     for wanted in (False, True):
         dtype = torch.bfloat16 if wanted and expected else torch.float32
-        assert bfloat16.precision(CPU, wanted) == dtype
-        with bfloat16.autocast(CPU, wanted):
+        assert numerics.precision(CPU, wanted) == dtype
+        with numerics.autocast(CPU, wanted):
             assert net(x).dtype == dtype
 
 
 def test_a_device_of_unknown_kind_computes_in_float32():
     meta = torch.device("meta")
-    assert not bfloat16.has_bfloat16(meta)
-    with bfloat16.autocast(meta, True):
+    assert not numerics.has_bfloat16(meta)
+    with numerics.autocast(meta, True):
         assert nn.Linear(2, 2, device=meta)(torch.ones(1, 2, device=meta)).dtype == torch.float32
 
 

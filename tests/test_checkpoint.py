@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl import checkpoint
 from mbrl.errors import CheckpointError
+from mbrl.run import checkpoint
 
 
 def round_trip(tmp_path: Path, state: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def test_full_disk_is_told_and_leaves_the_previous_checkpoint(tmp_path: Path) ->
     # A process that may write at most 64 KiB to one file meets the error a full disk gives.
     script = """
         import resource, sys, torch
-        from mbrl import checkpoint
+        from mbrl.run import checkpoint
         from mbrl.errors import CheckpointError
         resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
         try:

@@ -7,7 +7,7 @@ from envs import EnvError, EnvSettings
 from envs.counting import length_for, read_action, read_length, read_step
 from mbrl.acting import RandomPolicy
 from mbrl.collect import Collector, next_incarnation
-from mbrl.config import CollectSettings
+from mbrl.config.schema import CollectSettings
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mbrl import checkpoint
 from mbrl.compare import _ratio, compare, summarise
-from mbrl.config import load
+from mbrl.config.schema import load
 from mbrl.errors import ConfigError, MbrlError
-from mbrl.records import RunRecord
-from mbrl.run import Run
+from mbrl.run import checkpoint
+from mbrl.run.record import RunRecord
+from mbrl.run.run import Run
 
 CONFIG = """
 name: tiny

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.config import Config, load
+from mbrl.config.schema import Config, load
 from mbrl.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mbrl.config_file import dump, load
+from mbrl.config.file import dump, load
 from mbrl.errors import ConfigError
 
 

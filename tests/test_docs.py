@@ -17,13 +17,13 @@ from docs_generator import load_generator
 from PIL import Image
 
 from envs.settings import EnvSettings
-from mbrl import config_file
 from mbrl.__main__ import _parser, find_config
-from mbrl.config import Config, load
-from mbrl.fidelity import arms as fidelity_arms
-from mbrl.flows import arms as flow_arms
-from mbrl.flows.settings import FlowStudySettings
-from mbrl.video import write_video
+from mbrl.config import file as config_file
+from mbrl.config.schema import Config, load
+from mbrl.report.video import write_video
+from mbrl.studies.fidelity import arms as fidelity_arms
+from mbrl.studies.flows import arms as flow_arms
+from mbrl.studies.flows.settings import FlowStudySettings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

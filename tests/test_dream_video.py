@@ -7,9 +7,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from mbrl.dream_video import imagine_open_loop, newest_sequences, to_rgb, write_dream_video
 from mbrl.episode import Episode
 from mbrl.replay import ReplayStore
+from mbrl.report.dream_video import (
+    imagine_open_loop,
+    newest_sequences,
+    to_rgb,
+    write_dream_video,
+)
 from mbrl.world_model.model import WorldModel
 from mbrl.world_model.settings import WorldModelSettings
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fidelity_trials import GAME, STEPS, make_trial
 
-from mbrl.fidelity.arms import ARMS, REFERENCE, SWEEP, choose
-from mbrl.fidelity.trials import (
+from mbrl.studies.fidelity.arms import ARMS, REFERENCE, SWEEP, choose
+from mbrl.studies.fidelity.trials import (
     plan,
 )
 
@@ -36,7 +36,7 @@ def test_main_arms_are_the_four_of_the_claim_and_the_one_that_ships() -> None:
 def test_an_arm_has_the_world_model_of_the_atari_configs_and_learns_as_they_do(
     tmp_path: Path,
 ) -> None:
-    from mbrl.config import load
+    from mbrl.config.schema import load
 
     arm = make_trial(tmp_path, arm="pixelcnn_past_long", overrides=()).config(GAME.env)
     atari = load(ROOT / "configs" / "atari.yaml")
@@ -61,7 +61,7 @@ def test_the_reference_of_the_variants_has_the_settings_of_the_main_arm(tmp_path
 
 
 def test_the_world_models_arm_is_that_of_the_shipped_config(tmp_path: Path) -> None:
-    from mbrl.config import load
+    from mbrl.config.schema import load
 
     shipped = load(ROOT / "configs" / "world_models_2018.yaml").world_model
     config = make_trial(tmp_path, arm="world_models", overrides=()).config(GAME.env)

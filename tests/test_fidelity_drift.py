@@ -8,9 +8,9 @@ import torch
 from billiard import BRIGHT, DARK, EPISODE, GAME, Blind, Oracle, draw, named, numbers, play
 
 from mbrl.errors import ReplayError
-from mbrl.fidelity.drift import HORIZONS, drift, rally_lengths, roll_out, squared_difference
-from mbrl.fidelity.follow import BURN_IN
-from mbrl.fidelity.scene import Scene
+from mbrl.studies.fidelity.drift import HORIZONS, drift, rally_lengths, roll_out, squared_difference
+from mbrl.studies.fidelity.follow import BURN_IN
+from mbrl.studies.fidelity.scene import Scene
 from mbrl.world_model.latent import Latent
 
 TRAIN, HELD_OUT = play(20), play(6, start=37, base=10_000)

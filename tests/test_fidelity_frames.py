@@ -9,10 +9,10 @@ import pytest
 from envs import EnvSettings, VectorEnv
 from envs.counting import read_action, read_length, read_step
 from mbrl.errors import MbrlError, ReplayError
-from mbrl.fidelity import frames as module
-from mbrl.fidelity.frames import Frames, MixedPolicy, collect_frames, load_frames
-from mbrl.fidelity.games import GAMES, Game
 from mbrl.replay import ReplayStore
+from mbrl.studies.fidelity import frames as module
+from mbrl.studies.fidelity.frames import Frames, MixedPolicy, collect_frames, load_frames
+from mbrl.studies.fidelity.games import GAMES, Game
 
 ORACLE = Game(
     name="oracle",

@@ -5,11 +5,11 @@ import pytest
 
 from envs import VectorEnv
 from envs.pong import STATE, court
-from mbrl.fidelity.frames import MixedPolicy
-from mbrl.fidelity.games import GAMES, SceneObject
-from mbrl.fidelity.nuisance import nuisance_names
-from mbrl.fidelity.objects import contrast, distance, fit_detector
-from mbrl.fidelity.sprites import Axis, region_of, sprite
+from mbrl.studies.fidelity.frames import MixedPolicy
+from mbrl.studies.fidelity.games import GAMES, SceneObject
+from mbrl.studies.fidelity.nuisance import nuisance_names
+from mbrl.studies.fidelity.objects import contrast, distance, fit_detector
+from mbrl.studies.fidelity.sprites import Axis, region_of, sprite
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("boxing", "freeway", "tennis")]
 
@@ -47,7 +47,7 @@ def errors(frames, ram, target: SceneObject):
 @pytest.mark.timeout(600)  # for machines that do other things too
 @pytest.mark.parametrize("name", ["pong", "breakout", *SLOW])
 def test_objects_are_where_the_memory_says(name):
-    # One screen per frame: otherwise what moves fast is drawn twice, see mbrl.fidelity.sprites.
+    # One screen per frame: else what moves fast is drawn twice, see `fidelity.sprites`.
     frames, ram, _, _ = play(name, 1200, every=4, frame_skip=1)
     for target in GAMES[name].objects:
         away, found = errors(frames, ram, target)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from fidelity_trials import GAME, TINY, make_trial, write_trial
 
-from mbrl import provenance
-from mbrl.budget import BudgetedTraining
 from mbrl.errors import ConfigError
-from mbrl.fidelity.results import aggregate
-from mbrl.fidelity.trials import MEASURES, changed_settings, is_done, refuse_others
+from mbrl.run import provenance
+from mbrl.studies.fidelity.results import aggregate
+from mbrl.studies.fidelity.trials import MEASURES, changed_settings, is_done, refuse_others
+from mbrl.studies.training import BudgetedTraining
 
 
 def test_a_result_of_the_same_settings_and_budget_is_kept(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from billiard import BALL, DARK, PADDLE, draw, play
 
-from mbrl.fidelity.objects import (
+from mbrl.studies.fidelity.objects import (
     Detector,
     box_sums,
     centroids,

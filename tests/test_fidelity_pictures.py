@@ -8,9 +8,9 @@ from docs_generator import load_generator
 from fidelity_trials import GAME, make_trial, write_trial
 from PIL import Image
 
-from mbrl.fidelity.pictures import Pictures, sample_sheet, strip_sheet
-from mbrl.fidelity.report import picture_sheets
-from mbrl.fidelity.results import aggregate
+from mbrl.studies.fidelity.pictures import Pictures, sample_sheet, strip_sheet
+from mbrl.studies.fidelity.report import picture_sheets
+from mbrl.studies.fidelity.results import aggregate
 
 # Sheets
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl.fidelity.nuisance import balanced_accuracy, luck, nuisance_names, nuisance_report
-from mbrl.fidelity.probes import (
+from mbrl.studies.fidelity.nuisance import balanced_accuracy, luck, nuisance_names, nuisance_report
+from mbrl.studies.fidelity.probes import (
     LEARNING_RATE,
     Split,
     Targets,
@@ -22,7 +22,7 @@ from mbrl.fidelity.probes import (
     not_seen_in,
     weighted_f1,
 )
-from mbrl.fidelity.regressions import network_classify, r2, ridge, small_network
+from mbrl.studies.fidelity.regressions import network_classify, r2, ridge, small_network
 
 
 def rng(seed=0):
@@ -297,7 +297,7 @@ def test_the_best_of_several_blind_readers_is_seldom_above_luck():
 
 
 def test_games_know_their_nuisances():
-    from mbrl.fidelity.games import GAMES
+    from mbrl.studies.fidelity.games import GAMES
 
     assert nuisance_names(GAMES["synthetic_pong_nuisance"]) == ("texture_id", "noise_id")
     assert nuisance_names(GAMES["pong"]) == ()

@@ -9,13 +9,13 @@ from fidelity_trials import GAME, TINY, make_trial, write_trial
 from rich.console import Console
 
 from mbrl.errors import ConfigError
-from mbrl.fidelity.arms import ARMS, SUPERVISED
-from mbrl.fidelity.figures import colour, cost_figure, drift_figure, marker
-from mbrl.fidelity.games import GAMES
-from mbrl.fidelity.report import write_report
-from mbrl.fidelity.results import aggregate, look_up, read_trials, summarise
-from mbrl.fidelity.tables import cell, summary_rows, tables, terminal_table
-from mbrl.fidelity.trials import refuse_others
+from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
+from mbrl.studies.fidelity.figures import colour, cost_figure, drift_figure, marker
+from mbrl.studies.fidelity.games import GAMES
+from mbrl.studies.fidelity.report import write_report
+from mbrl.studies.fidelity.results import aggregate, look_up, read_trials, summarise
+from mbrl.studies.fidelity.tables import cell, summary_rows, tables, terminal_table
+from mbrl.studies.fidelity.trials import refuse_others
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,25 +14,25 @@ import pytest
 import torch
 from fidelity_trials import GAME, STEPS, TINY, make_trial
 
-from mbrl import checkpoint, provenance
 from mbrl.__main__ import main
 from mbrl.errors import ConfigError
-from mbrl.fidelity import trial as trial_module
-from mbrl.fidelity.arms import SUPERVISED
-from mbrl.fidelity.frames import collect_frames
-from mbrl.fidelity.games import GAMES
-from mbrl.fidelity.measure import Sizes
-from mbrl.fidelity.pictures import Pictures
-from mbrl.fidelity.results import aggregate, look_up
-from mbrl.fidelity.study import study
-from mbrl.fidelity.tables import tables
-from mbrl.fidelity.trial import QUICK, Training, run
-from mbrl.fidelity.trials import (
+from mbrl.replay import ReplayStore
+from mbrl.run import checkpoint, provenance
+from mbrl.run.progress import read_metrics
+from mbrl.studies.fidelity import trial as trial_module
+from mbrl.studies.fidelity.arms import SUPERVISED
+from mbrl.studies.fidelity.frames import collect_frames
+from mbrl.studies.fidelity.games import GAMES
+from mbrl.studies.fidelity.measure import Sizes
+from mbrl.studies.fidelity.pictures import Pictures
+from mbrl.studies.fidelity.results import aggregate, look_up
+from mbrl.studies.fidelity.study import study
+from mbrl.studies.fidelity.tables import tables
+from mbrl.studies.fidelity.trial import QUICK, Training, run
+from mbrl.studies.fidelity.trials import (
     MEASURES,
     Trial,
 )
-from mbrl.progress import read_metrics
-from mbrl.replay import ReplayStore
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,14 +9,14 @@ import torch
 from fidelity_trials import GAME, STEPS, make_trial
 
 from mbrl.__main__ import main
-from mbrl.fidelity.frames import Frames, collect_frames, load_frames
-from mbrl.fidelity.games import GAMES
-from mbrl.fidelity.report import write_report
-from mbrl.fidelity.results import aggregate, look_up, read_trials
-from mbrl.fidelity.supervised import LabelReader, SupervisedTraining, supervised_report
-from mbrl.fidelity.tables import tables
-from mbrl.fidelity.trial import FRAMES_SEED, run
-from mbrl.fidelity.trials import Trial
+from mbrl.studies.fidelity.frames import Frames, collect_frames, load_frames
+from mbrl.studies.fidelity.games import GAMES
+from mbrl.studies.fidelity.report import write_report
+from mbrl.studies.fidelity.results import aggregate, look_up, read_trials
+from mbrl.studies.fidelity.supervised import LabelReader, SupervisedTraining, supervised_report
+from mbrl.studies.fidelity.tables import tables
+from mbrl.studies.fidelity.trial import FRAMES_SEED, run
+from mbrl.studies.fidelity.trials import Trial
 from mbrl.world_model.settings import EncoderSettings
 
 SETTINGS = EncoderSettings(channels=(4, 4), hidden=16)
@@ -33,12 +33,12 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Frames]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The arms that a study would make, which it then takes for done."""
     arms: list[str] = []
-    monkeypatch.setattr("mbrl.fidelity.study.run_all", lambda *_: [])
+    monkeypatch.setattr("mbrl.studies.fidelity.study.run_all", lambda *_: [])
     monkeypatch.setattr(
-        "mbrl.fidelity.study.refuse_others",
+        "mbrl.studies.fidelity.study.refuse_others",
         lambda trials, *_: arms.extend(trial.arm for trial in trials),
     )
-    monkeypatch.setattr("mbrl.fidelity.study.is_done", lambda _: True)
+    monkeypatch.setattr("mbrl.studies.fidelity.study.is_done", lambda _: True)
     return arms
 
 

@@ -186,7 +186,8 @@ def test_96_steps_and_back_return_the_image(sharing, variant, dtype, most):
     """Normalised by one batch, as before training, and tried on other numbers.
 
     Each layer is a twentieth away from its start. Much further, so many couplings in a row are a
-    chaotic map, shared ones first; what trained flows do is measured (`mbrl.flows.measure`).
+    chaotic map, shared ones first; what trained flows do is measured
+    (`mbrl.studies.flows.measure`).
     """
     values = {"scales": 3, "steps": 32, "sharing": sharing, "variant": variant, "dtype": dtype}
     made = nudged(flow((1, 16, 16), shake=0.0, **values), 0.05)

@@ -8,7 +8,7 @@ import torch
 from flow_makers import FEATURES, SHARING, features_of, flow, image_of, numbers_of
 from torch import nn
 
-from mbrl.flows.memory import saved_bytes
+from mbrl.studies.flows.memory import saved_bytes
 
 MEMORY = ("plain", "checkpoint", "reversible")
 
@@ -155,7 +155,7 @@ def train_on_a_rank(rank, port):
     first_weights_are_equal(rank)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    os._exit(0)  # as `mbrl.flows.step` ends; a failed assertion ends before this
+    os._exit(0)  # as `mbrl.studies.flows.step` ends; a failed assertion ends before this
 
 
 def gradients_are_of_the_whole_batch(rank):

@@ -13,13 +13,13 @@ import torch
 from flow_trials import make_trial, write_images, write_trial
 
 from mbrl.errors import TrainingError
-from mbrl.flows import cost, load, train
-from mbrl.flows.images import Source, load_images
-from mbrl.flows.load import Load
-from mbrl.flows.results import aggregate
-from mbrl.flows.settings import FlowStudySettings
-from mbrl.flows.step import Order, peak_rss_bytes, run_steps
-from mbrl.flows.tables import TABLES, tables
+from mbrl.studies.flows import cost, load, train
+from mbrl.studies.flows.images import Source, load_images
+from mbrl.studies.flows.load import Load
+from mbrl.studies.flows.results import aggregate
+from mbrl.studies.flows.settings import FlowStudySettings
+from mbrl.studies.flows.step import Order, peak_rss_bytes, run_steps
+from mbrl.studies.flows.tables import TABLES, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,8 +40,8 @@ RANK = """
 import hashlib, json, os, sys
 import torch
 from torch import distributed
-from mbrl.flows.step import Loss, Order, shared, step
-from mbrl.flows.train import optimizer_of
+from mbrl.studies.flows.step import Loss, Order, shared, step
+from mbrl.studies.flows.train import optimizer_of
 
 order, rank = Order.model_validate_json(sys.argv[1]), int(sys.argv[2])
 distributed.init_process_group(
@@ -63,7 +63,7 @@ for name in sys.argv[3:]:
     steps.append([hashlib.sha256(weights.numpy().tobytes()).hexdigest(), said])
 distributed.destroy_process_group()
 print(json.dumps(steps), flush=True)
-os._exit(0)  # as `mbrl.flows.step` ends
+os._exit(0)  # as `mbrl.studies.flows.step` ends
 """
 
 

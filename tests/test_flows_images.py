@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mbrl.errors import ConfigError, MbrlError
-from mbrl.flows.baselines import (
+from mbrl.studies.flows.baselines import (
     baselines,
     copy_last_bits,
     copy_weight,
@@ -21,9 +21,9 @@ from mbrl.flows.baselines import (
     png_bytes,
     uniform_bits,
 )
-from mbrl.flows.images import ImageSet, Source, load_images, quantised, shrunk, unseen
-from mbrl.flows.pickled import read_pickled
-from mbrl.flows.sources import read_pictures
+from mbrl.studies.flows.images import ImageSet, Source, load_images, quantised, shrunk, unseen
+from mbrl.studies.flows.pickled import read_pickled
+from mbrl.studies.flows.sources import read_pictures
 
 
 def random_images(count: int, side: int = 8, channels: int = 1, seed: int = 0) -> Any:

@@ -10,15 +10,23 @@ import pytest
 import torch
 from flow_trials import make_trial, write_images
 
-from mbrl.flows import cost, latency
-from mbrl.flows import measure as measure_module
-from mbrl.flows.bits import diverged
-from mbrl.flows.images import ImageSet, Source, load_images
-from mbrl.flows.measure import QUICK, Sizes, _interpolations, _pairs, draw, measure, validity
-from mbrl.flows.settings import FlowStudySettings
-from mbrl.flows.train import build
-from mbrl.flows.trial import run
-from mbrl.flows.trials import is_done
+from mbrl.studies.flows import cost, latency
+from mbrl.studies.flows import measure as measure_module
+from mbrl.studies.flows.bits import diverged
+from mbrl.studies.flows.images import ImageSet, Source, load_images
+from mbrl.studies.flows.measure import (
+    QUICK,
+    Sizes,
+    _interpolations,
+    _pairs,
+    draw,
+    measure,
+    validity,
+)
+from mbrl.studies.flows.settings import FlowStudySettings
+from mbrl.studies.flows.train import build
+from mbrl.studies.flows.trial import run
+from mbrl.studies.flows.trials import is_done
 from mbrl.world_model.decoders.flow import ImageFlow
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl.fidelity.objects import Detector, contrast
-from mbrl.fidelity.sprites import SceneObject
-from mbrl.flows.interpolation import (
+from mbrl.studies.fidelity.objects import Detector, contrast
+from mbrl.studies.fidelity.sprites import SceneObject
+from mbrl.studies.flows.interpolation import (
     blobs,
     count_objects,
     cross_fade,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mbrl.errors import MbrlError
-from mbrl.flows.pickled import read_pickled
+from mbrl.studies.flows.pickled import read_pickled
 
 START = b"\x80\x02"
 

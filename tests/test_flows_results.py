@@ -9,12 +9,12 @@ from docs_generator import load_generator
 from flow_trials import curve, make_trial, write_images, write_trial
 
 from mbrl.errors import ConfigError
-from mbrl.flows import cost, latency
-from mbrl.flows.images import Source
-from mbrl.flows.report import _warnings
-from mbrl.flows.results import aggregate, minutes_to, thresholds_of
-from mbrl.flows.tables import _latency, _time, tables
-from mbrl.flows.trials import MEASURES, Trial, refuse_others
+from mbrl.studies.flows import cost, latency
+from mbrl.studies.flows.images import Source
+from mbrl.studies.flows.report import _warnings
+from mbrl.studies.flows.results import aggregate, minutes_to, thresholds_of
+from mbrl.studies.flows.tables import _latency, _time, tables
+from mbrl.studies.flows.trials import MEASURES, Trial, refuse_others
 
 ROOT = Path(__file__).resolve().parent.parent
 

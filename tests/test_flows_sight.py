@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flow_trials import make_trial
 
-from mbrl.flows import cost, latency
-from mbrl.flows.images import ImageSet, Source, drawn_sources, load_images
-from mbrl.flows.sight import Sight, enlarged, sight_of
+from mbrl.studies.flows import cost, latency
+from mbrl.studies.flows.images import ImageSet, Source, drawn_sources, load_images
+from mbrl.studies.flows.sight import Sight, enlarged, sight_of
 
 GAME = "synthetic_pong"
 

@@ -16,13 +16,13 @@ from flow_trials import TINY, make_trial, write_images, write_trial
 
 from mbrl.__main__ import main
 from mbrl.errors import ConfigError
-from mbrl.flows import train as train_module
-from mbrl.flows.arms import ARMS, choose
-from mbrl.flows.images import Source, load_images
-from mbrl.flows.train import Training
-from mbrl.flows.trial import parsed, run
-from mbrl.flows.trials import is_done, plan, refuse_others
-from mbrl.progress import read_metrics
+from mbrl.run.progress import read_metrics
+from mbrl.studies.flows import train as train_module
+from mbrl.studies.flows.arms import ARMS, choose
+from mbrl.studies.flows.images import Source, load_images
+from mbrl.studies.flows.train import Training
+from mbrl.studies.flows.trial import parsed, run
+from mbrl.studies.flows.trials import is_done, plan, refuse_others
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -177,7 +177,7 @@ def test_main_arms_come_first_each_with_its_first_seed(source: Source, tmp_path:
 def test_a_trial_s_command_names_the_trial(game: str | None, tmp_path: Path) -> None:
     images = Source(game=game, size=32) if game else Source(path=tmp_path / "x.npz", bits=8)
     trial = make_trial(images, tmp_path, arm="level+film", seed=3)
-    assert trial.command[1:3] == ["-m", "mbrl.flows.trial"]
+    assert trial.command[1:3] == ["-m", "mbrl.studies.flows.trial"]
     assert parsed("", trial.command[3:]) == trial
 
 

@@ -15,13 +15,13 @@ from test_learn_model import ATARI, arguments, episode
 from test_pixelcnn_sampling import FAST, decoder, drawing
 from tiny import config, model_settings
 
-from agents import streams
-from mbrl import checkpoint
+from agents.numerics import restore_generator
 from mbrl.errors import TrainingError
-from mbrl.fidelity.trial import run as run_trial
 from mbrl.learn_model import WorldModelLearner
-from mbrl.progress import read_metrics
 from mbrl.replay import ReplayStore
+from mbrl.run import checkpoint
+from mbrl.run.progress import read_metrics
+from mbrl.studies.fidelity.trial import run as run_trial
 from mbrl.train import train
 from mbrl.world_model.decoders.sampling import sample_blocks
 from mbrl.world_model.latent import Latent
@@ -150,15 +150,15 @@ def test_a_checkpoint_goes_on_on_either_device(
 def test_a_stream_moves_to_a_card_and_back() -> None:
     state = torch.Generator().manual_seed(1).get_state()
     there = torch.Generator("cuda")
-    streams.restore(there, state)
+    restore_generator(there, state)
     drawn = torch.rand(3, generator=there, device="cuda")
     again = torch.Generator("cuda")
-    streams.restore(again, state)
+    restore_generator(again, state)
     assert torch.equal(torch.rand(3, generator=again, device="cuda"), drawn)
     here = torch.Generator()
-    streams.restore(here, again.get_state())
+    restore_generator(here, again.get_state())
     first = torch.rand(3, generator=here)
-    streams.restore(here, again.get_state())
+    restore_generator(here, again.get_state())
     assert torch.equal(torch.rand(3, generator=here), first)
 
 

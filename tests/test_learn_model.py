@@ -6,7 +6,7 @@ import torch
 from gymnasium import spaces
 from tiny import model_settings
 
-from mbrl.config import LearnModelSettings
+from mbrl.config.schema import LearnModelSettings
 from mbrl.device import pick_device, reachable
 from mbrl.episode import Episode
 from mbrl.errors import ConfigError, ReplayError, TrainingError

@@ -5,14 +5,13 @@ import math
 import pytest
 import torch
 
+from agents.numerics import symexp, symlog
 from mbrl.world_model.losses import (
     categorical_kl,
     free_nats,
     gaussian_kl,
     inverse_cdf_sample,
     soft_free_nats,
-    symexp,
-    symlog,
     two_hot_cross_entropy,
 )
 

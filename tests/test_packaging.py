@@ -198,7 +198,7 @@ def test_continuous_integration_ends_with_the_closing_line_of_pytest(tmp_path: P
 def test_provenance_traces_a_number_without_naming_the_machine() -> None:
     import socket
 
-    from mbrl import provenance
+    from mbrl.run import provenance
 
     found = provenance.provenance()
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", found["commit"])
@@ -213,7 +213,7 @@ def test_provenance_traces_a_number_without_naming_the_machine() -> None:
 def test_commit_is_dirty_only_when_code_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mbrl import provenance
+    from mbrl.run import provenance
 
     monkeypatch.setenv("MBRL_COMMIT", "sent along")
     assert provenance.commit(tmp_path) == "sent along"

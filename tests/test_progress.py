@@ -13,9 +13,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from mbrl import mirrors
 from mbrl.errors import ConfigError
-from mbrl.progress import MetricsLog, Progress, read_metrics
+from mbrl.run import mirrors
+from mbrl.run.progress import MetricsLog, Progress, read_metrics
 
 
 class Clock:

@@ -10,10 +10,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from mbrl import plots, report, video
 from mbrl.errors import MbrlError
-from mbrl.records import RunRecord
-from mbrl.report import compare_warnings, write_compare_report, write_run_report
+from mbrl.report import figures as plots
+from mbrl.report import html as report
+from mbrl.report import video
+from mbrl.report.html import compare_warnings, write_compare_report, write_run_report
+from mbrl.run.record import RunRecord
 
 COMMIT = "0123456789" * 4
 CURVES = {"dream": [[100, 0.0], [200, 2.0]], "ppo": [[100, 0.0], [200, 0.5]]}

@@ -15,9 +15,10 @@ import pytest
 import torch
 from tiny import config
 
-from mbrl import checkpoint, config_file
+from mbrl.config import file as config_file
 from mbrl.errors import ConfigError, MbrlError
-from mbrl.run import Run
+from mbrl.run import checkpoint
+from mbrl.run.run import Run
 from mbrl.train import Crew, train
 
 TIMINGS = ("wall_time_s", "_per_s", "rollout_s", "update_s")

@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 from tiny import config
 
-from mbrl import config_file
-from mbrl.run import changed_settings
+from mbrl.config import file as config_file
+from mbrl.run.run import changed_settings
 
 
 def write(folder: Path, tree: dict) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, trim_mean
 
-from mbrl.stats import (
+from mbrl.report.stats import (
     align,
     first_crossing,
     iqm,

@@ -2,7 +2,7 @@
 
 import torch
 
-from agents import streams
+from agents.numerics import restore_generator
 
 FOREIGN = torch.tensor([7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0], dtype=torch.uint8)
 """As a graphics card's generator has it: a seed and an offset of eight bytes each."""
@@ -10,7 +10,7 @@ FOREIGN = torch.tensor([7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0], dtype=t
 
 def drawn(state: torch.Tensor, began: int = 0) -> list[float]:
     generator = torch.Generator().manual_seed(began)
-    streams.restore(generator, state)
+    restore_generator(generator, state)
     return torch.rand(3, generator=generator).tolist()
 
 

@@ -17,12 +17,13 @@ import torch
 from tiny import BREAKOUT, config
 
 from agents.dream_ppo import PolicyLearningError
-from mbrl import checkpoint, config_file
 from mbrl.actors import RemoteCollectors
+from mbrl.config import file as config_file
 from mbrl.errors import CollectError, ConfigError, TrainingError
-from mbrl.progress import read_metrics
 from mbrl.replay import ReplayStore
-from mbrl.run import Run
+from mbrl.run import checkpoint
+from mbrl.run.progress import read_metrics
+from mbrl.run.run import Run
 from mbrl.train import Crew, train
 
 ROOT = Path(__file__).resolve().parent.parent

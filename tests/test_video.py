@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mbrl import video
+from mbrl.report import video
 
 
 def moving_square(n: int = 12, size: int = 15) -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.settings import DreamPolicySettings
-from mbrl.config import (
+from mbrl.config.schema import (
     CollectSettings,
     Config,
     EvaluateSettings,

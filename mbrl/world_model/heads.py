@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mbrl.world_model.losses import symexp, symlog, two_hot_cross_entropy
+from agents.numerics import symexp, symlog
+from mbrl.world_model.losses import two_hot_cross_entropy
 from mbrl.world_model.settings import HeadSettings
 
 

@@ -4,16 +4,6 @@ import torch
 from torch import Tensor
 
 
-def symlog(x: Tensor) -> Tensor:
-    """sign(x) * log(1 + |x|): compresses large magnitudes (arXiv:2301.04104, equation 9)."""
-    return torch.sign(x) * torch.log1p(x.abs())
-
-
-def symexp(x: Tensor) -> Tensor:
-    """The inverse of `symlog`."""
-    return torch.sign(x) * torch.expm1(x.abs())
-
-
 def categorical_kl(q_logits: Tensor, p_logits: Tensor) -> Tensor:
     """KL(q || p) in nats, summed over the groups.
 

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents.bfloat16 import autocast
+from agents.numerics import autocast
 from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
 from mbrl.world_model.code import make_code

@@ -1,0 +1,74 @@
+"""Numerics that the world model and the policy share: precision, random streams, symlog.
+
+A processor without instructions for bfloat16 runs the same code slowly, and says nothing. So a
+setting that asks for bfloat16 is a wish: it is granted where the device has it. Whether the
+processor does stands with every result (`mbrl.run.provenance.machine`).
+
+The random generators of a CPU and of a GPU have states of different size and give different numbers
+from the same seed, so a checkpoint of one cannot be put into the other. A run that moves between
+them goes on all the same.
+
+Knows nothing of models, policies or environments.
+"""
+
+import zlib
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+_CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+"""Names of `torch.cpu.get_capabilities`, on x86 and on ARM, any of which is enough."""
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 by itself; False for kinds that are not known."""
+    if device.type == "cpu":
+        known = torch.cpu.get_capabilities()
+        return any(known.get(name, False) for name in _CPU_INSTRUCTIONS)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return False
+
+
+def precision(device: torch.device, wanted: bool) -> torch.dtype:
+    """Of matrix products: bfloat16 if it is wanted and the device has it, else float32."""
+    return torch.bfloat16 if wanted and has_bfloat16(device) else torch.float32
+
+
+def autocast(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
+    """A context in which matrix products and convolutions are in `precision(device, wanted)`.
+
+    If that is float32 the context changes nothing.
+    """
+    if precision(device, wanted) == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Put a generator where another one was.
+
+    On the same kind of device it goes on exactly; on another kind it begins anew, with a seed that
+    follows from the state alone.
+
+    Args:
+        generator: of any device.
+        state: of `torch.Generator.get_state`, on whatever device.
+    """
+    state = state.cpu()
+    if len(state) == len(generator.get_state()):
+        generator.set_state(state)
+    else:
+        generator.manual_seed(zlib.crc32(state.numpy().tobytes()))
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) * ln(1 + |x|). Source: Webber, Meas. Sci. Technol. 24 (2013) 027001."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """sign(x) * (exp(|x|) - 1), the inverse of `symlog`."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))

@@ -1,0 +1,1 @@
+"""Settings: the whole config, YAML files and overrides, and what changed since a run was begun."""

@@ -1,0 +1,382 @@
+"""Config files: YAML with `extends`, `a.b=value` overrides, and every mistake named by its place.
+
+In: a pydantic model class, a path and overrides. Out: a checked instance of that class, or one
+`ConfigError` that lists all mistakes as `file:line: name: expected ..., got ...`. It refuses to
+know what any setting means; the model classes do.
+
+Rules of stacking: `extends: base.yaml` or a list of files, relative to the file that says it; they
+are merged from left to right, then the file itself on top. Sections merge key by key; every other
+value, a list for example, replaces. An override replaces whatever it names, a whole section too.
+
+Checks that compare several settings of one section can only run once each of them is right by
+itself, so their mistakes come in a second round. How YAML is read: `mbrl.config.yaml`.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mbrl.config.yaml import Dumper, Loader, parse_value
+from mbrl.errors import ConfigError
+
+Name = tuple[str, ...]
+"""A setting's dotted name, in parts."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_OVERRIDE_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+DEEPEST = 20
+"""Levels of sections; only an alias inside itself has more."""
+
+
+class Mistake(NamedTuple):
+    """One thing wrong, and where it was written."""
+
+    place: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    """One key of a file or one override. A `section` is merged into, anything else replaces."""
+
+    name: Name
+    value: Any
+    place: str
+    section: bool = False
+
+
+def load(
+    model: type[Model], path: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Model:
+    """Read a config file, stack it on what it extends, apply overrides and check everything.
+
+    Args:
+        model: the class to make; every model in it must forbid extra keys.
+        path: the YAML file; None for the defaults and overrides alone.
+        overrides: `a.b=value`, the value written as in YAML; later ones win.
+
+    Returns:
+        The checked instance.
+
+    Raises:
+        ConfigError: a file cannot be read, or there are mistakes; the message lists all of them.
+        TypeError: a model class would silently ignore unknown keys.
+    """
+    known = dict(_known_settings(model))
+    mistakes: list[Mistake] = []
+    assignments = [] if path is None else _read(Path(path), (), mistakes)
+    assignments += _parse_overrides(overrides, mistakes)
+    values, places = _merge(assignments)
+    root = "settings" if path is None else _shown(Path(path))
+    bools = _misplaced_bools(values, known)
+    mistakes += [Mistake(_place(name, places, root), text) for name, text in bools.items()]
+    try:
+        config = model.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            name, text = _about(_name_in(values, detail), _say(detail, known), known)
+            if name not in bools:
+                dotted = f"{'.'.join(name)}: " if name else ""
+                mistakes.append(Mistake(_place(name, places, root), dotted + text))
+    if mistakes:
+        raise ConfigError(_listed(mistakes))
+    return config
+
+
+def dump(config: BaseModel) -> str:
+    """Write a config as YAML, every setting included, so that `load` gives an equal one.
+
+    Args:
+        config: any instance of a model that `load` could make.
+
+    Returns:
+        YAML text, keys in the order of the classes.
+    """
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+# Reading
+
+
+def _read(path: Path, chain: tuple[Path, ...], mistakes: list[Mistake]) -> list[_Assignment]:
+    """All assignments of a file, those of the files it extends first."""
+    path, shown = path.resolve(), _shown(path)
+    if path in chain:
+        circle = " -> ".join(_shown(step) for step in (*chain[chain.index(path) :], path))
+        raise ConfigError(f"{shown}: expected files that extend others, got a circle: {circle}")
+    text = _text_of(path, shown)
+    loader = Loader(text)
+    try:
+        root = loader.get_single_node()
+        own = list(_assignments(loader, root, (), shown, mistakes)) if root is not None else []
+    except yaml.YAMLError as error:
+        raise ConfigError(_unreadable(shown, error)) from error
+    inherited: list[_Assignment] = []
+    for assignment in own:
+        if assignment.name == ("extends",):
+            for parent in _parents(assignment, mistakes):
+                if not (path.parent / parent).is_file():
+                    mistakes.append(
+                        Mistake(assignment.place, f"extends: {_no_file(path.parent / parent)}")
+                    )
+                    continue
+                inherited += _read(path.parent / parent, (*chain, path), mistakes)
+    return inherited + [assignment for assignment in own if assignment.name[0] != "extends"]
+
+
+def _assignments(
+    loader: Loader, node: yaml.Node, name: Name, shown: str, mistakes: list[Mistake]
+) -> Iterator[_Assignment]:
+    """Walk the mappings of a document; whatever is not a mapping is one value."""
+    if not isinstance(node, yaml.MappingNode):
+        place = f"{shown}:{node.start_mark.line + 1}"
+        mistakes.append(Mistake(place, f"expected a mapping of settings, got {_kind(node)}"))
+        return
+    first_line: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        place = f"{shown}:{line}"
+        key = loader.construct_object(key_node, deep=True)
+        dotted = ".".join((*name, str(key)))
+        if not isinstance(key, str):
+            mistakes.append(Mistake(place, f"{dotted}: expected a name as key, got {key!r}"))
+        elif key in first_line:
+            mistakes.append(
+                Mistake(
+                    place,
+                    f"{dotted}: expected each key once, got it again after line {first_line[key]}",
+                )
+            )
+        elif len(name) > DEEPEST:
+            mistakes.append(
+                Mistake(place, f"{dotted}: expected fewer levels, got an alias of itself")
+            )
+        else:
+            first_line[key] = line
+            if isinstance(value_node, yaml.MappingNode):
+                yield _Assignment((*name, key), None, place, section=True)
+                yield from _assignments(loader, value_node, (*name, key), shown, mistakes)
+            else:
+                value = loader.construct_object(value_node, deep=True)
+                yield _Assignment((*name, key), value, place)
+
+
+def _kind(node: yaml.Node) -> str:
+    """What a node is, in words."""
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+
+
+def _parents(extends: _Assignment, mistakes: list[Mistake]) -> list[str]:
+    """The files named by an `extends` key."""
+    value = [extends.value] if isinstance(extends.value, str) else extends.value
+    if isinstance(value, list) and all(isinstance(parent, str) for parent in value):
+        return value
+    got = "a section" if extends.section else repr(value)
+    mistakes.append(Mistake(extends.place, f"extends: expected a file or a list, got {got}"))
+    return []
+
+
+def _parse_overrides(overrides: Sequence[str], mistakes: list[Mistake]) -> list[_Assignment]:
+    """`a.b=value` strings as assignments."""
+    assignments = []
+    for override in overrides:
+        place = f"override {override!r}"
+        name, equals, text = override.partition("=")
+        if not equals or not _OVERRIDE_NAME.fullmatch(name):
+            mistakes.append(Mistake(place, "expected name=value, such as policy.horizon=15"))
+            continue
+        try:
+            value = parse_value(text)
+        except yaml.YAMLError as error:
+            mistakes.append(Mistake(place, f"{name}: expected a YAML value, {_problem(error)}"))
+            continue
+        assignments.append(_Assignment(tuple(name.split(".")), value, place))
+    return assignments
+
+
+def _merge(assignments: Sequence[_Assignment]) -> tuple[dict[str, Any], dict[Name, str]]:
+    """Apply assignments in order.
+
+    Returns:
+        The nested values, and for each name the place that set it last.
+    """
+    values: dict[str, Any] = {}
+    places: dict[Name, str] = {}
+    for assignment in assignments:
+        section, name = values, assignment.name
+        for depth, key in enumerate(name[:-1], start=1):
+            if not isinstance(section.get(key), dict):
+                section[key] = {}
+                places[name[:depth]] = assignment.place
+            section = section[key]
+        if not assignment.section or not isinstance(section.get(name[-1]), dict):
+            section[name[-1]] = {} if assignment.section else assignment.value
+            for stale in [old for old in places if old[: len(name)] == name]:
+                del places[stale]
+        places[name] = assignment.place
+    return values, places
+
+
+# Checking
+
+
+def _known_settings(model: type[BaseModel], name: Name = ()) -> Iterator[tuple[Name, Any]]:
+    """Every setting's name and type annotation, sections included."""
+    if model.model_config.get("extra") != "forbid":
+        raise TypeError(f'{model.__name__}: expected model_config with extra="forbid"')
+    for key, info in model.model_fields.items():
+        yield (*name, key), info.annotation
+        for part in _leaves(info.annotation):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _known_settings(part, (*name, key))
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """The types inside unions, lists, dicts and annotations."""
+    inner = get_args(annotation)
+    return [leaf for part in inner for leaf in _leaves(part)] if inner else [annotation]
+
+
+def _misplaced_bools(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[Name, str]:
+    """Numbers given as true or false, which pydantic would read as 1 and 0."""
+    found = {}
+    for name, annotation in known.items():
+        value: Any = values
+        for key in name:
+            value = value.get(key) if isinstance(value, dict) else None
+        leaves = _leaves(annotation)
+        takes_bool = any(leaf in (bool, Any, object) for leaf in leaves)
+        if isinstance(value, bool) and not takes_bool and (int in leaves or float in leaves):
+            found[name] = f"{'.'.join(name)}: expected a number, got {str(value).lower()}"
+    return found
+
+
+def _name_in(values: dict[str, Any], detail: ErrorDetails) -> Name:
+    """The name an error is about. pydantic's location also has parts that are not in the data."""
+    name: list[str] = []
+    node: Any = values
+    for part in detail["loc"]:
+        is_item = isinstance(node, list) and isinstance(part, int)
+        if is_item or (isinstance(node, dict) and part in node):
+            node = node[part]
+        elif detail["type"] != "missing" or part != detail["loc"][-1]:
+            continue
+        name.append(str(part))
+    return tuple(name)
+
+
+def _say(detail: ErrorDetails, known: Mapping[Name, Any]) -> str:
+    """One pydantic error in our words: expected, got, way out."""
+    kind, message, given = detail["type"], detail["msg"], detail["input"]
+    got = repr(given) if len(repr(given)) <= 60 else f"{repr(given)[:57]}..."
+    if kind == "extra_forbidden":
+        return f"unknown setting; {_nearest(tuple(map(str, detail['loc'])), known)}"
+    if kind == "missing":
+        return "expected a value, got none"
+    if kind in ("value_error", "assertion_error"):
+        return message.partition(", ")[2]
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return f"expected a mapping of settings, got {got}"
+    expected = message.removeprefix("Input should be ")
+    if expected == message:
+        return f"{message}, got {got}"
+    if kind.endswith(("_parsing", "_type", "_from_float")):
+        expected = expected.partition(",")[0].replace("a valid tuple", "a list")
+    if kind == "string_type" and isinstance(given, int | float):
+        got += f"; put it in quotes: '{given}'"
+    return f"expected {expected}, got {got}"
+
+
+def _about(name: Name, text: str, known: Mapping[Name, Any]) -> tuple[Name, str]:
+    """A section's own check may begin with the setting it is about: `batch_size: expected ...`."""
+    subject, colon, rest = text.partition(": ")
+    inner = (*name, *subject.split("."))
+    return (inner, rest) if colon and inner in known else (name, text)
+
+
+def _nearest(name: Name, known: Mapping[Name, Any]) -> str:
+    """What the user may have meant: a like name in this section, then anywhere."""
+    siblings = [other for other in known if other[:-1] == name[:-1]]
+    for candidates in (siblings, list(known)):
+        keys = list(dict.fromkeys(other[-1] for other in candidates))
+        for key in difflib.get_close_matches(name[-1], keys, n=1, cutoff=0.6):
+            meant = [".".join(other) for other in candidates if other[-1] == key]
+            return f"did you mean {' or '.join(meant[:3])}?"
+    return f"known here: {', '.join(sorted(other[-1] for other in siblings))}"
+
+
+# Messages
+
+
+def _place(name: Name, places: Mapping[Name, str], root: str) -> str:
+    """Where a setting was written, or the section it is in."""
+    for depth in range(len(name), 0, -1):
+        if name[:depth] in places:
+            return places[name[:depth]]
+    return root
+
+
+def _listed(mistakes: Sequence[Mistake]) -> str:
+    """All mistakes, file by file and line by line, overrides last."""
+
+    def position(mistake: Mistake) -> tuple[bool, str, int]:
+        file, _, line = mistake.place.rpartition(":")
+        is_line = line.isdigit()
+        return mistake.place.startswith("override "), file, int(line) if is_line else 0
+
+    lines = [f"{place}: {text}" for place, text in sorted(set(mistakes), key=position)]
+    if len(lines) == 1:
+        return lines[0]
+    return "\n  ".join([f"{len(lines)} mistakes in the settings:", *lines])
+
+
+def _shown(path: Path) -> str:
+    """A path as a reader knows it: relative to the working folder where possible."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _text_of(path: Path, shown: str) -> str:
+    """The text of a file."""
+    if not path.is_file():
+        raise ConfigError(f"{shown}: {_no_file(path)}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{shown}: expected a YAML file in UTF-8, got {error}") from error
+
+
+def _no_file(path: Path) -> str:
+    """That a file is missing, and which ones are there."""
+    there = sorted(file.name for file in path.parent.glob("*.yaml"))
+    if not path.parent.is_dir():
+        return f"expected a YAML file, got no folder {_shown(path.parent)}"
+    if not there:
+        return f"expected a YAML file, got none of that name; {_shown(path.parent)} has no .yaml"
+    near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5) or there[:10]
+    return (
+        f"expected a YAML file, got none named {path.name}; in {_shown(path.parent)} there is "
+        f"{', '.join(near)}"
+    )
+
+
+def _unreadable(shown: str, error: yaml.YAMLError) -> str:
+    """A YAML error with its line."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    place = shown if mark is None else f"{shown}:{mark.line + 1}"
+    return f"{place}: expected YAML, {_problem(error)}"
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What the YAML parser says, without its picture of the line."""
+    text = error.problem if isinstance(error, yaml.MarkedYAMLError) else None
+    return f"got: {text or ' '.join(str(error).split())}"

@@ -1,0 +1,210 @@
+"""Figures: learning curves and metrics go in, a PNG file or an inline SVG string comes out.
+
+Drawn with matplotlib's object interface only, so no global figure, backend or style is touched.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import ArrayLike
+
+from mbrl.report.stats import align
+
+Curves = Mapping[str, Sequence[ArrayLike]]
+
+# Legible on white and on near black, and apart from each other for most colour-blind readers.
+_COLOURS = {"dream": "#e4572e", "ppo": "#3b82d6", "dqn": "#17a673", "random": "#8a8f98"}
+_MORE_COLOURS = ("#a463d1", "#c79a16", "#d6558b", "#5aa7b8")
+_INK = "#5a5e66"  # becomes the page's own text colour in an SVG
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A fixed colour for each agent, the same in every figure and table."""
+    unknown = [name for name in names if name not in _COLOURS]
+    spare = {name: _MORE_COLOURS[i % len(_MORE_COLOURS)] for i, name in enumerate(unknown)}
+    return {name: _COLOURS.get(name) or spare[name] for name in names}
+
+
+def plot_curves(
+    path: Path | str,
+    curves: Curves,
+    *,
+    title: str = "",
+    xlabel: str = "real environment steps",
+    ylabel: str = "return",
+    threshold: float | None = None,
+) -> Path:
+    """Draw every seed's learning curve and the mean of each agent into a PNG.
+
+    Args:
+        path: ends in .png; its folder is made if missing.
+        curves: per agent one (points, 2) array per seed: x, then score. NaN scores are left out.
+        title: above the axes.
+        xlabel: what x is.
+        ylabel: what the score is.
+        threshold: a dashed line at this score, if given.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure = _curves_figure(curves, title, xlabel, ylabel, threshold, size=(7.2, 4.2))
+    with style():
+        figure.savefig(path, dpi=160, facecolor="white")
+    return path
+
+
+def curves_svg(
+    curves: Curves,
+    *,
+    xlabel: str = "real environment steps",
+    ylabel: str = "return",
+    threshold: float | None = None,
+    time_axis: bool = False,
+) -> str:
+    """The figure of `plot_curves` as an `<svg>` element that takes on the page's text colour.
+
+    Args:
+        curves: as `plot_curves`.
+        xlabel: what x is.
+        ylabel: what the score is.
+        threshold: a dashed line at this score, if given.
+        time_axis: x is seconds; minutes or hours are shown, and named behind `xlabel`.
+    """
+    if time_axis:
+        curves, unit = _in_minutes_or_hours(curves)
+        xlabel = f"{xlabel}, {unit}"
+    return to_svg(_curves_figure(curves, "", xlabel, ylabel, threshold, size=(7.2, 3.9)))
+
+
+def metrics_svg(series: Mapping[str, ArrayLike], columns: int = 3) -> str:
+    """Small multiples: one little plot per metric, as one `<svg>` element.
+
+    Args:
+        series: per metric a (points, 2) array: env steps, then the value; NaN leaves a gap.
+        columns: plots beside each other.
+    """
+    rows = -(-len(series) // columns)
+    with style():
+        figure = Figure(figsize=(8.4, 1.7 * max(rows, 1)), layout="constrained")
+        grid = figure.subplots(max(rows, 1), columns, squeeze=False)
+        for axes in grid.flat[len(series) :]:
+            axes.set_visible(False)
+        for axes, (name, points) in zip(grid.flat, series.items(), strict=False):
+            values = np.asarray(points, dtype=float)
+            axes.plot(values[:, 0], values[:, 1], color=_COLOURS["ppo"], linewidth=1.2)
+            axes.set_title(name, fontsize=9, loc="left")
+            axes.tick_params(labelsize=8)
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+            _thousands(axes)
+    return to_svg(figure)
+
+
+def _curves_figure(
+    curves: Curves,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    threshold: float | None,
+    size: tuple[float, float],
+) -> Figure:
+    with style():
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        palette = colours(list(curves))
+        for name, seeds in curves.items():
+            _draw_agent(axes, name, seeds, palette[name])
+        if threshold is not None:
+            axes.axhline(threshold, color=_INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.set_title(title, loc="left", fontsize=12)
+        axes.set_xlim(left=0)
+        axes.margins(x=0.02)
+        _thousands(axes)
+        if curves:
+            axes.legend(loc="best", frameon=False)
+    return figure
+
+
+def _draw_agent(axes: Axes, name: str, seeds: Sequence[ArrayLike], colour: str) -> None:
+    many = len(seeds) > 1
+    for seed in seeds:
+        points = np.asarray(seed, dtype=float)
+        points = points[~np.isnan(points[:, 1])]
+        width, alpha = (1.0, 0.4) if many else (2.2, 1.0)
+        marker = "o" if len(points) == 1 else None  # a line of one point would not show
+        axes.plot(
+            points[:, 0], points[:, 1], color=colour, linewidth=width, alpha=alpha, marker=marker
+        )
+    label = f"{name}, mean of {len(seeds)} seeds" if many else f"{name}, 1 seed"
+    if many and _overlap(seeds):
+        steps, scores = align(seeds)
+        axes.plot(steps, scores.mean(axis=0), color=colour, linewidth=2.4, label=label)
+    else:
+        axes.plot([], [], color=colour, linewidth=2.2, label=label)
+
+
+def _overlap(seeds: Sequence[ArrayLike]) -> bool:
+    """Whether there is a range of x that all curves cover; over wall-clock there may be none."""
+    xs = [np.asarray(seed, dtype=float)[:, 0] for seed in seeds]
+    return bool(max(x[0] for x in xs) <= min(x[-1] for x in xs))
+
+
+def _thousands(axes: Axes) -> None:
+    def thousands(x: float, _: int) -> str:
+        return f"{x / 1000:g} k" if abs(x) >= 1000 else f"{x:g}"
+
+    axes.xaxis.set_major_formatter(FuncFormatter(thousands))
+
+
+def _in_minutes_or_hours(curves: Curves) -> tuple[Curves, str]:
+    arrays = {name: [np.asarray(seed, float) for seed in seeds] for name, seeds in curves.items()}
+    longest = max((seed[:, 0].max() for seeds in arrays.values() for seed in seeds), default=0.0)
+    size, unit = (3600.0, "hours") if longest >= 7200 else (60.0, "minutes")
+    scaled = {name: [seed / [size, 1.0] for seed in seeds] for name, seeds in arrays.items()}
+    return scaled, unit
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look of every figure, for as long as it is drawn and saved."""
+    settings: dict[Any, Any] = {
+        "font.size": 10,
+        "font.family": ["DejaVu Sans"],
+        "text.color": _INK,
+        "axes.edgecolor": _INK,
+        "axes.labelcolor": _INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": _INK,
+        "grid.alpha": 0.16,
+        "grid.linewidth": 0.7,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "reverie",  # the same figure gives the same file
+    }
+    with rc_context(settings):
+        yield
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as an `<svg>` element that takes on the page's text colour."""
+    out = io.StringIO()
+    save: Callable[..., None] = figure.savefig
+    with style():
+        save(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = out.getvalue()
+    return svg[svg.index("<svg") :].replace(_INK, "currentColor")

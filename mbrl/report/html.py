@@ -1,0 +1,358 @@
+"""Reports: finished runs go in, one self-contained HTML file comes out.
+
+Everything is inside the file (figures as SVG, videos as base64, styles), so it can be mailed, put
+on a wiki or opened without a network. The words and the layout are in `report.html.j2`; here is
+what they are filled with, and every reason to doubt a number that can be found in the data.
+"""
+
+import base64
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from envs.settings import EnvSettings
+from mbrl.report.figures import colours, curves_svg, metrics_svg
+from mbrl.run.record import RunRecord
+
+MAX_EMBEDDED_BYTES = 5_000_000
+_TEMPLATES = Path(__file__).resolve().parents[1]
+_FEW_SEEDS = 5
+_MEDIA = {".mp4": "video/mp4", ".webp": "image/webp", ".gif": "image/gif", ".png": "image/png"}
+_BUDGET_WORDS = {
+    "collected_steps": "real environment steps, prefill included",
+    "evaluation_steps": "real steps of evaluations (not counted above)",
+    "evaluation_episodes": "episodes of evaluations",
+    "replayed_rows": "rows of experience replayed",
+    "imagined_steps": "imagined steps",
+    "model_updates": "world-model updates",
+    "policy_rounds": "policy updates, rounds",
+    "wall_time_s": "wall-clock time",
+}
+
+
+def write_compare_report(
+    path: Path | str,
+    result: Mapping[str, Any],
+    runs: Sequence[RunRecord] = (),
+    videos: Sequence[Path | str] = (),
+) -> Path:
+    """Report of a comparison: curves with every seed, table, budget, protocol, dreams.
+
+    Args:
+        path: the HTML file; its folder is made if missing.
+        result: what `mbrl compare` writes: `{env_id, env_steps, agents: {name: {returns, iqm,
+            ci95, curve, seeds: {seed: {curve, final, wall_time_s, budget}}}}, steps_ratio:
+            {threshold, against, value, ci95, at_least} or None, command, commit, machine, seeds}`.
+        runs: the runs behind it, for the wall-clock figure, protocol and warnings.
+        videos: shown in this order; beyond 5 MB in all they are linked instead.
+
+    Returns:
+        The path.
+    """
+    agents: Mapping[str, Any] = result["agents"]
+    curves = {name: _seed_curves(agent) for name, agent in agents.items()}
+    over_time = {
+        name: [run.curve_over_time() for run in runs if run.agent == name and len(run.metrics) > 0]
+        for name in agents
+    }
+    over_time = {n: c for n, all_c in over_time.items() if (c := [x for x in all_c if x])}
+    ratio = result.get("steps_ratio")
+    names = list(agents)
+    rest = f" against {', '.join(names[1:])}" if len(names) > 1 else ""
+    figures = [_figure(curves_svg(curves, threshold=ratio and ratio.get("threshold")), "steps")]
+    if over_time:
+        svg = curves_svg(over_time, xlabel="wall-clock time of a run", time_axis=True)
+        figures.append(_figure(svg, "time"))
+    return render(
+        path,
+        "report/report.html.j2",
+        run=None,
+        title=f"{names[0]}{rest} on {result['env_id']}",
+        result=result,
+        figures=figures,
+        palette=colours(names),
+        rows=_agent_rows(agents),
+        budget=_budget_table({n: _budgets(a) for n, a in agents.items()}),
+        warnings=compare_warnings(result, runs),
+        protocol=_protocol(result, runs),
+        configs=_configs(runs),
+        videos=_embed(videos, Path(path).parent),
+    )
+
+
+def write_run_report(path: Path | str, run: RunRecord, videos: Sequence[Path | str] = ()) -> Path:
+    """Report of one run: its curve, its metrics, its dreams, its budget and its settings.
+
+    Args:
+        path: the HTML file; its folder is made if missing.
+        run: from `RunRecord.read`.
+        videos: shown in this order; beyond 5 MB in all they are linked instead.
+
+    Returns:
+        The path.
+    """
+    figures = [_figure(curves_svg({run.agent: [run.curve]}), "steps")] if len(run.curve) else []
+    series = _metric_series(run.metrics)
+    if series:
+        figures.append(_figure(metrics_svg(series), "metrics"))
+    warnings = ["One run of one seed says little about the method: see mbrl compare."]
+    return render(
+        path,
+        "report/report.html.j2",
+        result=None,
+        rows=[],
+        title=f"{run.agent} on {run.env_id}, seed {run.seed}",
+        run=run,
+        figures=figures,
+        palette=colours([run.agent]),
+        budget=_budget_table({run.agent: [_with_time(run.budget, run.wall_time_s)]}),
+        warnings=warnings + commit_warnings([run.commit]),
+        protocol=_protocol(
+            {"env_id": run.env_id, "seeds": [run.seed], "commit": run.commit}, [run]
+        ),
+        configs={"settings of this run": _yaml(run.config)} if run.config else {},
+        videos=_embed(videos, Path(path).parent),
+    )
+
+
+def compare_warnings(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
+    """Reasons to doubt a comparison that can be read off its data; one sentence each."""
+    agents = result["agents"]
+    warnings = []
+    counts = {name: len(agent["returns"]) for name, agent in agents.items()}
+    fewest = min(counts.values())
+    if fewest < _FEW_SEEDS:
+        seeds = "one seed" if fewest == 1 else f"{fewest} seeds"
+        warnings.append(
+            f"Only {seeds}: the intervals are rough and may be too narrow. "
+            f"At least {_FEW_SEEDS} are needed for a claim."
+        )
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"{name} {n}" for name, n in counts.items())
+        warnings.append(f"The agents have different numbers of seeds: {each}.")
+    if len({run.env_steps for run in runs}) > 1:
+        steps = {name: sorted({r.env_steps for r in runs if r.agent == name}) for name in agents}
+        each = "; ".join(f"{n} {', '.join(map(_number, s))}" for n, s in steps.items() if s)
+        warnings.append(f"The runs took different numbers of environment steps: {each}.")
+    if len({run.evaluation.get("episodes") for run in runs}) > 1:
+        warnings.append("The final evaluations have different numbers of episodes.")
+    if len({_yaml(run.config["env"]) for run in runs if "env" in run.config}) > 1:
+        warnings.append("The runs differ in their environment settings: scores do not compare.")
+    ratio = result.get("steps_ratio")
+    if ratio and ratio.get("at_least"):
+        warnings.append(
+            f"{ratio['against']} did not reach a return of {_number(ratio['threshold'])} within "
+            "its budget, so the ratio of steps is a lower bound."
+        )
+    return warnings + commit_warnings([result.get("commit", ""), *(run.commit for run in runs)])
+
+
+def commit_warnings(commits: Sequence[str]) -> list[str]:
+    """What the commits behind some results give reason to doubt; one sentence each."""
+    known = {commit for commit in commits if commit}
+    warnings = []
+    if any(commit.endswith("-dirty") for commit in known):
+        warnings.append("The code had changes that are in no commit.")
+    if len({commit.removesuffix("-dirty") for commit in known}) > 1:
+        warnings.append("The runs were made with different commits of the code.")
+    return warnings
+
+
+def _seed_curves(agent: Mapping[str, Any]) -> list[Any]:
+    """Every seed's curve, or the mean curve if the seeds are not in the result."""
+    seeds = [seed["curve"] for seed in agent.get("seeds", {}).values() if seed.get("curve")]
+    return seeds or ([agent["curve"]] if agent.get("curve") else [])
+
+
+def _agent_rows(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per agent; `at` places its numbers on one common scale, in percent."""
+    values = [v for a in agents.values() for v in (*a["returns"], *_ci95(a), a["iqm"], 0.0)]
+    lowest, span = min(values), (max(values) - min(values)) or 1.0
+
+    def place(value: float) -> float:
+        return round(100 * (value - lowest) / span, 2)
+
+    rows = []
+    for name, agent in agents.items():
+        returns = [float(value) for value in agent["returns"]]
+        ci95 = _ci95(agent) if len(returns) > 1 else None
+        at = {
+            "zero": place(0.0),
+            "iqm": place(agent["iqm"]),
+            "ci95": [place(limit) for limit in _ci95(agent)],
+            "returns": [place(value) for value in returns],
+        }
+        row = {"name": name, "iqm": agent["iqm"], "ci95": ci95, "mean": float(np.mean(returns))}
+        rows.append({**row, "returns": returns, "seeds": list(agent.get("seeds", {})), "at": at})
+    return rows
+
+
+def _ci95(agent: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = agent.get("ci95") or (agent["iqm"], agent["iqm"])
+    return low, high
+
+
+def _with_time(budget: Mapping[str, float], wall_time_s: float) -> dict[str, float]:
+    return {**budget, "wall_time_s": wall_time_s}
+
+
+def _budgets(agent: Mapping[str, Any]) -> list[dict[str, float]]:
+    seeds = agent.get("seeds", {}).values()
+    return [_with_time(s.get("budget", {}), s.get("wall_time_s", math.nan)) for s in seeds]
+
+
+def _budget_table(budgets: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """One row per count, one cell per agent: the mean over its seeds."""
+    found = dict.fromkeys(chain.from_iterable(chain.from_iterable(budgets.values())))
+    order = [
+        *[k for k in _BUDGET_WORDS if k in found],
+        *[k for k in found if k not in _BUDGET_WORDS],
+    ]
+    table = []
+    for key in order:
+        cells = []
+        for seeds in budgets.values():
+            values = [seed[key] for seed in seeds if seed.get(key) is not None]
+            mean = float(np.mean(values)) if values else math.nan
+            cells.append(_duration(mean) if key.endswith("_s") else _number(mean))
+        table.append({"name": _BUDGET_WORDS.get(key, key.replace("_", " ")), "cells": cells})
+    return table
+
+
+def _configs(runs: Sequence[RunRecord]) -> dict[str, str]:
+    """The settings of each agent; its seeds share them, so the first one speaks for all."""
+    first = {run.agent: run for run in reversed(runs) if run.config}
+    return {
+        f"settings of {run.agent} (seed {run.seed})": _yaml(run.config)
+        for run in sorted(first.values(), key=runs.index)
+    }
+
+
+def _protocol(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """What was compared, on what terms and on which machine, as name and value."""
+    card: dict[str, Any] = {"environment": result["env_id"]}
+    if "env_steps" in result:
+        card["budget"] = f"{_number(result['env_steps'])} real environment steps per run"
+    episodes = {int(run.evaluation["episodes"]) for run in runs if "episodes" in run.evaluation}
+    if episodes:
+        card["evaluation"] = (
+            f"{' or '.join(map(_number, sorted(episodes)))} episodes on the real environment, "
+            "the same seeds for every agent"
+        )
+    if result.get("seeds"):
+        card["seeds"] = ", ".join(map(str, result["seeds"]))
+    card |= next((_env_card(run.config["env"]) for run in runs if "env" in run.config), {})
+    if result.get("machine"):
+        card["machine"] = machine_text(result["machine"])
+    card |= {k: result[k] for k in ("commit", "command") if result.get(k)}
+    return card
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """A machine of `mbrl.run.provenance` in a few words."""
+    parts = [machine.get("cpu"), machine.get("vectors"), machine.get("bfloat16") and "bfloat16"]
+    parts += [machine.get("cores") and f"{machine['cores']} cores"]
+    parts += [machine.get("ram_gb") and f"{machine['ram_gb']:g} GB", *machine.get("gpus", [])]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _env_card(env: Mapping[str, Any]) -> dict[str, Any]:
+    """The preprocessing in force, defaults filled in."""
+    try:
+        settings = EnvSettings.model_validate(env)
+    except ValidationError:  # a run of another version: show what its config says
+        applied = {k: v for k, v in env.items() if k not in ("id", "factory")}
+    else:
+        applied = {**settings.applied(), **({"kwargs": settings.kwargs} if settings.kwargs else {})}
+    return {k.replace("_", " "): v for k, v in applied.items() if v is not None}
+
+
+def _metric_series(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+    series: dict[str, list[list[float]]] = {}
+    for line in metrics:
+        for key, value in line.items():
+            if "/" in key and isinstance(value, int | float) and line["kind"] != "eval":
+                series.setdefault(key, []).append([line["env_steps"], value])
+    return dict(sorted((k, v) for k, v in series.items() if len(v) > 1))
+
+
+def _embed(videos: Sequence[Path | str], folder: Path) -> list[dict[str, Any]]:
+    """Videos as data URLs, as long as there is room; the rest as links from `folder`."""
+    shown, room = [], MAX_EMBEDDED_BYTES
+    for video in map(Path, videos):
+        kind = _MEDIA.get(video.suffix)
+        if kind is None:
+            raise ValueError(f"expected a video of {', '.join(_MEDIA)}, got {video.name}")
+        size = video.stat().st_size
+        fits = size <= room
+        room -= size if fits else 0
+        data = base64.b64encode(video.read_bytes()).decode("ascii") if fits else ""
+        url = f"data:{kind};base64,{data}" if fits else _link(video, folder)
+        name = video.stem.replace("_", " ")
+        shown.append({"name": name, "kind": kind, "url": url, "embedded": fits, "bytes": size})
+    return shown
+
+
+def _link(target: Path, folder: Path) -> str:
+    return Path(os.path.relpath(target, folder)).as_posix()
+
+
+def _figure(svg: str, kind: str) -> dict[str, Any]:
+    return {"svg": Markup(svg), "kind": kind}
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True)
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 0.01 else f"{value:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def render(path: Path | str, template: str, **content: Any) -> Path:
+    """Fill a template of this package with its content and write the HTML file.
+
+    Args:
+        path: the file; its folder is made if missing.
+        template: relative to the package `mbrl`; has the filters `number` and `duration`, and may
+        include
+            `report/report.css`.
+        content: what the template names.
+    """
+    path = Path(path)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "duration": _duration}
+    html = environment.get_template(template).render(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(html, encoding="utf-8")
+    return path

@@ -1,0 +1,256 @@
+"""A run folder and what every kind of run does with it: settle the config, log, checkpoint, finish.
+
+    runs/<name>/config.yaml  provenance.json  metrics.jsonl  replay/  checkpoints/  videos/
+                result.json  report.html
+
+The same command on the same folder resumes; a different config on it is refused, except for
+settings that only say when to stop or where to show progress. The folder is locked while a run is
+at work.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self, TextIO
+
+from mbrl.config import file as config_file
+from mbrl.config.changes import differences, filled
+from mbrl.config.schema import Config
+from mbrl.config.yaml import parse_value
+from mbrl.errors import ConfigError, MbrlError
+from mbrl.evaluate import EvalResult
+from mbrl.report.html import write_run_report
+from mbrl.run import checkpoint, mirrors, provenance
+from mbrl.run.progress import MetricsLog, Progress
+from mbrl.run.record import RunRecord
+
+# may differ between the command that started a run and the one that resumes it
+_FREE = ("env_steps", "run", "name", "device")
+
+
+class Run:
+    """The open run folder.
+
+    Attributes:
+        config: the resolved settings.
+        dir: the folder.
+        env_steps: real steps so far; set by whoever trains.
+        resumed: the state of the checkpoint this run goes on from, or None.
+        stopping: a signal asked the run to end at the next safe point.
+        curve: [env_steps, mean return] of every evaluation so far.
+        budget: counts of what was spent, by name.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Lock the folder, check that it belongs to this config, and find the newest checkpoint.
+
+        Raises:
+            ConfigError: the folder was made with other settings.
+            MbrlError: another process is using the folder.
+        """
+        # absolute, because actors may work in another folder
+        self.config, self.dir = config, config.run_dir.resolve()
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.dir)
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self.stopping = False
+        self.env_steps = 0
+        self.curve: list[list[float]] = []
+        self.budget: dict[str, float] = {}
+        self.last_eval: EvalResult | None = None
+        self.resumed: dict[str, Any] | None = None
+        self.checkpoints = self.dir / "checkpoints"
+        try:
+            self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self) -> None:
+        """Settle the config, open the metrics and go back to the newest checkpoint."""
+        config = self.config
+        self._settle_config()
+        if checkpoint.steps(self.checkpoints):
+            self.env_steps, self.resumed = checkpoint.load(self.checkpoints)
+            self.curve = [list(point) for point in self.resumed["curve"]]
+            self.budget = dict(self.resumed["budget"])
+        trackers = {
+            "tensorboard": mirrors.tensorboard,
+            "wandb": mirrors.wandb,
+            "mlflow": mirrors.mlflow,
+        }
+        wanted = [name for name in trackers if getattr(config.run, name)]
+        self.log = MetricsLog(self.dir, mirrors=[trackers[name](self.dir) for name in wanted])
+        self.log.truncate_after(self.env_steps if self.resumed else -1)
+        title = f"{config.env.id or config.env.factory} {config.agent} seed {config.seed}"
+        self.progress = Progress(config.env_steps, start_steps=self.env_steps, title=title)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's last evaluation is on disk."""
+        done = (self.dir / "result.json").exists()
+        return done and self.result()["env_steps"] >= self.config.env_steps
+
+    def result(self) -> dict[str, Any]:
+        """What `result.json` holds."""
+        result: dict[str, Any] = json.loads((self.dir / "result.json").read_text())
+        return result
+
+    def __enter__(self) -> Self:
+        """Show progress and heed signals."""
+        self.progress.__enter__()
+        self.heed_signals()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of the folder."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.progress.__exit__(kind, error, trace)
+        self.log.close()
+        self._lock.close()
+
+    def heed_signals(self) -> None:
+        """Turn SIGTERM and SIGINT into a request to stop safely, until the folder is left.
+
+        To be called once more after Ray has started, which installs a handler of its own. Outside
+        the main thread Python allows no handlers; whoever started the thread decides when it ends.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.signal(number, self._ask_to_stop)
+            self._handlers.setdefault(number, before)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+        self.progress.print("stopping at the next safe point; the same command resumes")
+
+    # -- what happens during a run ----------------------------------------------------------------
+
+    def spend(self, **counts: float) -> None:
+        """Add to the budget."""
+        for name, count in counts.items():
+            self.budget[name] = self.budget.get(name, 0) + count
+
+    def record_evaluation(self, result: EvalResult, env_steps: int) -> None:
+        """Put an evaluation of the weights at `env_steps` on the curve."""
+        self.last_eval = result
+        self.curve.append([env_steps, result.mean])
+        self.spend(evaluation_episodes=len(result.returns), evaluation_steps=sum(result.lengths))
+        self.log.write(
+            "eval",
+            env_steps,
+            {
+                "eval/mean": result.mean,
+                "eval/std": result.std,
+                "eval/episodes": len(result.returns),
+                "eval/length": sum(result.lengths) / len(result.lengths),
+                "eval/returns": result.returns,
+            },
+        )
+        self.progress.update(eval_mean=result.mean)
+        self.progress.print(
+            f"{env_steps:>9,} steps  return {result.mean:.2f} ± {result.std:.2f} "
+            f"({len(result.returns)} episodes, {self.log.wall_time_s:.0f} s)"
+        )
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of everything the run continues from."""
+        checkpoint.save(
+            self.checkpoints, self.env_steps, {**state, "curve": self.curve, "budget": self.budget}
+        )
+        checkpoint.prune(self.checkpoints, self.config.run.keep_checkpoints)
+
+    def finish(self, final: EvalResult) -> dict[str, Any]:
+        """Write `result.json` and the report, last of all."""
+        config = self.config
+        result = {
+            "agent": config.agent,
+            "env_id": config.env.id or config.env.factory,
+            "seed": config.seed,
+            "env_steps": self.env_steps,
+            "wall_time_s": round(self.log.wall_time_s, 1),
+            "eval": final.as_dict(),
+            "curve": self.curve,
+            "budget": self.budget,
+            "commit": provenance.commit(),
+            "machine": provenance.machine(),
+        }
+        write_atomically(self.dir / "result.json", json.dumps(result, indent=1))
+        videos = sorted((self.dir / "videos").glob("*.mp4"))[-1:]
+        write_run_report(self.dir / "report.html", RunRecord.read(self.dir), videos)
+        return result
+
+    # -- the folder -------------------------------------------------------------------------------
+
+    def _settle_config(self) -> None:
+        changed = changed_settings(self.dir, self.config)
+        if changed:
+            raise ConfigError(
+                f"{self.dir} was made with other settings: {'; '.join(changed)}. "
+                f"Resume with the same settings, or choose another folder with run.dir=..."
+            )
+        if self.finished:
+            return
+        write_atomically(self.dir / "config.yaml", config_file.dump(self.config))
+        path = self.dir / "provenance.json"
+        made_by = json.loads(path.read_text()) if path.exists() else []
+        now = {**provenance.provenance(), "device": self.config.device}
+        if now not in made_by:
+            write_atomically(path, json.dumps([*made_by, now], indent=1))
+
+
+def lock_folder(folder: Path) -> TextIO:
+    """Take a run folder for this process, until the returned file is closed.
+
+    Raises:
+        MbrlError: another process holds it.
+    """
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise MbrlError(
+            f"{folder}: expected a run folder nobody is using, but another process holds it; "
+            f"wait for it, or choose another folder with run.dir=..."
+        ) from None
+    return lock
+
+
+def changed_settings(run_dir: Path, config: Config) -> list[str]:
+    """Settings in which a run folder differs from `config`; none if it is new.
+
+    What may change between a run and its continuation (budget, device, where things go) does not
+    count, and a setting that did not exist yet counts with its default.
+    """
+    path = run_dir / "config.yaml"
+    if not path.exists():
+        return []
+    old = filled(parse_value(path.read_text(encoding="utf-8")), type(config))
+    new = config.model_dump(mode="json")
+    old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
+    return differences(old, new)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is, at any moment, whole: as before or as now."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""Studies that measure the framework. Nothing but the command line imports them, and lazily."""

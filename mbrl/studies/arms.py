@@ -1,0 +1,90 @@
+"""Arms of a study: variants of one thing that differ in a few settings and in nothing else.
+
+An arm is a title and overrides, never code. *Main* arms carry the claim and get three seeds; the
+others are variants and ablations with one. Which arms there are is up to each study
+(`mbrl/studies/fidelity/arms.py`, `mbrl/studies/flows/arms.py`). This module imports nothing heavy.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mbrl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant.
+
+    Attributes:
+        title: for tables and figures.
+        overrides: `key=value` settings on top of what all arms share.
+        main: carries the claim: three seeds and the larger budget.
+        note: what it is there to show.
+        budget: CPU minutes of training per run of a main arm, and of another one.
+    """
+
+    title: str
+    overrides: tuple[str, ...] = ()
+    main: bool = False
+    note: str = ""
+    budget: tuple[float, float] = (30.0, 15.0)
+
+    @property
+    def seeds(self) -> int:
+        """Runs with different seeds, if the command does not say."""
+        return 3 if self.main else 1
+
+    @property
+    def minutes(self) -> float:
+        """CPU minutes of training per run, if the command does not say."""
+        return self.budget[0] if self.main else self.budget[1]
+
+
+def choose(names: str, arms: Mapping[str, Arm]) -> list[str]:
+    """The arms of `--arms`: "main", "all" or names with commas between.
+
+    Raises:
+        ConfigError: a name is unknown, or given twice.
+    """
+    if names == "all":
+        return list(arms)
+    if names == "main":
+        return [name for name, arm in arms.items() if arm.main]
+    chosen = [name.strip() for name in names.split(",")]
+    unknown = [name for name in chosen if name not in arms]
+    if unknown or len(set(chosen)) != len(chosen):
+        raise ConfigError(
+            f"--arms: expected main, all or distinct names out of {', '.join(arms)}; "
+            f"got {names or 'nothing'}"
+        )
+    return chosen
+
+
+def in_order(
+    names: Sequence[str], arms: Mapping[str, Arm], seeds: int | None
+) -> Iterator[tuple[str, int]]:
+    """Names and seeds in the order in which they are worth most if a study is stopped.
+
+    Main arms come first, every one of them with seed 0 before any with seed 1.
+
+    Args:
+        names: of the arms.
+        arms: all there are.
+        seeds: 0 .. seeds - 1; None for each arm's own number.
+    """
+    order = [
+        (not arms[name].main, seed, place, name)
+        for place, name in enumerate(names)
+        for seed in range(seeds or arms[name].seeds)
+    ]
+    yield from ((name, seed) for _, seed, _, name in sorted(order))
+
+
+def listed(arms: Mapping[str, Arm]) -> str:
+    """All arms with their titles and notes, for `--help`."""
+    lines = [
+        f"  {name:<28} {'main ' if arm.main else '     '}{arm.title}"
+        f"{f' ({arm.note})' if arm.note else ''}"
+        for name, arm in arms.items()
+    ]
+    return "arms:\n" + "\n".join(lines)

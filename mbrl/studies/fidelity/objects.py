@@ -1,0 +1,389 @@
+"""Finding a game's small objects in pictures, and saying whether a picture has kept them.
+
+A console's memory says where the ball is; this module says whether a drawing of that moment shows
+it there. Pictures and places go in, rates and distances in pixels come out. It never asks who drew
+the pictures: real frames, samples of a decoder and open-loop dreams are treated alike, and the same
+detector that judges a drawing has first to find the object in the real frame.
+
+The detector is simple enough to check by hand. *Contrast* is the difference of a picture from the
+backdrop, the per-pixel median of training frames (a moving object is hardly ever in one place half
+of the time). Of the contrast an object owns the brighter part, the darker part or both, as learnt
+from real frames, which keeps a white boxer apart from a black one. Its *mass* at a place is its
+contrast inside its window around that place, of pixels inside its region. It is *present* where
+the mass reaches half of the median mass that it has in real training frames. Its position is the
+contrast-weighted centroid in the window. It is *recalled* where it is drawn near its real place and
+its region holds hardly anything else: a whole column of paddle, or a lattice of balls, has the
+object near any place, and shows nothing.
+
+Source: the positions in the console's memory are AtariARI's (Anand et al., arXiv:1906.08226); the
+detector and the scores are our own, as no published one measures drawings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mbrl.studies.fidelity.games import SceneObject
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Images = NDArray[np.uint8]
+
+ENOUGH_MASS = 0.5
+"""Share of its real mass from which on something is the object."""
+ONE_SIDED = 0.9
+"""Share of an object's real contrast that is brighter (or darker) for it to own that side only."""
+TELLING = 0.9
+"""Share of real frames in which the strongest thing in the region must be the object itself."""
+ROOM = 0.5
+"""Share of an object's usual load that a clean drawing may have beside it in its region."""
+HAZE = 0.25
+"""Share of an object's usual peak below which a pixel is haze, and no part of the load."""
+CHUNK = 1024
+
+
+def contrast(images: Images, backdrop: Floats) -> Floats:
+    """How far every pixel is from the backdrop, summed over channels.
+
+    Args:
+        images: (N, H, W, C) uint8.
+        backdrop: (H, W, C), or one per image, (N, H, W, C).
+
+    Returns:
+        (N, H, W, 2) float64 >= 0, in intensities of 0 to 255 per channel: how much brighter, and
+        how much darker. Their sum is |image - backdrop|.
+    """
+    difference = images.astype(np.float64) - backdrop
+    return np.stack([difference.clip(min=0).sum(-1), (-difference).clip(min=0).sum(-1)], -1)
+
+
+def box_sums(values: Floats, window: tuple[int, int]) -> Floats:
+    """Sum over a window centred on each pixel; what lies outside the picture counts as zero.
+
+    Args:
+        values: (N, H, W).
+        window: (rows, columns), both odd.
+
+    Returns:
+        (N, H, W).
+
+    Raises:
+        ValueError: a side of the window is even, so that it has no centre.
+    """
+    rows, columns = window
+    if rows % 2 == 0 or columns % 2 == 0:
+        raise ValueError(f"window: expected odd rows and columns, got {window}")
+    padded = np.pad(values, ((0, 0), (rows // 2 + 1, rows // 2), (columns // 2 + 1, columns // 2)))
+    total = padded.cumsum(1).cumsum(2)
+    return (
+        total[:, rows:, columns:]
+        - total[:, :-rows, columns:]
+        - total[:, rows:, :-columns]
+        + total[:, :-rows, :-columns]
+    )
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """What a detector found in N pictures.
+
+    Attributes:
+        position: (N, 2) float, [row, column] of the centroid in pixels; NaN where there is none.
+        present: (N,) bool, whether the mass there is enough to be the object.
+    """
+
+    position: Floats
+    present: Bools
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Finds one object in contrasts (N, H, W, 2).
+
+    Attributes:
+        target: the object.
+        mass: its median mass in real training frames.
+        floor: the median mass of a window in its region in real training frames: 0 where the
+            backdrop is still, more where noise covers it. Masses are counted from here.
+        sides: weights of the brighter and the darker part of the contrast, 0 or 1.
+        peak: the median contrast of its strongest pixel in real training frames.
+        load: the median of `loads` in real training frames: what its whole region usually holds.
+        alone: whether the strongest thing in its region is the object itself in real frames (in at
+            least `TELLING` of them). If not, the region holds others like it, and only places near
+            the real one can tell anything.
+    """
+
+    target: "SceneObject"
+    mass: float
+    floor: float = 0.0
+    sides: tuple[float, float] = (1.0, 1.0)
+    alone: bool = True
+    peak: float = 0.0
+    load: float = 0.0
+
+    @property
+    def threshold(self) -> float:
+        """The mass from which on something is the object."""
+        return self.floor + ENOUGH_MASS * (self.mass - self.floor)
+
+    def loads(self, contrasts: Floats) -> Floats:
+        """Contrast of the whole region, (N,), of pixels above `HAZE` of the object's peak.
+
+        So neither the noise of a game nor a decoder's faint haze counts, wherever it is; whatever
+        is a quarter as strong as the object does.
+        """
+        inside = crop(contrasts, self.target.region) @ np.asarray(self.sides)
+        return np.where(inside > HAZE * self.peak, inside, 0.0).sum((1, 2))
+
+    def clean(self, contrasts: Floats, real: Floats) -> Bools:
+        """Whether the region holds no more than the object and `ROOM` for half another, (N,).
+
+        Args:
+            contrasts: (N, H, W, 2) of drawings.
+            real: (N,), the loads of the real frames. Where a real region holds more than usual (a
+                ball flies past the paddle), the drawing may, too.
+        """
+        return self.loads(contrasts) <= ROOM * self.load + np.maximum(self.load, real)
+
+    def strongest(self, contrasts: Floats) -> Sightings:
+        """The heaviest place of the whole region, whatever the truth is."""
+        return self._best(contrasts, None)
+
+    def near(self, contrasts: Floats, places: Floats) -> Sightings:
+        """The heaviest place within the object's radius of `places` (N, 2), row and column.
+
+        Present only if its centroid, too, is within the radius. A place that is NaN has nothing
+        near it.
+        """
+        found = self._best(contrasts, places)
+        with np.errstate(invalid="ignore"):
+            close = distance(found.position, places) <= self.target.radius
+        return Sightings(found.position, found.present & close)
+
+    def _best(self, contrasts: Floats, places: Floats | None) -> Sightings:
+        parts = [
+            self._best_of_few(
+                contrasts[i : i + CHUNK], None if places is None else places[i : i + CHUNK]
+            )
+            for i in range(0, len(contrasts), CHUNK)
+        ]
+        if not parts:
+            return Sightings(np.zeros((0, 2)), np.zeros(0, bool))
+        return Sightings(
+            np.concatenate([part.position for part in parts]),
+            np.concatenate([part.present for part in parts]),
+        )
+
+    def _best_of_few(self, contrasts: Floats, places: Floats | None) -> Sightings:
+        top, left, _, _ = self.target.region
+        inside = crop(contrasts @ np.asarray(self.sides), self.target.region)
+        masses = box_sums(inside, self.target.window)
+        if places is not None:
+            masses = np.where(_near(self.target, masses.shape, places), masses, -1.0)
+        flat = masses.reshape(len(masses), -1)
+        best = flat.argmax(1)
+        heaviest = flat[np.arange(len(flat)), best]
+        centre = np.stack(np.unravel_index(best, masses.shape[1:]), -1)
+        # the heaviest window is not unique for an object smaller than it: centre it, then measure
+        for _ in range(2):
+            centroid = centroids(inside, centre, self.target.window)
+            centre = np.where(np.isnan(centroid), centre, centroid).round().astype(np.int64)
+        return Sightings(centroid + np.array([top, left]), heaviest >= self.threshold)
+
+
+def crop(values: Floats, region: tuple[int, int, int, int]) -> Floats:
+    """The region (top, left, bottom, right) of maps (N, H, W); bottom and right are outside it."""
+    top, left, bottom, right = region
+    return values[:, top:bottom, left:right]
+
+
+def centroids(values: Floats, centre: NDArray[np.int64], window: tuple[int, int]) -> Floats:
+    """Weighted centroid of maps (N, H, W) in a window around each `centre` (N, 2).
+
+    Returns:
+        (N, 2), row and column; NaN where the window is empty.
+    """
+    rows, columns = window
+    padded = np.pad(values, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2)))
+    # an index of the padded map is rows // 2 more, so the window of a centre starts at the centre
+    row = centre[:, 0, None, None] + np.arange(rows)[None, :, None]
+    column = centre[:, 1, None, None] + np.arange(columns)[None, None, :]
+    weight = padded[np.arange(len(values))[:, None, None], row, column]
+    total = weight.sum((1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.stack(
+            [
+                (weight * (row - rows // 2)).sum((1, 2)) / total,
+                (weight * (column - columns // 2)).sum((1, 2)) / total,
+            ],
+            -1,
+        )
+
+
+def distance(a: Floats, b: Floats) -> Floats:
+    """Euclidean distance in pixels of places (N, 2) and (N, 2): (N,)."""
+    return np.hypot(a[:, 0] - b[:, 0], a[:, 1] - b[:, 1])
+
+
+def _near(target: "SceneObject", shape: tuple[int, ...], places: Floats) -> Bools:
+    """Which pixels of the region, (N, rows, columns), are within the radius of `places` (N, 2)."""
+    top, left, _, _ = target.region
+    row, column = np.indices(shape[1:])
+    rows_away = row + top - places[:, 0, None, None]
+    with np.errstate(invalid="ignore"):
+        return np.hypot(rows_away, column + left - places[:, 1, None, None]) <= target.radius
+
+
+def _typical_excess(masses: Floats, target: "SceneObject", places: Floats) -> float:
+    """How much more mass there is, in the median, at `places` than elsewhere in the region."""
+    last = np.array(masses.shape[1:]) - 1
+    index = (places - np.array(target.region[:2])).round().astype(np.int64).clip(0, last)
+    there = masses[np.arange(len(masses)), index[:, 0], index[:, 1]]
+    return max(0.0, float(np.median(there) - np.median(masses)))
+
+
+def fit_detector(target: "SceneObject", contrasts: Floats, ram: NDArray[np.uint8]) -> Detector:
+    """Learn an object's mass from real frames.
+
+    Args:
+        target: the object; its `locate` says from the memory where it is.
+        contrasts: (N, H, W, 2) of real training frames.
+        ram: (N, R), the console's memory with each of them.
+
+    Raises:
+        ValueError: the object is visible in none of the frames, or has no contrast there.
+    """
+    places, visible = target.locate(ram)
+    seen, places = contrasts[visible], places[visible]
+    if len(seen) == 0:
+        raise ValueError(f"{target.name}: visible in none of {len(contrasts)} training frames")
+    parts = [box_sums(crop(seen[..., i], target.region), target.window) for i in range(2)]
+    brighter, darker = (_typical_excess(part, target, places) for part in parts)
+    share_brighter = brighter / max(brighter + darker, 1e-9)
+    sides = (float(share_brighter > 1 - ONE_SIDED), float(share_brighter < ONE_SIDED))
+    masses = sides[0] * parts[0] + sides[1] * parts[1]
+    near = _near(target, masses.shape, places)
+    floor = float(np.median(masses))
+    mass = float(np.median(np.where(near, masses, 0.0).max((1, 2))))
+    if mass <= floor:
+        raise ValueError(
+            f"{target.name}: expected it to stand out near where the memory says it is, got a "
+            f"median mass of {mass:g} against {floor:g} elsewhere; check its region and `locate`"
+        )
+    weighted = crop(seen, target.region) @ np.asarray(sides)
+    peak = float(np.median(np.where(near, weighted, 0.0).max((1, 2))))
+    detector = Detector(target, mass, floor, sides, peak=peak)
+    detector = replace(detector, load=float(np.median(detector.loads(seen))))
+    found, strongest = detector.near(seen, places), detector.strongest(seen)
+    itself = distance(strongest.position, found.position)[found.present] <= target.radius
+    return replace(detector, alone=bool(share(itself) >= TELLING))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where an object really is in N frames.
+
+    Attributes:
+        anchor: (N, 2), where the memory says it is, row and column; NaN where it does not.
+        place: (N, 2), its centroid in the real frame near there; NaN where not visible.
+        visible: (N,) bool: the memory says so, and the detector finds it there in the real frame.
+        claimed: (N,) bool: the memory says so.
+        absent: (N,) bool: neither the memory nor the detector has it anywhere in its region.
+        load: (N,), the load of its region in the real frame.
+    """
+
+    anchor: Floats
+    place: Floats
+    visible: Bools
+    claimed: Bools
+    absent: Bools
+    load: Floats
+
+
+def truth(detector: Detector, contrasts: Floats, ram: NDArray[np.uint8]) -> Truth:
+    """Where the object is in real frames with contrasts (N, H, W, 2) and memories (N, R).
+
+    The memory says which of the things in the picture is the object, and drawings are searched near
+    there, as the real frame is; distances are from the centroid measured in the real frame, so that
+    a small error in the memory's map to pixels is not counted against a drawing. A perfect drawing
+    has a recall of 1 and an error of 0.
+    """
+    places, claimed = detector.target.locate(ram)
+    anchor = np.where(claimed[:, None], places, np.nan)
+    found = detector.near(contrasts, anchor)
+    visible = claimed & found.present
+    absent = ~claimed & ~detector.strongest(contrasts).present
+    place = np.where(visible[:, None], found.position, np.nan)
+    return Truth(anchor, place, visible, claimed, absent, detector.loads(contrasts))
+
+
+def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, float]:
+    """Whether drawings have kept an object.
+
+    Args:
+        detector: of the object.
+        real: the truth of the frames drawn.
+        drawn: (N, H, W, 2) contrasts of the drawings of those frames.
+
+    Returns:
+        Shares in [0, 1] and distances in pixels; NaN where there was nothing to measure, and for
+        `present`, `position_px`, `precision` and `phantom` of an object that is not `alone`.
+        `near`: drawn within the radius of where the memory says it is, of frames where it is
+            visible, whatever else is drawn.
+        `recall`: near and clean: its region holds at most 1.5 times the object's usual load (see
+            `Detector.clean`). For an object that is not `alone`, whose region holds others like it,
+            this is `near`.
+        `present`: drawn anywhere in its region, of the same frames.
+        `centroid_px`, `centroid_px_mean`: median and mean distance of a recalled object's centroid
+            from its real one.
+        `position_px`: median distance of the strongest thing drawn, wherever it is, of the frames
+            where something is.
+        `precision`: of the visible frames in which something is drawn, how often the strongest is
+            within the radius.
+        `phantom`: drawn although it is absent, of the frames where it is absent.
+        `detector`: found in the real frame where the memory says it is, of frames where it says so.
+        `frames`: how many frames it is visible in.
+        `recalled`: how many of them it is recalled in.
+    """
+    seen = real.visible
+    near = detector.near(drawn[seen], real.anchor[seen])
+    clean = detector.clean(drawn[seen], real.load[seen]) if detector.alone else True
+    recalled = near.present & clean
+    error = distance(near.position, real.place[seen])[recalled]
+    strongest = detector.strongest(drawn[seen])
+    anywhere = distance(strongest.position, real.place[seen])[strongest.present]
+    unclear = 1.0 if detector.alone else float("nan")
+    return {
+        "recall": share(recalled),
+        "near": share(near.present),
+        "present": unclear * share(strongest.present),
+        "centroid_px": median(error),
+        "centroid_px_mean": float(error.mean()) if len(error) else float("nan"),
+        "position_px": unclear * median(anywhere),
+        "precision": unclear * share(anywhere <= detector.target.radius),
+        "phantom": unclear * share(detector.strongest(drawn[real.absent]).present),
+        "detector": share(real.visible[real.claimed]),
+        "frames": float(seen.sum()),
+        "recalled": float(recalled.sum()),
+    }
+
+
+def share(flags: Bools) -> float:
+    """The share of true ones, NaN of none."""
+    return float(flags.mean()) if len(flags) else float("nan")
+
+
+def median(values: Floats) -> float:
+    """The median, NaN of none."""
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def fit_detectors(
+    objects: "Sequence[SceneObject]", contrasts: Floats, ram: NDArray[np.uint8]
+) -> dict[str, Detector]:
+    """One detector per object, by name; see `fit_detector`."""
+    return {target.name: fit_detector(target, contrasts, ram) for target in objects}

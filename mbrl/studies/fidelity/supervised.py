@@ -1,0 +1,200 @@
+"""What an encoder reads that is told the answers: as in the AtariARI benchmark.
+
+Published scores are of frames of 210 x 160. At 64 x 64 neighbouring values of a position look
+nearly alike, so what there is to be read has to be measured on our own frames. Here the world
+model's own encoder, the classifiers on top of it and the labels of all training frames are one
+network, trained by cross-entropy for the same CPU time as a variant (Anand et al.,
+arXiv:1906.08226, the supervised column of their tables). It sees one frame and no past, so z alone
+is what compares with it; a time state may know more, as what happened between two frames is in no
+single one. It is a reference of one budget, no bound.
+
+There is no world model, hence nothing to draw, to dream or to count nats of.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, silu
+
+from mbrl.device import reachable
+from mbrl.errors import ConfigError
+from mbrl.seeding import seed as derive
+from mbrl.studies.fidelity.probes import Labels, Targets, classification_report, not_seen_in
+from mbrl.studies.fidelity.readout import read_variables
+from mbrl.studies.training import BudgetedTraining
+from mbrl.world_model.encoder import Encoder
+from mbrl.world_model.settings import EncoderSettings
+
+if TYPE_CHECKING:
+    from mbrl.studies.fidelity.frames import Frames
+    from mbrl.studies.fidelity.games import Game
+    from mbrl.studies.fidelity.trials import Trial
+
+BATCH = 64
+LEARNING_RATE, HALVED_AFTER = 1e-3, 2000
+"""Adam's rate at update u is LEARNING_RATE / (1 + u / HALVED_AFTER): a larger budget goes on."""
+SCORED_AT_ONCE = 512
+
+
+class LabelReader(nn.Module):
+    """An encoder with one linear classifier per variable, all on the same features.
+
+    Attributes:
+        names: the variables.
+        classes: of each, the byte values that occur in training, ascending.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        settings: EncoderSettings,
+        names: tuple[str, ...],
+        classes: list[Labels],
+        features: int = 256,
+    ) -> None:
+        """Build for frames of `shape` (C, H, W).
+
+        The encoder is that of the world models, without the standardising of its outputs, which
+        is there to keep a code alive.
+        """
+        super().__init__()
+        self.names, self.classes = names, classes
+        self.encoder = Encoder(
+            shape,
+            features,
+            settings.model_copy(
+                update={"deviation": None, "subtract_past": False, "keep_whole": False}
+            ),
+        )
+        self.sizes = [len(values) for values in classes]
+        self.out = nn.Linear(features, sum(self.sizes))
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, ...]:
+        """Logits (N, classes) of each variable for frames (N, H, W, C) uint8.
+
+        In training mode the encoder takes the frames into its running statistics.
+        """
+        frames = obs.permute(0, 3, 1, 2).float() / 255
+        if self.training:
+            self.encoder.see(frames)
+        return self.out(silu(self.encoder(frames))).split(self.sizes, 1)
+
+    @torch.no_grad()
+    def guesses(self, obs: NDArray[np.uint8]) -> Labels:
+        """The likeliest value of each variable, (M, V), for frames (M, H, W, C)."""
+        was_training, parts = self.training, []
+        self.eval()
+        for i in range(0, len(obs), SCORED_AT_ONCE):
+            logits = self(
+                torch.as_tensor(obs[i : i + SCORED_AT_ONCE], device=self.out.weight.device)
+            )
+            likeliest = [part.argmax(1).cpu().numpy() for part in logits]
+            found = zip(self.classes, likeliest, strict=True)
+            parts.append(np.stack([values[index] for values, index in found], 1))
+        self.train(was_training)
+        return np.concatenate(parts)
+
+
+class SupervisedTraining(BudgetedTraining):
+    """A `LabelReader` that learns until its CPU time is used up; a context manager."""
+
+    at_once = 16
+
+    def __init__(
+        self, trial: "Trial", game: "Game", settings: EncoderSettings, frames: "Frames"
+    ) -> None:
+        """Build the reader, and take up the newest checkpoint if there is one.
+
+        Raises:
+            ConfigError: the game has no labelled memory, or none of its variables changes enough.
+        """
+        if frames.ram is None:
+            raise ConfigError(
+                f"arm {trial.arm}: expected a game whose memory is labelled, got {game.name}; "
+                f"choose other arms"
+            )
+        names = read_variables(game, frames)
+        if not names:
+            raise ConfigError(
+                f"arm {trial.arm}: expected labels that change in the frames of {game.name}, got "
+                f"none; collect more with --steps"
+            )
+        labels = frames.ram[:, [game.variables[name].index for name in names]].astype(np.int64)
+        classes = [np.unique(column) for column in labels.T]
+        self.obs, self.seed, device = frames.obs, trial.seed, reachable(trial.device)
+        self.labels = torch.as_tensor(
+            np.stack([np.searchsorted(c, y) for c, y in zip(classes, labels.T, strict=True)], 1),
+            device=device,
+        )
+        height, width, channels = frames.obs.shape[1:]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(trial.seed, "supervised/weights"))
+            reader = LabelReader((channels, height, width), settings, names, classes)
+        self.reader = reader.to(device)
+        self.optimizer = torch.optim.Adam(self.reader.parameters(), lr=LEARNING_RATE, fused=True)
+        super().__init__(trial, env_steps=trial.steps, group="supervised", device=device)
+
+    @property
+    def updates(self) -> int:
+        """Updates so far, resumed ones included."""
+        return self.rows // BATCH
+
+    def _update(self) -> dict[str, float]:
+        # rows follow from the count of updates alone, so a resumed run draws what it would have
+        rng = np.random.default_rng(derive(self.seed, "supervised/rows", self.updates))
+        nats = torch.zeros((), device=self.device)
+        for rows in rng.integers(len(self.obs), size=(self.at_once, BATCH)):
+            rate = LEARNING_RATE / (1 + self.updates / HALVED_AFTER)
+            self.optimizer.param_groups[0]["lr"] = rate
+            logits = self.reader(torch.as_tensor(self.obs[rows], device=self.device))
+            wanted = self.labels[torch.as_tensor(rows, device=self.device)]
+            loss = torch.stack(
+                [cross_entropy(part, y) for part, y in zip(logits, wanted.T, strict=True)]
+            ).sum()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            nats += loss.detach()
+            self.rows += BATCH
+        return {"nats": float(nats) / self.at_once}
+
+    def _state(self) -> dict[str, Any]:
+        return {"reader": self.reader.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def _begin(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self.reader.load_state_dict(state["reader"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def _in_words(self, metrics: Mapping[str, float]) -> str:
+        return f"{metrics['nats']:.2f} nats of all labels"
+
+
+def supervised_report(
+    reader: LabelReader, game: "Game", train: "Frames", held_out: "Frames"
+) -> dict[str, Any]:
+    """Score a trained reader on all held-out frames that are no copies of training frames.
+
+    Returns:
+        `probe_f1`, weighted F1 by variable and category with `mean`, where world models have that
+        of linear probes; `supervised`: `f1`, `macro_f1` and `accuracy`, see
+        `studies.fidelity.probes.classification_report`; `rows`: how many were scored and dropped.
+    """
+    if held_out.ram is None:
+        raise ValueError("ram: expected the console's memory with every frame")
+    obs = np.asarray(held_out.obs, np.uint8)
+    new = not_seen_in(np.asarray(train.obs, np.uint8), obs)
+    columns = [game.variables[name].index for name in reader.names]
+    labels = held_out.ram[new][:, columns]
+    targets = Targets(reader.names, labels[:0], labels[:0], labels)
+    categories = {name: game.variables[name].category for name in reader.names}
+    report = classification_report(targets, reader.guesses(obs[new]), categories)
+    return {
+        "probe_f1": report["f1"],
+        "supervised": report,
+        "rows": {"test": float(new.sum()), "copies_dropped": float((~new).sum())},
+    }

@@ -1,0 +1,165 @@
+"""What images cost without a model: bits per dimension of four codes that anyone can write.
+
+A dimension is one number of an image; there are H x W x C. Each baseline is a proper code (its
+probabilities sum to one, or its bytes can be decoded), fitted on training images, measured on the
+held-out images that the flows are measured on. A flow that does not beat them has learnt nothing.
+"""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mbrl.studies.flows.images import ImageSet
+
+Images = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+PAIRS = 512
+"""Training frames, each with the one before, that the weight of `copy_last` is fitted on."""
+_AT_ONCE = 1024
+_HALVINGS = 40
+
+
+def baselines(images: ImageSet, count: int) -> dict[str, float | None]:
+    """Bits per dimension of every baseline on `count` measured images.
+
+    Args:
+        images: what they are fitted and measured on.
+        count: as in `ImageSet.measured`.
+
+    Returns:
+        `uniform`, `marginal`, `copy_last` (None where images have no order), `png` (whole files)
+        and `png_data` (their compressed data alone, without 57 bytes of frame and size).
+    """
+    rows = images.measured(count)
+    frames = images.held_out[rows]
+    table = marginal(images.train, images.levels)
+    png = png_bytes(frames)
+    return {
+        "uniform": uniform_bits(images.levels),
+        "marginal": marginal_bits(frames, table),
+        "copy_last": _copy_last(images, rows, table),
+        **{
+            name: None if value is None else 8 * value / images.dimensions
+            for name, value in png.items()
+        },
+    }
+
+
+def uniform_bits(levels: int) -> float:
+    """Bits per dimension if every level is as likely as any other: log2 of their number."""
+    return math.log2(levels)
+
+
+def marginal(train: Images, levels: int) -> Floats:
+    """How often each place has each level: (H, W, C, V), every count plus one (Laplace).
+
+    Args:
+        train: (N, H, W, C) levels.
+        levels: V.
+    """
+    shape, places = train.shape[1:], int(np.prod(train.shape[1:]))
+    counts = np.ones(places * levels, np.float64)
+    offsets = np.arange(places) * levels
+    for start in range(0, len(train), _AT_ONCE):
+        some = train[start : start + _AT_ONCE].reshape(-1, places)
+        counts += np.bincount((some + offsets).ravel(), minlength=places * levels)
+    counts = counts.reshape(*shape, levels)
+    return np.asarray(counts / counts.sum(-1, keepdims=True))
+
+
+def probabilities(frames: Images, table: Floats) -> Floats:
+    """What `marginal` says of each level of frames (N, H, W, C): the same shape."""
+    flat = table.reshape(-1, table.shape[-1])
+    places = np.arange(len(flat))
+    return flat[places, frames.reshape(len(frames), -1)].reshape(frames.shape)
+
+
+def marginal_bits(frames: Images, table: Floats) -> float:
+    """Bits per dimension of frames (N, H, W, C) by each place's own frequencies."""
+    return float(-np.log2(probabilities(frames, table)).mean())
+
+
+def copy_last_bits(
+    frames: Images, last: Images, follows: NDArray[np.bool_], table: Floats, weight: float
+) -> float:
+    """Bits per dimension if each level is that of the last frame with probability `weight`.
+
+    p(x) = weight [x = last] + (1 - weight) marginal(x); the marginal alone where no frame precedes.
+
+    Args:
+        frames: (N, H, W, C) levels.
+        last: the frames before them; ignored where there is none.
+        follows: (N,) whether there is one.
+        table: of `marginal`.
+        weight: in [0, 1], see `copy_weight`.
+    """
+    chance = probabilities(frames, table)
+    share = np.where(follows, weight, 0.0)[:, None, None, None]
+    mixed = share * (frames == last) + (1 - share) * chance
+    return float(-np.log2(mixed).mean())
+
+
+def copy_weight(frames: Images, last: Images, table: Floats) -> float:
+    """The weight of `copy_last_bits` that makes frames after their last ones likeliest.
+
+    The likelihood is concave in the weight: its slope is halved in on.
+    """
+    same, chance = (frames == last).ravel(), probabilities(frames, table).ravel()
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        weight = (low + high) / 2
+        slope = np.mean((same - chance) / (weight * same + (1 - weight) * chance))
+        low, high = (weight, high) if slope > 0 else (low, weight)
+    return (low + high) / 2
+
+
+def png_bytes(frames: Images) -> dict[str, float | None]:
+    """Mean bytes of frames (N, H, W, C) of levels as PNG files: eight bits a number, smallest size.
+
+    Returns:
+        `png`, the whole file, and `png_data`, its IDAT contents alone; None unless C is 1 or 3.
+    """
+    if frames.shape[3] not in (1, 3):
+        return {"png": None, "png_data": None}
+    whole, data = [], []
+    for frame in frames:
+        file = io.BytesIO()
+        Image.fromarray(frame.squeeze(-1) if frame.shape[2] == 1 else frame).save(
+            file, "PNG", optimize=True
+        )
+        whole.append(len(file.getvalue()))
+        data.append(_idat_bytes(file.getvalue()))
+    return {"png": float(np.mean(whole)), "png_data": float(np.mean(data))}
+
+
+def _idat_bytes(png: bytes) -> int:
+    """Bytes of compressed data in a PNG: chunks are length, name, contents and check sum."""
+    at, total = 8, 0
+    while at < len(png):
+        length = int.from_bytes(png[at : at + 4], "big")
+        total += length if png[at + 4 : at + 8] == b"IDAT" else 0
+        at += 12 + length
+    return total
+
+
+def _copy_last(images: ImageSet, rows: NDArray[np.int64], table: Floats) -> float | None:
+    if images.train_first is None or images.held_out_first is None:
+        return None
+    following = np.flatnonzero(~images.train_first)
+    if len(following) == 0:
+        return None
+    some = following[np.linspace(0, len(following) - 1, min(PAIRS, len(following))).astype(int)]
+    weight = copy_weight(images.train[some], images.train[some - 1], table)
+    last = images.held_out[np.maximum(rows - 1, 0)]
+    follows = ~images.held_out_first[rows]
+    return copy_last_bits(images.held_out[rows], last, follows, table, weight)
+
+
+def described(images: ImageSet, count: int) -> dict[str, Any]:
+    """What the images are and what they cost without a model, for JSON."""
+    return {**images.about(), "baselines": baselines(images, count)}

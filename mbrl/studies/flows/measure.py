@@ -1,0 +1,248 @@
+"""Measures of a trained flow: one in, a tree of numbers and the pictures they were made on out.
+
+    bits_per_dim          held-out images, mean over images and noise draws (lower is better)
+    train_bits_per_dim    training images, as many: the difference is what was learnt by heart
+    train_ms_per_image    CPU milliseconds of training for each image seen
+    diverged, skipped     1 if training ended in a loss that is not finite, or in held-out images
+                          that cost no finite number or more than twice log2 V; updates left out
+    round_trip            share of numbers that come back through the latents
+    samples/<T>           bits per dimension of samples at temperature T, by the flow itself; and
+                          how many objects they hold (`right`: exactly one of each); `invalid`,
+                          share of samples with a number that is not finite or that no image has,
+                          so that a level had to be made of it; `outside`, share of such numbers
+    interpolation/flow    between held-out images through latents, spherically
+    interpolation/fade    the same ends, pixels cross-faded: what an interpolation has to beat
+
+Under `interpolation`: `bits_rise`, bits per dimension of the pictures on the way above those of the
+ends; `right`, share of the pictures on the way with exactly one of every object; and of the leading
+object `path_scores` (`studies.flows.interpolation`). `pairs_apart` says how many pairs had that
+object
+in two places, `APART` or more from each other; if none had, there are no scores. A measure that
+images do not allow is left out, and of a flow that diverged there is no other than its bits.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mbrl.seeding import seed as derive
+from mbrl.studies.fidelity.follow import rng_of
+from mbrl.studies.flows.bits import AT_ONCE, bits_of, bits_per_dim, diverged, to_array, to_tensor
+from mbrl.studies.flows.images import ImageSet, quantised
+from mbrl.studies.flows.interpolation import cross_fade, latent_paths, path_scores
+from mbrl.studies.flows.sight import Sight, sight_of
+from mbrl.world_model.decoders.flow import ImageFlow
+from mbrl.world_model.decoders.flow.surface import TAIL
+
+Images = NDArray[np.uint8]
+
+APART = 8.0
+"""Pixels that the leading object must be apart in the two ends of an interpolation."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        images: held-out images, and as many training images.
+        draws: of the dequantisation noise, for each.
+        samples: at each temperature.
+        temperatures: of samples.
+        paths: interpolations.
+        steps: points of each, both ends included.
+        shown: samples and paths kept as pictures.
+    """
+
+    images: int = 512
+    draws: int = 2
+    samples: int = 128
+    temperatures: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0)
+    paths: int = 64
+    steps: int = 9
+    shown: int = 8
+
+
+QUICK = Sizes(images=16, draws=1, samples=8, paths=4, steps=5, shown=4)
+"""Measures of seconds, to try the study out; too few images to quote."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found: a tree of numbers, and pictures by name, (rows, columns, H, W, C) pixels."""
+
+    numbers: dict[str, Any]
+    pictures: dict[str, Images]
+
+
+def measure(
+    flow: ImageFlow, images: ImageSet, game: str | None, seed: int, sizes: Sizes
+) -> Measured:
+    """All measures of a trained flow, save those of its training.
+
+    Of one that diverged only `bits_per_dim`, and no pictures.
+
+    Args:
+        flow: the density.
+        images: what it was trained on.
+        game: whose images they are, if any.
+        seed: of the random streams.
+        sizes: how much is measured.
+    """
+    rows = images.measured(sizes.images)
+    some = rng_of(seed, "flows/train").permutation(len(images.train))[: len(rows)]
+    bits = bits_per_dim(flow, images.held_out[rows], seed=seed, draws=sizes.draws)
+    if diverged(bits, images.levels):
+        return Measured({"bits_per_dim": bits}, {})
+    numbers: dict[str, Any] = {
+        "bits_per_dim": bits,
+        "train_bits_per_dim": bits_per_dim(flow, images.train[some], seed=seed, draws=1),
+    }
+    sight = sight_of(images, game)
+    sampled = _samples(flow, images, sight, seed, sizes)
+    between = _interpolations(flow, images, sight, seed, sizes)
+    return Measured(
+        {**numbers, **sampled.numbers, **between.numbers}, {**sampled.pictures, **between.pictures}
+    )
+
+
+# -- samples -------------------------------------------------------------------------------------
+
+
+def _samples(
+    flow: ImageFlow, images: ImageSet, sight: Sight | None, seed: int, sizes: Sizes
+) -> Measured:
+    numbers: dict[str, Any] = {}
+    shown = []
+    for temperature in sizes.temperatures:
+        generator = torch.Generator().manual_seed(derive(seed, "flows/samples"))
+        parts, restored = [], []
+        for start in range(0, sizes.samples, AT_ONCE):
+            count = min(AT_ONCE, sizes.samples - start)
+            restored.append(draw(flow, count, temperature, generator))
+            parts.append(to_array(flow.surface.to_levels(restored[-1])))
+        drawn = np.concatenate(parts)
+        numbers[f"{temperature:g}"] = {
+            "bits_per_dim": bits_per_dim(flow, drawn, seed=seed, draws=1),
+            **validity(torch.cat(restored), flow.settings.marginal),
+            **({} if sight is None else _counts(sight, drawn)),
+        }
+        shown.append(images.pixels(drawn[: sizes.shown]))
+    rows = images.measured(sizes.shown)
+    real = images.pixels(images.held_out[rows])
+    if sight is not None:
+        numbers["real"] = _counts(sight, images.held_out[images.measured(sizes.samples)])
+    return Measured({"samples": numbers}, {"real": real[None], "samples": np.stack(shown)})
+
+
+@torch.no_grad()
+def draw(
+    flow: ImageFlow, count: int, temperature: float, generator: torch.Generator | None
+) -> Tensor:
+    """The numbers (count, C, H, W) that `flow.sample` makes its levels of, before it does."""
+    latents = [
+        temperature * torch.randn((count, *shape), generator=generator, dtype=flow.dtype)
+        for shape in flow.latent_shapes
+    ]
+    return flow.restore(latents)
+
+
+def validity(restored: Tensor, marginal: bool) -> dict[str, float]:
+    """Shares of images, and of numbers, that are not finite or that no image has.
+
+    Args:
+        restored: (N, C, H, W) numbers that levels are made of.
+        marginal: whether pixels go through their own distributions, where numbers end at the
+            normal's quantile of `TAIL`; else levels lie in [-0.5, 0.5] (`surface.py`).
+    """
+    most = -float(torch.special.ndtri(torch.tensor(TAIL))) + 1e-3 if marginal else 0.5
+    wrong = ~(restored.double().abs() <= most)  # NaN, too
+    return {
+        "invalid": float(wrong.flatten(1).any(1).double().mean()),
+        "outside": float(wrong.double().mean()),
+    }
+
+
+def _counts(sight: Sight, levels: Images) -> dict[str, float]:
+    """Shares of images with exactly one of an object, and of all of them at once."""
+    counts = sight.counts(levels)
+    one = {name: count == 1 for name, count in counts.items()}
+    return {
+        **{f"{name}_right": float(flags.mean()) for name, flags in one.items()},
+        "right": float(np.stack(list(one.values())).all(0).mean()),
+    }
+
+
+# -- interpolations ------------------------------------------------------------------------------
+
+
+def _interpolations(
+    flow: ImageFlow, images: ImageSet, sight: Sight | None, seed: int, sizes: Sizes
+) -> Measured:
+    pairs, apart = _pairs(images, sight, seed, sizes.paths)
+    ends = [images.held_out[rows] for rows in pairs.T]
+    generator = torch.Generator().manual_seed(derive(seed, "flows/ends"))
+    latents = [flow.encode(to_tensor(levels), generator=generator) for levels in ends]
+    paths = [
+        to_array(flow.decode(point)) for point in latent_paths(latents[0], latents[1], sizes.steps)
+    ]
+    back = np.mean([np.mean(paths[0] == ends[0]), np.mean(paths[-1] == ends[1])])
+    through = {
+        "flow": np.stack(paths, 1),
+        "fade": quantised(
+            cross_fade(images.pixels(ends[0]), images.pixels(ends[1]), sizes.steps), images.bits
+        ),
+    }
+    numbers: dict[str, Any] = {}
+    if apart != 0:
+        numbers = {name: _path(flow, sight, points, seed) for name, points in through.items()}
+    if apart is not None:
+        numbers["pairs_apart"] = float(apart)
+    pictures = {
+        f"interpolation_{name}": images.pixels(points[: sizes.shown])
+        for name, points in through.items()
+    }
+    return Measured({"round_trip": float(back), "interpolation": numbers}, pictures)
+
+
+def _pairs(
+    images: ImageSet, sight: Sight | None, seed: int, count: int
+) -> tuple[NDArray[np.int64], int | None]:
+    """Rows (n, 2) of held-out images to go between: with the leading object in different places.
+
+    And in how many pairs it is; if in none, the rows are any, to look at. None without an object.
+    """
+    rng = rng_of(seed, "flows/pairs")
+    candidates = images.kept[rng.integers(len(images.kept), size=(16 * count, 2))]
+    if sight is not None and sight.lead is not None:
+        lead = sight.lead
+        ends = [images.held_out[rows] for rows in candidates.T]
+        there = [sight.visible(lead, rows) for rows in candidates.T]
+        apart = np.hypot(*(sight.places(lead, ends[0]) - sight.places(lead, ends[1])).T)
+        good = candidates[there[0] & there[1] & (apart >= APART)][:count]
+        return (good if len(good) else candidates[:count]), len(good)
+    return candidates[:count], None
+
+
+def _path(flow: ImageFlow, sight: Sight | None, paths: Images, seed: int) -> dict[str, float]:
+    """Scores of paths (N, K, H, W, C) of levels."""
+    n, steps = paths.shape[:2]
+    bits = bits_of(flow, paths.reshape(n * steps, *paths.shape[2:]), seed=seed, draws=1)
+    bits = bits.reshape(n, steps)
+    ends = (bits[:, :1] + bits[:, -1:]) / 2
+    scores = {"bits_rise": float((bits[:, 1:-1] - ends).mean())}
+    if sight is None or sight.lead is None:
+        return scores
+    between = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
+    places = sight.places(sight.lead, paths.reshape(n * steps, *paths.shape[2:]))
+    return {**scores, **_counts(sight, between), **path_scores(places.reshape(n, steps, 2))}
+
+
+def timed(began: float) -> float:
+    """Seconds since `time.monotonic()` was `began`, for the result."""
+    return round(time.monotonic() - began, 1)

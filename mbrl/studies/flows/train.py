@@ -1,0 +1,159 @@
+"""Training one flow on images: the loop that a trial gives its CPU time to.
+
+All training images set the pixels' marginals, the first batch the flow's normalisations
+(`ImageFlow.see`, `ImageFlow.initialise`). An update minimises bits
+per dimension on a batch of training images drawn at random, with fresh dequantisation noise; its
+gradient's norm is bounded and its learning rate grows from 0 over the first updates, since
+couplings on near-constant frames are easily thrown off. A loss that is not finite ends training:
+the run has *diverged*, which is a result. An update whose gradient is not finite is left out and
+counted; ten in a row are a divergence, too.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.numerics import autocast, restore_generator
+from mbrl.seeding import seed as derive
+from mbrl.studies.flows.bits import bits_per_dim, to_tensor
+from mbrl.studies.flows.images import ImageSet
+from mbrl.studies.flows.settings import FlowStudySettings, TrainSettings
+from mbrl.studies.flows.trials import Trial
+from mbrl.studies.training import BudgetedTraining
+from mbrl.world_model.decoders.flow import ImageFlow
+
+GROUP = "flow"
+HELD_OUT_S = 60.0
+"""CPU seconds of training between two looks at held-out images."""
+WATCHED, WATCHED_QUICK = 128, 16
+"""Held-out images that those looks are taken at; the same every time, with the same noise."""
+SKIPPED_IN_A_ROW = 10
+INITIAL = 64
+"""Images of the batch that sets the normalisations."""
+SEEN = 1024
+"""Images at a time that the pixels' marginals are counted in; all training images are."""
+
+
+def build(shape: tuple[int, int, int], levels: int, config: FlowStudySettings) -> ImageFlow:
+    """An unconditional flow on images of `shape` (C, H, W) and V levels."""
+    return ImageFlow(shape, levels, 0, config.flow)
+
+
+def optimizer_of(flow: torch.nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
+    """The optimizer of the settings."""
+    if train.optimizer == "adamax":
+        return torch.optim.Adamax(flow.parameters(), lr=train.lr)
+    return torch.optim.Adam(flow.parameters(), lr=train.lr)
+
+
+def loss_of(
+    flow: ImageFlow, batch: Tensor, generator: torch.Generator | None, bf16: bool
+) -> Tensor:
+    """Mean bits per dimension of a batch (N, C, H, W) of levels."""
+    with autocast(batch.device, bf16):
+        nats = -flow.log_prob(batch, generator=generator).mean()
+    return nats / (batch[0].numel() * math.log(2))
+
+
+class Training(BudgetedTraining):
+    """A flow that learns images until its CPU time is used up; a context manager."""
+
+    def __init__(self, trial: Trial, images: ImageSet) -> None:
+        """Build the flow, and take up the newest checkpoint if there is one."""
+        self.trial, self.images, self.config = trial, images, trial.config()
+        torch.manual_seed(derive(trial.seed, "flows/weights"))
+        self.flow = build(images.shape, images.levels, self.config)
+        self.optimizer = optimizer_of(self.flow, self.config.train)
+        self.generator = torch.Generator().manual_seed(derive(trial.seed, "flows/noise"))
+        self.rng = np.random.default_rng(derive(trial.seed, "flows/batches"))
+        self.done, self.skipped, self._in_a_row = 0, 0, 0
+        self.diverged = False
+        self._watched_at = -math.inf
+        super().__init__(trial, env_steps=0, group=GROUP)
+
+    @property
+    def updates(self) -> int:
+        """Updates so far, resumed and left-out ones included."""
+        return self.done
+
+    def _batch(self, count: int) -> Tensor:
+        rows = self.rng.integers(len(self.images.train), size=count)
+        return to_tensor(self.images.train[rows])
+
+    def _update(self) -> dict[str, float]:
+        train = self.config.train
+        if self.done == 0:
+            for images in np.array_split(self.images.train, -(-len(self.images.train) // SEEN)):
+                self.flow.see(to_tensor(images))
+            self.flow.initialise(self._batch(INITIAL), generator=self.generator)
+        rate = train.lr * min(1.0, (self.done + 1) / max(1, train.warmup_updates))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_of(self.flow, self._batch(train.batch_size), self.generator, train.bf16)
+        self.done += 1
+        self.rows += train.batch_size
+        bits = float(loss.detach())
+        norm = self._step(loss) if math.isfinite(bits) else math.nan
+        if not math.isfinite(bits) or self._in_a_row >= SKIPPED_IN_A_ROW:
+            self.diverged = self.over = True
+        return {"bits_per_dim": bits, "gradient_norm": norm}
+
+    def _step(self, loss: Tensor) -> float:
+        """Follow the gradient if it is finite; returns its norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.train.clip))
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self._in_a_row = 0
+        else:
+            self.skipped += 1
+            self._in_a_row += 1
+        return norm
+
+    def _measured(self) -> dict[str, float]:
+        """Now and then: bits per dimension of held-out images; NaN in between."""
+        ends = self.cpu_s >= 60 * self.minutes
+        if self.diverged or (self.cpu_s - self._watched_at < HELD_OUT_S and not ends):
+            return {"held_out_bits_per_dim": math.nan}
+        self._watched_at = self.cpu_s
+        rows = self.images.measured(WATCHED_QUICK if self.trial.quick else WATCHED)
+        bits = bits_per_dim(self.flow, self.images.held_out[rows], seed=0, draws=1)
+        return {"held_out_bits_per_dim": bits}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "flow": self.flow.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": self.rng.bit_generator.state,
+            "counts": [self.done, self.skipped, self._in_a_row],
+            "diverged": self.diverged,
+            "watched_at": self._watched_at,
+        }
+
+    def _begin(self, state: Mapping[str, Any]) -> None:
+        if not state:
+            return
+        self.flow.load_state_dict(state["flow"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        restore_generator(self.generator, state["generator"])
+        self.rng.bit_generator.state = state["rng"]
+        self.done, self.skipped, self._in_a_row = state["counts"]
+        self.diverged, self._watched_at = state["diverged"], state["watched_at"]
+
+    def _in_words(self, metrics: Mapping[str, float]) -> str:
+        held_out = metrics["held_out_bits_per_dim"]
+        seen = f", held out {held_out:.3f}" if math.isfinite(held_out) else ""
+        ended = ", diverged" if self.diverged else ""
+        return f"{metrics['bits_per_dim']:.3f} bits per dimension{seen}{ended}"
+
+
+def cpu_ms(began: float) -> float:
+    """CPU milliseconds since `time.process_time()` was `began`."""
+    return 1000 * (time.process_time() - began)
