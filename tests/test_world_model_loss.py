@@ -127,8 +127,7 @@ def test_prior_and_posterior_are_pulled_with_their_own_weights():
         model = make(kl={"free_nats": 0.0, **weights}, heads={"reward_weight": 0.0})
         model._reconstruction = lambda *_: torch.zeros(2)  # type: ignore[method-assign]
         model.dynamics.gru.requires_grad_(False)  # through h the encoder is reached in any case
-        model.dynamics.sequence = lambda codes, action, first: torch.zeros(*first.shape, 24)  #
-        type: ignore[method - assign]
+        model.dynamics.sequence = lambda codes, action, first: torch.zeros(*first.shape, 24)  # type: ignore[method-assign]
         torch.nn.init.zeros_(model.heads.out.weight)
         model.loss(random_batch(), generator())[0].backward()
 

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from agents.settings import DQNSettings, DreamPolicySettings, PPOSettings
 from envs.settings import EnvSettings
 from mbrl.config import file as config_file
-from mbrl.world_model.settings import Settings, WorldModelSettings
+from mbrl.config.settings import Settings
+from mbrl.world_model.settings import WorldModelSettings
 
 DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"
 """What a device may be called."""

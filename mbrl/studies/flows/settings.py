@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from mbrl.world_model.settings import FlowSettings, Settings
+from mbrl.config.settings import Settings
+from mbrl.world_model.settings import FlowSettings
 
 
 class TrainSettings(Settings):
