@@ -10,7 +10,7 @@ from billiard import BRIGHT, DARK, EPISODE, GAME, Blind, Oracle, draw, named, nu
 from mbrl.errors import ReplayError
 from mbrl.studies.fidelity.drift import HORIZONS, drift, rally_lengths, roll_out, squared_difference
 from mbrl.studies.fidelity.follow import BURN_IN
-from mbrl.studies.fidelity.scene import Scene
+from mbrl.studies.fidelity.objects import Scene
 from mbrl.world_model.latent import Latent
 
 TRAIN, HELD_OUT = play(20), play(6, start=37, base=10_000)

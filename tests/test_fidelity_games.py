@@ -6,10 +6,9 @@ import pytest
 from envs import VectorEnv
 from envs.pong import STATE, court
 from mbrl.studies.fidelity.frames import MixedPolicy
-from mbrl.studies.fidelity.games import GAMES, SceneObject
-from mbrl.studies.fidelity.nuisance import nuisance_names
+from mbrl.studies.fidelity.games import GAMES, Axis, SceneObject, region_of, sprite
 from mbrl.studies.fidelity.objects import contrast, distance, fit_detector
-from mbrl.studies.fidelity.sprites import Axis, region_of, sprite
+from mbrl.studies.fidelity.readout import nuisance_names
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("boxing", "freeway", "tennis")]
 
@@ -47,7 +46,7 @@ def errors(frames, ram, target: SceneObject):
 @pytest.mark.timeout(600)  # for machines that do other things too
 @pytest.mark.parametrize("name", ["pong", "breakout", *SLOW])
 def test_objects_are_where_the_memory_says(name):
-    # One screen per frame: else what moves fast is drawn twice, see `fidelity.sprites`.
+    # One screen per frame: else what moves fast is drawn twice, see `fidelity.games`.
     frames, ram, _, _ = play(name, 1200, every=4, frame_skip=1)
     for target in GAMES[name].objects:
         away, found = errors(frames, ram, target)
@@ -155,7 +154,7 @@ def memory(**values):
 
 
 def test_a_sprite_is_scaled_to_the_frame():
-    locate = sprite(Axis(-12.0, 4, 54), Axis(10.0, 2, 49, -1), (0, -200, 210, 160))
+    locate = sprite("it", Axis(-12.0, 4, 54), Axis(10.0, 2, 49, -1), (0, -200, 210, 160)).locate
     (centre,), (visible,) = locate(memory(b54=117, b49=0))
     assert visible
     # screen row 105 is the middle of the screen: the edge between pixels 31 and 32
@@ -163,14 +162,14 @@ def test_a_sprite_is_scaled_to_the_frame():
 
 
 def test_a_sprite_half_outside_is_centred_on_what_is_left():
-    locate = sprite(Axis(0.0, 10, 1), Axis(80.0, 4), (100, 0, 210, 160))
+    locate = sprite("it", Axis(0.0, 10, 1), Axis(80.0, 4), (100, 0, 210, 160)).locate
     centres, visible = locate(np.concatenate([memory(b1=102), memory(b1=98), memory(b1=90)]))
     assert visible.tolist() == [True, False, False]  # 7, 3 and 0 of 10 are left
     assert centres[0, 0] == pytest.approx((100 + 107) / 2 * 64 / 210 - 0.5)
 
 
 def test_a_sprite_that_looks_the_other_way_is_shifted():
-    locate = sprite(Axis(50.0, 4), Axis(9.0, 4, 2, flip=(3, -5.0)), (0, 0, 210, 160))
+    locate = sprite("it", Axis(50.0, 4), Axis(9.0, 4, 2, flip=(3, -5.0)), (0, 0, 210, 160)).locate
     centres, _ = locate(np.concatenate([memory(b2=11, b3=255), memory(b2=11, b3=0)]))
     assert centres[:, 1] == pytest.approx([20 * 0.4 - 0.5, 15 * 0.4 - 0.5])
 

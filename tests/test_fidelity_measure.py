@@ -9,13 +9,12 @@ from billiard import BRIGHT, EPISODE, GAME, Blind, Oracle, named, numbers, play
 from gymnasium import spaces
 from tiny import model_settings
 
-from mbrl.studies.fidelity.cost import one_thread
 from mbrl.studies.fidelity.follow import BURN_IN, follow, quantised
 from mbrl.studies.fidelity.games import GAMES
 from mbrl.studies.fidelity.information import ageing, information, rates, strangers
-from mbrl.studies.fidelity.measure import Sizes, measure, plain
+from mbrl.studies.fidelity.measure import Sizes, measure, one_thread, plain
+from mbrl.studies.fidelity.objects import Backdrops, Scene, alone_in_frames
 from mbrl.studies.fidelity.readout import ahead_report, read, read_variables
-from mbrl.studies.fidelity.scene import Backdrops, Scene, alone_in_frames
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 

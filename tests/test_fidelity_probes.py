@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl.studies.fidelity.nuisance import balanced_accuracy, luck, nuisance_names, nuisance_report
 from mbrl.studies.fidelity.probes import (
     LEARNING_RATE,
+    Course,
     Split,
     Targets,
-    _Course,
     accuracy,
     classification_report,
     classify,
@@ -18,11 +17,15 @@ from mbrl.studies.fidelity.probes import (
     informative,
     macro_f1,
     majority,
-    means,
+    network_classify,
     not_seen_in,
+    r2,
+    ridge,
+    small_network,
     weighted_f1,
+    with_means,
 )
-from mbrl.studies.fidelity.regressions import network_classify, r2, ridge, small_network
+from mbrl.studies.fidelity.readout import balanced_accuracy, luck, nuisance_names, nuisance_report
 
 
 def rng(seed=0):
@@ -96,10 +99,11 @@ def test_copies_of_training_frames_are_found():
 
 
 def test_means_are_over_variables_and_over_categories():
-    report = means({"a": 1.0, "b": 0.0, "c": 0.5}, {"a": "small", "b": "small", "c": "agent"})
-    assert report == {"small": 0.5, "agent": 0.5, "mean": 0.5, "across_categories": 0.5}
-    report = means({"a": 1.0, "b": 1.0, "c": 0.0}, {"a": "small", "b": "small", "c": "agent"})
-    assert report["mean"] == pytest.approx(2 / 3) and report["across_categories"] == 0.5
+    scores = {"a": 1.0, "b": 1.0, "c": 0.0}
+    report = with_means(scores, {"a": "small", "b": "small", "c": "agent"})
+    assert report["mean"] == pytest.approx(2 / 3)
+    del report["mean"]
+    assert report == {**scores, "small": 1.0, "agent": 0.0, "across_categories": 0.5}
 
 
 def test_a_report_names_every_variable():
@@ -144,7 +148,7 @@ def test_a_step_is_that_of_a_linear_layer_under_adam():
         torch.nn.init.zeros_(layer.bias)
         optimizer = torch.optim.Adam(layer.parameters(), lr=LEARNING_RATE, eps=1e-5)
         x, y = torch.as_tensor(features), torch.as_tensor(labels[:, variable])
-        course = _Course(np.arange(classes))
+        course = Course(np.arange(classes))
         best, best_weights = -1.0, None
         for _ in range(60):
             optimizer.zero_grad()
@@ -163,7 +167,7 @@ def test_a_step_is_that_of_a_linear_layer_under_adam():
 
 
 def test_a_course_lowers_its_rate_on_a_plateau_and_stops_after_fifteen_epochs():
-    course, weight = _Course(np.arange(2)), torch.zeros(1)
+    course, weight = Course(np.arange(2)), torch.zeros(1)
     assert course.judge(0.5, weight + 1)
     for epoch in range(1, 15):
         assert course.judge(0.4, weight + 2)
