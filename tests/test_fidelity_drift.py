@@ -114,13 +114,8 @@ def test_an_ending_is_dreamt_of_from_the_first_row_of_its_episode_on():
         is_first = np.isin(rows, [0, 100 - length, 100, 200])
         frames = replace(HELD_OUT, terminated=terminated, is_first=is_first)
         report = drift_of(Oracle(TRAIN, frames), frames)
-        assert [report[str(horizon)]["ending_frames"] for horizon in HORIZONS] == [
-            1,
-            1,
-            1,
-            1,
-            ended,
-        ]
+        found = [report[str(horizon)]["ending_frames"] for horizon in HORIZONS]
+        assert found == [1, 1, 1, 1, ended]
 
 
 def test_without_an_ending_nothing_is_said_of_it():
