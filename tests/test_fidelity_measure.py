@@ -54,11 +54,6 @@ def test_rows_leave_room_for_what_comes_after_them():
     assert (followed.rows % EPISODE < EPISODE - 15).all()
 
 
-def test_the_same_seed_follows_the_same_rows():
-    rows = [follow(Oracle(TRAIN), TRAIN, 50, seed, "test").rows for seed in (3, 3, 4)]
-    assert np.array_equal(rows[0], rows[1]) and not np.array_equal(rows[0], rows[2])
-
-
 def test_images_are_measured_in_the_levels_of_the_model():
     model = real_model(decoder={"levels": 2, "kind": "deconv"})
     assert sorted(set(quantised(model, HELD_OUT.obs[:, 1:]).ravel().tolist())) == [64, 192]
@@ -304,13 +299,9 @@ def test_a_game_without_memory_gives_pixels_bits_and_drift_only():
 
 def test_timing_leaves_the_threads_alone():
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == threads
 
 
 def test_what_is_no_number_becomes_none():

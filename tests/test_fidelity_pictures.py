@@ -69,50 +69,32 @@ def test_each_arm_is_shown_by_its_first_seed_with_pictures(tmp_path: Path, varia
 # The page
 
 
-def test_page_takes_tables_and_pictures_from_the_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = load_generator()
-    write_trial(make_trial(tmp_path, minutes=30.0), {"ball_recall": 0.5})
-    aggregate(GAME.name, tmp_path / "results")
-    monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "results")
-    monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
-    study_folder = tmp_path / GAME.name
-    sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
-    generate.copy_pictures(study_folder)
-    parts = ("main", "variants", "origin", "pictures")
-    page = "before\n" + "".join(
-        f"<!-- fidelity {GAME.name} {part} -->\n<!-- end -->\n" for part in parts
-    )
-    made = generate.fidelity(page)
-    assert made.startswith("before\n<!-- fidelity synthetic_pong main -->\n| arm | runs |")
-    assert "| PixelCNN | 1 × 30 | 10 | 0.50 |" in made
-    assert "None recorded yet." in made  # there are no variants
-    assert "commit `abc`; 2 cores, a processor" in made
-    assert "](fidelity/synthetic_pong_samples.png)" in made
-    assert generate.fidelity(made) == made
-
-
-def test_page_takes_a_study_of_another_kind_from_its_own_results(
+def test_page_takes_tables_and_pictures_from_the_results_of_each_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate = load_generator()
     for folder, recall in (("fidelity", 0.5), ("fidelity_long", 0.75)):
-        write_trial(make_trial(tmp_path, results=tmp_path / folder), {"ball_recall": recall})
+        trial = make_trial(tmp_path, results=tmp_path / folder, minutes=30.0)
+        write_trial(trial, {"ball_recall": recall})
         aggregate(GAME.name, tmp_path / folder)
     monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "fidelity")
     monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
     study_folder = tmp_path / "runs" / "fidelity_long" / GAME.name
     sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
     generate.copy_pictures(study_folder)
-    page = "".join(
-        f"<!-- fidelity {name} {part} -->\n<!-- end -->\n"
-        for name in (GAME.name, f"long/{GAME.name}")
-        for part in ("main", "pictures")
+    made = generate.fidelity(
+        "".join(
+            f"<!-- fidelity {name} {part} -->\n<!-- end -->\n"
+            for name in (GAME.name, f"long/{GAME.name}")
+            for part in ("main", "variants", "origin", "pictures")
+        )
     )
-    ours, theirs = generate.fidelity(page).split(f"<!-- fidelity long/{GAME.name} main -->")
-    assert "| 0.50 |" in ours and "No pictures" in ours
+    ours, theirs = made.split(f"<!-- fidelity long/{GAME.name} main -->")
+    assert "| PixelCNN | 1 × 30 | 10 | 0.50 |" in ours and "No pictures" in ours
+    assert "None recorded yet." in ours  # there are no variants
+    assert "commit `abc`; 2 cores, a processor" in ours
     assert "| 0.75 |" in theirs and "](fidelity/long_synthetic_pong_samples.png)" in theirs
+    assert generate.fidelity(made) == made
 
 
 def test_page_without_parts_or_with_an_unknown_one_is_refused(tmp_path: Path) -> None:

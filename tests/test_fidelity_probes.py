@@ -22,7 +22,6 @@ from mbrl.studies.fidelity.probes import (
     ridge,
     small_network,
     weighted_f1,
-    with_means,
 )
 from mbrl.studies.fidelity.readout import balanced_accuracy, luck, nuisance_report
 
@@ -65,20 +64,15 @@ def test_f1_by_hand(labels, guesses, weighted, macro):
     assert macro_f1(labels, guesses) == pytest.approx(macro)
 
 
-def test_entropy_is_in_nats():
-    assert entropy(np.array([3, 3, 8, 8])) == pytest.approx(math.log(2))
+def test_variables_with_little_entropy_are_dropped():
+    assert entropy(np.array([3, 3, 8, 8])) == pytest.approx(math.log(2))  # nats
     assert entropy(np.array([5, 5, 5])) == 0.0
+    rare = np.arange(100) < 10  # 0.33 nats
+    assert informative(("rare", "even"), np.stack([rare, np.arange(100) % 2], 1)) == ("even",)
 
 
 def test_majority_guesses_the_commonest_training_label():
     assert majority(np.array([4, 9, 9, 4, 9]), 4).tolist() == [9, 9, 9, 9]
-
-
-def test_variables_with_little_entropy_are_dropped():
-    rare = np.zeros(100, int)
-    rare[:10] = 1  # 0.33 nats
-    labels = np.stack([rare, np.arange(100) % 2], 1)
-    assert informative(("rare", "even"), labels) == ("even",)
 
 
 def test_copies_of_training_frames_are_found():
@@ -87,20 +81,13 @@ def test_copies_of_training_frames_are_found():
     assert not_seen_in(frames, test).tolist() == [False, True, False]
 
 
-def test_means_are_over_variables_and_over_categories():
-    scores = {"a": 1.0, "b": 1.0, "c": 0.0}
-    report = with_means(scores, {"a": "small", "b": "small", "c": "agent"})
-    assert report["mean"] == pytest.approx(2 / 3)
-    del report["mean"]
-    assert report == {**scores, "small": 1.0, "agent": 0.0, "across_categories": 0.5}
-
-
 def test_a_report_has_every_variable_and_means():
-    targets = targets_of([np.array([1, 2, 1, 2]), np.array([3, 4, 4, 3])], 0, 0, ("a", "b"))
-    guesses = np.array([[1, 3], [2, 3], [1, 3], [2, 3]])
-    report = classification_report(targets, guesses, {"a": "small", "b": "agent"})
-    means = {"small": 1.0, "agent": 0.5, "mean": 0.75, "across_categories": 0.75}
-    assert report["accuracy"] == {"a": 1.0, "b": 0.5, **means}
+    columns = [np.array([1, 2, 1, 2]), np.array([3, 4, 4, 3]), np.array([7, 7, 8, 8])]
+    targets = targets_of(columns, 0, 0, ("a", "b", "c"))
+    guesses = np.array([[1, 3, 7], [2, 3, 7], [1, 3, 8], [2, 3, 8]])
+    report = classification_report(targets, guesses, {"a": "small", "b": "agent", "c": "small"})
+    means = {"small": 1.0, "agent": 0.5, "mean": 2.5 / 3, "across_categories": 0.75}
+    assert report["accuracy"] == pytest.approx({"a": 1.0, "b": 0.5, "c": 1.0, **means})
     assert report["f1"]["b"] == pytest.approx(0.5 * 2 / 3)
 
 
