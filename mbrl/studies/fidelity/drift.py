@@ -78,15 +78,9 @@ def roll_out(
 ) -> Rollouts:
     """Observe `BURN_IN` rows of each window, then dream on with the real actions.
 
-    Args:
-        model: in evaluation mode.
-        frames: real rows.
-        starts: (B,) first rows of windows that lie inside one episode up to the last horizon.
-        horizons: which states to return.
-        seed: of the measurement.
-        role: names the random streams.
-        begin: (B, ...) where dreams begin, instead of observing.
-        likeliest: dream with the prior's most probable codes instead of draws from it.
+    Windows start at rows `starts` (B,) and lie inside one episode up to the last horizon. With
+    `begin` (B, ...) dreams begin there instead of observing. `likeliest` dreams with the prior's
+    most probable codes instead of draws from it. `role` names the random streams.
     """
     if begin is None:
         codes = stream(seed, f"{role}/codes", model.device)
@@ -125,19 +119,18 @@ def drift(
     candidates: int = 512,
     drawn: int = 128,
 ) -> dict[str, dict[str, float]]:
-    """Measures by horizon, as strings ("15").
+    """The numbers of the module's description, by horizon as a string ("15").
+
+    NaN where there was nothing to measure; without a scene, pixels, rewards and endings only.
 
     Args:
         model: in evaluation mode.
-        scene: the game's detectors; None gives pixels, rewards and endings only.
+        scene: the game's detectors.
         frames: held-out rows.
         seed: of the measurement.
         candidates: starts that are dreamt from; rewards and endings are measured on all of them.
         drawn: starts whose states are decoded. Those with the ball in play for at least `RALLY`
             steps come first, the others, in random order, fill up.
-
-    Returns:
-        Numbers by name, as the module says; NaN where there was nothing to measure.
     """
     horizons, longest = HORIZONS, max(HORIZONS)
     starts = frames.windows(BURN_IN + longest, candidates, rng_of(seed, "drift/windows"))

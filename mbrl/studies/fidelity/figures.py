@@ -275,20 +275,13 @@ def _draw_drift(axes: Axes, summary: Summary, arm: str, name: str, *, thin: bool
     there = np.isfinite(seeds).any(1)
     if not there.any():
         return
-    for seed in seeds.T if seeds.shape[1] > 1 and not thin else ():
-        axes.plot(horizons, seed, color=colour(arm), linewidth=0.9, alpha=0.4)
+    if seeds.shape[1] > 1 and not thin:
+        axes.plot(horizons, seeds, color=colour(arm), linewidth=0.9, alpha=0.4)
     means = np.array([np.nanmean(row) for row in seeds[there]])
     size, width, alpha = (3, 0.9, 0.7) if thin else (5, 2.2, 1.0)
-    axes.plot(
-        horizons[there],
-        means,
-        color=colour(arm),
-        marker=marker(arm),
-        markersize=size,
-        linewidth=width,
-        alpha=alpha,
-        label=_legend_title(summary, arm),
-    )
+    look: dict[str, Any] = {"color": colour(arm), "marker": marker(arm), "alpha": alpha}
+    title = _legend_title(summary, arm)
+    axes.plot(horizons[there], means, markersize=size, linewidth=width, label=title, **look)
 
 
 def _horizons(summary: Summary, name: str) -> list[int]:

@@ -53,10 +53,7 @@ class Frames:
         """Rows `start` to `start + length` of each of B starts, (B, length).
 
         As in training, the first row of a window may continue an episode: then it is not
-        `is_first`, and its `prev_action` is real.
-
-        Raises:
-            ValueError: a window reaches outside the frames.
+        `is_first`, and its `prev_action` is real. A window outside the frames is a ValueError.
         """
         starts = np.asarray(starts, np.int64)
         outside = (starts < 0) | (starts + length > len(self.obs))
@@ -146,14 +143,10 @@ class MixedPolicy:
 def collect_frames(
     game: Game, directory: Path, steps: int, held_out_steps: int, seed: int
 ) -> tuple[ReplayStore, ReplayStore]:
-    """Collect a game's frames, or find them collected.
+    """Collect a game's frames, or find them collected: to train on, and held-out ones.
 
-    Args:
-        game: what is played.
-        directory: gets `train/`, `held_out/` and `frames.json`, all at once.
-        steps: environment steps to train on, rounded up to a multiple of `NUM_ENVS`.
-        held_out_steps: steps of other episodes, to measure on; rounded likewise.
-        seed: decides every frame, whatever the machine.
+    `directory` gets `train/`, `held_out/` and `frames.json`, all at once. Steps are rounded up to a
+    multiple of `NUM_ENVS`. The seed decides every frame, whatever the machine.
 
     Raises:
         ReplayError: the folder holds frames of another game, number or seed, or something else;

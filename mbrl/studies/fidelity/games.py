@@ -118,16 +118,11 @@ def sprite(
     region: tuple[int, int, int, int] | None = None,
     window: tuple[int, int] = (3, 3),
 ) -> SceneObject:
-    """An Atari object of known size.
+    """An Atari object from its vertical and its horizontal middle and size.
 
-    Args:
-        name: of the object.
-        row: its vertical middle and height.
-        column: its horizontal middle and width.
-        field: in screen pixels; what is outside is hidden, and the centre is that of the rest.
-        shown: memory (N, R) to (N,) bool: False where it is not drawn at all.
-        region: see `SceneObject`; by default what lies in the field.
-        window: see `SceneObject`.
+    What is outside the field (screen pixels) is hidden, and the centre is that of the rest. Where
+    `shown`, from memories (N, R) to (N,), is False it is not drawn at all. By default the region
+    is what lies in the field.
     """
     top, left, bottom, right = field
 
@@ -283,9 +278,7 @@ def _variables(**groups: Mapping[str, int]) -> dict[str, RamVariable]:
     }
 
 
-def _atari(
-    rom: str, act: Act, objects: tuple[SceneObject, ...], **variables: Mapping[str, int]
-) -> Game:
+def _atari(rom: str, act: Act, *objects: SceneObject, **variables: Mapping[str, int]) -> Game:
     env = EnvSettings(id=f"ALE/{rom}-v5", ram=True)
     return Game(rom.lower(), env, _variables(**variables), objects, act)
 
@@ -294,11 +287,9 @@ _ATARI = (
     _atari(
         "Pong",
         _pong_act,
-        (
-            sprite("ball", Axis(-12.0, 4, 54), Axis(-48.4, 2, 49), _PONG),
-            _pong_paddle("own_paddle", 51, -5.0, 140.0),
-            _pong_paddle("other_paddle", 50, -7.0, 16.0),
-        ),
+        sprite("ball", Axis(-12.0, 4, 54), Axis(-48.4, 2, 49), _PONG),
+        _pong_paddle("own_paddle", 51, -5.0, 140.0),
+        _pong_paddle("other_paddle", 50, -7.0, 16.0),
         agent={"player_y": 51, "player_x": 46},
         other={"enemy_y": 50, "enemy_x": 45},
         small={"ball_x": 49, "ball_y": 54},
@@ -307,16 +298,14 @@ _ATARI = (
     _atari(
         "Breakout",
         _breakout_act,
-        (
-            sprite("ball", Axis(10.6, 4, 101), Axis(-48.4, 2, 99), _BREAKOUT),
-            sprite(
-                "paddle",
-                Axis(191.0, 4),
-                Axis(-39.0, 16, 72),
-                (95.0, 8.0, 195.0, 152.0),
-                region=(57, 3, 60, 61),
-                window=(3, 9),
-            ),
+        sprite("ball", Axis(10.6, 4, 101), Axis(-48.4, 2, 99), _BREAKOUT),
+        sprite(
+            "paddle",
+            Axis(191.0, 4),
+            Axis(-39.0, 16, 72),
+            (95.0, 8.0, 195.0, 152.0),
+            region=(57, 3, 60, 61),
+            window=(3, 9),
         ),
         small={"ball_x": 99, "ball_y": 101},
         agent={"player_x": 72},
@@ -326,10 +315,8 @@ _ATARI = (
     _atari(
         "Boxing",
         _boxing_act,
-        (
-            sprite("own_boxer", Axis(61.5, 44, 34), Axis(12.3, 14, 32), _RING, window=(15, 5)),
-            sprite("other_boxer", Axis(60.5, 44, 35), Axis(10.2, 14, 33), _RING, window=(15, 5)),
-        ),
+        sprite("own_boxer", Axis(61.5, 44, 34), Axis(12.3, 14, 32), _RING, window=(15, 5)),
+        sprite("other_boxer", Axis(60.5, 44, 35), Axis(10.2, 14, 33), _RING, window=(15, 5)),
         agent={"player_x": 32, "player_y": 34},
         other={"enemy_x": 33, "enemy_y": 35},
         score={"enemy_score": 19, "clock": 17, "player_score": 18},
@@ -337,17 +324,15 @@ _ATARI = (
     _atari(
         "Freeway",
         _freeway_act,
-        (
-            sprite(
-                "own_chicken",
-                Axis(197.4, 8, 14, -1),
-                Axis(47.0, 6),
-                (15.0, 8.0, 200.0, 160.0),
-                region=(7, 15, 62, 22),
-                window=(3, 5),
-            ),
-            *(_car(lane) for lane in range(10)),
+        sprite(
+            "own_chicken",
+            Axis(197.4, 8, 14, -1),
+            Axis(47.0, 6),
+            (15.0, 8.0, 200.0, 160.0),
+            region=(7, 15, 62, 22),
+            window=(3, 5),
         ),
+        *(_car(lane) for lane in range(10)),
         agent={"player_y": 14},
         score={"score": 103},
         other={f"enemy_car_x_{i}": 108 + i for i in range(10)},
@@ -355,11 +340,9 @@ _ATARI = (
     _atari(
         "Tennis",
         _tennis_act,
-        (
-            sprite("ball", Axis(190.1, 4, 54, -1), Axis(-1.0, 2, 16), _TENNIS, _tennis_ball_shown),
-            _tennis_player("own_player", 24, 26, 56),
-            _tennis_player("other_player", 25, 27, 57),
-        ),
+        sprite("ball", Axis(190.1, 4, 54, -1), Axis(-1.0, 2, 16), _TENNIS, _tennis_ball_shown),
+        _tennis_player("own_player", 24, 26, 56),
+        _tennis_player("other_player", 25, 27, 57),
         other={"enemy_x": 27, "enemy_y": 25},
         score={"enemy_score": 70, "player_score": 69},
         small={"ball_x": 16, "ball_y": 17},

@@ -42,12 +42,7 @@ def is_calibrated(model: WorldModel) -> bool:
 
 @torch.no_grad()
 def rates(model: WorldModel, posterior: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats per frame in the code.
-
-    Args:
-        model: in evaluation mode.
-        posterior: (N, raw_size), the parameters of q(z | x) of each frame.
-        hidden: (N, D), the state before each frame.
+    """Nats per frame in the code, from the parameters of q(z | x) and the state before: (N, ...).
 
     Returns:
         KL(q(z | x) || p(z | h)), what the frame tells beyond the past, and KL(q(z | x) || p(z))

@@ -59,13 +59,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure one trained model; the same seed gives the same numbers, times apart.
 
-    Args:
-        model: any arm; it is put into evaluation mode and back.
-        game: with objects and variables, if `train` has the console's memory.
-        train: the frames it was trained on, for backdrops, masses and fitting probes.
-        held_out: frames of other episodes; everything is scored on these.
-        seed: of the measurement's random streams.
-        sizes: how much of everything.
+    Backdrops, masses and probes are fitted on `train`, the frames it was trained on; everything is
+    scored on `held_out`, frames of other episodes. The model is put into evaluation mode and back.
 
     Returns:
         Numbers, None where there is no number. At the top, what results are compared by:

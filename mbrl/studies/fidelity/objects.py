@@ -47,7 +47,6 @@ TELLING = 0.9
 """Share of real frames in which the strongest thing in the region must be the object itself."""
 ROOM = 0.5  # share of an object's usual load that a clean drawing may have beside it in its region
 HAZE = 0.25  # share of an object's usual peak below which a pixel is haze, and no part of the load
-CHUNK = 1024
 TEXTURE = "texture_id"
 """The variable that says which static backdrop a frame has, where a game has several."""
 FITTED = 1024  # training frames that backdrops and masses are learnt from
@@ -57,11 +56,9 @@ FITTED = 1024  # training frames that backdrops and masses are learnt from
 
 
 def contrast(images: Images, backdrop: Floats) -> Floats:
-    """How far every pixel is from the backdrop, summed over channels.
+    """How far every pixel of images (N, H, W, C) is from the backdrop, summed over channels.
 
-    Args:
-        images: (N, H, W, C) uint8.
-        backdrop: (H, W, C), or one per image, (N, H, W, C).
+    The backdrop is (H, W, C), or one per image.
 
     Returns:
         (N, H, W, 2) float64 >= 0, in intensities of 0 to 255 per channel: how much brighter, and
@@ -99,8 +96,7 @@ def crop(values: Floats, region: tuple[int, int, int, int]) -> Floats:
 def centroids(values: Floats, centre: NDArray[np.int64], window: tuple[int, int]) -> Floats:
     """Weighted centroid of maps (N, H, W) in a window around each `centre` (N, 2).
 
-    Returns:
-        (N, 2), row and column; NaN where the window is empty.
+    (N, 2), row and column; NaN where the window is empty.
     """
     rows, columns = window
     padded = np.pad(values, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2)))
@@ -195,13 +191,8 @@ class Detector:
         return Sightings(found.position, found.present & close)
 
     def _best(self, contrasts: Floats, places: Floats | None) -> Sightings:
-        parts = [Sightings(np.zeros((0, 2)), np.zeros(0, bool))]
-        for i in range(0, len(contrasts), CHUNK):
-            here = None if places is None else places[i : i + CHUNK]
-            parts.append(self._best_of_few(contrasts[i : i + CHUNK], here))
-        return Sightings(*map(np.concatenate, zip(*parts, strict=True)))
-
-    def _best_of_few(self, contrasts: Floats, places: Floats | None) -> Sightings:
+        if not len(contrasts):
+            return Sightings(np.zeros((0, 2)), np.zeros(0, bool))
         target = self.target
         inside = crop(contrasts @ np.asarray(self.sides), target.region)
         masses = box_sums(inside, target.window)
@@ -424,10 +415,7 @@ def alone_in_frames(game: Game, train: Frames) -> dict[str, bool]:
     """Whether each object is `Detector.alone`, by name: the same for every model and seed.
 
     It decides what recall means, so it must not depend on the levels that a model draws in, nor on
-    the frames that its detectors are fitted on.
-
-    Raises:
-        ValueError: as `Scene`.
+    the frames that its detectors are fitted on. Raises what `Scene` does.
     """
     rows = _rows(rng_of(0, "scene/alone"), game, train)
     images, ram = np.asarray(train.obs[rows], np.uint8), train.memory[rows]
@@ -448,10 +436,10 @@ def _rows(rng: np.random.Generator, game: Game, train: Frames) -> NDArray[np.int
 
 
 def require_backdrops(game: Game, train: ReplayStore, held_out: ReplayStore) -> None:
-    """Refuse frames whose held-out part has a texture that the training part has not.
+    """Refuse, before anything is trained, held-out frames with a texture unknown in training.
 
     Raises:
-        ConfigError: it has; to be asked before anything is trained.
+        ConfigError: there are some.
     """
     texture = texture_byte(game)
     if texture is None:

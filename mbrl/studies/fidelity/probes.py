@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy, silu
 
+from mbrl.studies.fidelity.games import Floats
+
 Labels = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 MIN_ENTROPY = 0.6  # nats; variables with less are dropped, as in AtariARI
 LEARNING_RATE, EPSILON, BATCH, EPOCHS, PATIENCE = 5e-4, 1e-5, 64, 100, 15
@@ -186,6 +187,11 @@ class _Columns:
         rates = self._spread([course.rate / (1 - 0.9**count) for course in self.courses])
         self.weight -= self.first / scale * rates
 
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Of each classifier, (F + 1, classes)."""
+        return self.weight.split(self.sizes, 1)
+
     def guesses(self, x: Tensor) -> list[Tensor]:
         """The most probable class index of each classifier for features (N, F + 1)."""
         return [part.argmax(1) for part in (x @ self.weight).split(self.sizes, 1)]
@@ -229,22 +235,18 @@ def classify(
         for rows in torch.as_tensor(rng.permutation(len(train))).split(BATCH):
             count += 1
             columns.step(train[rows], labels[rows][:, active], count)
-        guesses = columns.guesses(validation)
-        weights = columns.weight.split(columns.sizes, 1)
+        learnt = zip(columns.guesses(validation), columns.weights, strict=True)
         going = [
             course.judge(accuracy(wanted[i], course.classes[guess.numpy()]), weight)
-            for i, course, guess, weight in zip(
-                active, columns.courses, guesses, weights, strict=True
-            )
+            for i, course, (guess, weight) in zip(active, columns.courses, learnt, strict=True)
         ]
         if not any(going):
             break
         if not all(going):
             columns = columns.keep(going)
             active = [i for i, on in zip(active, going, strict=True) if on]
-    return np.stack(
-        [course.classes[(test @ course.weight).argmax(1).numpy()] for course in courses], 1
-    )
+    guesses = [course.classes[(test @ course.weight).argmax(1).numpy()] for course in courses]
+    return np.stack(guesses, 1)
 
 
 # -- regressions and networks ---------------------------------------------------------------------

@@ -74,11 +74,7 @@ class Reading:
         return Split(*(getattr(part.latent, name).numpy() for part in parts))
 
     def memory(self, ahead: int = 0) -> tuple[NDArray[np.uint8], ...]:
-        """The console's memory that many steps after each row: train, validation, test.
-
-        Raises:
-            ValueError: the frames have none.
-        """
+        """The console's memory that many steps after each row: train, validation, test."""
         return (
             self.train_frames.memory[self.train.rows + ahead],
             self.train_frames.memory[self.validation.rows + ahead],
@@ -238,12 +234,9 @@ def luck(
 ) -> float:
     """What the best reader's balanced accuracy would be by luck, at most: the 97.5th percentile.
 
-    Args:
-        labels: (M,) what is asked for.
-        readers: (M,) what each of them says.
-        episodes: (M,) of each row. Where a label is the same all through every episode, episodes
-            are given each other's labels; otherwise rows are.
-        rng: shuffles the labels.
+    From labels (M,), what each reader says (M,), and which episode each row is of (M,). Where a
+    label is the same all through every episode, episodes are given each other's labels; otherwise
+    rows are. `rng` shuffles them.
     """
     _, first, of = np.unique(episodes, return_index=True, return_inverse=True)
     whole = labels[first]
@@ -264,15 +257,11 @@ def nuisance_report(
     *,
     epochs: int = EPOCHS,
 ) -> dict[str, dict[str, float]]:
-    """How well nuisances are read out of each kind of features.
+    """How well nuisances are read out of each kind of features of the same rows.
 
-    Args:
-        features: by kind, such as `z`, `h` and `zh`, of the same rows.
-        targets: nuisance variables; those that never vary in the training rows are left out.
-        episodes: (M,) which episode each test row is of.
-        rng: shuffles the batches.
-        epochs: upper limit of each linear classifier's training; of a network's, if it is smaller
-            than `NETWORK_EPOCHS`.
+    Variables that never vary in the training rows are left out. `episodes` (M,) says which episode
+    each test row is of. `epochs` is the upper limit of each linear classifier's training, and of
+    a network's if it is smaller than `NETWORK_EPOCHS`.
 
     Returns:
         For each variable, balanced accuracies in [0, 1] on held-out rows: of the linear classifier
