@@ -110,7 +110,6 @@ class Oracle(torch.nn.Module):
 
     def __init__(self, *parts):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
         decoder = SimpleNamespace(likelihood="categorical")
         self.settings = SimpleNamespace(decoder=decoder, posterior="frame")
         self.code = SimpleNamespace(normalise=lambda raw: raw, kl=lambda q, p: (q - p).sum(-1))

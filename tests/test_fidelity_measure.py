@@ -180,41 +180,42 @@ def test_whether_an_object_is_alone_is_the_same_for_every_model_and_seed():
 # -- everything -----------------------------------------------------------------------------------
 
 
-def test_a_perfect_model_measures_perfect():
-    model = Oracle(TRAIN, HELD_OUT).train()
-    report = measure(model, GAME, TRAIN, HELD_OUT, 0, SIZES)
-    assert model.training
-    assert report["ball_recall"] == report["paddle_recall"] == 1.0
-    assert report["centroid_px"] == report["position_px"] == 0.0
-    assert report["objects"]["ball"]["recalled"] == report["objects"]["ball"]["frames"] > 20
-    assert report["objects"]["ball"]["precision"] == report["objects"]["paddle"]["precision"] == 1.0
+@pytest.fixture(scope="module")
+def perfect():
+    return measure(Oracle(TRAIN, HELD_OUT), GAME, TRAIN, HELD_OUT, 0, SIZES)
+
+
+def test_a_perfect_model_measures_perfect(perfect):
+    ball, paddle = perfect["objects"]["ball"], perfect["objects"]["paddle"]
+    assert perfect["ball_recall"] == perfect["paddle_recall"] == 1.0
+    assert perfect["centroid_px"] == perfect["position_px"] == 0.0
+    assert ball["recalled"] == ball["frames"] > 20
+    assert ball["precision"] == paddle["precision"] == 1.0
     # the ball is somewhere in 15 x 13 pixels, and within 3 of another moment's by chance
-    assert report["objects"]["ball"]["shuffled_recall"] < 0.5
-    assert report["reconstruction"] == {"mse": 0.0, "psnr_db": None, "frames": 96.0}
-    assert report["nats_per_frame"] == 2.0
-    assert report["shuffle_gain_bits"] > 9 / math.log(2)
-    assert report["drift"]["15"]["ball_recall"] == 1.0
-    assert report["drift"]["15"]["position_px"] == 0.0
-    assert report["information"]["aged_bits"] is None  # no episode is that long
-    assert report["sample_ms_per_frame"] > 0
-    assert report["nuisance"] == {}
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert ball["shuffled_recall"] < 0.5
+    assert perfect["reconstruction"] == {"mse": 0.0, "psnr_db": None, "frames": 96.0}
+    assert perfect["nats_per_frame"] == 2.0
+    assert perfect["shuffle_gain_bits"] > 9 / math.log(2)
+    assert perfect["drift"]["15"]["ball_recall"] == 1.0
+    assert perfect["drift"]["15"]["position_px"] == 0.0
+    assert perfect["information"]["aged_bits"] is None  # no episode is that long
+    assert perfect["sample_ms_per_frame"] > 0
+    assert perfect["nuisance"] == {}
+    assert json.loads(json.dumps(perfect, allow_nan=False)) == perfect
 
 
-def test_probes_read_the_oracles_code_and_not_its_state():
-    report = measure(Oracle(TRAIN, HELD_OUT), GAME, TRAIN, HELD_OUT, 0, SIZES)
-    probes, f1 = report["probes"], report["probe_f1"]
+def test_probes_read_the_oracles_code_and_not_its_state(perfect):
+    probes, f1, positions = perfect["probes"], perfect["probe_f1"], perfect["positions"]
+    majority = probes["majority"]["f1"]
     assert "visible" not in probes["z"]["f1"]  # almost always 1: too little entropy
     assert probes["z"]["ridge_r2"]["mean"] > 0.99
     assert abs(probes["h"]["ridge_r2"]["mean"]) < 0.05  # its state is a constant
-    assert probes["h"]["f1"]["ball_row"] == pytest.approx(
-        probes["majority"]["f1"]["ball_row"], abs=0.02
-    )
+    assert probes["h"]["f1"]["ball_row"] == pytest.approx(majority["ball_row"], abs=0.02)
     assert f1["ball"] == pytest.approx((f1["ball_row"] + f1["ball_column"]) / 2)
-    assert f1["small"] == f1["ball"] and f1["mean"] > 3 * probes["majority"]["f1"]["mean"]
-    assert report["positions"]["z"]["ball"]["px"] < 0.2 < report["positions"]["h"]["ball"]["px"]
-    assert report["ahead"].keys() == {"0", "1", "5", "15"}
-    assert report["rows"]["copies_dropped"] == 0 and report["rows"]["test"] >= 200
+    assert f1["small"] == f1["ball"] and f1["mean"] > 3 * majority["mean"]
+    assert positions["z"]["ball"]["px"] < 0.2 < positions["h"]["ball"]["px"]
+    assert perfect["ahead"].keys() == {"0", "1", "5", "15"}
+    assert perfect["rows"]["copies_dropped"] == 0 and perfect["rows"]["test"] >= 200
 
 
 def test_what_is_known_ahead_is_asked_of_the_rows_that_come():
@@ -255,7 +256,9 @@ def test_a_blind_model_keeps_nothing():
 
 def test_a_median_of_a_few_recalled_frames_is_not_printed():
     few = replace(SIZES, sampled=16, epochs=2)  # fewer than 20 frames
-    report = measure(Oracle(TRAIN, HELD_OUT), GAME, TRAIN, HELD_OUT, 0, few)
+    model = Oracle(TRAIN, HELD_OUT).train()
+    report = measure(model, GAME, TRAIN, HELD_OUT, 0, few)
+    assert model.training
     assert report["ball_recall"] == 1.0 and 0 < report["objects"]["ball"]["recalled"] < 20
     assert report["centroid_px"] is None and report["position_px"] == 0.0
 

@@ -87,7 +87,7 @@ def roll_out(
         begin = filtered(model, frames, starts, BURN_IN, codes).latent[:, -1]
     latent = begin.to(model.device)
     generator = stream(seed, f"{role}/prior", model.device)
-    kept = {0: latent.to("cpu")}
+    states = {0: latent.to("cpu")}
     rewards, going = [], []
     for step in range(1, max(horizons) + 1):
         action = frames.prev_action[starts + (BURN_IN - 1 + step)]
@@ -98,8 +98,8 @@ def roll_out(
         rewards.append(imagined.reward.double().cpu().numpy())
         going.append(imagined.continue_prob.double().cpu().numpy())
         if step in horizons:
-            kept[step] = latent.to("cpu")
-    return Rollouts(starts, kept, np.stack(rewards, 1), np.stack(going, 1))
+            states[step] = latent.to("cpu")
+    return Rollouts(starts, states, np.stack(rewards, 1), np.stack(going, 1))
 
 
 def rally_lengths(visible: NDArray[np.bool_]) -> Rows:

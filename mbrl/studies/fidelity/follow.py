@@ -2,7 +2,7 @@
 
 Windows of held-out (or training) rows go through `WorldModel.filter`; the first `BURN_IN` rows of a
 window only warm the recurrent state up and are not measured, except where the window starts with
-its episode, whose first rows are a situation of their own. Nothing here draws or judges anything.
+its episode, whose first rows are a situation of their own. Nothing here judges anything.
 """
 
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def follow(
 
     `role` names the random streams, so that measures do not share them. In the same episode `ahead`
     rows must follow each window of `length` rows. Of neighbours, which are almost copies of each
-    other, one row of `keep_every` is kept.
+    other, one row of `keep_every` is measured.
     """
     per_window = -(-(length - BURN_IN) // keep_every)
     windows = -(-count // per_window)

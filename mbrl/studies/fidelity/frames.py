@@ -1,4 +1,4 @@
-"""Frames of a game with their labels: collected once, kept as replay, read back as plain arrays.
+"""Frames of a game with their labels: collected once into replay, read back as plain arrays.
 
 Every environment plays by turns at random and by the game's scripted policy, so that rallies happen
 and so does everything else. Training frames and held-out frames come from different episodes. The

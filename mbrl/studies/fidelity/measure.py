@@ -137,7 +137,7 @@ def _timed_samples(model: WorldModel, followed: Followed, seed: int) -> tuple[Im
 def _samples(
     model: WorldModel, scene: Scene | None, held_out: Frames, seed: int, count: int
 ) -> dict[str, Any]:
-    """Free-running samples of held-out frames: objects kept, pixels, and time."""
+    """Free-running samples of held-out frames: what they show of objects, pixels, and time."""
     followed = follow(model, held_out, count, seed, "objects", keep_every=8)
     followed = followed.take(np.arange(min(count, len(followed.rows))))
     real = quantised(model, held_out.obs[followed.rows])

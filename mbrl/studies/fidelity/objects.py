@@ -1,4 +1,4 @@
-"""Finding a game's small objects in pictures, and saying whether a picture has kept them.
+"""Finding a game's small objects in pictures, and saying whether a drawing shows them.
 
 A console's memory says where the ball is; this module says whether a drawing of that moment shows
 it there. Real frames, samples of a decoder and open-loop dreams are treated alike, and the detector
@@ -299,7 +299,7 @@ def truth(detector: Detector, contrasts: Floats, ram: Ram) -> Truth:
 
 
 def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, float]:
-    """Whether drawings have kept an object, from their contrasts (N, H, W, 2) and the truth.
+    """Whether drawings show an object, from their contrasts (N, H, W, 2) and the truth.
 
     Returns:
         Shares in [0, 1] and distances in pixels; NaN where there was nothing to measure, and for

@@ -9,7 +9,7 @@ frames that the fit has seen.
 can foresee. In games of ours that have such dials, the memory names the episode's texture and each
 frame's noise pattern. A decoder whose likelihood explains both from neighbouring pixels leaves the
 code at chance. Noise of a few fixed patterns is the harder half: which pattern a frame has tells
-all its pixels at once, so a code that names it earns more than it costs.
+all its pixels at once, so a code that names it saves more than it costs.
 
 Their accuracy is balanced, the mean over classes of how many of each are recognised: a reader that
 always says the same gets one in so many classes. All rows of an episode share its texture, so there
@@ -51,7 +51,7 @@ KINDS: tuple[Literal["z", "h", "zh"], ...] = ("z", "h", "zh")
 AHEAD = (0, 1, 5, 15)
 """How many steps after h_t its future is asked for; at 0, the frame it has not seen yet."""
 VALIDATION = 1 / 8
-SHUFFLES = 400  # how often labels are dealt anew to find out what luck earns
+SHUFFLES = 400  # how often labels are shuffled to find out what luck gives
 LUCKY = 97.5  # the percentile of those that is called luck
 NUISANCES = ("texture_id", "noise_id")
 """Variables that are nuisances, by name, in any game that has them."""
@@ -244,8 +244,8 @@ def luck(
         whole, of = labels, np.arange(len(labels))
     best = []
     for _ in range(SHUFFLES):
-        dealt = rng.permutation(whole)[of]
-        best.append(max(balanced_accuracy(dealt, guesses) for guesses in readers))
+        shuffled = rng.permutation(whole)[of]
+        best.append(max(balanced_accuracy(shuffled, guesses) for guesses in readers))
     return float(np.percentile(best, LUCKY))
 
 
