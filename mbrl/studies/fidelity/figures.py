@@ -60,6 +60,11 @@ def marker(arm: str) -> str:
     return _LOOKS[arm][1] if arm in _LOOKS else "."
 
 
+def _look(arm: str) -> dict[str, Any]:
+    """An arm's colour and marker, as matplotlib names them."""
+    return {"color": colour(arm), "marker": marker(arm)}
+
+
 def figures(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """Every figure there are numbers for, by name."""
     drawn = {
@@ -118,17 +123,15 @@ def cost_figure(summary: Summary) -> Figure | None:
                 for one in ("train_ms_per_frame", name)
             )
             design = arm in _DESIGNS
-            many: dict[str, Any] = {
-                "color": _INK if design else colour(arm),
-                "marker": _DESIGNS.get(arm, marker(arm)),
-                "linestyle": "none",
-            }
+            look: dict[str, Any] = (
+                {"color": _INK, "marker": _DESIGNS[arm]} if design else _look(arm)
+            )
             if len(x) > 1:
-                axes.plot(x, y, markersize=4, alpha=0.45, **many)
+                axes.plot(x, y, markersize=4, alpha=0.45, linestyle="none", **look)
             size = 9 if design or colour(arm) != _GREY else 5
             mean = float(np.nanmean(x)), float(np.nanmean(y))
             title = ARMS[arm].title if design else _legend_title(summary, arm)
-            axes.plot(*mean, markersize=size, label=title, **many)
+            axes.plot(*mean, markersize=size, label=title, linestyle="none", **look)
         axes.set_xscale("log")
         left, right = axes.dataLim.intervalx
         # so that a difference of a percent looks like one
@@ -279,32 +282,30 @@ def _draw_drift(axes: Axes, summary: Summary, arm: str, name: str, *, thin: bool
         axes.plot(horizons, seeds, color=colour(arm), linewidth=0.9, alpha=0.4)
     means = np.array([np.nanmean(row) for row in seeds[there]])
     size, width, alpha = (3, 0.9, 0.7) if thin else (5, 2.2, 1.0)
-    look: dict[str, Any] = {"color": colour(arm), "marker": marker(arm), "alpha": alpha}
-    title = _legend_title(summary, arm)
+    title, look = _legend_title(summary, arm), {**_look(arm), "alpha": alpha}
     axes.plot(horizons[there], means, markersize=size, linewidth=width, label=title, **look)
 
 
 def _horizons(summary: Summary, name: str) -> list[int]:
     """Horizons at which some arm has this measure."""
     found = {
-        int(horizon)
-        for arm in summary["arms"]
-        for horizon in summary["arms"][arm].get("drift", {})
-        if horizon.isdigit() and _has(summary, arm, f"drift/{horizon}/{name}")
+        horizon
+        for arm, measures in summary["arms"].items()
+        for horizon in filter(str.isdigit, measures.get("drift", {}))
+        if _has(summary, arm, f"drift/{horizon}/{name}")
     }
-    return sorted(found)
+    return sorted(map(int, found))
 
 
 def _per_seed(summary: Summary, arm: str, name: str) -> list[float]:
-    statistics = look_up(summary["arms"][arm], name)
-    if statistics is None:
-        return [math.nan] * len(summary["runs"][arm]["seeds"])
-    return [math.nan if value is None else value for value in statistics["per_seed"]]
+    found = look_up(summary["arms"][arm], name)
+    values = [None] * len(summary["runs"][arm]["seeds"]) if found is None else found["per_seed"]
+    return [math.nan if value is None else value for value in values]
 
 
 def _mean(summary: Summary, arm: str, name: str) -> float | None:
-    statistics = look_up(summary["arms"][arm], name)
-    return None if statistics is None else statistics["mean"]
+    found = look_up(summary["arms"][arm], name)
+    return None if found is None else found["mean"]
 
 
 def _has(summary: Summary, arm: str, name: str) -> bool:

@@ -183,20 +183,19 @@ def position_report(game: Game, reading: Reading) -> dict[str, dict[str, dict[st
     Returns:
         For z, h and zh, by object: `row_r2`, `column_r2` and `px`, the median distance in pixels.
     """
-    report: dict[str, dict[str, dict[str, float]]] = {}
-    for kind in KINDS:
-        report[kind] = {}
-        split = reading.features(kind)
-        for target in game.objects:
-            places, visible = zip(*(target.locate(part) for part in reading.memory()), strict=True)
-            if min(int(seen.sum()) for seen in visible) < 2:
-                continue
+    report: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind in KINDS}
+    memories, splits = reading.memory(), {kind: reading.features(kind) for kind in KINDS}
+    for target in game.objects:
+        places, visible = zip(*(target.locate(memory) for memory in memories), strict=True)
+        if min(int(seen.sum()) for seen in visible) < 2:
+            continue
+        there = (place[seen] for place, seen in zip(places, visible, strict=True))
+        wanted = Targets(("row_r2", "column_r2"), *there)
+        for kind, split in splits.items():
             parts = (split.train, split.validation, split.test)
             shown = Split(*(part[seen] for part, seen in zip(parts, visible, strict=True)))
-            there = [place[seen] for place, seen in zip(places, visible, strict=True)]
-            wanted = Targets(("row_r2", "column_r2"), *there)
             guess = ridge(shown, wanted)
-            px = median(distance(guess, np.asarray(there[2], np.float64)))
+            px = median(distance(guess, np.asarray(wanted.test, np.float64)))
             report[kind][target.name] = {**_r2_by_name(wanted, guess), "px": px}
     return report
 
