@@ -76,7 +76,7 @@ def test_a_centroid_is_weighted_by_contrast_and_sees_its_window_only():
 BALL_HERE = (7, 6, 200)  # the real ball: its place and its contrast
 LATTICE = [(row, column, 200) for row in range(1, 16, 4) for column in range(0, 13, 4)]
 SMEAR = [(row, column, 8) for row in range(5, 10) for column in range(4, 9)]  # 25 x 8 = 200
-HAZE = [(row, column, 49) for row in range(1, 16) for column in range(0, 13, 3)]
+HAZE = [(row, column, 49) for row in range(1, 16) for column in (0, 3, 9, 12)]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ HAZE = [(row, column, 49) for row in range(1, 16) for column in range(0, 13, 3)]
         ([(7, 14, 200), (0, 6, 200)], {"present": 0}),
     ],
 )
-def test_a_drawing_has_kept_the_ball(drawn, expected):
+def test_a_drawing_shows_the_ball_or_it_does_not(drawn, expected):
     scores = scores_of(field(*drawn), (7, 6))
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
     if not scores["recall"]:
