@@ -110,16 +110,14 @@ class Oracle(torch.nn.Module):
 
     def __init__(self, *parts):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-        self.settings = SimpleNamespace(
-            decoder=SimpleNamespace(likelihood="categorical"), posterior="frame"
-        )
+        decoder = SimpleNamespace(likelihood="categorical")
+        self.settings = SimpleNamespace(decoder=decoder, posterior="frame")
         self.code = SimpleNamespace(normalise=lambda raw: raw, kl=lambda q, p: (q - p).sum(-1))
         self.dynamics = SimpleNamespace(prior=lambda hidden: torch.full((len(hidden), 2), 0.5))
         self.device = torch.device("cpu")
         self.known = {}
         for frames in parts:
-            for number, i in zip(numbers(frames.obs).tolist(), range(len(frames.obs)), strict=True):
+            for i, number in enumerate(numbers(frames.obs).tolist()):
                 self.known[number] = (frames, i)
 
     def to_levels(self, obs):
@@ -156,9 +154,6 @@ class Oracle(torch.nn.Module):
         going_on = 1.0 - self.look_up(number, "terminated").float()
         return ImaginedStep(self.latents(number), self.look_up(number, "reward"), going_on)
 
-    def loss(self, batch, generator):
-        return self.weight.sum() * batch.reward.mean(), {}, None
-
 
 class Blind(Oracle):
     """Sees nothing, draws an empty field, expects nothing and always goes on."""
@@ -170,10 +165,8 @@ class Blind(Oracle):
         return torch.full((len(obs),), 7.0)
 
     def decode(self, latent, generator):
-        n = len(latent.code)
-        return torch.full((n, SIZE, SIZE, 1), DARK, dtype=torch.uint8)
+        return torch.full((len(latent.code), SIZE, SIZE, 1), DARK, dtype=torch.uint8)
 
     def imagine_step(self, latent, action, generator, *, likeliest=False):
         n = len(latent.code)
-        number = torch.zeros(n, dtype=torch.long)
-        return ImaginedStep(self.latents(number), torch.zeros(n), torch.ones(n))
+        return ImaginedStep(self.latents(torch.zeros(n)), torch.zeros(n), torch.ones(n))

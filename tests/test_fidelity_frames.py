@@ -12,7 +12,7 @@ from mbrl.errors import MbrlError, ReplayError
 from mbrl.replay import ReplayStore
 from mbrl.studies.fidelity import frames as module
 from mbrl.studies.fidelity.frames import Frames, MixedPolicy, collect_frames, load_frames
-from mbrl.studies.fidelity.games import GAMES, Game
+from mbrl.studies.fidelity.games import Game
 
 ORACLE = Game(
     name="oracle",
@@ -43,15 +43,12 @@ def test_rows_are_in_arrival_order_with_their_memory(collected):
     assert np.array_equal(train.ram[:, 2], action)
 
 
-def test_as_many_steps_are_collected_as_were_asked_for(collected):
+def test_as_many_steps_are_collected_as_were_asked_for_of_different_episodes(collected):
     train, held_out = (load_frames(store) for store in collected[1])
     assert len(train.obs) == 800 + train.terminated.sum()  # ends add a row without an action
     assert len(held_out.obs) == 200 + held_out.terminated.sum()
-
-
-def test_held_out_episodes_are_others(collected):
-    train, held_out = ({e.eps_id for e in store.episodes()} for store in collected[1])
-    assert train and held_out and not train & held_out
+    known, new = ({e.eps_id for e in store.episodes()} for store in collected[1])
+    assert known and new and not known & new
 
 
 def test_frames_are_reused_when_complete(collected, monkeypatch):
@@ -76,14 +73,11 @@ def test_other_frames_are_refused(collected, change, message):
         collect_frames(directory=collected[0], **asked)
 
 
-def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
+def test_a_folder_of_something_else_is_refused_and_stays(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ReplayError, match=r"without frames\.json; remove it or choose another"):
         collect_frames(ORACLE, tmp_path, 80, 80, 0)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
-
-
-def test_less_than_a_step_is_refused(tmp_path):
     with pytest.raises(ReplayError, match="at least 1 step, got 0"):
         collect_frames(ORACLE, tmp_path / "f", 0, 8, 0)
 
@@ -123,12 +117,6 @@ def test_an_empty_store_is_refused(tmp_path):
         load_frames(ReplayStore(tmp_path))
 
 
-def test_synthetic_pong_is_collected_with_its_state(tmp_path):
-    train, _ = collect_frames(GAMES["synthetic_pong"], tmp_path / "f", 80, 8, 0)
-    loaded = load_frames(train)
-    assert loaded.obs.shape[1:] == (64, 64, 1) and loaded.ram.shape[1] == 9
-
-
 # Windows
 
 
@@ -149,9 +137,6 @@ def rows(*lengths):
 def test_windows_lie_inside_one_episode_and_reach_every_row():
     starts = rows(4, 2, 5).windows(3, 500, np.random.default_rng(0))
     assert starts.shape == (500,) and set(starts.tolist()) == {0, 1, 6, 7, 8}
-
-
-def test_windows_longer_than_every_episode_are_refused():
     with pytest.raises(ReplayError, match="an episode of at least 6 rows, got 5 in the longest"):
         rows(4, 5).windows(6, 1, np.random.default_rng(0))
 
@@ -159,39 +144,36 @@ def test_windows_longer_than_every_episode_are_refused():
 def test_a_batch_holds_the_rows_of_its_windows():
     batch = rows(4, 5).batch(np.array([4, 1]), 3)
     assert batch.shape == (2, 3)
-    assert batch.obs[..., 0, 0, 0].tolist() == [[4, 5, 6], [1, 2, 3]]
-    assert batch.reward.tolist() == [[4, 5, 6], [1, 2, 3]]
+    assert batch.obs[..., 0, 0, 0].tolist() == batch.reward.tolist() == [[4, 5, 6], [1, 2, 3]]
     assert batch.prev_action.tolist() == [[1, 2, 0], [1, 2, 0]]
     assert batch.is_first.tolist() == [[True, False, False], [False] * 3]
-
-
-@pytest.mark.parametrize("start", [-1, 7])
-def test_a_batch_outside_the_frames_is_refused(start):
-    with pytest.raises(ValueError, match=f"starts at row {start}"):
-        rows(4, 5).batch(np.array([start]), 3)
+    for start in (-1, 7):
+        with pytest.raises(ValueError, match=f"starts at row {start}"):
+            rows(4, 5).batch(np.array([start]), 3)
 
 
 # Who plays
 
 
-def test_scripted_and_random_stretches_take_turns():
+def played(act, steps):
+    """The actions of four environments, (steps, 4)."""
     vector = VectorEnv(ORACLE.env, 4)
     for i in range(4):
         vector.reset(i, i)
-    policy = MixedPolicy(vector, ORACLE.act, seed=0)
-    policy.reset(4)
-    is_first = np.zeros(4, bool)
-    actions = np.array([policy.act(vector.obs, is_first) for _ in range(64 * 32)])
-    script = (actions.reshape(64, 32, 4) == 3).mean(1)  # of each stretch and environment
+    policy = MixedPolicy(vector, act, seed=0)
+    actions = np.array([policy.act(vector.obs, np.zeros(4, bool)) for _ in range(steps)])
+    vector.close()
+    return actions
+
+
+def test_scripted_and_random_stretches_take_turns():
+    # the share of the script's 3 in each stretch and environment
+    script = (played(ORACLE.act, 64 * 32).reshape(64, 32, 4) == 3).mean(1)
     # scripted: 0.9 + 0.1 / 4 of the actions are the script's 3; random: a quarter
     assert np.sort(script.ravel())[[20, -20]] == pytest.approx([0.25, 0.925], abs=0.15)
     assert (script > 0.6).mean() == pytest.approx(0.5, abs=0.1)
-    vector.close()
 
 
 def test_without_a_script_all_actions_are_random():
-    vector = VectorEnv(ORACLE.env, 4)
-    policy = MixedPolicy(vector, None, seed=0)
-    actions = np.array([policy.act(vector.obs, np.zeros(4, bool)) for _ in range(500)])
+    actions = played(None, 500)
     assert np.bincount(actions.ravel()) / actions.size == pytest.approx([0.25] * 4, abs=0.05)
-    vector.close()

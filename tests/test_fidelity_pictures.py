@@ -47,24 +47,19 @@ def test_pictures_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert all(np.array_equal(vars(again)[name], value) for name, value in vars(pictures).items())
 
 
-def test_an_arm_is_shown_by_its_first_seed_that_has_pictures(tmp_path: Path) -> None:
-    for arm, seed in (("pixelcnn", 0), ("pixelcnn", 1), ("deconv_mse", 0)):
-        write_trial(make_trial(tmp_path, arm=arm, seed=seed), {"ball_recall": 1.0})
-    (tmp_path / "pixelcnn-1").mkdir()
-    some_pictures(200).write(tmp_path / "pixelcnn-1" / "pictures.npz")
-    sheets = picture_sheets(tmp_path, aggregate(GAME.name, tmp_path / "results"))
-    assert [path.name for path, _ in sheets] == ["samples.png", "dream_1.png", "dream_2.png"]
-    assert (np.asarray(Image.open(sheets[0][0]).convert("L")) == 200).sum() > 100
-
-
-def test_variants_have_samples_and_one_dream_of_their_own(tmp_path: Path) -> None:
-    for arm, level in (("pixelcnn", 10), ("pixelcnn_1", 20)):
-        write_trial(make_trial(tmp_path, arm=arm), {"ball_recall": 1.0})
-        (tmp_path / f"{arm}-0").mkdir()
-        some_pictures(level).write(tmp_path / f"{arm}-0" / "pictures.npz")
+@pytest.mark.parametrize("variants", [False, True])
+def test_each_arm_is_shown_by_its_first_seed_with_pictures(tmp_path: Path, variants: bool) -> None:
+    shown = {"pixelcnn-1": 10, **({"pixelcnn_1-0": 20} if variants else {})}
+    for name in ("pixelcnn-0", "deconv_mse-0", *shown):
+        arm, _, seed = name.rpartition("-")
+        write_trial(make_trial(tmp_path, arm=arm, seed=int(seed)), {"ball_recall": 1.0})
+    for name, level in shown.items():
+        (tmp_path / name).mkdir()
+        some_pictures(level).write(tmp_path / name / "pictures.npz")
     sheets = picture_sheets(tmp_path, aggregate(GAME.name, tmp_path / "results"))
     drawn = {path.stem: np.asarray(Image.open(path).convert("L")) for path, _ in sheets}
-    assert list(drawn) == ["samples", "samples_variants", "dream_1", "dream_2", "dream_variants"]
+    extra = {"samples_variants", "dream_variants"} if variants else set()
+    assert drawn.keys() == {"samples", "dream_1", "dream_2", *extra}
     for name, pixels in drawn.items():
         one = 20 if "variants" in name else 10
         assert (pixels == one).sum() > 100
@@ -74,50 +69,32 @@ def test_variants_have_samples_and_one_dream_of_their_own(tmp_path: Path) -> Non
 # The page
 
 
-def test_page_takes_tables_and_pictures_from_the_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = load_generator()
-    write_trial(make_trial(tmp_path, minutes=30.0), {"ball_recall": 0.5})
-    aggregate(GAME.name, tmp_path / "results")
-    monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "results")
-    monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
-    study_folder = tmp_path / GAME.name
-    sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
-    generate.copy_pictures(study_folder)
-    parts = ("main", "variants", "origin", "pictures")
-    page = "before\n" + "".join(
-        f"<!-- fidelity {GAME.name} {part} -->\n<!-- end -->\n" for part in parts
-    )
-    made = generate.fidelity(page)
-    assert made.startswith("before\n<!-- fidelity synthetic_pong main -->\n| arm | runs |")
-    assert "| PixelCNN | 1 × 30 | 10 | 0.50 |" in made
-    assert "None recorded yet." in made  # there are no variants
-    assert "commit `abc`; 2 cores, a processor" in made
-    assert "](fidelity/synthetic_pong_samples.png)" in made
-    assert generate.fidelity(made) == made
-
-
-def test_page_takes_a_study_of_another_kind_from_its_own_results(
+def test_page_takes_tables_and_pictures_from_the_results_of_each_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate = load_generator()
     for folder, recall in (("fidelity", 0.5), ("fidelity_long", 0.75)):
-        write_trial(make_trial(tmp_path, results=tmp_path / folder), {"ball_recall": recall})
+        trial = make_trial(tmp_path, results=tmp_path / folder, minutes=30.0)
+        write_trial(trial, {"ball_recall": recall})
         aggregate(GAME.name, tmp_path / folder)
     monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "fidelity")
     monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
     study_folder = tmp_path / "runs" / "fidelity_long" / GAME.name
     sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
     generate.copy_pictures(study_folder)
-    page = "".join(
-        f"<!-- fidelity {name} {part} -->\n<!-- end -->\n"
-        for name in (GAME.name, f"long/{GAME.name}")
-        for part in ("main", "pictures")
+    made = generate.fidelity(
+        "".join(
+            f"<!-- fidelity {name} {part} -->\n<!-- end -->\n"
+            for name in (GAME.name, f"long/{GAME.name}")
+            for part in ("main", "variants", "origin", "pictures")
+        )
     )
-    ours, theirs = generate.fidelity(page).split(f"<!-- fidelity long/{GAME.name} main -->")
-    assert "| 0.50 |" in ours and "No pictures" in ours
+    ours, theirs = made.split(f"<!-- fidelity long/{GAME.name} main -->")
+    assert "| PixelCNN | 1 × 30 | 10 | 0.50 |" in ours and "No pictures" in ours
+    assert "None recorded yet." in ours  # there are no variants
+    assert "commit `abc`; 2 cores, a processor" in ours
     assert "| 0.75 |" in theirs and "](fidelity/long_synthetic_pong_samples.png)" in theirs
+    assert generate.fidelity(made) == made
 
 
 def test_page_without_parts_or_with_an_unknown_one_is_refused(tmp_path: Path) -> None:

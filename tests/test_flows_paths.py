@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from mbrl.studies.fidelity.games import SceneObject
 from mbrl.studies.fidelity.objects import Detector, contrast
-from mbrl.studies.fidelity.sprites import SceneObject
 from mbrl.studies.flows.interpolation import (
     blobs,
     count_objects,

@@ -2,11 +2,10 @@
 
 Windows of held-out (or training) rows go through `WorldModel.filter`; the first `BURN_IN` rows of a
 window only warm the recurrent state up and are not measured, except where the window starts with
-its episode, whose first rows are a situation of their own. Nothing here draws or judges anything.
+its episode, whose first rows are a situation of their own. Nothing here judges anything.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,33 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mbrl.seeding import seed as derive
+from mbrl.studies.fidelity.frames import Frames
 from mbrl.world_model.latent import Filtered, Latent
 from mbrl.world_model.model import WorldModel
 
-if TYPE_CHECKING:
-    from mbrl.studies.fidelity.frames import Frames
-
-BURN_IN = 16
-"""Rows observed before anything is measured."""
-LENGTH = 64
-"""Rows of a window, burn-in included."""
-ROWS_PER_BATCH = 1024
-"""Rows filtered at once: bounds the memory, changes nothing else."""
+BURN_IN = 16  # rows observed before anything is measured
+LENGTH = 64  # rows of a window, burn-in included
+ROWS_PER_BATCH = 1024  # rows filtered at once: bounds the memory, changes nothing else
 
 
 @dataclass(frozen=True)
 class Followed:
-    """M measured rows.
+    """M measured rows; tensors are on the CPU."""
 
-    Attributes:
-        rows: (M,) int64, their places in the frames.
-        latent: (M, ...), on the CPU: the posterior code of each row and the state before it.
-        posterior: (M, raw_size), on the CPU: the parameters of q(z | x) that the code is of.
-    """
-
-    rows: NDArray[np.int64]
-    latent: Latent
-    posterior: Tensor
+    rows: NDArray[np.int64]  # (M,), their places in the frames
+    latent: Latent  # (M, ...), the posterior code of each row and the state before it
+    posterior: Tensor  # (M, raw_size), the parameters of q(z | x) that the code is of
 
     def take(self, index: NDArray[np.integer]) -> "Followed":
         """Some of the rows, in the order of `index`."""
@@ -60,7 +48,7 @@ def rng_of(seed: int, role: str) -> np.random.Generator:
 
 def filtered(
     model: WorldModel,
-    frames: "Frames",
+    frames: Frames,
     starts: NDArray[np.int64],
     length: int,
     generator: torch.Generator,
@@ -77,7 +65,7 @@ def filtered(
 
 def follow(
     model: WorldModel,
-    frames: "Frames",
+    frames: Frames,
     count: int,
     seed: int,
     role: str,
@@ -86,17 +74,11 @@ def follow(
     ahead: int = 0,
     keep_every: int = 2,
 ) -> Followed:
-    """Follow random windows and keep about `count` of their rows.
+    """Follow random windows and keep about `count` of their rows, or a few more.
 
-    Args:
-        model: in evaluation mode.
-        frames: rows to draw from.
-        count: rows wanted; the result may hold a few more.
-        seed: of the measurement.
-        role: names the random streams, so that measures do not share them.
-        length: rows of a window.
-        ahead: rows that must follow each window in the same episode.
-        keep_every: keep one row of so many; neighbours are almost copies of each other.
+    `role` names the random streams, so that measures do not share them. In the same episode `ahead`
+    rows must follow each window of `length` rows. Of neighbours, which are almost copies of each
+    other, one row of `keep_every` is measured.
     """
     per_window = -(-(length - BURN_IN) // keep_every)
     windows = -(-count // per_window)
@@ -126,8 +108,7 @@ def quantised(model: WorldModel, images: NDArray[np.generic]) -> NDArray[np.uint
 
     A decoder is asked for these, so it is measured against these; with 256 levels nothing changes.
     """
-    parts = [
-        model.to_pixels(model.to_levels(torch.as_tensor(images[i : i + ROWS_PER_BATCH]))).numpy()
-        for i in range(0, len(images), ROWS_PER_BATCH)
-    ]
-    return np.concatenate(parts) if parts else np.asarray(images, np.uint8)
+    if not len(images):
+        return np.asarray(images, np.uint8)
+    parts = torch.as_tensor(images).split(ROWS_PER_BATCH)
+    return np.concatenate([model.to_pixels(model.to_levels(part)).numpy() for part in parts])

@@ -1,4 +1,4 @@
-"""Frames of a game with their labels: collected once, kept as replay, read back as plain arrays.
+"""Frames of a game with their labels: collected once into replay, read back as plain arrays.
 
 Every environment plays by turns at random and by the game's scripted policy, so that rallies happen
 and so does everything else. Training frames and held-out frames come from different episodes. The
@@ -30,12 +30,9 @@ from mbrl.studies.fidelity.games import Act, Game
 
 NUM_ENVS = 8
 SEGMENT_STEPS = 2048
-STRETCH = 32
-"""Steps after which an environment may change between random and scripted actions."""
-SCRIPTED = 0.5
-"""Probability that a stretch is scripted."""
-EPSILON = 0.1
-"""Probability of a random action within a scripted stretch."""
+STRETCH = 32  # steps after which an environment may change between random and scripted actions
+SCRIPTED = 0.5  # probability that a stretch is scripted
+EPSILON = 0.1  # probability of a random action within a scripted stretch
 _PROTOCOL = 1  # raised when the same settings would give other frames
 _RECORD = "frames.json"
 _PARTS = ("train", "held_out")
@@ -43,32 +40,20 @@ _PARTS = ("train", "held_out")
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """N rows in arrival order, one episode after another; see `mbrl.episode` for what a row means.
+    """N rows in arrival order, one episode after another; `mbrl.episode` says what a row means."""
 
-    Attributes:
-        obs: (N, H, W, C) uint8.
-        prev_action: (N,) int64 or (N, A) float32; zero at `is_first`.
-        reward: (N,) float32, received on arriving.
-        terminated: (N,) bool, this state is terminal.
-        is_first: (N,) bool, this row does not continue the row before it.
-        ram: (N, R) uint8, the console's memory with each frame; None where there is none.
-    """
-
-    obs: Array
-    prev_action: Array
-    reward: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
-    is_first: NDArray[np.bool_]
-    ram: NDArray[np.uint8] | None = None
+    obs: Array  # (N, H, W, C) uint8
+    prev_action: Array  # (N,) int64 or (N, A) float32; zero at `is_first`
+    reward: NDArray[np.float32]  # (N,), received on arriving
+    terminated: NDArray[np.bool_]  # (N,), this state is terminal
+    is_first: NDArray[np.bool_]  # (N,), this row does not continue the row before it
+    ram: NDArray[np.uint8] | None = None  # (N, R), the console's memory; None where there is none
 
     def batch(self, starts: NDArray[np.int64], length: int) -> SequenceBatch:
         """Rows `start` to `start + length` of each of B starts, (B, length).
 
         As in training, the first row of a window may continue an episode: then it is not
-        `is_first`, and its `prev_action` is real.
-
-        Raises:
-            ValueError: a window reaches outside the frames.
+        `is_first`, and its `prev_action` is real. A window outside the frames is a ValueError.
         """
         starts = np.asarray(starts, np.int64)
         outside = (starts < 0) | (starts + length > len(self.obs))
@@ -87,26 +72,31 @@ class Frames:
         )
 
     @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The console's memory with each frame, (N, R); a ValueError where there is none."""
+        if self.ram is None:
+            raise ValueError("ram: expected the console's memory with every frame")
+        return self.ram
+
+    @property
     def longest(self) -> int:
         """Rows of the longest episode."""
-        begins = np.append(np.flatnonzero(self.is_first), len(self.obs))
-        return int(np.diff(begins).max(initial=0))
+        return int(np.diff(self._begins).max(initial=0))
+
+    @property
+    def _begins(self) -> NDArray[np.int64]:
+        """First rows of all episodes, and the number of rows."""
+        return np.append(np.flatnonzero(self.is_first), len(self.obs))
 
     def windows(self, length: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw starts of windows that lie inside one episode, uniformly and with replacement.
+        """Draw `count` starts of windows that lie inside one episode.
 
-        Args:
-            length: rows of a window.
-            count: B.
-            rng: one draw of B integers.
-
-        Returns:
-            (B,) rows.
+        Uniformly and with replacement; `rng` draws `count` integers once.
 
         Raises:
             ReplayError: no episode is that long.
         """
-        begins = np.append(np.flatnonzero(self.is_first), len(self.obs))
+        begins = self._begins
         ends = np.repeat(begins[1:], np.diff(begins))  # of each row's episode
         possible = np.flatnonzero(np.arange(len(self.obs)) + length <= ends)
         if len(possible) == 0:
@@ -142,9 +132,9 @@ class MixedPolicy:
             self._scripted = self._rng.random(len(obs)) < SCRIPTED
         self._steps += 1
         ram = self._vector.ram
-        script = self._act(
-            obs, np.zeros((len(obs), 0), np.uint8) if ram is None else ram, self._rng
-        )
+        if ram is None:
+            ram = np.zeros((len(obs), 0), np.uint8)
+        script = self._act(obs, ram, self._rng)
         chosen = self._scripted & (self._rng.random(len(obs)) >= EPSILON)
         actions[chosen] = script[chosen]
         return actions
@@ -153,17 +143,10 @@ class MixedPolicy:
 def collect_frames(
     game: Game, directory: Path, steps: int, held_out_steps: int, seed: int
 ) -> tuple[ReplayStore, ReplayStore]:
-    """Collect a game's frames, or find them collected.
+    """Collect a game's frames, or find them collected: to train on, and held-out ones.
 
-    Args:
-        game: what is played.
-        directory: gets `train/`, `held_out/` and `frames.json`, all at once.
-        steps: environment steps to train on, rounded up to a multiple of `NUM_ENVS`.
-        held_out_steps: steps of other episodes, to measure on; rounded likewise.
-        seed: decides every frame, whatever the machine.
-
-    Returns:
-        The two stores, for training and for measuring.
+    `directory` gets `train/`, `held_out/` and `frames.json`, all at once. Steps are rounded up to a
+    multiple of `NUM_ENVS`. The seed decides every frame, whatever the machine.
 
     Raises:
         ReplayError: the folder holds frames of another game, number or seed, or something else;
@@ -188,7 +171,9 @@ def collect_frames(
             if not _complete(directory, record):  # another process may have just finished
                 _collect(game, unfinished, (steps, held_out_steps), seed)
                 write_atomically(unfinished / _RECORD, json.dumps(record, indent=1))
-                _publish(unfinished, directory)
+                if directory.exists():
+                    directory.rmdir()  # empty, as was checked
+                os.rename(unfinished, directory)  # everything at once
             else:
                 shutil.rmtree(unfinished)
     train, held_out = (ReplayStore(directory / part, game.env.name) for part in _PARTS)
@@ -291,10 +276,3 @@ def _collect(game: Game, directory: Path, steps: tuple[int, int], seed: int) -> 
             finally:
                 collector.close()
             done += taken
-
-
-def _publish(unfinished: Path, directory: Path) -> None:
-    """Move everything to its place with one rename."""
-    if directory.exists():
-        directory.rmdir()  # empty, as was checked
-    os.rename(unfinished, directory)

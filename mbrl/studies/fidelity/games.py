@@ -8,6 +8,12 @@ Variables are AtariARI's (Anand et al. 2019, "Unsupervised State Representation 
 arXiv:1906.08226, `ram_annotations.py` and its categories), all of them, for their probes to be
 comparable. Maps from memory to pixels are our own, fitted to thousands of real frames of ale-py's
 ROMs; `tests/test_fidelity_games.py` holds every object against real frames.
+
+The Atari 2600 draws 210 x 160 pixels; our frames are 64 x 64 by area interpolation, so that row =
+y * 64 / 210 and column = x * 64 / 160. A byte of memory holds a coordinate up to a sign and an
+offset. Two things no such map can know. A frame is the maximum of the last two screens, so a fast
+object is drawn twice while the memory is that of the newer one. And the pixel of index i has its
+middle at i, so that centroids of pixel indices compare with these centres.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,58 +25,140 @@ from numpy.typing import NDArray
 
 from envs import EnvSettings
 from envs.pong import STATE, court
-from mbrl.studies.fidelity.sprites import Axis, Bools, Floats, Ram, SceneObject, region_of, sprite
-
-__all__ = ["GAMES", "Act", "Game", "RamVariable", "SceneObject"]
 
 Array = NDArray[Any]
+Ram = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Box = tuple[float, float, float, float]
+"""(top, left, bottom, right); bottom and right are outside."""
+Locate = Callable[[Ram], tuple[Floats, Bools]]
+"""Memory (N, R) to centres (N, 2) [row, column] in pixels, and whether it can be seen (N,)."""
 Act = Callable[[Array, Array, np.random.Generator], Array]
 """Observations (E, ...), memories (E, R) and a stream to actions (E, ...)."""
 
-SMALL = "small_object_localization"
-AGENT = "agent_localization"
-OTHER = "other_localization"
-SCORE = "score_clock_lives_display"
-MISC = "misc"
+SCREEN = (210.0, 160.0)
+FRAME = 64.0
+ENOUGH = 0.6  # an object counts as visible if at least this share of its height and of its width is
+CATEGORIES = {
+    "small": "small_object_localization",
+    "agent": "agent_localization",
+    "other": "other_localization",
+    "score": "score_clock_lives_display",
+    "misc": "misc",
+}
+"""AtariARI's names for what a variable is about, by ours."""
 
 
 @dataclass(frozen=True)
 class RamVariable:
-    """One labelled byte.
+    """One labelled byte."""
 
-    Attributes:
-        index: of the byte in the memory.
-        category: AtariARI's, such as "small_object_localization".
-    """
+    index: int  # in the memory
+    category: str  # AtariARI's, such as "small_object_localization"
 
-    index: int
-    category: str
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object of a game, and where a detector shall look for it."""
+
+    name: str  # "ball", "own_paddle", "other_paddle", ...
+    region: tuple[int, int, int, int]  # pixels of the frame, top, left, bottom, right (outside)
+    locate: Locate
+    radius: float = 3.0  # pixels; a drawing this near counts as recalled
+    window: tuple[int, int] = (3, 3)  # rows and columns, odd, of a box that holds the whole object
 
 
 @dataclass(frozen=True)
 class Game:
-    """One game of the study.
+    """One game of the study."""
 
-    Attributes:
-        name: on the command line and in results.
-        env: the environment, with the memory kept where there is one.
-        variables: labelled bytes by name.
-        objects: what a drawing should keep.
-        act: the scripted policy; None for random actions only.
+    name: str  # on the command line and in results
+    env: EnvSettings  # with the memory kept where there is one
+    variables: Mapping[str, RamVariable] = field(default_factory=dict)
+    objects: tuple[SceneObject, ...] = ()  # what a drawing should keep
+    act: Act | None = None  # the scripted policy; None for random actions only
+
+
+# -- from memory to places ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An object's middle along one axis: sign * ram[index] + offset, in screen pixels.
+
+    Without an index it never moves. `flip` is (index, shift): where that byte is 0 the sprite looks
+    the other way, and its middle is `shift` screen pixels farther.
     """
 
-    name: str
-    env: EnvSettings
-    variables: Mapping[str, RamVariable] = field(default_factory=dict)
-    objects: tuple[SceneObject, ...] = ()
-    act: Act | None = None
+    offset: float
+    size: float  # of the object, screen pixels
+    index: int | None = None
+    sign: int = 1  # or -1
+    flip: tuple[int, float] | None = None
+
+    def middle(self, ram: Ram) -> Floats:
+        """Screen coordinate of the middle, (N,)."""
+        places = np.full(len(ram), self.offset)
+        if self.index is not None:
+            places += self.sign * ram[:, self.index].astype(np.float64)
+        if self.flip is not None:
+            index, shift = self.flip
+            places += np.where(ram[:, index] == 0, shift, 0.0)
+        return places
 
 
-def _variables(category: str, **indices: int) -> dict[str, RamVariable]:
-    return {name: RamVariable(index, category) for name, index in indices.items()}
+def sprite(
+    name: str,
+    row: Axis,
+    column: Axis,
+    field: Box,
+    shown: Callable[[Ram], Bools] | None = None,
+    *,
+    region: tuple[int, int, int, int] | None = None,
+    window: tuple[int, int] = (3, 3),
+) -> SceneObject:
+    """An Atari object from its vertical and its horizontal middle and size.
+
+    What is outside the field (screen pixels) is hidden, and the centre is that of the rest. Where
+    `shown`, from memories (N, R) to (N,), is False it is not drawn at all. By default the region
+    is what lies in the field.
+    """
+    top, left, bottom, right = field
+
+    def locate(ram: Ram) -> tuple[Floats, Bools]:
+        rows, whole_rows = _clip(row.middle(ram), row.size, top, bottom)
+        columns, whole_columns = _clip(column.middle(ram), column.size, left, right)
+        centres = np.stack([rows, columns], -1) * (FRAME / np.array(SCREEN)) - 0.5
+        visible = whole_rows & whole_columns
+        return centres, visible if shown is None else visible & shown(ram)
+
+    return SceneObject(name, region or region_of(field), locate, window=window)
 
 
-def _column(ram: Array, index: int) -> NDArray[np.int64]:
+def region_of(field: Box) -> tuple[int, int, int, int]:
+    """The pixels of the frame that lie wholly inside a field given in screen pixels."""
+    down, across = FRAME / SCREEN[0], FRAME / SCREEN[1]
+    top, left, bottom, right = field
+    return (
+        int(np.ceil(top * down - 1e-9)),
+        int(np.ceil(left * across - 1e-9)),
+        int(np.floor(bottom * down + 1e-9)),
+        int(np.floor(right * across + 1e-9)),
+    )
+
+
+def _clip(middle: Floats, size: float, low: float, high: float) -> tuple[Floats, Bools]:
+    """The middle of the part between `low` and `high`, and whether that part is large enough."""
+    first = np.clip(middle - size / 2, low, high)
+    last = np.clip(middle + size / 2, low, high)
+    return (first + last) / 2, (last - first) >= ENOUGH * size
+
+
+# -- from memory to actions -----------------------------------------------------------------------
+
+
+def _byte(ram: Array, index: int) -> NDArray[np.int64]:
     """One byte of all memories as numbers that can be subtracted."""
     return ram[:, index].astype(np.int64)
 
@@ -80,128 +168,30 @@ def _towards(away: NDArray[np.int64], slack: int, less: int, more: int, stay: in
     return np.where(away > slack, less, np.where(away < -slack, more, stay))
 
 
-# -- Pong ------------------------------------------------------------------------------------------
-
-_PONG_COURT = (34.0, 20.0, 194.0, 140.0)  # between the walls and the paddles
-
-
 def _pong_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     """Follow the ball's row, aiming anywhere on the paddle; actions 2 up, 3 down."""
-    away = _column(ram, 51) - _column(ram, 54) + 7 + rng.integers(-6, 7, len(ram))
+    away = _byte(ram, 51) - _byte(ram, 54) + 7 + rng.integers(-6, 7, len(ram))
     return _towards(away, 4, 2, 3, 0)
-
-
-def _pong_paddle(name: str, index: int, offset: float, left: float) -> SceneObject:
-    return SceneObject(
-        name,
-        region_of((34.0, left - 2.5, 194.0, left + 7.5)),
-        sprite(
-            Axis(offset, 16, index), Axis(left + 2, 4), (34.0, 0.0, 194.0, 160.0), _after_the_start
-        ),
-        window=(7, 3),
-    )
-
-
-def _after_the_start(ram: Ram) -> Bools:
-    """Paddles are drawn once the game has moved the opponent's from 0."""
-    return ram[:, 50] > 0
-
-
-PONG = Game(
-    name="pong",
-    env=EnvSettings(id="ALE/Pong-v5", ram=True),
-    variables={
-        **_variables(AGENT, player_y=51, player_x=46),
-        **_variables(OTHER, enemy_y=50, enemy_x=45),
-        **_variables(SMALL, ball_x=49, ball_y=54),
-        **_variables(SCORE, enemy_score=13, player_score=14),
-    },
-    objects=(
-        SceneObject(
-            "ball",
-            region_of(_PONG_COURT),
-            sprite(Axis(-12.0, 4, 54), Axis(-48.4, 2, 49), _PONG_COURT),
-        ),
-        _pong_paddle("own_paddle", 51, -5.0, 140.0),
-        _pong_paddle("other_paddle", 50, -7.0, 16.0),
-    ),
-    act=_pong_act,
-)
-
-# -- Breakout --------------------------------------------------------------------------------------
-
-_BELOW_BRICKS = (95.0, 8.0, 188.0, 152.0)
 
 
 def _breakout_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     """Serve, then follow the ball's column; actions 1 fire, 2 right, 3 left."""
-    away = _column(ram, 72) - _column(ram, 99) + 8 + rng.integers(-6, 7, len(ram))
+    away = _byte(ram, 72) - _byte(ram, 99) + 8 + rng.integers(-6, 7, len(ram))
     return np.where(ram[:, 101] == 0, 1, _towards(away, 4, 3, 2, 0))
 
 
-BREAKOUT = Game(
-    name="breakout",
-    env=EnvSettings(id="ALE/Breakout-v5", ram=True),
-    variables={
-        **_variables(SMALL, ball_x=99, ball_y=101),
-        **_variables(AGENT, player_x=72),
-        **_variables(MISC, blocks_hit_count=77),
-        **{f"block_bit_map_{i}": RamVariable(i, MISC) for i in range(30)},
-        **_variables(SCORE, score=84),
-    },
-    objects=(
-        SceneObject(
-            "ball",
-            region_of(_BELOW_BRICKS),
-            sprite(Axis(10.6, 4, 101), Axis(-48.4, 2, 99), _BELOW_BRICKS),
-        ),
-        SceneObject(
-            "paddle",
-            (57, 3, 60, 61),
-            sprite(Axis(191.0, 4), Axis(-39.0, 16, 72), (95.0, 8.0, 195.0, 152.0)),
-            window=(3, 9),
-        ),
-    ),
-    act=_breakout_act,
-)
-
-# -- Boxing ----------------------------------------------------------------------------------------
-
 # the full action set: rows up, middle, down; columns left, middle, right
 _COMPASS = np.array([[7, 2, 6], [4, 0, 3], [9, 5, 8]])
-_RING = (30.0, 16.0, 187.0, 144.0)
 _REACH = 26  # columns between two boxers at which a punch lands
 
 
 def _boxing_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     """Go to a punch's distance from the other, and punch there."""
-    down = _column(ram, 35) - _column(ram, 34)
-    across = _column(ram, 33) - _column(ram, 32)
+    down = _byte(ram, 35) - _byte(ram, 34)
+    across = _byte(ram, 33) - _byte(ram, 32)
     across -= np.where(across > 0, _REACH, -_REACH)
     near = (np.abs(down) < 10) & (np.abs(across) < 8) & (rng.random(len(ram)) < 0.6)
     return np.where(near, 1, _COMPASS[_towards(down, 3, 2, 0, 1), _towards(across, 3, 2, 0, 1)])
-
-
-def _boxer(name: str, row: Axis, column: Axis) -> SceneObject:
-    return SceneObject(name, region_of(_RING), sprite(row, column, _RING), window=(15, 5))
-
-
-BOXING = Game(
-    name="boxing",
-    env=EnvSettings(id="ALE/Boxing-v5", ram=True),
-    variables={
-        **_variables(AGENT, player_x=32, player_y=34),
-        **_variables(OTHER, enemy_x=33, enemy_y=35),
-        **_variables(SCORE, enemy_score=19, clock=17, player_score=18),
-    },
-    objects=(
-        _boxer("own_boxer", Axis(61.5, 44, 34), Axis(12.3, 14, 32)),
-        _boxer("other_boxer", Axis(60.5, 44, 35), Axis(10.2, 14, 33)),
-    ),
-    act=_boxing_act,
-)
-
-# -- Freeway ---------------------------------------------------------------------------------------
 
 
 def _freeway_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
@@ -209,97 +199,11 @@ def _freeway_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     return np.ones(len(ram), np.int64)
 
 
-def _car(lane: int) -> SceneObject:
-    """The car of one lane, 0 the topmost; lanes are 16 screen pixels high."""
-    top = 27.0 + 16 * lane
-    return SceneObject(
-        f"car_{lane}",
-        region_of((top - 3, 0.0, top + 13, 160.0)),
-        sprite(Axis(top + 5, 10), Axis(161.0, 8, 108 + lane, -1), (0.0, 0.0, 210.0, 160.0)),
-        window=(5, 5),
-    )
-
-
-FREEWAY = Game(
-    name="freeway",
-    env=EnvSettings(id="ALE/Freeway-v5", ram=True),
-    variables={
-        **_variables(AGENT, player_y=14),
-        **_variables(SCORE, score=103),
-        **{f"enemy_car_x_{i}": RamVariable(108 + i, OTHER) for i in range(10)},
-    },
-    objects=(
-        SceneObject(
-            "own_chicken",
-            (7, 15, 62, 22),
-            sprite(Axis(197.4, 8, 14, -1), Axis(47.0, 6), (15.0, 8.0, 200.0, 160.0)),
-            window=(3, 5),
-        ),
-        *(_car(lane) for lane in range(10)),
-    ),
-    act=_freeway_act,
-)
-
-# -- Tennis ----------------------------------------------------------------------------------------
-
-_TENNIS_COURT = (8.0, 0.0, 194.0, 160.0)
-_DRAWN_BALL = 54  # AtariARI's ball_y (17) is its place on the ground, not the one drawn
-
-
 def _tennis_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     """Follow the ball's column, swinging half of the time."""
-    away = _column(ram, 26) - _column(ram, 16) + rng.integers(-4, 5, len(ram))
+    away = _byte(ram, 26) - _byte(ram, 16) + rng.integers(-4, 5, len(ram))
     swing = rng.random(len(ram)) < 0.5
     return np.where(swing, _towards(away, 3, 12, 11, 1), _towards(away, 3, 4, 3, 0))
-
-
-def _tennis_ball_shown(ram: Ram) -> Bools:
-    """Not parked in column 2 between points, and not white on white over the net or base line."""
-    drawn = _column(ram, _DRAWN_BALL)
-    on_white = ((drawn >= 74) & (drawn <= 97)) | ((drawn >= 9) & (drawn <= 13))
-    return (ram[:, 16] != 2) & ~on_white
-
-
-def _tennis_player(name: str, row: int, column: int, facing: int) -> SceneObject:
-    return SceneObject(
-        name,
-        region_of(_TENNIS_COURT),
-        sprite(
-            Axis(176.0, 22, row, -1),
-            Axis(9.4, 14, column, flip=(facing, -6.5)),
-            _TENNIS_COURT,
-        ),
-        window=(9, 7),
-    )
-
-
-TENNIS = Game(
-    name="tennis",
-    env=EnvSettings(id="ALE/Tennis-v5", ram=True),
-    variables={
-        **_variables(OTHER, enemy_x=27, enemy_y=25),
-        **_variables(SCORE, enemy_score=70, player_score=69),
-        **_variables(SMALL, ball_x=16, ball_y=17),
-        **_variables(AGENT, player_x=26, player_y=24),
-    },
-    objects=(
-        SceneObject(
-            "ball",
-            region_of(_TENNIS_COURT),
-            sprite(
-                Axis(190.1, 4, _DRAWN_BALL, -1),
-                Axis(-1.0, 2, 16),
-                _TENNIS_COURT,
-                _tennis_ball_shown,
-            ),
-        ),
-        _tennis_player("own_player", 24, 26, 56),
-        _tennis_player("other_player", 25, 27, 57),
-    ),
-    act=_tennis_act,
-)
-
-# -- CarRacing -------------------------------------------------------------------------------------
 
 
 def _car_racing_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
@@ -314,19 +218,153 @@ def _car_racing_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     return actions
 
 
-CAR_RACING = Game(name="car_racing", env=EnvSettings(id="CarRacing-v3"), act=_car_racing_act)
+# -- Atari's objects ------------------------------------------------------------------------------
 
-# -- our own Pong ----------------------------------------------------------------------------------
+_PONG = (34.0, 20.0, 194.0, 140.0)  # between the walls and the paddles
+_BREAKOUT = (95.0, 8.0, 188.0, 152.0)  # below the bricks
+_RING = (30.0, 16.0, 187.0, 144.0)
+_TENNIS = (8.0, 0.0, 194.0, 160.0)
+
+
+def _pong_paddle(name: str, index: int, offset: float, left: float) -> SceneObject:
+    return sprite(
+        name,
+        Axis(offset, 16, index),
+        Axis(left + 2, 4),
+        (34.0, 0.0, 194.0, 160.0),
+        lambda ram: ram[:, 50] > 0,  # drawn once the game has moved the opponent's from 0
+        region=region_of((34.0, left - 2.5, 194.0, left + 7.5)),
+        window=(7, 3),
+    )
+
+
+def _car(lane: int) -> SceneObject:
+    """The car of one lane, 0 the topmost; lanes are 16 screen pixels high."""
+    top = 27.0 + 16 * lane
+    return sprite(
+        f"car_{lane}",
+        Axis(top + 5, 10),
+        Axis(161.0, 8, 108 + lane, -1),
+        (0.0, 0.0, 210.0, 160.0),
+        region=region_of((top - 3, 0.0, top + 13, 160.0)),
+        window=(5, 5),
+    )
+
+
+def _tennis_ball_shown(ram: Ram) -> Bools:
+    """Not parked in column 2 between points, and not white on white over the net or base line.
+
+    Byte 54 is where it is drawn, AtariARI's `ball_y` (17) its place on the ground.
+    """
+    drawn = _byte(ram, 54)
+    on_white = ((drawn >= 74) & (drawn <= 97)) | ((drawn >= 9) & (drawn <= 13))
+    return (ram[:, 16] != 2) & ~on_white
+
+
+def _tennis_player(name: str, row: int, column: int, facing: int) -> SceneObject:
+    across = Axis(9.4, 14, column, flip=(facing, -6.5))
+    return sprite(name, Axis(176.0, 22, row, -1), across, _TENNIS, window=(9, 7))
+
+
+# -- Atari's games --------------------------------------------------------------------------------
+
+
+def _variables(**groups: Mapping[str, int]) -> dict[str, RamVariable]:
+    """Labelled bytes from their indices, by category."""
+    return {
+        name: RamVariable(index, CATEGORIES[group])
+        for group, indices in groups.items()
+        for name, index in indices.items()
+    }
+
+
+def _atari(rom: str, act: Act, *objects: SceneObject, **variables: Mapping[str, int]) -> Game:
+    env = EnvSettings(id=f"ALE/{rom}-v5", ram=True)
+    return Game(rom.lower(), env, _variables(**variables), objects, act)
+
+
+_ATARI = (
+    _atari(
+        "Pong",
+        _pong_act,
+        sprite("ball", Axis(-12.0, 4, 54), Axis(-48.4, 2, 49), _PONG),
+        _pong_paddle("own_paddle", 51, -5.0, 140.0),
+        _pong_paddle("other_paddle", 50, -7.0, 16.0),
+        agent={"player_y": 51, "player_x": 46},
+        other={"enemy_y": 50, "enemy_x": 45},
+        small={"ball_x": 49, "ball_y": 54},
+        score={"enemy_score": 13, "player_score": 14},
+    ),
+    _atari(
+        "Breakout",
+        _breakout_act,
+        sprite("ball", Axis(10.6, 4, 101), Axis(-48.4, 2, 99), _BREAKOUT),
+        sprite(
+            "paddle",
+            Axis(191.0, 4),
+            Axis(-39.0, 16, 72),
+            (95.0, 8.0, 195.0, 152.0),
+            region=(57, 3, 60, 61),
+            window=(3, 9),
+        ),
+        small={"ball_x": 99, "ball_y": 101},
+        agent={"player_x": 72},
+        misc={"blocks_hit_count": 77, **{f"block_bit_map_{i}": i for i in range(30)}},
+        score={"score": 84},
+    ),
+    _atari(
+        "Boxing",
+        _boxing_act,
+        sprite("own_boxer", Axis(61.5, 44, 34), Axis(12.3, 14, 32), _RING, window=(15, 5)),
+        sprite("other_boxer", Axis(60.5, 44, 35), Axis(10.2, 14, 33), _RING, window=(15, 5)),
+        agent={"player_x": 32, "player_y": 34},
+        other={"enemy_x": 33, "enemy_y": 35},
+        score={"enemy_score": 19, "clock": 17, "player_score": 18},
+    ),
+    _atari(
+        "Freeway",
+        _freeway_act,
+        sprite(
+            "own_chicken",
+            Axis(197.4, 8, 14, -1),
+            Axis(47.0, 6),
+            (15.0, 8.0, 200.0, 160.0),
+            region=(7, 15, 62, 22),
+            window=(3, 5),
+        ),
+        *(_car(lane) for lane in range(10)),
+        agent={"player_y": 14},
+        score={"score": 103},
+        other={f"enemy_car_x_{i}": 108 + i for i in range(10)},
+    ),
+    _atari(
+        "Tennis",
+        _tennis_act,
+        sprite("ball", Axis(190.1, 4, 54, -1), Axis(-1.0, 2, 16), _TENNIS, _tennis_ball_shown),
+        _tennis_player("own_player", 24, 26, 56),
+        _tennis_player("other_player", 25, 27, 57),
+        other={"enemy_x": 27, "enemy_y": 25},
+        score={"enemy_score": 70, "player_score": 69},
+        small={"ball_x": 16, "ball_y": 17},
+        agent={"player_x": 26, "player_y": 24},
+    ),
+)
+
+# -- our own Pong ---------------------------------------------------------------------------------
 
 _BYTE = {name: index for index, name in enumerate(STATE)}
 _COURT = court()
+
+
+def _bytes(*names: str) -> dict[str, int]:
+    return {name: _BYTE[name] for name in names}
 
 
 def _synthetic_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     """Follow the ball's row with the paddle's middle; actions 1 up, 2 down."""
     reach = (_COURT.paddle_height - _COURT.ball) // 2
     aim = reach + rng.integers(-reach, reach + 1, len(ram))
-    away = _column(ram, _BYTE["own_row"]) + aim - _column(ram, _BYTE["ball_row"])
+    away = _byte(ram, _BYTE["own_row"]) + aim - _byte(ram, _BYTE["ball_row"])
     follow = _towards(away, 1, 1, 2, 0)
     return np.where(ram[:, _BYTE["ball_visible"]] > 0, follow, rng.integers(0, 3, len(ram)))
 
@@ -350,49 +388,44 @@ def _synthetic_paddle(name: str, byte: str, left: int) -> SceneObject:
     return SceneObject(name, region, locate, window=(_COURT.paddle_height | 1, 3))
 
 
-_SYNTHETIC_VARIABLES = {
-    **_variables(SMALL, ball_row=_BYTE["ball_row"], ball_column=_BYTE["ball_column"]),
-    **_variables(AGENT, own_row=_BYTE["own_row"]),
-    **_variables(OTHER, other_row=_BYTE["other_row"]),
-    **{
-        name: RamVariable(_BYTE[name], MISC)
-        for name in ("ball_velocity_row", "ball_velocity_column", "ball_visible")
-    },
-}
-_SYNTHETIC_OBJECTS = (
-    SceneObject(
-        "ball",
-        (0, _COURT.other_column + _COURT.paddle_width, _COURT.size, _COURT.own_column),
-        _synthetic_ball,
+_SYNTHETIC = Game(
+    "synthetic_pong",
+    EnvSettings(id="reverie/Pong-v0", ram=True),
+    _variables(
+        small=_bytes("ball_row", "ball_column"),
+        agent=_bytes("own_row"),
+        other=_bytes("other_row"),
+        misc=_bytes("ball_velocity_row", "ball_velocity_column", "ball_visible"),
     ),
-    _synthetic_paddle("own_paddle", "own_row", _COURT.own_column),
-    _synthetic_paddle("other_paddle", "other_row", _COURT.other_column),
+    (
+        SceneObject(
+            "ball",
+            (0, _COURT.other_column + _COURT.paddle_width, _COURT.size, _COURT.own_column),
+            _synthetic_ball,
+        ),
+        _synthetic_paddle("own_paddle", "own_row", _COURT.own_column),
+        _synthetic_paddle("other_paddle", "other_row", _COURT.other_column),
+    ),
+    _synthetic_act,
 )
 
-SYNTHETIC_PONG = Game(
-    name="synthetic_pong",
-    env=EnvSettings(id="reverie/Pong-v0", ram=True),
-    variables=_SYNTHETIC_VARIABLES,
-    objects=_SYNTHETIC_OBJECTS,
-    act=_synthetic_act,
-)
-SYNTHETIC_PONG_TEXTURE = replace(
-    SYNTHETIC_PONG,
-    name="synthetic_pong_texture",
-    env=EnvSettings(id="reverie/Pong-v0", ram=True, kwargs={"texture": 0.6}),
-    variables={**_SYNTHETIC_VARIABLES, "texture_id": RamVariable(_BYTE["texture_id"], MISC)},
-)
-SYNTHETIC_PONG_NUISANCE = replace(
-    SYNTHETIC_PONG,
-    name="synthetic_pong_nuisance",
-    env=EnvSettings(id="reverie/Pong-v0", ram=True, kwargs={"texture": 0.6, "noise": 8.0}),
-    variables={
-        **_SYNTHETIC_VARIABLES,
-        **{name: RamVariable(_BYTE[name], MISC) for name in ("texture_id", "noise_id")},
-    },
-)
 
-_ATARI = (PONG, BREAKOUT, BOXING, FREEWAY, TENNIS)
-_OTHERS = (CAR_RACING, SYNTHETIC_PONG, SYNTHETIC_PONG_TEXTURE, SYNTHETIC_PONG_NUISANCE)
+def _with_dials(name: str, **dials: float) -> Game:
+    """Our Pong with some dials turned up; the state names what each of them shows."""
+    ids = _bytes(*(f"{dial}_id" for dial in dials))
+    return replace(
+        _SYNTHETIC,
+        name=f"synthetic_pong_{name}",
+        env=EnvSettings(id="reverie/Pong-v0", ram=True, kwargs=dials),
+        variables={**_SYNTHETIC.variables, **_variables(misc=ids)},
+    )
+
+
+_OTHERS = (
+    Game("car_racing", EnvSettings(id="CarRacing-v3"), act=_car_racing_act),
+    _SYNTHETIC,
+    _with_dials("texture", texture=0.6),
+    _with_dials("nuisance", texture=0.6, noise=8.0),
+)
 GAMES: dict[str, Game] = {game.name: game for game in (*_ATARI, *_OTHERS)}
 """Every game of the study, by name."""

@@ -2,39 +2,34 @@
 
 A model with a calibrated likelihood describes a frame in two parts: the code, at the price of
 KL(q(z | x) || p(z | h)) nats (the *rate*), and the pixels, at -log p(x | z, h) nats (the
-*distortion*). Whether the decoder really reads the code is seen by giving it another frame's: the
-*shuffle gain* is what that costs, and a decoder that ignores its code loses nothing.
+*distortion*). The *shuffle gain* is what another frame's code would cost: a decoder that ignores
+its code loses nothing.
 
-A state that learnt from short sequences may not hold out for long ones, which is what acting asks
-of it. *Ageing* is what a frame costs more if the model has followed some 250 rows before it than if
-it has followed 8 to 15; the frames are the same.
+A state that learnt from short sequences may fail on long ones, which acting asks of it. *Ageing* is
+what a frame costs more if the model has followed some 250 rows before it than if it has followed 8
+to 15; the frames are the same.
 
 Decoders with squared error have no calibrated likelihood; their distortion is the summed squared
-error of intensities in [0, 1], kept under names of its own and never turned into bits.
+error of intensities in [0, 1], under names of its own and never turned into bits.
 
 Source: rate and distortion as in Alemi et al., "Fixing a Broken ELBO", arXiv:1711.00464; the
 shuffled code as a test of use, following PixelVAE (arXiv:1611.05013) and VLAE (arXiv:1611.02731).
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.follow import Followed, filtered, rng_of, stream
+from mbrl.studies.fidelity.frames import Frames
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 
-if TYPE_CHECKING:
-    from mbrl.studies.fidelity.frames import Frames
-
 BATCH = 64
-OLD, YOUNG = 256, 16
-"""Rows of the windows in which ageing is measured; no arm learns from fewer than the latter."""
+OLD, YOUNG = 256, 16  # rows of the windows in which ageing is measured; arms learn from 16 and more
 LAST, EVERY, WINDOWS = 8, 2, 64
 """It is measured on every so many of the last rows of so many windows."""
 
@@ -46,12 +41,7 @@ def is_calibrated(model: WorldModel) -> bool:
 
 @torch.no_grad()
 def rates(model: WorldModel, posterior: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats per frame in the code.
-
-    Args:
-        model: in evaluation mode.
-        posterior: (N, raw_size), the parameters of q(z | x) of each frame.
-        hidden: (N, D), the state before each frame.
+    """Nats per frame in the code, from the parameters of q(z | x) and the state before: (N, ...).
 
     Returns:
         KL(q(z | x) || p(z | h)), what the frame tells beyond the past, and KL(q(z | x) || p(z))
@@ -69,9 +59,7 @@ def distortions(
 
     `seed` is that of the noise in a flow's bound: the same one compares codes on the same noise.
     """
-    generator = torch.Generator(model.device).manual_seed(
-        derive(seed, "fidelity/information/noise")
-    )
+    generator = stream(seed, "information/noise", model.device)
     parts = []
     for i in range(0, len(obs), BATCH):
         here = latent[i : i + BATCH].to(model.device)
@@ -89,15 +77,9 @@ def strangers(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def information(
-    model: WorldModel, frames: "Frames", followed: Followed, seed: int
+    model: WorldModel, frames: Frames, followed: Followed, seed: int
 ) -> dict[str, float | None]:
-    """Rate, distortion and shuffle gains, means over the followed rows.
-
-    Args:
-        model: in evaluation mode.
-        frames: held-out frames that `followed` points into.
-        followed: the rows to measure, at least two.
-        seed: of the measurement; decides who is shuffled with whom.
+    """Rate, distortion and shuffle gains, means over at least two followed rows of `frames`.
 
     Returns:
         `nats_per_frame`: of the code, against the dynamics' prior.
@@ -111,59 +93,48 @@ def information(
         `shuffle_gain_squared_error` and so on. For a likelihood those are None.
     """
     obs, latent = np.asarray(frames.obs[followed.rows], np.uint8), followed.latent
-    pairs = [
-        rates(
-            model,
-            followed.posterior[i : i + BATCH].to(model.device),
-            latent.hidden[i : i + BATCH].to(model.device),
-        )
-        for i in range(0, len(obs), BATCH)
-    ]
-    nats = float(torch.cat([pair[0] for pair in pairs]).mean())
-    static = float(torch.cat([pair[1] for pair in pairs]).mean())
+    posterior, hidden = (
+        part.to(model.device).split(BATCH) for part in (followed.posterior, latent.hidden)
+    )
+    pairs = [rates(model, *batch) for batch in zip(posterior, hidden, strict=True)]
+    nats, static = (float(torch.cat(part).mean()) for part in zip(*pairs, strict=True))
     other = torch.as_tensor(strangers(len(obs), rng_of(seed, "information/shuffle")))
-    own = distortions(model, obs, latent, seed).mean()
-    gains = {
+    wrong = {
         "shuffle": Latent(latent.hidden, latent.code[other]),
         "shuffle_hidden": Latent(latent.hidden[other], latent.code),
         "shuffle_both": latent[other],
     }
-    cost = {
-        name: float(distortions(model, obs, wrong, seed).mean() - own)
-        for name, wrong in gains.items()
-    }
-    calibrated, own = is_calibrated(model), float(own)
-    bits = own / math.log(2)
-    report: dict[str, float | None] = {
-        "nats_per_frame": nats,
-        "nats_to_static_prior": static,
-        "bits_per_frame": bits if calibrated else None,
-        "bits_per_pixel": bits / obs[0].size if calibrated else None,
-        "bits_in_all": bits + nats / math.log(2) if calibrated else None,
-        "squared_error": None if calibrated else own,
-    }
-    for name, gain in cost.items():
-        report[f"{name}_gain_bits"] = gain / math.log(2) if calibrated else None
-        report[f"{name}_gain_squared_error"] = None if calibrated else gain
+    own = distortions(model, obs, latent, seed).mean()
+    report: dict[str, float | None] = {"nats_per_frame": nats, "nats_to_static_prior": static}
+    report |= _in_units(model, "bits_per_frame", "squared_error", own)
+    bits = report["bits_per_frame"]
+    report["bits_per_pixel"] = None if bits is None else bits / obs[0].size
+    report["bits_in_all"] = None if bits is None else bits + nats / math.log(2)
+    for name, one in wrong.items():
+        gain = distortions(model, obs, one, seed).mean() - own
+        report |= _in_units(model, f"{name}_gain_bits", f"{name}_gain_squared_error", gain)
     return report
 
 
-def ageing(model: WorldModel, frames: "Frames", seed: int) -> dict[str, float | None]:
-    """What a frame costs more when the model has followed its episode for long.
+def _in_units(
+    model: WorldModel, bits: str, error: str, distortion: float
+) -> dict[str, float | None]:
+    """A distortion as bits or, where the decoder has no likelihood, as a squared error."""
+    if is_calibrated(model):
+        return {bits: float(distortion) / math.log(2), error: None}
+    return {bits: None, error: float(distortion)}
 
-    Args:
-        model: in evaluation mode.
-        frames: held-out rows.
-        seed: of the measurement.
+
+def ageing(model: WorldModel, frames: Frames, seed: int) -> dict[str, float | None]:
+    """What a frame costs more when the model has followed its episode for long.
 
     Returns:
         `aged_bits`: of the pixels, bits(x | z, h) of the last `LAST` rows of windows of `OLD` rows,
-            less those of the same rows at the end of windows of `YOUNG`;
-        `aged_squared_error` in its place for squared error. None, or if no episode is that long.
+            less those of the same rows at the end of windows of `YOUNG`; `aged_squared_error` in
+            its place for squared error. Both are None if no episode is that long.
     """
-    names = ("aged_bits", "aged_squared_error")
     if frames.longest < OLD:
-        return dict.fromkeys(names)
+        return {"aged_bits": None, "aged_squared_error": None}
     ends = frames.windows(OLD, WINDOWS, rng_of(seed, "information/ageing")) + OLD
     rows = (ends[:, None] - LAST + np.arange(0, LAST, EVERY)).ravel()
     obs = np.asarray(frames.obs[rows], np.uint8)
@@ -172,7 +143,4 @@ def ageing(model: WorldModel, frames: "Frames", seed: int) -> dict[str, float | 
         codes = stream(seed, "information/ageing/codes", model.device)
         latent = filtered(model, frames, ends - length, length, codes).latent
         nats.append(distortions(model, obs, latent[:, -LAST::EVERY].flatten(), seed).mean())
-    more = float(nats[0] - nats[1])
-    if is_calibrated(model):
-        return {"aged_bits": more / math.log(2), "aged_squared_error": None}
-    return {"aged_bits": None, "aged_squared_error": more}
+    return _in_units(model, "aged_bits", "aged_squared_error", nats[0] - nats[1])

@@ -1,57 +1,64 @@
-"""Finding a game's small objects in pictures, and saying whether a picture has kept them.
+"""Finding a game's small objects in pictures, and saying whether a drawing shows them.
 
 A console's memory says where the ball is; this module says whether a drawing of that moment shows
-it there. Pictures and places go in, rates and distances in pixels come out. It never asks who drew
-the pictures: real frames, samples of a decoder and open-loop dreams are treated alike, and the same
-detector that judges a drawing has first to find the object in the real frame.
+it there. Real frames, samples of a decoder and open-loop dreams are treated alike, and the detector
+that judges a drawing has first to find the object in the real frame.
 
 The detector is simple enough to check by hand. *Contrast* is the difference of a picture from the
 backdrop, the per-pixel median of training frames (a moving object is hardly ever in one place half
 of the time). Of the contrast an object owns the brighter part, the darker part or both, as learnt
 from real frames, which keeps a white boxer apart from a black one. Its *mass* at a place is its
-contrast inside its window around that place, of pixels inside its region. It is *present* where
-the mass reaches half of the median mass that it has in real training frames. Its position is the
+contrast in its window around that place, of pixels inside its region. It is *present* where the
+mass reaches half of the median mass that it has in real training frames. Its position is the
 contrast-weighted centroid in the window. It is *recalled* where it is drawn near its real place and
 its region holds hardly anything else: a whole column of paddle, or a lattice of balls, has the
 object near any place, and shows nothing.
+
+A `Scene` is all detectors of one game for one model: a model draws in its own intensity levels, so
+they are fitted in these.
 
 Source: the positions in the console's memory are AtariARI's (Anand et al., arXiv:1906.08226); the
 detector and the scores are our own, as no published one measures drawings.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from mbrl.studies.fidelity.games import SceneObject
+from mbrl.errors import ConfigError
+from mbrl.replay import ReplayStore
+from mbrl.studies.fidelity.follow import quantised, rng_of
+from mbrl.studies.fidelity.frames import Frames
+from mbrl.studies.fidelity.games import Bools as Bools
+from mbrl.studies.fidelity.games import Floats as Floats
+from mbrl.studies.fidelity.games import Game, Ram, SceneObject
+from mbrl.world_model.model import WorldModel
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Images = NDArray[np.uint8]
 
-ENOUGH_MASS = 0.5
-"""Share of its real mass from which on something is the object."""
+ENOUGH_MASS = 0.5  # share of its real mass from which on something is the object
 ONE_SIDED = 0.9
 """Share of an object's real contrast that is brighter (or darker) for it to own that side only."""
 TELLING = 0.9
 """Share of real frames in which the strongest thing in the region must be the object itself."""
-ROOM = 0.5
-"""Share of an object's usual load that a clean drawing may have beside it in its region."""
-HAZE = 0.25
-"""Share of an object's usual peak below which a pixel is haze, and no part of the load."""
-CHUNK = 1024
+ROOM = 0.5  # share of an object's usual load that a clean drawing may have beside it in its region
+HAZE = 0.25  # share of an object's usual peak below which a pixel is haze, and no part of the load
+TEXTURE = "texture_id"
+"""The variable that says which static backdrop a frame has, where a game has several."""
+FITTED = 1024  # training frames that backdrops and masses are learnt from
+
+
+# -- arrays ---------------------------------------------------------------------------------------
 
 
 def contrast(images: Images, backdrop: Floats) -> Floats:
-    """How far every pixel is from the backdrop, summed over channels.
+    """How far every pixel of images (N, H, W, C) is from the backdrop, summed over channels.
 
-    Args:
-        images: (N, H, W, C) uint8.
-        backdrop: (H, W, C), or one per image, (N, H, W, C).
+    The backdrop is (H, W, C), or one per image.
 
     Returns:
         (N, H, W, 2) float64 >= 0, in intensities of 0 to 255 per channel: how much brighter, and
@@ -62,17 +69,10 @@ def contrast(images: Images, backdrop: Floats) -> Floats:
 
 
 def box_sums(values: Floats, window: tuple[int, int]) -> Floats:
-    """Sum over a window centred on each pixel; what lies outside the picture counts as zero.
-
-    Args:
-        values: (N, H, W).
-        window: (rows, columns), both odd.
-
-    Returns:
-        (N, H, W).
+    """Sum of maps (N, H, W) over a window centred on each pixel, with zeros outside: (N, H, W).
 
     Raises:
-        ValueError: a side of the window is even, so that it has no centre.
+        ValueError: a side of the window (rows, columns) is even, so that it has no centre.
     """
     rows, columns = window
     if rows % 2 == 0 or columns % 2 == 0:
@@ -87,43 +87,71 @@ def box_sums(values: Floats, window: tuple[int, int]) -> Floats:
     )
 
 
-@dataclass(frozen=True)
-class Sightings:
-    """What a detector found in N pictures.
+def crop(values: Floats, region: tuple[int, int, int, int]) -> Floats:
+    """The region (top, left, bottom, right) of maps (N, H, W); bottom and right are outside it."""
+    top, left, bottom, right = region
+    return values[:, top:bottom, left:right]
 
-    Attributes:
-        position: (N, 2) float, [row, column] of the centroid in pixels; NaN where there is none.
-        present: (N,) bool, whether the mass there is enough to be the object.
+
+def centroids(values: Floats, centre: NDArray[np.int64], window: tuple[int, int]) -> Floats:
+    """Weighted centroid of maps (N, H, W) in a window around each `centre` (N, 2).
+
+    (N, 2), row and column; NaN where the window is empty.
     """
+    rows, columns = window
+    padded = np.pad(values, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2)))
+    # an index of the padded map is rows // 2 more, so the window of a centre starts at the centre
+    row = centre[:, 0, None, None] + np.arange(rows)[None, :, None]
+    column = centre[:, 1, None, None] + np.arange(columns)[None, None, :]
+    weight = padded[np.arange(len(values))[:, None, None], row, column]
+    total = weight.sum((1, 2))
+    places = (row - rows // 2, column - columns // 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.stack([(weight * place).sum((1, 2)) / total for place in places], -1)
 
-    position: Floats
-    present: Bools
+
+def distance(a: Floats, b: Floats) -> Floats:
+    """Euclidean distance in pixels of places (N, 2) and (N, 2): (N,)."""
+    return np.hypot(a[:, 0] - b[:, 0], a[:, 1] - b[:, 1])
+
+
+def share(flags: Bools) -> float:
+    """The share of true ones, NaN of none."""
+    return float(flags.mean()) if len(flags) else math.nan
+
+
+def median(values: Floats) -> float:
+    """The median, NaN of none."""
+    return float(np.median(values)) if len(values) else math.nan
+
+
+# -- detectors ------------------------------------------------------------------------------------
+
+
+class Sightings(NamedTuple):
+    """What a detector found in N pictures."""
+
+    position: Floats  # (N, 2), [row, column] of the centroid in pixels; NaN where there is none
+    present: Bools  # (N,), whether the mass there is enough to be the object
 
 
 @dataclass(frozen=True)
 class Detector:
     """Finds one object in contrasts (N, H, W, 2).
 
-    Attributes:
-        target: the object.
-        mass: its median mass in real training frames.
-        floor: the median mass of a window in its region in real training frames: 0 where the
-            backdrop is still, more where noise covers it. Masses are counted from here.
-        sides: weights of the brighter and the darker part of the contrast, 0 or 1.
-        peak: the median contrast of its strongest pixel in real training frames.
-        load: the median of `loads` in real training frames: what its whole region usually holds.
-        alone: whether the strongest thing in its region is the object itself in real frames (in at
-            least `TELLING` of them). If not, the region holds others like it, and only places near
-            the real one can tell anything.
+    What it knows are medians over real training frames. Masses are counted from `floor`, which is 0
+    where the backdrop is still, and more where noise covers it. An object is `alone` if in at least
+    `TELLING` of the frames the strongest thing in its region is the object itself; if not, the
+    region holds others like it, and only places near the real one can tell anything.
     """
 
-    target: "SceneObject"
-    mass: float
-    floor: float = 0.0
-    sides: tuple[float, float] = (1.0, 1.0)
+    target: SceneObject
+    mass: float  # of the object
+    floor: float = 0.0  # mass of a window anywhere in its region
+    sides: tuple[float, float] = (1.0, 1.0)  # weights of brighter and darker contrast, 0 or 1
     alone: bool = True
-    peak: float = 0.0
-    load: float = 0.0
+    peak: float = 0.0  # contrast of its strongest pixel
+    load: float = 0.0  # what its whole region usually holds, see `loads`
 
     @property
     def threshold(self) -> float:
@@ -140,12 +168,10 @@ class Detector:
         return np.where(inside > HAZE * self.peak, inside, 0.0).sum((1, 2))
 
     def clean(self, contrasts: Floats, real: Floats) -> Bools:
-        """Whether the region holds no more than the object and `ROOM` for half another, (N,).
+        """Whether drawn regions hold no more than the object and `ROOM` for half another, (N,).
 
-        Args:
-            contrasts: (N, H, W, 2) of drawings.
-            real: (N,), the loads of the real frames. Where a real region holds more than usual (a
-                ball flies past the paddle), the drawing may, too.
+        Where a real region holds more than usual (a ball flies past the paddle; its load is in
+        `real`, (N,)), the drawing may, too.
         """
         return self.loads(contrasts) <= ROOM * self.load + np.maximum(self.load, real)
 
@@ -165,71 +191,25 @@ class Detector:
         return Sightings(found.position, found.present & close)
 
     def _best(self, contrasts: Floats, places: Floats | None) -> Sightings:
-        parts = [
-            self._best_of_few(
-                contrasts[i : i + CHUNK], None if places is None else places[i : i + CHUNK]
-            )
-            for i in range(0, len(contrasts), CHUNK)
-        ]
-        if not parts:
+        if not len(contrasts):
             return Sightings(np.zeros((0, 2)), np.zeros(0, bool))
-        return Sightings(
-            np.concatenate([part.position for part in parts]),
-            np.concatenate([part.present for part in parts]),
-        )
-
-    def _best_of_few(self, contrasts: Floats, places: Floats | None) -> Sightings:
-        top, left, _, _ = self.target.region
-        inside = crop(contrasts @ np.asarray(self.sides), self.target.region)
-        masses = box_sums(inside, self.target.window)
+        target = self.target
+        inside = crop(contrasts @ np.asarray(self.sides), target.region)
+        masses = box_sums(inside, target.window)
         if places is not None:
-            masses = np.where(_near(self.target, masses.shape, places), masses, -1.0)
+            masses = np.where(_near(target, masses.shape, places), masses, -1.0)
         flat = masses.reshape(len(masses), -1)
         best = flat.argmax(1)
         heaviest = flat[np.arange(len(flat)), best]
         centre = np.stack(np.unravel_index(best, masses.shape[1:]), -1)
         # the heaviest window is not unique for an object smaller than it: centre it, then measure
         for _ in range(2):
-            centroid = centroids(inside, centre, self.target.window)
+            centroid = centroids(inside, centre, target.window)
             centre = np.where(np.isnan(centroid), centre, centroid).round().astype(np.int64)
-        return Sightings(centroid + np.array([top, left]), heaviest >= self.threshold)
+        return Sightings(centroid + np.array(target.region[:2]), heaviest >= self.threshold)
 
 
-def crop(values: Floats, region: tuple[int, int, int, int]) -> Floats:
-    """The region (top, left, bottom, right) of maps (N, H, W); bottom and right are outside it."""
-    top, left, bottom, right = region
-    return values[:, top:bottom, left:right]
-
-
-def centroids(values: Floats, centre: NDArray[np.int64], window: tuple[int, int]) -> Floats:
-    """Weighted centroid of maps (N, H, W) in a window around each `centre` (N, 2).
-
-    Returns:
-        (N, 2), row and column; NaN where the window is empty.
-    """
-    rows, columns = window
-    padded = np.pad(values, ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2)))
-    # an index of the padded map is rows // 2 more, so the window of a centre starts at the centre
-    row = centre[:, 0, None, None] + np.arange(rows)[None, :, None]
-    column = centre[:, 1, None, None] + np.arange(columns)[None, None, :]
-    weight = padded[np.arange(len(values))[:, None, None], row, column]
-    total = weight.sum((1, 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack(
-            [
-                (weight * (row - rows // 2)).sum((1, 2)) / total,
-                (weight * (column - columns // 2)).sum((1, 2)) / total,
-            ],
-            -1,
-        )
-
-
-def distance(a: Floats, b: Floats) -> Floats:
-    """Euclidean distance in pixels of places (N, 2) and (N, 2): (N,)."""
-    return np.hypot(a[:, 0] - b[:, 0], a[:, 1] - b[:, 1])
-
-
-def _near(target: "SceneObject", shape: tuple[int, ...], places: Floats) -> Bools:
+def _near(target: SceneObject, shape: tuple[int, ...], places: Floats) -> Bools:
     """Which pixels of the region, (N, rows, columns), are within the radius of `places` (N, 2)."""
     top, left, _, _ = target.region
     row, column = np.indices(shape[1:])
@@ -238,7 +218,7 @@ def _near(target: "SceneObject", shape: tuple[int, ...], places: Floats) -> Bool
         return np.hypot(rows_away, column + left - places[:, 1, None, None]) <= target.radius
 
 
-def _typical_excess(masses: Floats, target: "SceneObject", places: Floats) -> float:
+def _typical_excess(masses: Floats, target: SceneObject, places: Floats) -> float:
     """How much more mass there is, in the median, at `places` than elsewhere in the region."""
     last = np.array(masses.shape[1:]) - 1
     index = (places - np.array(target.region[:2])).round().astype(np.int64).clip(0, last)
@@ -246,13 +226,10 @@ def _typical_excess(masses: Floats, target: "SceneObject", places: Floats) -> fl
     return max(0.0, float(np.median(there) - np.median(masses)))
 
 
-def fit_detector(target: "SceneObject", contrasts: Floats, ram: NDArray[np.uint8]) -> Detector:
-    """Learn an object's mass from real frames.
+def fit_detector(target: SceneObject, contrasts: Floats, ram: Ram) -> Detector:
+    """Learn what an object looks like from contrasts (N, H, W, 2) and memories (N, R).
 
-    Args:
-        target: the object; its `locate` says from the memory where it is.
-        contrasts: (N, H, W, 2) of real training frames.
-        ram: (N, R), the console's memory with each of them.
+    They are of real training frames; the object's `locate` says from the memory where it is.
 
     Raises:
         ValueError: the object is visible in none of the frames, or has no contrast there.
@@ -283,34 +260,34 @@ def fit_detector(target: "SceneObject", contrasts: Floats, ram: NDArray[np.uint8
     return replace(detector, alone=bool(share(itself) >= TELLING))
 
 
+def fit_detectors(
+    objects: Sequence[SceneObject], contrasts: Floats, ram: Ram
+) -> dict[str, Detector]:
+    """One detector per object, by name; see `fit_detector`."""
+    return {target.name: fit_detector(target, contrasts, ram) for target in objects}
+
+
+# -- scores ---------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Truth:
-    """Where an object really is in N frames.
+    """Where an object really is in N frames; places are row and column."""
 
-    Attributes:
-        anchor: (N, 2), where the memory says it is, row and column; NaN where it does not.
-        place: (N, 2), its centroid in the real frame near there; NaN where not visible.
-        visible: (N,) bool: the memory says so, and the detector finds it there in the real frame.
-        claimed: (N,) bool: the memory says so.
-        absent: (N,) bool: neither the memory nor the detector has it anywhere in its region.
-        load: (N,), the load of its region in the real frame.
-    """
-
-    anchor: Floats
-    place: Floats
-    visible: Bools
-    claimed: Bools
-    absent: Bools
-    load: Floats
+    anchor: Floats  # (N, 2), where the memory says it is; NaN where it does not
+    place: Floats  # (N, 2), its centroid in the real frame near there; NaN where not visible
+    visible: Bools  # (N,), the memory says so, and the detector finds it there in the real frame
+    claimed: Bools  # (N,), the memory says so
+    absent: Bools  # (N,), neither the memory nor the detector has it anywhere in its region
+    load: Floats  # (N,), of its region in the real frame
 
 
-def truth(detector: Detector, contrasts: Floats, ram: NDArray[np.uint8]) -> Truth:
+def truth(detector: Detector, contrasts: Floats, ram: Ram) -> Truth:
     """Where the object is in real frames with contrasts (N, H, W, 2) and memories (N, R).
 
     The memory says which of the things in the picture is the object, and drawings are searched near
-    there, as the real frame is; distances are from the centroid measured in the real frame, so that
-    a small error in the memory's map to pixels is not counted against a drawing. A perfect drawing
-    has a recall of 1 and an error of 0.
+    there. Distances are from the centroid measured in the real frame, so a small error in the
+    memory's map to pixels does not count: a perfect drawing has a recall of 1 and an error of 0.
     """
     places, claimed = detector.target.locate(ram)
     anchor = np.where(claimed[:, None], places, np.nan)
@@ -322,32 +299,23 @@ def truth(detector: Detector, contrasts: Floats, ram: NDArray[np.uint8]) -> Trut
 
 
 def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, float]:
-    """Whether drawings have kept an object.
-
-    Args:
-        detector: of the object.
-        real: the truth of the frames drawn.
-        drawn: (N, H, W, 2) contrasts of the drawings of those frames.
+    """Whether drawings show an object, from their contrasts (N, H, W, 2) and the truth.
 
     Returns:
         Shares in [0, 1] and distances in pixels; NaN where there was nothing to measure, and for
         `present`, `position_px`, `precision` and `phantom` of an object that is not `alone`.
-        `near`: drawn within the radius of where the memory says it is, of frames where it is
-            visible, whatever else is drawn.
+        `near`: of frames where it is visible, drawn within the radius of where the memory says it
+            is, whatever else is drawn.
         `recall`: near and clean: its region holds at most 1.5 times the object's usual load (see
-            `Detector.clean`). For an object that is not `alone`, whose region holds others like it,
-            this is `near`.
+            `Detector.clean`); `near` for an object that is not `alone`.
         `present`: drawn anywhere in its region, of the same frames.
         `centroid_px`, `centroid_px_mean`: median and mean distance of a recalled object's centroid
             from its real one.
-        `position_px`: median distance of the strongest thing drawn, wherever it is, of the frames
-            where something is.
-        `precision`: of the visible frames in which something is drawn, how often the strongest is
-            within the radius.
+        `position_px`: median distance of the strongest thing drawn, where something is.
+        `precision`: how often that is within the radius.
         `phantom`: drawn although it is absent, of the frames where it is absent.
         `detector`: found in the real frame where the memory says it is, of frames where it says so.
-        `frames`: how many frames it is visible in.
-        `recalled`: how many of them it is recalled in.
+        `frames`, `recalled`: how many frames it is visible in, and recalled in.
     """
     seen = real.visible
     near = detector.near(drawn[seen], real.anchor[seen])
@@ -356,13 +324,13 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
     error = distance(near.position, real.place[seen])[recalled]
     strongest = detector.strongest(drawn[seen])
     anywhere = distance(strongest.position, real.place[seen])[strongest.present]
-    unclear = 1.0 if detector.alone else float("nan")
+    unclear = 1.0 if detector.alone else math.nan
     return {
         "recall": share(recalled),
         "near": share(near.present),
         "present": unclear * share(strongest.present),
         "centroid_px": median(error),
-        "centroid_px_mean": float(error.mean()) if len(error) else float("nan"),
+        "centroid_px_mean": float(error.mean()) if len(error) else math.nan,
         "position_px": unclear * median(anywhere),
         "precision": unclear * share(anywhere <= detector.target.radius),
         "phantom": unclear * share(detector.strongest(drawn[real.absent]).present),
@@ -372,18 +340,122 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
     }
 
 
-def share(flags: Bools) -> float:
-    """The share of true ones, NaN of none."""
-    return float(flags.mean()) if len(flags) else float("nan")
+# -- one game -------------------------------------------------------------------------------------
 
 
-def median(values: Floats) -> float:
-    """The median, NaN of none."""
-    return float(np.median(values)) if len(values) else float("nan")
+def texture_byte(game: Game) -> int | None:
+    """Which byte of the memory names the texture, if the game has more than one."""
+    variable = game.variables.get(TEXTURE)
+    return None if variable is None else variable.index
 
 
-def fit_detectors(
-    objects: "Sequence[SceneObject]", contrasts: Floats, ram: NDArray[np.uint8]
-) -> dict[str, Detector]:
-    """One detector per object, by name; see `fit_detector`."""
-    return {target.name: fit_detector(target, contrasts, ram) for target in objects}
+class Backdrops:
+    """The still picture behind each frame: the per-pixel median of training frames.
+
+    A game with several static textures has one for each value of its variable `texture_id`.
+    """
+
+    def __init__(self, images: Images, ram: Ram, texture: int | None) -> None:
+        """Fit on quantised images (N, H, W, C); `texture` is the byte that names the texture."""
+        self._texture = texture
+        names = self._names(ram)
+        self._stills = {
+            int(name): np.median(images[names == name], axis=0).astype(np.float64)
+            for name in np.unique(names)
+        }
+
+    def of(self, ram: Ram) -> Floats:
+        """The backdrops of frames with memories (n, R): (H, W, C), or (n, H, W, C) if they differ.
+
+        Raises:
+            ValueError: a texture that no training frame had.
+        """
+        order, place = np.unique(self._names(ram), return_inverse=True)
+        unknown = sorted(set(order.tolist()) - self._stills.keys())
+        if unknown:
+            raise ValueError(f"texture {unknown}: expected one of {sorted(self._stills)}")
+        if len(self._stills) == 1:
+            return next(iter(self._stills.values()))
+        return np.stack([self._stills[int(name)] for name in order])[place]
+
+    def _names(self, ram: Ram) -> Ram:
+        """Which texture each frame has, 0 where there is but one."""
+        return np.zeros(len(ram), np.uint8) if self._texture is None else ram[:, self._texture]
+
+
+class Scene:
+    """Detectors of all objects of a game, for drawings of one model."""
+
+    def __init__(self, model: WorldModel, game: Game, train: Frames, seed: int) -> None:
+        """Fit on random training frames.
+
+        Raises:
+            ValueError: the frames have no memory, or an object cannot be told from the backdrop.
+        """
+        rows = _rows(rng_of(seed, "scene"), game, train)
+        images, ram = quantised(model, train.obs[rows]), train.memory[rows]
+        self.backdrops = Backdrops(images, ram, texture_byte(game))
+        detectors = fit_detectors(game.objects, self.contrasts(images, ram), ram)
+        alone = alone_in_frames(game, train)
+        self.detectors: dict[str, Detector] = {
+            name: replace(found, alone=alone[name]) for name, found in detectors.items()
+        }
+
+    def contrasts(self, images: Images, ram: Ram) -> Floats:
+        """(N, H, W, 2) contrasts of images in the model's levels, drawn or `quantised`."""
+        return contrast(images, self.backdrops.of(ram))
+
+    def truths(self, images: Images, ram: Ram) -> dict[str, Truth]:
+        """Where every object is in real, quantised images with their memories."""
+        contrasts = self.contrasts(images, ram)
+        return {name: truth(found, contrasts, ram) for name, found in self.detectors.items()}
+
+
+def alone_in_frames(game: Game, train: Frames) -> dict[str, bool]:
+    """Whether each object is `Detector.alone`, by name: the same for every model and seed.
+
+    It decides what recall means, so it must not depend on the levels that a model draws in, nor on
+    the frames that its detectors are fitted on. Raises what `Scene` does.
+    """
+    rows = _rows(rng_of(0, "scene/alone"), game, train)
+    images, ram = np.asarray(train.obs[rows], np.uint8), train.memory[rows]
+    contrasts = contrast(images, Backdrops(images, ram, texture_byte(game)).of(ram))
+    found = fit_detectors(game.objects, contrasts, ram)
+    return {name: detector.alone for name, detector in found.items()}
+
+
+def _rows(rng: np.random.Generator, game: Game, train: Frames) -> NDArray[np.int64]:
+    """`FITTED` random rows, as many of each texture as there are of any."""
+    order = rng.permutation(len(train.memory))
+    texture = texture_byte(game)
+    if texture is None:
+        return order[:FITTED]
+    names = train.memory[order, texture]
+    known = np.unique(names)
+    return np.concatenate([order[names == name][: FITTED // len(known)] for name in known])
+
+
+def require_backdrops(game: Game, train: ReplayStore, held_out: ReplayStore) -> None:
+    """Refuse, before anything is trained, held-out frames with a texture unknown in training.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    texture = texture_byte(game)
+    if texture is None:
+        return
+    known, wanted = (
+        {
+            int(name)
+            for episode in store.episodes()
+            if episode.ram is not None
+            for name in np.unique(episode.ram[:, texture])
+        }
+        for store in (train, held_out)
+    )
+    if wanted - known:
+        raise ConfigError(
+            f"{game.name}: expected every texture of the held-out frames among the training "
+            f"frames, got {sorted(wanted)} and {sorted(known)}; collect more frames with --steps, "
+            f"into another --out"
+        )

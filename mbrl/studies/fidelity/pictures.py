@@ -14,7 +14,6 @@ dreams in which they stay longest. Pixels are never smoothed: enlarging is by wh
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +21,10 @@ from numpy.typing import NDArray
 from mbrl.report.panels import sheet
 from mbrl.studies.fidelity.drift import HORIZONS, rally_lengths, roll_out
 from mbrl.studies.fidelity.follow import BURN_IN, decoded, filtered, rng_of, stream
+from mbrl.studies.fidelity.frames import Frames
+from mbrl.studies.fidelity.games import Game
+from mbrl.studies.fidelity.objects import Images
 from mbrl.world_model.model import WorldModel
-
-if TYPE_CHECKING:
-    from mbrl.studies.fidelity.frames import Frames
-    from mbrl.studies.fidelity.games import Game
-
-Images = NDArray[np.uint8]
 
 SAMPLES, STRIPS = 6, 3
 _CANDIDATES = 400
@@ -37,21 +33,13 @@ _SEED = 0  # the same moments for every arm and seed
 
 @dataclass(frozen=True)
 class Pictures:
-    """What one trial drew.
+    """What one trial drew."""
 
-    Attributes:
-        real: (n, H, W, C), held-out frames.
-        samples: (n, H, W, C), free-running samples of the same moments.
-        strip_real: (s, horizons, H, W, C), what happened after 16 frames.
-        strips: (s, horizons, H, W, C), what the model dreamt.
-        horizons: steps after the last frame seen.
-    """
-
-    real: Images
-    samples: Images
-    strip_real: Images
-    strips: Images
-    horizons: NDArray[np.int64]
+    real: Images  # (n, H, W, C), held-out frames
+    samples: Images  # (n, H, W, C), free-running samples of the same moments
+    strip_real: Images  # (s, horizons, H, W, C), what happened after 16 frames
+    strips: Images  # (s, horizons, H, W, C), what the model dreamt
+    horizons: NDArray[np.int64]  # steps after the last frame seen
 
     @classmethod
     def read(cls, path: Path) -> "Pictures":
@@ -64,22 +52,15 @@ class Pictures:
         np.savez_compressed(path, **vars(self))
 
 
-def draw(model: WorldModel, frames: "Frames", game: "Game", path: Path) -> Pictures:
-    """Draw samples and dreams of a game's chosen moments, and keep them in a file.
-
-    Args:
-        model: in evaluation mode.
-        frames: held-out rows.
-        game: tells where its objects are.
-        path: the .npz file.
-    """
+def draw(model: WorldModel, frames: Frames, game: Game, path: Path) -> Pictures:
+    """Draw samples and dreams of chosen moments of held-out rows; write them to `path` (.npz)."""
     generator = stream(_SEED, "pictures", model.device)
-    horizons = _fitting(frames)
+    # those that some held-out episode is long enough for
+    horizons = [horizon for horizon in HORIZONS if BURN_IN + horizon <= frames.longest]
     starts = _stills(frames, game)
     last = filtered(model, frames, starts, BURN_IN, generator).latent[:, -1]
     begin = _dreams(frames, game, max(horizons, default=0))
-    shape = (len(begin), 0, *frames.obs.shape[1:])
-    dreams = np.zeros(shape, np.uint8)
+    dreams = np.zeros((len(begin), 0, *frames.obs.shape[1:]), np.uint8)
     if horizons:
         rollouts = roll_out(model, frames, begin, horizons, _SEED, "pictures")
         drawn = [decoded(model, rollouts.latents[horizon], generator) for horizon in horizons]
@@ -96,12 +77,7 @@ def draw(model: WorldModel, frames: "Frames", game: "Game", path: Path) -> Pictu
     return pictures
 
 
-def _fitting(frames: "Frames") -> list[int]:
-    """The horizons that some held-out episode is long enough for."""
-    return [horizon for horizon in HORIZONS if BURN_IN + horizon <= frames.longest]
-
-
-def _visible(frames: "Frames", game: "Game") -> NDArray[np.bool_]:
+def _visible(frames: Frames, game: Game) -> NDArray[np.bool_]:
     """(N,) rows on which the memory says that every object is to be seen; all if it says none."""
     seen = np.ones(len(frames.obs), bool)
     if frames.ram is not None:
@@ -110,7 +86,7 @@ def _visible(frames: "Frames", game: "Game") -> NDArray[np.bool_]:
     return seen
 
 
-def _stills(frames: "Frames", game: "Game") -> NDArray[np.int64]:
+def _stills(frames: Frames, game: Game) -> NDArray[np.int64]:
     """Starts of windows whose last row is worth a picture."""
     starts = np.unique(frames.windows(BURN_IN, _CANDIDATES, rng_of(_SEED, "pictures/stills")))
     worth = _visible(frames, game)[starts + BURN_IN - 1]
@@ -119,7 +95,7 @@ def _stills(frames: "Frames", game: "Game") -> NDArray[np.int64]:
     return ranked[np.linspace(0, len(ranked) - 1, min(SAMPLES, len(ranked))).astype(int)]
 
 
-def _dreams(frames: "Frames", game: "Game", length: int) -> NDArray[np.int64]:
+def _dreams(frames: Frames, game: Game, length: int) -> NDArray[np.int64]:
     """Starts of windows after whose first rows the objects stay visible longest."""
     if length == 0:
         return np.zeros(0, np.int64)
@@ -140,30 +116,21 @@ def _dreams(frames: "Frames", game: "Game", length: int) -> NDArray[np.int64]:
 
 
 def sample_sheet(path: Path, arms: Mapping[str, Pictures], scale: int = 4) -> Path:
-    """Real frames above each arm's samples of the same moments.
+    """Write a PNG: real frames above each arm's samples of the same moments.
 
-    Args:
-        path: the PNG.
-        arms: by title, in the order of the rows; of one game.
-        scale: pixels per pixel.
+    `arms` are of one game, by title in the order of the rows; `scale` enlarges every pixel.
     """
-    first = next(iter(arms.values()))
-    rows = {"real frame": first.real, **{title: one.samples for title, one in arms.items()}}
+    rows = {"real frame": next(iter(arms.values())).real}
+    rows |= {title: one.samples for title, one in arms.items()}
     return sheet(path, rows, [], scale)
 
 
 def strip_sheet(path: Path, arms: Mapping[str, Pictures], which: int = 0, scale: int = 4) -> Path:
-    """What really happened above each arm's dream of it, one column per horizon.
+    """The same of what really happened at moment `which`, and each arm's dream of it.
 
-    Args:
-        path: the PNG.
-        arms: by title, in the order of the rows; of one game.
-        which: of the moments.
-        scale: pixels per pixel.
+    There is one column per horizon.
     """
     first = next(iter(arms.values()))
-    rows = {
-        "what happened": first.strip_real[which],
-        **{title: one.strips[which] for title, one in arms.items()},
-    }
+    rows = {"what happened": first.strip_real[which]}
+    rows |= {title: one.strips[which] for title, one in arms.items()}
     return sheet(path, rows, [f"+{horizon} steps" for horizon in first.horizons], scale)

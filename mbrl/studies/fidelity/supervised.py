@@ -1,4 +1,4 @@
-"""What an encoder reads that is told the answers: as in the AtariARI benchmark.
+"""What an encoder reads that is given the answers: as in the AtariARI benchmark.
 
 Published scores are of frames of 210 x 160. At 64 x 64 neighbouring values of a position look
 nearly alike, so what there is to be read has to be measured on our own frames. Here the world
@@ -12,7 +12,7 @@ There is no world model, hence nothing to draw, to dream or to count nats of.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +23,14 @@ from torch.nn.functional import cross_entropy, silu
 from mbrl.device import reachable
 from mbrl.errors import ConfigError
 from mbrl.seeding import seed as derive
+from mbrl.studies.fidelity.frames import Frames
+from mbrl.studies.fidelity.games import Game
 from mbrl.studies.fidelity.probes import Labels, Targets, classification_report, not_seen_in
-from mbrl.studies.fidelity.readout import read_variables
+from mbrl.studies.fidelity.readout import categories_of, read_variables
+from mbrl.studies.fidelity.trials import Trial
 from mbrl.studies.training import BudgetedTraining
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.settings import EncoderSettings
-
-if TYPE_CHECKING:
-    from mbrl.studies.fidelity.frames import Frames
-    from mbrl.studies.fidelity.games import Game
-    from mbrl.studies.fidelity.trials import Trial
 
 BATCH = 64
 LEARNING_RATE, HALVED_AFTER = 1e-3, 2000
@@ -63,13 +61,8 @@ class LabelReader(nn.Module):
         """
         super().__init__()
         self.names, self.classes = names, classes
-        self.encoder = Encoder(
-            shape,
-            features,
-            settings.model_copy(
-                update={"deviation": None, "subtract_past": False, "keep_whole": False}
-            ),
-        )
+        without = {"deviation": None, "subtract_past": False, "keep_whole": False}
+        self.encoder = Encoder(shape, features, settings.model_copy(update=without))
         self.sizes = [len(values) for values in classes]
         self.out = nn.Linear(features, sum(self.sizes))
 
@@ -85,28 +78,23 @@ class LabelReader(nn.Module):
 
     @torch.no_grad()
     def guesses(self, obs: NDArray[np.uint8]) -> Labels:
-        """The likeliest value of each variable, (M, V), for frames (M, H, W, C)."""
+        """The most probable value of each variable, (M, V), for frames (M, H, W, C)."""
         was_training, parts = self.training, []
         self.eval()
-        for i in range(0, len(obs), SCORED_AT_ONCE):
-            logits = self(
-                torch.as_tensor(obs[i : i + SCORED_AT_ONCE], device=self.out.weight.device)
-            )
-            likeliest = [part.argmax(1).cpu().numpy() for part in logits]
-            found = zip(self.classes, likeliest, strict=True)
-            parts.append(np.stack([values[index] for values, index in found], 1))
+        for some in torch.as_tensor(obs).split(SCORED_AT_ONCE):
+            pairs = zip(self.classes, self(some.to(self.out.weight.device)), strict=True)
+            found = [values[logits.argmax(1).cpu().numpy()] for values, logits in pairs]
+            parts.append(np.stack(found, 1))
         self.train(was_training)
         return np.concatenate(parts)
 
 
 class SupervisedTraining(BudgetedTraining):
-    """A `LabelReader` that learns until its CPU time is used up; a context manager."""
+    """A `LabelReader` that learns until its CPU time is spent; a context manager."""
 
     at_once = 16
 
-    def __init__(
-        self, trial: "Trial", game: "Game", settings: EncoderSettings, frames: "Frames"
-    ) -> None:
+    def __init__(self, trial: Trial, game: Game, settings: EncoderSettings, frames: Frames) -> None:
         """Build the reader, and take up the newest checkpoint if there is one.
 
         Raises:
@@ -123,17 +111,14 @@ class SupervisedTraining(BudgetedTraining):
                 f"arm {trial.arm}: expected labels that change in the frames of {game.name}, got "
                 f"none; collect more with --steps"
             )
-        labels = frames.ram[:, [game.variables[name].index for name in names]].astype(np.int64)
-        classes = [np.unique(column) for column in labels.T]
+        labels = [frames.ram[:, game.variables[name].index].astype(np.int64) for name in names]
+        classes, indices = zip(*(np.unique(y, return_inverse=True) for y in labels), strict=True)
         self.obs, self.seed, device = frames.obs, trial.seed, reachable(trial.device)
-        self.labels = torch.as_tensor(
-            np.stack([np.searchsorted(c, y) for c, y in zip(classes, labels.T, strict=True)], 1),
-            device=device,
-        )
+        self.labels = torch.as_tensor(np.stack(indices, 1), device=device)
         height, width, channels = frames.obs.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(trial.seed, "supervised/weights"))
-            reader = LabelReader((channels, height, width), settings, names, classes)
+            reader = LabelReader((channels, height, width), settings, names, list(classes))
         self.reader = reader.to(device)
         self.optimizer = torch.optim.Adam(self.reader.parameters(), lr=LEARNING_RATE, fused=True)
         super().__init__(trial, env_steps=trial.steps, group="supervised", device=device)
@@ -152,9 +137,8 @@ class SupervisedTraining(BudgetedTraining):
             self.optimizer.param_groups[0]["lr"] = rate
             logits = self.reader(torch.as_tensor(self.obs[rows], device=self.device))
             wanted = self.labels[torch.as_tensor(rows, device=self.device)]
-            loss = torch.stack(
-                [cross_entropy(part, y) for part, y in zip(logits, wanted.T, strict=True)]
-            ).sum()
+            pairs = zip(logits, wanted.T, strict=True)
+            loss = torch.stack([cross_entropy(part, labels) for part, labels in pairs]).sum()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -175,24 +159,20 @@ class SupervisedTraining(BudgetedTraining):
 
 
 def supervised_report(
-    reader: LabelReader, game: "Game", train: "Frames", held_out: "Frames"
+    reader: LabelReader, game: Game, train: Frames, held_out: Frames
 ) -> dict[str, Any]:
     """Score a trained reader on all held-out frames that are no copies of training frames.
 
     Returns:
-        `probe_f1`, weighted F1 by variable and category with `mean`, where world models have that
-        of linear probes; `supervised`: `f1`, `macro_f1` and `accuracy`, see
-        `studies.fidelity.probes.classification_report`; `rows`: how many were scored and dropped.
+        `probe_f1`: weighted F1, where world models have that of linear probes; `supervised`: see
+        `probes.classification_report`; `rows`: how many were scored and dropped.
     """
-    if held_out.ram is None:
-        raise ValueError("ram: expected the console's memory with every frame")
     obs = np.asarray(held_out.obs, np.uint8)
     new = not_seen_in(np.asarray(train.obs, np.uint8), obs)
     columns = [game.variables[name].index for name in reader.names]
-    labels = held_out.ram[new][:, columns]
+    labels = held_out.memory[new][:, columns]
     targets = Targets(reader.names, labels[:0], labels[:0], labels)
-    categories = {name: game.variables[name].category for name in reader.names}
-    report = classification_report(targets, reader.guesses(obs[new]), categories)
+    report = classification_report(targets, reader.guesses(obs[new]), categories_of(game))
     return {
         "probe_f1": report["f1"],
         "supervised": report,

@@ -35,8 +35,8 @@ from mbrl.studies.fidelity.arms import SUPERVISED
 from mbrl.studies.fidelity.frames import collect_frames, load_frames
 from mbrl.studies.fidelity.games import GAMES, Game
 from mbrl.studies.fidelity.measure import Sizes, measure, plain
+from mbrl.studies.fidelity.objects import require_backdrops
 from mbrl.studies.fidelity.pictures import draw
-from mbrl.studies.fidelity.scene import require_backdrops
 from mbrl.studies.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.studies.fidelity.trials import MEASURES, Trial, is_done, named_folders, refuse_others
 from mbrl.studies.training import BudgetedTraining, curve

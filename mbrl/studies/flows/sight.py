@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from mbrl.studies.fidelity.follow import rng_of
 from mbrl.studies.fidelity.games import GAMES
-from mbrl.studies.fidelity.objects import Detector, Floats, contrast, fit_detectors, truth
-from mbrl.studies.fidelity.scene import FITTED, texture_byte
+from mbrl.studies.fidelity.objects import (
+    FITTED,
+    Detector,
+    Floats,
+    contrast,
+    fit_detectors,
+    texture_byte,
+    truth,
+)
 from mbrl.studies.flows.images import SIDE, ImageSet
 from mbrl.studies.flows.interpolation import count_objects
 
