@@ -58,7 +58,7 @@ def train(config: Config) -> dict[str, Any]:
         if config.agent != "dream":
             return baseline.train(run)
         crew = Crew(run)
-        run.heed_signals()
+        run.handle_signals()
         try:
             more = run.env_steps < config.env_steps
             if more:

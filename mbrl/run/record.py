@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from mbrl.config.yaml import parse_value
 from mbrl.errors import MbrlError
-from mbrl.run.progress import read_metrics
+from mbrl.run.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,25 +8,25 @@ settings that only say when to stop or where to show progress. The folder is loc
 at work.
 """
 
-import fcntl
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from mbrl.config import file as config_file
 from mbrl.config.changes import differences, filled
 from mbrl.config.schema import Config
 from mbrl.config.yaml import parse_value
-from mbrl.errors import ConfigError, MbrlError
+from mbrl.errors import ConfigError
 from mbrl.evaluate import EvalResult
 from mbrl.report.html import write_run_report
 from mbrl.run import checkpoint, mirrors, provenance
-from mbrl.run.progress import MetricsLog, Progress
+from mbrl.run.durable import lock_folder, write_atomically
+from mbrl.run.metrics import MetricsLog
+from mbrl.run.progress import Progress
 from mbrl.run.record import RunRecord
 
 # may differ between the command that started a run and the one that resumes it
@@ -102,9 +102,9 @@ class Run:
         return result
 
     def __enter__(self) -> Self:
-        """Show progress and heed signals."""
+        """Show progress and handle signals."""
         self.progress.__enter__()
-        self.heed_signals()
+        self.handle_signals()
         return self
 
     def __exit__(
@@ -120,7 +120,7 @@ class Run:
         self.log.close()
         self._lock.close()
 
-    def heed_signals(self) -> None:
+    def handle_signals(self) -> None:
         """Turn SIGTERM and SIGINT into a request to stop safely, until the folder is left.
 
         To be called once more after Ray has started, which installs a handler of its own. Outside
@@ -213,24 +213,6 @@ class Run:
             write_atomically(path, json.dumps([*made_by, now], indent=1))
 
 
-def lock_folder(folder: Path) -> TextIO:
-    """Take a run folder for this process, until the returned file is closed.
-
-    Raises:
-        MbrlError: another process holds it.
-    """
-    lock = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise MbrlError(
-            f"{folder}: expected a run folder nobody is using, but another process holds it; "
-            f"wait for it, or choose another folder with run.dir=..."
-        ) from None
-    return lock
-
-
 def changed_settings(run_dir: Path, config: Config) -> list[str]:
     """Settings in which a run folder differs from `config`; none if it is new.
 
@@ -244,13 +226,3 @@ def changed_settings(run_dir: Path, config: Config) -> list[str]:
     new = config.model_dump(mode="json")
     old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
     return differences(old, new)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is, at any moment, whole: as before or as now."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
