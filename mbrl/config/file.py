@@ -23,6 +23,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from mbrl.config.changes import value_at
+from mbrl.config.removed import REMOVED
 from mbrl.config.yaml import Dumper, Loader, parse_value
 from mbrl.errors import ConfigError
 
@@ -53,15 +55,17 @@ class _Assignment:
     section: bool = False
 
 
-def load(
-    model: type[Model], path: str | Path | None = None, overrides: Sequence[str] = ()
-) -> Model:
+Overrides = Sequence[str] | Mapping[str, Any]
+"""`a.b=value` with the value as in YAML, or values by dotted name; later ones win."""
+
+
+def load(model: type[Model], path: str | Path | None = None, overrides: Overrides = ()) -> Model:
     """Read a config file, stack it on what it extends, apply overrides and check everything.
 
     Args:
         model: the class to make; every model in it must forbid extra keys.
         path: the YAML file; None for the defaults and overrides alone.
-        overrides: `a.b=value`, the value written as in YAML; later ones win.
+        overrides: what is changed on top.
 
     Returns:
         The checked instance.
@@ -70,20 +74,41 @@ def load(
         ConfigError: a file cannot be read, or there are mistakes; the message lists all of them.
         TypeError: a model class would silently ignore unknown keys.
     """
-    known = dict(_known_settings(model))
     mistakes: list[Mistake] = []
     assignments = [] if path is None else _read(Path(path), (), mistakes)
     assignments += _parse_overrides(overrides, mistakes)
+    return _checked(
+        model, assignments, mistakes, "settings" if path is None else _shown(Path(path))
+    )
+
+
+def change(config: Model, overrides: Overrides) -> Model:
+    """A copy of a config with some settings changed, all checked anew.
+
+    Raises:
+        ConfigError: there are mistakes; the message lists all of them.
+    """
+    mistakes: list[Mistake] = []
+    values = config.model_dump().items()
+    assignments = [_Assignment((key,), value, "settings") for key, value in values]
+    assignments += _parse_overrides(overrides, mistakes)
+    return _checked(type(config), assignments, mistakes, "settings")
+
+
+def _checked(
+    model: type[Model], assignments: Sequence[_Assignment], mistakes: list[Mistake], root: str
+) -> Model:
+    """Make the instance, or raise with all mistakes, those found before included."""
+    known = dict(_known_settings(model))
     values, places = _merge(assignments)
-    root = "settings" if path is None else _shown(Path(path))
-    bools = _misplaced_bools(values, known)
-    mistakes += [Mistake(_place(name, places, root), text) for name, text in bools.items()]
+    refused = {**_misplaced_bools(values, known), **_removed(values, known)}
+    mistakes += [Mistake(_place(name, places, root), text) for name, text in refused.items()]
     try:
         config = model.model_validate(values)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name, text = _about(_name_in(values, detail), _say(detail, known), known)
-            if name not in bools:
+            if name not in refused:
                 dotted = f"{'.'.join(name)}: " if name else ""
                 mistakes.append(Mistake(_place(name, places, root), dotted + text))
     if mistakes:
@@ -102,6 +127,15 @@ def dump(config: BaseModel) -> str:
     """
     values = config.model_dump(mode="json")
     return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def find_config(name: str | Path) -> Path:
+    """A config file by path, else by name among those shipped with the package."""
+    path = Path(name)
+    package = Path(__file__).resolve().parents[1]
+    folders = (package / "configs", package.parent / "configs")
+    shipped = [folder / file for folder in folders for file in (path.name, f"{path.name}.yaml")]
+    return next((file for file in (path, *shipped) if file.is_file()), path)
 
 
 # Reading
@@ -185,8 +219,11 @@ def _parents(extends: _Assignment, mistakes: list[Mistake]) -> list[str]:
     return []
 
 
-def _parse_overrides(overrides: Sequence[str], mistakes: list[Mistake]) -> list[_Assignment]:
-    """`a.b=value` strings as assignments."""
+def _parse_overrides(overrides: Overrides, mistakes: list[Mistake]) -> list[_Assignment]:
+    """Overrides as assignments."""
+    if isinstance(overrides, Mapping):
+        items = overrides.items()
+        return [_Assignment(tuple(k.split(".")), v, f"override {k!r}") for k, v in items]
     assignments = []
     for override in overrides:
         place = f"override {override!r}"
@@ -250,14 +287,21 @@ def _misplaced_bools(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[
     """Numbers given as true or false, which pydantic would read as 1 and 0."""
     found = {}
     for name, annotation in known.items():
-        value: Any = values
-        for key in name:
-            value = value.get(key) if isinstance(value, dict) else None
+        value = value_at(values, ".".join(name))
         leaves = _leaves(annotation)
         takes_bool = any(leaf in (bool, Any, object) for leaf in leaves)
         if isinstance(value, bool) and not takes_bool and (int in leaves or float in leaves):
             found[name] = f"{'.'.join(name)}: expected a number, got {str(value).lower()}"
     return found
+
+
+def _removed(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[Name, str]:
+    """Settings that are no more, each with what to do instead."""
+    return {
+        tuple(name.split(".")): f"{name}: {sentence}"
+        for name, (_, sentence) in REMOVED.items()
+        if tuple(name.split(".")) not in known and value_at(values, name) is not None
+    }
 
 
 def _name_in(values: dict[str, Any], detail: ErrorDetails) -> Name:

@@ -27,7 +27,7 @@ from mbrl.run import checkpoint, mirrors, provenance
 from mbrl.run.durable import lock_folder, write_atomically
 from mbrl.run.metrics import MetricsLog
 from mbrl.run.progress import Progress
-from mbrl.run.record import RunRecord
+from mbrl.run.record import RunRecord, read_result
 
 # may differ between the command that started a run and the one that resumes it
 _FREE = ("env_steps", "run", "name", "device")
@@ -98,8 +98,7 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """What `result.json` holds."""
-        result: dict[str, Any] = json.loads((self.dir / "result.json").read_text())
-        return result
+        return read_result(self.dir)
 
     def __enter__(self) -> Self:
         """Show progress and handle signals."""
@@ -135,6 +134,10 @@ class Run:
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopping:
             raise KeyboardInterrupt
+        self.request_stop()
+
+    def request_stop(self) -> None:
+        """Ask the run to end at its next safe point, with a checkpoint, as a first signal does."""
         self.stopping = True
         self.progress.print("stopping at the next safe point; the same command resumes")
 
