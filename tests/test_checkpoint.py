@@ -300,13 +300,16 @@ def test_crash_before_latest_moved_resumes_from_what_latest_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(tmp_path, 1, {"x": 1})
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError):
-        patch.setattr(checkpoint, "_point_latest", _raise_no_space)
+    replace = os.replace
+
+    def full_at_the_end(source: Path, target: Path) -> None:
+        if target.name == "latest":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space left"):
+        patch.setattr(os, "replace", full_at_the_end)
         checkpoint.save(tmp_path, 2, {"x": 2})
     assert checkpoint.load(tmp_path) == (1, {"x": 1})
     checkpoint.save(tmp_path, 2, {"x": 3})
     assert checkpoint.load(tmp_path) == (2, {"x": 3})
-
-
-def _raise_no_space(folder: Path, name: str) -> None:
-    raise OSError(28, "No space left on device")

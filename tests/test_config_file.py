@@ -5,6 +5,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mbrl.config.file import dump, load
+from mbrl.config.removed import REMOVED
 from mbrl.errors import ConfigError
 
 
@@ -108,6 +109,18 @@ def test_a_mistake_in_an_override_names_the_override() -> None:
 def test_a_mistake_hidden_by_an_override_is_gone(folder: Path) -> None:
     path = write(folder, "x.yaml", "model:\n  hidden: few\n")
     assert load(Root, path, ["model.hidden=2"]).model.hidden == 2
+
+
+@pytest.mark.parametrize("word", ["model={depth: 3}", "model.depth=2"])
+def test_a_removed_setting_gets_its_sentence_wherever_it_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setitem(REMOVED, "model.depth", (2, "depth is gone; use model.hidden"))
+    path = write(folder, "x.yaml", "seed: 1\nmodel:\n  depth: 2\n")
+    assert message(Root, path) == "configs/x.yaml:3: model.depth: depth is gone; use model.hidden"
+    assert message(Root, None, [word]) == (
+        f"override {word!r}: model.depth: depth is gone; use model.hidden"
+    )
 
 
 def test_an_unknown_key_of_another_section_is_found_there() -> None:

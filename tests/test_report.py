@@ -281,7 +281,7 @@ def test_unfinished_run_is_an_error_with_the_way_out(tmp_path: Path) -> None:
 
 def test_curves_png_shows_every_agent_in_its_colour(tmp_path: Path) -> None:
     curves = {"dream": [[[0, 0], [100, 5]]] * 2, "other": [[[0, 1], [100, math.nan], [200, 2]]]}
-    path = plots.plot_curves(tmp_path / "a" / "curves.png", curves, title="T", threshold=3)
+    path = plots.plot_curves(tmp_path / "a" / "curves.png", curves, title="T")
     with Image.open(path) as image:
         assert image.width > 1000
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)

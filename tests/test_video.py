@@ -85,7 +85,7 @@ def test_rate_and_scale_out_of_range_are_refused(tmp_path: Path) -> None:
         video.write_video(tmp_path / "x.mp4", frames, fps=0)
     with pytest.raises(ValueError, match=r"fps in \(0, 50\]"):
         video.write_gif(tmp_path / "x.gif", frames, fps=60)
-    with pytest.raises(ValueError, match="whole number >= 1, got 0"):
+    with pytest.raises(ValueError, match="scale >= 1, got 0"):
         video.write_video(tmp_path / "x.mp4", frames, fps=5, scale=0)
 
 
@@ -103,30 +103,20 @@ def test_enlarge_repeats_pixels() -> None:
     assert (big[0, :3, 3:] == frames[0, 0, 1]).all()
 
 
-def test_grid_places_clips_with_a_line_between() -> None:
-    clips = [np.full((2, 3, 4, 3), value, np.uint8) for value in (10, 20, 30, 40)]
-    canvas = video.grid([clips[:2], clips[2:]], gap=1)
-    assert canvas.shape == (2, 7, 9, 3)
-    assert canvas[0, 0, 0, 0] == 10
-    assert canvas[0, 0, 5, 0] == 20
-    assert canvas[0, 4, 0, 0] == 30
-    assert canvas[1, 6, 8, 0] == 40
-    assert (canvas[:, 3] == canvas[0, 3, 0]).all()
-    assert (canvas[:, :, 4] == canvas[0, 3, 0]).all()
+def test_clips_lie_beside_each_other_with_a_line_between() -> None:
+    clips = [np.full((2, 3, 4, 3), value, np.uint8) for value in (10, 20, 30)]
+    canvas = video.beside(clips, gap=1)
+    assert canvas.shape == (2, 3, 14, 3)
+    assert [canvas[1, 0, left, 0] for left in (0, 5, 10)] == [10, 20, 30]
+    assert (canvas[:, :, 4] == canvas[0, 0, 9]).all()
 
 
 @pytest.mark.parametrize(
-    "rows",
-    [
-        [],
-        [[moving_square(2)], [moving_square(2), moving_square(2)]],
-        [[moving_square(2), moving_square(3)]],
-    ],
-    ids=["nothing", "ragged rows", "different lengths"],
+    "clips", [[], [moving_square(2), moving_square(3)]], ids=["nothing", "different lengths"]
 )
-def test_grid_refuses_clips_that_do_not_fit(rows: list[list[np.ndarray]]) -> None:
-    with pytest.raises(ValueError, match="expected rows of equal length with clips of one shape"):
-        video.grid(rows)
+def test_clips_that_do_not_fit_are_refused(clips: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match="expected clips of one shape"):
+        video.beside(clips)
 
 
 def test_border_marks_the_chosen_frames_only() -> None:

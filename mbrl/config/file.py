@@ -23,7 +23,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mbrl.config.changes import value_at
 from mbrl.config.removed import REMOVED
 from mbrl.config.yaml import Dumper, Loader, parse_value
 from mbrl.errors import ConfigError
@@ -287,7 +286,7 @@ def _misplaced_bools(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[
     """Numbers given as true or false, which pydantic would read as 1 and 0."""
     found = {}
     for name, annotation in known.items():
-        value = value_at(values, ".".join(name))
+        value = _value_at(values, name)
         leaves = _leaves(annotation)
         takes_bool = any(leaf in (bool, Any, object) for leaf in leaves)
         if isinstance(value, bool) and not takes_bool and (int in leaves or float in leaves):
@@ -297,11 +296,19 @@ def _misplaced_bools(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[
 
 def _removed(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[Name, str]:
     """Settings that are no more, each with what to do instead."""
+    removed = {tuple(dotted.split(".")): said for dotted, (_, said) in REMOVED.items()}
     return {
-        tuple(name.split(".")): f"{name}: {sentence}"
-        for name, (_, sentence) in REMOVED.items()
-        if tuple(name.split(".")) not in known and value_at(values, name) is not None
+        name: f"{'.'.join(name)}: {said}"
+        for name, said in removed.items()
+        if name not in known and _value_at(values, name) is not None
     }
+
+
+def _value_at(values: Any, name: Name) -> Any:
+    """What was given for a setting; None if nothing was."""
+    for key in name:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def _name_in(values: dict[str, Any], detail: ErrorDetails) -> Name:

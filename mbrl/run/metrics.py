@@ -10,13 +10,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from mbrl.run.durable import write_atomically
-from mbrl.run.mirrors import Mirror, Mirrors
+from mbrl.run.mirrors import Mirrors, Opener
 
 _RESERVED = ("env_steps", "wall_time_s", "kind")
 
@@ -26,24 +25,21 @@ class MetricsLog:
 
     Every line is on its way to the disk when `write` returns. A value that is not finite is stored
     as `null`, because JSON has no word for it, and reads back as NaN: a gap in a curve.
-
-    `wall_time_s` counts the seconds a run has been at work: it goes on from the last line that is
-    in the file, so pauses between a stop and a resume are not counted.
+    `wall_time_s` goes on from the last line in the file, so pauses between processes do not count.
     """
 
     def __init__(
         self,
         run_dir: Path | str,
         *,
-        mirrors: Sequence[Callable[[int | None], Mirror]] = (),
+        mirrors: Sequence[Opener] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open or create the file; a line that was cut off by a crash is removed.
 
         Args:
             run_dir: the run folder, made if missing.
-            mirrors: functions that open a tracker; see `run.mirrors`. They are called at the first
-                write, with the env steps from which on earlier entries are void, or None.
+            mirrors: open the trackers, at the first write.
             clock: seconds, only differences are used.
         """
         self.path = Path(run_dir) / "metrics.jsonl"
@@ -110,12 +106,7 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _last_wall_time_s(self) -> float:

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from mbrl.errors import ConfigError
 
+_EXPERIMENT = "reverie"  # in MLflow
 _log = logging.getLogger(__name__)
 
 
@@ -30,10 +31,14 @@ class Mirror(Protocol):
         """Flush and finish."""
 
 
+Opener = Callable[[int | None], Mirror]
+"""Opens a tracker, given the env steps from which on earlier entries are void, or None."""
+
+
 class Mirrors:
     """All trackers of a run: opened at the first write, dropped one by one if they fail."""
 
-    def __init__(self, openers: Sequence[Callable[[int | None], Mirror]]) -> None:
+    def __init__(self, openers: Sequence[Opener]) -> None:
         self._openers = tuple(openers)
         self._open: list[Mirror] | None = None
         self._first_step: int | None = None
@@ -63,7 +68,7 @@ class Mirrors:
         self._open = None
 
 
-def _opened(opener: Callable[[int | None], Mirror], first_step: int | None) -> Mirror:
+def _opened(opener: Opener, first_step: int | None) -> Mirror:
     try:
         return opener(first_step)
     except Exception as error:
@@ -92,12 +97,11 @@ class _TensorBoard:
 
 
 class _WandB:
-    def __init__(self, run_dir: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path) -> None:
         wandb = _load("wandb")
         # The same identity after a resume, and a step axis of our own: W&B's must never go back.
         identity = _identity(run_dir / "wandb_id", lambda: uuid4().hex[:8])
-        defaults = {"dir": str(run_dir), "id": identity, "resume": "allow", "name": run_dir.name}
-        self._run = wandb.init(**{**defaults, **options})
+        self._run = wandb.init(dir=str(run_dir), id=identity, resume="allow", name=run_dir.name)
         self._run.define_metric("env_steps")
         self._run.define_metric("*", step_metric="env_steps")
 
@@ -109,12 +113,11 @@ class _WandB:
 
 
 class _MLflow:
-    def __init__(self, run_dir: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path) -> None:
         mlflow = _load("mlflow")
-        self._client = mlflow.MlflowClient(tracking_uri=options.get("tracking_uri"))
-        name = options.get("experiment", "reverie")
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        self._client = mlflow.MlflowClient()
+        found = self._client.get_experiment_by_name(_EXPERIMENT)
+        experiment = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
 
         def start() -> str:
             return str(self._client.create_run(experiment, run_name=run_dir.name).info.run_id)
@@ -131,43 +134,33 @@ class _MLflow:
         self._client.set_terminated(self._run_id)
 
 
-def tensorboard(run_dir: Path | str) -> Callable[[int | None], Mirror]:
+def tensorboard(run_dir: Path) -> Opener:
     """TensorBoard event files in `<run_dir>/tensorboard`, by env steps."""
-    return lambda first_step: _TensorBoard(Path(run_dir) / "tensorboard", first_step)
+    return lambda first_step: _TensorBoard(run_dir / "tensorboard", first_step)
 
 
-def wandb(run_dir: Path | str, **options: Any) -> Callable[[int | None], Mirror]:
+def wandb(run_dir: Path) -> Opener:
     """Weights & Biases; a resumed run goes on under the same identity.
-
-    Args:
-        run_dir: the run folder.
-        options: passed to `wandb.init`, such as `project`, or `mode="offline"`.
-
-    Returns:
-        An opener for `MetricsLog`.
 
     Raises:
         ConfigError: the extra is not installed.
     """
     _load("wandb")
-    return lambda _: _WandB(Path(run_dir), options)
+    return lambda _: _WandB(run_dir)
 
 
-def mlflow(run_dir: Path | str, **options: Any) -> Callable[[int | None], Mirror]:
-    """MLflow; a resumed run goes on under the same identity.
-
-    Args:
-        run_dir: the run folder.
-        options: `tracking_uri` (MLflow's own default if left out) and `experiment` ("reverie").
-
-    Returns:
-        An opener for `MetricsLog`.
+def mlflow(run_dir: Path) -> Opener:
+    """MLflow's own default server or file; a resumed run goes on under the same identity.
 
     Raises:
         ConfigError: the extra is not installed.
     """
     _load("mlflow")
-    return lambda _: _MLflow(Path(run_dir), options)
+    return lambda _: _MLflow(run_dir)
+
+
+TRACKERS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
+"""By the setting of `run` that turns it on."""
 
 
 def _load(module: str) -> Any:

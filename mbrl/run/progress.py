@@ -4,7 +4,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -18,12 +17,7 @@ _RATE_WINDOW_S = 30.0
 
 
 class Progress:
-    """Tells a person how far a run is: one live line on a terminal, else a line now and then.
-
-    Usage:
-        with Progress(total_steps=10_000, title="quickstart dream") as progress:
-            progress.update(env_steps=512, phase="learn model", replayed_rows=40_000)
-    """
+    """How far a run is, with what it does now, its score, its speed and the time left."""
 
     def __init__(
         self,
@@ -60,12 +54,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
         else:
@@ -79,7 +68,7 @@ class Progress:
         eval_mean: float | None = None,
         replayed_rows: int | None = None,
     ) -> None:
-        """Tell what is new; what is left out stays as it was.
+        """Show what is new; what is left out stays as it was.
 
         Args:
             env_steps: real environment steps of the run so far.

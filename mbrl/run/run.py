@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from mbrl.config import file as config_file
@@ -23,9 +23,10 @@ from mbrl.config.yaml import parse_value
 from mbrl.errors import ConfigError
 from mbrl.evaluate import EvalResult
 from mbrl.report.html import write_run_report
-from mbrl.run import checkpoint, mirrors, provenance
+from mbrl.run import checkpoint, provenance
 from mbrl.run.durable import lock_folder, write_atomically
 from mbrl.run.metrics import MetricsLog
+from mbrl.run.mirrors import TRACKERS
 from mbrl.run.progress import Progress
 from mbrl.run.record import RunRecord, read_result
 
@@ -79,13 +80,8 @@ class Run:
             self.env_steps, self.resumed = checkpoint.load(self.checkpoints)
             self.curve = [list(point) for point in self.resumed["curve"]]
             self.budget = dict(self.resumed["budget"])
-        trackers = {
-            "tensorboard": mirrors.tensorboard,
-            "wandb": mirrors.wandb,
-            "mlflow": mirrors.mlflow,
-        }
-        wanted = [name for name in trackers if getattr(config.run, name)]
-        self.log = MetricsLog(self.dir, mirrors=[trackers[name](self.dir) for name in wanted])
+        wanted = [track for name, track in TRACKERS.items() if getattr(config.run, name)]
+        self.log = MetricsLog(self.dir, mirrors=[track(self.dir) for track in wanted])
         self.log.truncate_after(self.env_steps if self.resumed else -1)
         title = f"{config.env.id or config.env.factory} {config.agent} seed {config.seed}"
         self.progress = Progress(config.env_steps, start_steps=self.env_steps, title=title)
@@ -106,16 +102,11 @@ class Run:
         self.handle_signals()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Let go of the folder."""
+    def __exit__(self, *_: object) -> None:
+        """Restore the signal handlers and unlock the folder."""
         for number, handler in self._handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self.progress.__exit__(kind, error, trace)
+        self.progress.__exit__()
         self.log.close()
         self._lock.close()
 
