@@ -1,4 +1,4 @@
-"""The `mbrl` command: parse, load the config, call one function, say errors in one paragraph."""
+"""The `mbrl` command: parse, load the config, call one function, print errors as one paragraph."""
 
 import argparse
 import os

@@ -86,7 +86,6 @@ def test_version_is_the_same_in_every_place() -> None:
 def test_every_pin_is_one_exact_public_version() -> None:
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
-    assert pins()["torch"] == "2.13.0"
 
 
 def requirements() -> list[Requirement]:

@@ -130,7 +130,7 @@ class StepsRatio:
 
     Attributes:
         threshold: the score.
-        value: steps of B / steps of A, by their mean curves; above 1, A is the thriftier. None if A
+        value: steps of B / steps of A, by their mean curves; above 1, A needs fewer. None if A
             does not reach the score, or B had reached it before it was first evaluated.
         ci95: percentile interval over seeds; None with `value`, or if both have one seed only.
         at_least: B does not reach the score within its budget; `value` and `ci95` are then lower

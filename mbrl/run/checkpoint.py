@@ -250,7 +250,7 @@ def _read_json(path: Path, checkpoint: Path) -> Any:
         raise _damaged(checkpoint, f"{path.name} cannot be read ({error})") from error
 
 
-# The tree. A JSON object whose only key starts with "$" stands for what JSON cannot say.
+# The tree. A JSON object whose only key starts with "$" stands for what JSON does not have.
 
 
 def _encode(value: Any, at: str, tensors: dict[str, torch.Tensor], storages: set[int]) -> Any:

@@ -60,7 +60,7 @@ class MetricsLog:
         """Append one line.
 
         Args:
-            kind: "train", "eval" or another word that tells lines apart.
+            kind: "train", "eval" or another word that groups lines.
             env_steps: real environment steps so far.
             metrics: numbers, strings or lists of numbers, by flat `group/name`. Numbers also go to
                 the mirrors.
@@ -79,24 +79,24 @@ class MetricsLog:
         )
 
     def truncate_after(self, env_steps: int, counter: str = "env_steps") -> int:
-        """Drop every line beyond a checkpoint, so that a resumed run tells each step once.
+        """Drop every line beyond a checkpoint, so that a resumed run records each step once.
 
         Args:
             env_steps: of the checkpoint; lines with more steps go.
             counter: what counts as steps, where a run learns from frames that are all there.
 
         Returns:
-            The number of lines dropped. `wall_time_s` goes on from the last line kept.
+            The number of lines dropped. `wall_time_s` goes on from the last line that remains.
         """
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)[counter] <= env_steps]
+        remaining = [line for line in lines if json.loads(line)[counter] <= env_steps]
         self._file.close()
-        write_atomically(self.path, b"".join(kept))
+        write_atomically(self.path, b"".join(remaining))
         self._file = self.path.open("ab")
         self._started = self._clock()
         self._offset_s = self._last_wall_time_s()
         self._mirrors.restart_after(env_steps)
-        return len(lines) - len(kept)
+        return len(lines) - len(remaining)
 
     def close(self) -> None:
         """Finish the file and the mirrors."""
@@ -156,7 +156,7 @@ def _cut_half_line(path: Path) -> None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A metric as JSON can say it."""
+    """A metric as a value that JSON has."""
     if name in _RESERVED:
         raise ValueError(f"metric {name!r}: this name is reserved, use a `group/name` of your own")
     if isinstance(value, str | bool):

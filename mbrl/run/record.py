@@ -18,7 +18,7 @@ from mbrl.run.metrics import read_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One finished run, as its folder tells it.
+    """One finished run, as its folder records it.
 
     Attributes:
         run_dir: the run folder.

@@ -40,8 +40,8 @@ class Run:
     Attributes:
         config: the resolved settings.
         dir: the folder.
-        env_steps: real steps so far; set by whoever trains.
-        resumed: the state of the checkpoint this run goes on from, or None.
+        env_steps: real steps so far; set by the training loop.
+        resumed: the state of the checkpoint this run continues from, or None.
         stopping: a signal asked the run to end at the next safe point.
         curve: [env_steps, mean return] of every evaluation so far.
         budget: counts of what was spent, by name.
