@@ -42,35 +42,23 @@ def raw_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_line_has_steps_time_kind_and_flat_metrics(tmp_path: Path) -> None:
+def test_line_has_steps_time_kind_and_plain_metrics(tmp_path: Path) -> None:
     clock = Clock()
-    with MetricsLog(tmp_path, clock=clock) as log:
-        clock.now += 2.5
-        log.write("eval", 64, {"eval/mean": 1.5, "eval/returns": [1, 2.0]})
-        # on disk at once, before the file is closed
-        assert raw_lines(tmp_path) == [
-            {
-                "env_steps": 64,
-                "wall_time_s": 2.5,
-                "kind": "eval",
-                "eval/mean": 1.5,
-                "eval/returns": [1, 2.0],
-            }
-        ]
-
-
-def test_numpy_and_torch_scalars_become_plain_numbers(tmp_path: Path) -> None:
     metrics = {
         "a/f32": np.float32(0.5),
         "a/i64": np.int64(3),
         "a/bool": np.bool_(True),
         "a/tensor": torch.tensor(0.25),
         "a/array": np.array([1.0, 2.0]),
+        "a/list": [1, 2.0],
     }
-    with MetricsLog(tmp_path) as log:
-        log.write("train", 1, metrics)
-    line = raw_lines(tmp_path)[0]
-    assert [line[k] for k in metrics] == [0.5, 3, True, 0.25, [1.0, 2.0]]
+    with MetricsLog(tmp_path, clock=clock) as log:
+        clock.now += 2.5
+        log.write("eval", 64, metrics)
+        # on disk at once, before the file is closed
+        (line,) = raw_lines(tmp_path)
+    assert list(line.items())[:3] == [("env_steps", 64), ("wall_time_s", 2.5), ("kind", "eval")]
+    assert [line[name] for name in metrics] == [0.5, 3, True, 0.25, [1.0, 2.0], [1, 2.0]]
 
 
 def test_values_that_are_not_finite_are_null_on_disk_and_nan_when_read(tmp_path: Path) -> None:
@@ -153,25 +141,19 @@ def test_read_metrics_selects_by_kind_and_knows_no_file_as_empty(tmp_path: Path)
     assert [line["env_steps"] for line in read_metrics(tmp_path, "eval")] == [2]
 
 
-def test_mirrors_get_finite_numbers_only(tmp_path: Path) -> None:
-    recorder = Recorder()
-    with MetricsLog(tmp_path, mirrors=[lambda _: recorder]) as log:
-        log.write("eval", 5, {"a/x": 1, "a/nan": math.nan, "a/list": [1], "a/text": "t"})
-    assert recorder.seen == [(5, {"a/x": 1.0})]
-    assert recorder.closed
-
-
 def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     good, bad = Recorder(), Recorder(fails=True)
+    others = {"a/nan": math.nan, "a/list": [1], "a/text": "t"}  # a tracker gets finite numbers only
     with (
         caplog.at_level(logging.WARNING),
         MetricsLog(tmp_path, mirrors=[lambda _: bad, lambda _: good]) as log,
     ):
-        log.write("train", 1, {"a/x": 1})
+        log.write("train", 1, {"a/x": 1, **others})
         log.write("train", 2, {"a/x": 2})
-    assert [step for step, _ in good.seen] == [1, 2]
+    assert good.seen == [(1, {"a/x": 1.0}), (2, {"a/x": 2.0})]
+    assert good.closed
     assert len(raw_lines(tmp_path)) == 2
     assert caplog.text.count("Recorder failed and is off") == 1
     assert "tracker is down" in caplog.text
@@ -201,34 +183,31 @@ def test_mirror_opened_after_a_truncation_knows_the_first_step_to_come(tmp_path:
     assert [recorder.first_step for recorder in opened] == [201]
 
 
-def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "checkpoint", "after", "shown"),
+    [
+        ([(10, 1.0), (20, 2.0), (30, 3.0)], 20, (30, 7.0), [(10, 1.0), (20, 2.0), (30, 7.0)]),
+        ([(10, 1.0)], -1, (10, 2.0), [(10, 2.0)]),  # it died before its first checkpoint
+    ],
+)
+def test_tensorboard_shows_each_step_once_after_a_resume(
+    tmp_path: Path,
+    before: list[tuple[int, float]],
+    checkpoint: int,
+    after: tuple[int, float],
+    shown: list[tuple[int, float]],
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    opener = mirrors.tensorboard(tmp_path)
-    with MetricsLog(tmp_path, mirrors=[opener]) as log:
-        for step in (10, 20, 30):
-            log.write("train", step, {"loss/total": step / 10})
-    with MetricsLog(tmp_path, mirrors=[opener]) as log:
-        log.truncate_after(20)
-        log.write("train", 30, {"loss/total": 7.0})
-
+    for lines in (before, [after]):
+        with MetricsLog(tmp_path, mirrors=[mirrors.tensorboard(tmp_path)]) as log:
+            if lines != before:
+                log.truncate_after(checkpoint)
+            for step, value in lines:
+                log.write("train", step, {"loss/total": value})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    seen = [(event.step, event.value) for event in events.Scalars("loss/total")]
-    assert seen == [(10, 1.0), (20, 2.0), (30, 7.0)]
-
-
-def test_tensorboard_forgets_a_run_that_died_before_its_first_checkpoint(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    opener = mirrors.tensorboard(tmp_path)
-    for value in (1.0, 2.0):
-        with MetricsLog(tmp_path, mirrors=[opener]) as log:
-            log.truncate_after(-1)
-            log.write("train", 10, {"loss/total": value})
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.value for event in events.Scalars("loss/total")] == [2.0]
+    assert [(event.step, event.value) for event in events.Scalars("loss/total")] == shown
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
@@ -245,18 +224,12 @@ def test_wandb_keeps_its_identity_over_a_resume(
 ) -> None:
     started: list[dict[str, Any]] = []
     logged: list[dict[str, float]] = []
-    run = SimpleNamespace(
-        define_metric=lambda *a, **k: None, log=logged.append, finish=lambda: None
-    )
-
-    def init(**options: Any) -> SimpleNamespace:
-        started.append(options)
-        return run
-
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    nothing = lambda *_, **__: None  # noqa: E731
+    run = SimpleNamespace(define_metric=nothing, log=logged.append, finish=nothing)
+    wandb = SimpleNamespace(init=lambda **options: started.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     for step in (1, 2):
-        opener = mirrors.wandb(tmp_path)
-        with MetricsLog(tmp_path, mirrors=[opener]) as log:
+        with MetricsLog(tmp_path, mirrors=[mirrors.wandb(tmp_path)]) as log:
             log.write("train", step, {"a/x": 3})
     assert len(started) == 2
     assert len({options["id"] for options in started}) == 1

@@ -26,6 +26,8 @@ def read_mp4(path: Path, width: int, height: int) -> tuple[str, np.ndarray]:
 def test_mp4_has_every_frame_at_its_rate_and_shows_what_was_written(tmp_path: Path) -> None:
     frames = moving_square()
     path = video.write_video(tmp_path / "new" / "clip.mp4", frames, fps=10, scale=4)
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")  # a browser can start before the end is there
     said, seen = read_mp4(path, 60, 60)
     assert "Video: h264" in said
     assert "10 fps" in said
@@ -34,21 +36,9 @@ def test_mp4_has_every_frame_at_its_rate_and_shows_what_was_written(tmp_path: Pa
     assert difference < 8  # the codec loses a little at the edges
 
 
-def test_odd_sizes_are_padded_to_even_ones(tmp_path: Path) -> None:
-    path = video.write_video(tmp_path / "odd.mp4", moving_square(3, 15), fps=5)
-    said, seen = read_mp4(path, 16, 16)
-    assert "16x16" in said
-    assert len(seen) == 3
-
-
-def test_one_frame_makes_a_video(tmp_path: Path) -> None:
-    path = video.write_video(tmp_path / "one.mp4", moving_square(1), fps=5)
+def test_one_frame_of_odd_size_is_padded_to_an_even_one(tmp_path: Path) -> None:
+    path = video.write_video(tmp_path / "odd.mp4", moving_square(1, 15), fps=5)
     assert len(read_mp4(path, 16, 16)[1]) == 1
-
-
-def test_index_comes_first_so_that_a_browser_can_start_at_once(tmp_path: Path) -> None:
-    data = video.write_video(tmp_path / "a.mp4", moving_square(), fps=5).read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")
 
 
 def test_gif_repeats_for_ever_with_the_frames_as_given(tmp_path: Path) -> None:
@@ -97,10 +87,9 @@ def test_failed_encoder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_enlarge_repeats_pixels() -> None:
-    frames = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
-    big = video.enlarge(frames, 3)
+    big = video.enlarge(np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3), 3)
     assert big.shape == (1, 6, 6, 3)
-    assert (big[0, :3, 3:] == frames[0, 0, 1]).all()
+    assert (big[0, :3, 3:] == [3, 4, 5]).all()
 
 
 def test_clips_lie_beside_each_other_with_a_line_between() -> None:
