@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mbrl.errors import ConfigError
-from mbrl.run import mirrors
 from mbrl.run.metrics import MetricsLog, read_metrics
+from mbrl.run.mirrors import opener
 
 
 class Clock:
@@ -160,11 +160,11 @@ def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(
 
 
 def test_mirror_that_does_not_open_stops_the_run_with_the_way_out(tmp_path: Path) -> None:
-    def opener(first_step: int | None) -> Recorder:
+    def unreachable(first_step: int | None) -> Recorder:
         raise ConnectionError("no such server")
 
     with (
-        MetricsLog(tmp_path, mirrors=[opener]) as log,
+        MetricsLog(tmp_path, mirrors=[unreachable]) as log,
         pytest.raises(ConfigError, match=r"does not \(no such server\); repair it, or turn it off"),
     ):
         log.write("train", 1, {})
@@ -173,11 +173,11 @@ def test_mirror_that_does_not_open_stops_the_run_with_the_way_out(tmp_path: Path
 def test_mirror_opened_after_a_truncation_knows_the_first_step_to_come(tmp_path: Path) -> None:
     opened: list[Recorder] = []
 
-    def opener(first_step: int | None) -> Recorder:
+    def recorder(first_step: int | None) -> Recorder:
         opened.append(Recorder(first_step))
         return opened[-1]
 
-    with MetricsLog(tmp_path, mirrors=[opener]) as log:
+    with MetricsLog(tmp_path, mirrors=[recorder]) as log:
         log.truncate_after(200)
         log.write("train", 201, {})
     assert [recorder.first_step for recorder in opened] == [201]
@@ -200,7 +200,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for lines in (before, [after]):
-        with MetricsLog(tmp_path, mirrors=[mirrors.tensorboard(tmp_path)]) as log:
+        with MetricsLog(tmp_path, mirrors=[opener("tensorboard", tmp_path)]) as log:
             if lines != before:
                 log.truncate_after(checkpoint)
             for step, value in lines:
@@ -216,7 +216,7 @@ def test_tracker_without_its_extra_is_refused_before_the_run_with_the_way_out(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=rf"pip install 'reverie-rl\[{name}\]'"):
-        getattr(mirrors, name)(tmp_path)
+        opener(name, tmp_path)
 
 
 def test_wandb_keeps_its_identity_over_a_resume(
@@ -229,7 +229,7 @@ def test_wandb_keeps_its_identity_over_a_resume(
     wandb = SimpleNamespace(init=lambda **options: started.append(options) or run)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for step in (1, 2):
-        with MetricsLog(tmp_path, mirrors=[mirrors.wandb(tmp_path)]) as log:
+        with MetricsLog(tmp_path, mirrors=[opener("wandb", tmp_path)]) as log:
             log.write("train", step, {"a/x": 3})
     assert len(started) == 2
     assert len({options["id"] for options in started}) == 1

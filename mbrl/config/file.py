@@ -88,10 +88,17 @@ def change(config: Model, overrides: Overrides) -> Model:
         ConfigError: there are mistakes; the message lists all of them.
     """
     mistakes: list[Mistake] = []
-    values = config.model_dump().items()
-    assignments = [_Assignment((key,), value, "settings") for key, value in values]
-    assignments += _parse_overrides(overrides, mistakes)
+    assignments = [*_settings_of(config.model_dump()), *_parse_overrides(overrides, mistakes)]
     return _checked(type(config), assignments, mistakes, "settings")
+
+
+def _settings_of(section: Mapping[str, Any], name: Name = ()) -> Iterator[_Assignment]:
+    """The settings of a config made before, as a file of all of them would give them."""
+    for key, value in section.items():
+        is_section = isinstance(value, Mapping)
+        yield _Assignment((*name, key), value if not is_section else None, "settings", is_section)
+        if is_section:
+            yield from _settings_of(value, (*name, key))
 
 
 def _checked(

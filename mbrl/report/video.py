@@ -22,7 +22,7 @@ _INK = (235, 235, 235)
 _TEXT_PX = 12
 
 
-def write_video(path: Path | str, frames: Frames, fps: float, scale: int = 1) -> Path:
+def write_video(path: Path, frames: Frames, fps: float, scale: int = 1) -> Path:
     """Write an MP4 (H.264) that every browser plays.
 
     Args:
@@ -40,7 +40,6 @@ def write_video(path: Path | str, frames: Frames, fps: float, scale: int = 1) ->
     """
     import imageio_ffmpeg
 
-    path = Path(path)
     frames = _even(enlarge(_checked(frames), scale))
     if fps <= 0:
         raise ValueError(f"expected fps > 0, got {fps}")
@@ -62,22 +61,12 @@ def write_video(path: Path | str, frames: Frames, fps: float, scale: int = 1) ->
     return path
 
 
-def write_gif(path: Path | str, frames: Frames, fps: float, scale: int = 1) -> Path:
-    """Write an endless GIF, for places that play no video.
+def write_gif(path: Path, frames: Frames, fps: float, scale: int = 1) -> Path:
+    """Write an endless GIF, for places that play no video; otherwise as `write_video`.
 
-    Args:
-        path: ends in .gif; its folder is made if missing.
-        frames: (n, H, W, 3) uint8, n >= 1.
-        fps: frames per second, in (0, 50]: viewers slow faster ones down.
-        scale: whole factor by which pixels are enlarged, without smoothing.
-
-    Returns:
-        The path. Colours are reduced to one palette of 256 for all frames.
-
-    Raises:
-        ValueError: the frames have another shape or type, or fps or scale is out of range.
+    `fps` is in (0, 50], as viewers slow faster ones down. Colours are reduced to one palette of 256
+    for all frames.
     """
-    path = Path(path)
     if not 0 < fps <= 50:
         raise ValueError(f"expected fps in (0, 50], got {fps}")
     frames = enlarge(_checked(frames), scale)

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,12 +80,16 @@ def _opened(opener: Opener, first_step: int | None) -> Mirror:
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, first_step: int | None) -> None:
+    """Event files in `<run folder>/tensorboard`."""
+
+    def __init__(self, run_dir: Path, first_step: int | None) -> None:
         from tensorboardX import SummaryWriter  # a twentieth of the import time of torch's own
 
         # Two writers within one second would share a file name; viewers read files in name order.
         self._writer = SummaryWriter(
-            str(folder), filename_suffix=f".{time.time_ns()}", purge_step=first_step
+            str(run_dir / "tensorboard"),
+            filename_suffix=f".{time.time_ns()}",
+            purge_step=first_step,
         )
 
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
@@ -97,7 +102,7 @@ class _TensorBoard:
 
 
 class _WandB:
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, first_step: int | None) -> None:
         wandb = _load("wandb")
         # The same identity after a resume, and a step axis of our own: W&B's must never go back.
         identity = _identity(run_dir / "wandb_id", lambda: uuid4().hex[:8])
@@ -113,7 +118,9 @@ class _WandB:
 
 
 class _MLflow:
-    def __init__(self, run_dir: Path) -> None:
+    """MLflow's default server or file."""
+
+    def __init__(self, run_dir: Path, first_step: int | None) -> None:
         mlflow = _load("mlflow")
         self._client = mlflow.MlflowClient()
         found = self._client.get_experiment_by_name(_EXPERIMENT)
@@ -134,33 +141,23 @@ class _MLflow:
         self._client.set_terminated(self._run_id)
 
 
-def tensorboard(run_dir: Path) -> Opener:
-    """TensorBoard event files in `<run_dir>/tensorboard`, by env steps."""
-    return lambda first_step: _TensorBoard(run_dir / "tensorboard", first_step)
-
-
-def wandb(run_dir: Path) -> Opener:
-    """Weights & Biases; a resumed run goes on under the same identity.
-
-    Raises:
-        ConfigError: the extra is not installed.
-    """
-    _load("wandb")
-    return lambda _: _WandB(run_dir)
-
-
-def mlflow(run_dir: Path) -> Opener:
-    """MLflow's own default server or file; a resumed run goes on under the same identity.
-
-    Raises:
-        ConfigError: the extra is not installed.
-    """
-    _load("mlflow")
-    return lambda _: _MLflow(run_dir)
-
-
-TRACKERS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
+TRACKERS: dict[str, Callable[[Path, int | None], Mirror]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _WandB,
+    "mlflow": _MLflow,
+}
 """By the setting of `run` that turns it on."""
+
+
+def opener(name: str, run_dir: Path) -> Opener:
+    """What opens one of `TRACKERS` for a run; after a resume it goes on under the same identity.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    if name != "tensorboard":  # the others are extras
+        _load(name)
+    return partial(TRACKERS[name], run_dir)
 
 
 def _load(module: str) -> Any:

@@ -1,7 +1,7 @@
 """A run folder opened from Python: its settings and numbers, its agent, its replay and its dreams.
 
-Everything is read, nothing is changed, so a run at work can be opened too: agent and dreams are
-then those of its newest checkpoint. Everything is on the CPU.
+A run at work can be opened too: agent and dreams are then those of its newest checkpoint. Nothing
+is written, save that broken replay files are moved aside. Everything computes on the CPU.
 """
 
 from pathlib import Path
@@ -29,6 +29,7 @@ from mbrl.run.record import read_result
 from mbrl.seeding import seed as stream
 
 _CPU = torch.device("cpu")
+_SEARCHED = 16  # times as many rows are read as dreams begin at, of a replay that may be large
 
 
 def open_run(path: Path | str) -> "OpenRun":
@@ -118,8 +119,8 @@ class OpenRun:
     def dream_env(self, num_envs: int = 8, horizon: int = 15, seed: int = 0) -> DreamVectorEnv:
         """The world model of the newest checkpoint as an environment, without pixels.
 
-        A dream begins at the latent of a real row out of replay: as many rows are drawn as an
-        update of the world model replays, those that end an episode left out.
+        Dreams begin at the latents of real rows, as many as an update of the world model replays,
+        drawn from segments of replay that are drawn at random; terminal rows are left out.
 
         Args:
             num_envs: N, dreams side by side.
@@ -142,16 +143,21 @@ class OpenRun:
         model, _ = build_acting(self.config, observation_space, action_space)
         model.load_state_dict(self._state()["learner"]["model"])
         generator = torch.Generator().manual_seed(stream(seed, "dream"))
+        rng = np.random.default_rng(stream(seed, "replay"))
         store, learn = self.replay(), self.config.learn_model
+        segments, picked, rows = store.segments(), list[int](), 0
+        for index in rng.permutation(len(segments)):
+            if rows < _SEARCHED * learn.batch_size * learn.sequence_length:
+                picked.append(index)
+                rows += segments[index].rows
         with SequenceSampler(
-            capacity_steps=max(1, sum(info.rows for info in store.segments())),
+            capacity_steps=max(1, rows),
             obs_shape=observation_space.shape or (),
             obs_dtype=observation_space.dtype or np.dtype(np.uint8),
             action_shape=action_space.shape or (),
             action_dtype=np.int64 if isinstance(action_space, spaces.Discrete) else np.float32,
         ) as sampler:
-            sampler.refresh(store)
-            rng = np.random.default_rng(stream(seed, "replay"))
+            sampler.refresh(store, [segments[index].name for index in sorted(picked)])
             batch = sampler.sample(learn.batch_size, learn.sequence_length, rng)
         alive = torch.as_tensor(~batch.terminated).flatten()
         starts = model.filter(batch, generator).latent.flatten()[alive]

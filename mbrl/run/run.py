@@ -26,7 +26,7 @@ from mbrl.report.html import write_run_report
 from mbrl.run import checkpoint, provenance
 from mbrl.run.durable import lock_folder, write_atomically
 from mbrl.run.metrics import MetricsLog
-from mbrl.run.mirrors import TRACKERS
+from mbrl.run.mirrors import TRACKERS, opener
 from mbrl.run.progress import Progress
 from mbrl.run.record import RunRecord, read_result
 
@@ -80,8 +80,8 @@ class Run:
             self.env_steps, self.resumed = checkpoint.load(self.checkpoints)
             self.curve = [list(point) for point in self.resumed["curve"]]
             self.budget = dict(self.resumed["budget"])
-        wanted = [track for name, track in TRACKERS.items() if getattr(config.run, name)]
-        self.log = MetricsLog(self.dir, mirrors=[track(self.dir) for track in wanted])
+        wanted = [name for name in TRACKERS if getattr(config.run, name)]
+        self.log = MetricsLog(self.dir, mirrors=[opener(name, self.dir) for name in wanted])
         self.log.truncate_after(self.env_steps if self.resumed else -1)
         title = f"{config.env.id or config.env.factory} {config.agent} seed {config.seed}"
         self.progress = Progress(config.env_steps, start_steps=self.env_steps, title=title)
