@@ -163,13 +163,11 @@ def _read(path: Path, chain: tuple[Path, ...], mistakes: list[Mistake]) -> list[
     inherited: list[_Assignment] = []
     for assignment in own:
         if assignment.name == ("extends",):
-            for parent in _parents(assignment, mistakes):
-                if not (path.parent / parent).is_file():
-                    mistakes.append(
-                        Mistake(assignment.place, f"extends: {_no_file(path.parent / parent)}")
-                    )
-                    continue
-                inherited += _read(path.parent / parent, (*chain, path), mistakes)
+            for parent in (path.parent / name for name in _parents(assignment, mistakes)):
+                if parent.is_file():
+                    inherited += _read(parent, (*chain, path), mistakes)
+                else:
+                    mistakes.append(Mistake(assignment.place, f"extends: {_no_file(parent)}"))
     return inherited + [assignment for assignment in own if assignment.name[0] != "extends"]
 
 
@@ -179,7 +177,8 @@ def _assignments(
     """Walk the mappings of a document; whatever is not a mapping is one value."""
     if not isinstance(node, yaml.MappingNode):
         place = f"{shown}:{node.start_mark.line + 1}"
-        mistakes.append(Mistake(place, f"expected a mapping of settings, got {_kind(node)}"))
+        got = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        mistakes.append(Mistake(place, f"expected a mapping of settings, got {got}"))
         return
     first_line: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -187,32 +186,23 @@ def _assignments(
         place = f"{shown}:{line}"
         key = loader.construct_object(key_node, deep=True)
         dotted = ".".join((*name, str(key)))
+        wrong = None
         if not isinstance(key, str):
-            mistakes.append(Mistake(place, f"{dotted}: expected a name as key, got {key!r}"))
+            wrong = f"expected a name as key, got {key!r}"
         elif key in first_line:
-            mistakes.append(
-                Mistake(
-                    place,
-                    f"{dotted}: expected each key once, got it again after line {first_line[key]}",
-                )
-            )
+            wrong = f"expected each key once, got it again after line {first_line[key]}"
         elif len(name) > DEEPEST:
-            mistakes.append(
-                Mistake(place, f"{dotted}: expected fewer levels, got an alias of itself")
-            )
+            wrong = "expected fewer levels, got an alias of itself"
+        if wrong is not None:
+            mistakes.append(Mistake(place, f"{dotted}: {wrong}"))
+            continue
+        first_line[key] = line
+        if isinstance(value_node, yaml.MappingNode):
+            yield _Assignment((*name, key), None, place, section=True)
+            yield from _assignments(loader, value_node, (*name, key), shown, mistakes)
         else:
-            first_line[key] = line
-            if isinstance(value_node, yaml.MappingNode):
-                yield _Assignment((*name, key), None, place, section=True)
-                yield from _assignments(loader, value_node, (*name, key), shown, mistakes)
-            else:
-                value = loader.construct_object(value_node, deep=True)
-                yield _Assignment((*name, key), value, place)
-
-
-def _kind(node: yaml.Node) -> str:
-    """What a node is, in words."""
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+            value = loader.construct_object(value_node, deep=True)
+            yield _Assignment((*name, key), value, place)
 
 
 def _parents(extends: _Assignment, mistakes: list[Mistake]) -> list[str]:
