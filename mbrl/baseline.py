@@ -48,7 +48,7 @@ def train(run: Run) -> dict[str, Any]:
     try:
         if run.resumed is not None:
             agent.set_state(run.resumed["agent"])
-        run.heed_signals()
+        run.handle_signals()
         evaluated = saved = run.env_steps
         while run.env_steps < config.env_steps and not run.stopping:
             run.progress.update(phase="learn")

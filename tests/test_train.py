@@ -22,7 +22,7 @@ from mbrl.config import file as config_file
 from mbrl.errors import CollectError, ConfigError, TrainingError
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint
-from mbrl.run.progress import read_metrics
+from mbrl.run.metrics import read_metrics
 from mbrl.run.run import Run
 from mbrl.train import Crew, train
 
@@ -179,7 +179,7 @@ def test_a_run_works_in_another_thread(tmp_path: Path) -> None:
 def test_signal_handlers_are_given_back(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with Run(config(tmp_path / "run")) as run:
-        run.heed_signals()
+        run.handle_signals()
         os.kill(os.getpid(), signal.SIGTERM)
         assert run.stopping
         with pytest.raises(KeyboardInterrupt):

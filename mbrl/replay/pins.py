@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mbrl.errors import ReplayError
-from mbrl.replay import files
 from mbrl.replay.names import parse_name
+from mbrl.run import durable
 
 
 def pin_path(folder: Path, label: str) -> Path:
@@ -26,8 +26,8 @@ def pin_path(folder: Path, label: str) -> Path:
 
 
 def write_pin(path: Path, names: Sequence[str], temporary: Path) -> None:
-    """Publish a pin, replacing an older one; `temporary` as in `files.publish`."""
-    files.publish(json.dumps(list(names), indent=0).encode(), path, temporary)
+    """Publish a pin, replacing an older one; `temporary` as in `durable.write_atomically`."""
+    durable.write_atomically(path, json.dumps(list(names), indent=0), temporary)
 
 
 def read_pins(folder: Path) -> set[str]:

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mbrl.report.panels import sheet
 from mbrl.studies.fidelity.drift import HORIZONS, rally_lengths, roll_out
 from mbrl.studies.fidelity.follow import BURN_IN, decoded, filtered, rng_of, stream
 from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Game
 from mbrl.studies.fidelity.objects import Images
+from mbrl.studies.panels import sheet
 from mbrl.world_model.model import WorldModel
 
 SAMPLES, STRIPS = 6, 3
