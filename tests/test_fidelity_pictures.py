@@ -10,7 +10,7 @@ from PIL import Image
 
 from mbrl.studies.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.studies.fidelity.report import picture_sheets
-from mbrl.studies.fidelity.results import aggregate
+from mbrl.studies.fidelity.study import STUDY
 
 # Sheets
 
@@ -52,7 +52,7 @@ def test_an_arm_is_shown_by_its_first_seed_that_has_pictures(tmp_path: Path) -> 
         write_trial(make_trial(tmp_path, arm=arm, seed=seed), {"ball_recall": 1.0})
     (tmp_path / "pixelcnn-1").mkdir()
     some_pictures(200).write(tmp_path / "pixelcnn-1" / "pictures.npz")
-    sheets = picture_sheets(tmp_path, aggregate(GAME.name, tmp_path / "results"))
+    sheets = picture_sheets(tmp_path, STUDY.aggregate(GAME.name, tmp_path / "results"))
     assert [path.name for path, _ in sheets] == ["samples.png", "dream_1.png", "dream_2.png"]
     assert (np.asarray(Image.open(sheets[0][0]).convert("L")) == 200).sum() > 100
 
@@ -62,7 +62,7 @@ def test_variants_have_samples_and_one_dream_of_their_own(tmp_path: Path) -> Non
         write_trial(make_trial(tmp_path, arm=arm), {"ball_recall": 1.0})
         (tmp_path / f"{arm}-0").mkdir()
         some_pictures(level).write(tmp_path / f"{arm}-0" / "pictures.npz")
-    sheets = picture_sheets(tmp_path, aggregate(GAME.name, tmp_path / "results"))
+    sheets = picture_sheets(tmp_path, STUDY.aggregate(GAME.name, tmp_path / "results"))
     drawn = {path.stem: np.asarray(Image.open(path).convert("L")) for path, _ in sheets}
     assert list(drawn) == ["samples", "samples_variants", "dream_1", "dream_2", "dream_variants"]
     for name, pixels in drawn.items():
@@ -79,7 +79,7 @@ def test_page_takes_tables_and_pictures_from_the_results(
 ) -> None:
     generate = load_generator()
     write_trial(make_trial(tmp_path, minutes=30.0), {"ball_recall": 0.5})
-    aggregate(GAME.name, tmp_path / "results")
+    STUDY.aggregate(GAME.name, tmp_path / "results")
     monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "results")
     monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
     study_folder = tmp_path / GAME.name
@@ -104,7 +104,7 @@ def test_page_takes_a_study_of_another_kind_from_its_own_results(
     generate = load_generator()
     for folder, recall in (("fidelity", 0.5), ("fidelity_long", 0.75)):
         write_trial(make_trial(tmp_path, results=tmp_path / folder), {"ball_recall": recall})
-        aggregate(GAME.name, tmp_path / folder)
+        STUDY.aggregate(GAME.name, tmp_path / folder)
     monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "fidelity")
     monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
     study_folder = tmp_path / "runs" / "fidelity_long" / GAME.name

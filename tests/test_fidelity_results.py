@@ -3,43 +3,25 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fidelity_trials import GAME, TINY, make_trial, write_trial
 from rich.console import Console
 
-from mbrl.errors import ConfigError
 from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
 from mbrl.studies.fidelity.figures import colour, cost_figure, drift_figure, marker
 from mbrl.studies.fidelity.games import GAMES
 from mbrl.studies.fidelity.report import write_report
-from mbrl.studies.fidelity.results import aggregate, look_up, read_trials, summarise
-from mbrl.studies.fidelity.tables import cell, summary_rows, tables, terminal_table
-from mbrl.studies.fidelity.trials import refuse_others
+from mbrl.studies.fidelity.study import STUDY
+from mbrl.studies.fidelity.tables import columns_of, tables, terminal
+from mbrl.studies.fidelity.trial import Trial
+from mbrl.studies.results import read_trials
+from mbrl.studies.tables import Rows, cell, summary_rows
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def test_summary_has_mean_interval_and_every_seed() -> None:
-    seeds = [
-        {"ball_recall": 0.5, "drift": {"15": {"position_px": 2.0}}, "flat/name": 1.0},
-        {"ball_recall": 0.7, "drift": {"15": {"position_px": None}}, "flat/name": 1.0},
-        {"ball_recall": 0.9, "drift": {"15": {"position_px": 4.0}}, "flat/name": 1.0},
-    ]
-    summary = summarise(seeds)
-    ball = summary["ball_recall"]
-    assert ball["mean"] == pytest.approx(0.7)
-    assert ball["per_seed"] == [0.5, 0.7, 0.9]
-    low, high = ball["ci95"]
-    assert 0.5 <= low < 0.7 < high <= 0.9
-    # two seeds have the distance: a mean, no interval
-    assert look_up(summary, "drift/15/position_px") == {
-        "mean": 3.0,
-        "ci95": None,
-        "per_seed": [2.0, None, 4.0],
-    }
-    assert look_up(summary, "flat/name") == {"mean": 1.0, "ci95": [1.0, 1.0], "per_seed": [1.0] * 3}
-    assert look_up(summary, "drift") is None and look_up(summary, "nothing/here") is None
+def rows_of(summary: dict[str, Any]) -> Rows:
+    return summary_rows(summary, columns_of(summary))
 
 
 def test_aggregate_reads_all_trials_that_are_there(tmp_path: Path) -> None:
@@ -47,7 +29,7 @@ def test_aggregate_reads_all_trials_that_are_there(tmp_path: Path) -> None:
         write_trial(make_trial(tmp_path, seed=seed, minutes=30.0), {"ball_recall": recall})
     wm = make_trial(tmp_path, arm="world_models", minutes=15.0)
     write_trial(wm, {"ball_recall": None}, commit="abc, def-dirty")
-    summary = aggregate(GAME.name, tmp_path / "results")
+    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
     assert list(summary["arms"]) == ["world_models", "pixelcnn"]  # the order of ARMS
     assert summary["arms"]["pixelcnn"]["ball_recall"]["per_seed"] == [1.0, 0.5]
     assert summary["arms"]["world_models"]["ball_recall"]["mean"] is None
@@ -57,7 +39,7 @@ def test_aggregate_reads_all_trials_that_are_there(tmp_path: Path) -> None:
     wanted = [("world_models", 1, 15), ("pixelcnn", 2, 30)]
     assert summary["command"] == " && ".join(
         f"mbrl bench fidelity synthetic_pong {overrides} --arms {arm} --seeds {seeds} "
-        f"--minutes {minutes} --steps 800 --quick"
+        f"--minutes {minutes} --quick --steps 800"
         for arm, seeds, minutes in wanted
     )
     assert {"commit", "machine", "seeds"} <= summary.keys()
@@ -69,7 +51,7 @@ def test_every_machine_of_every_trial_is_named(tmp_path: Path) -> None:
     write_trial(make_trial(tmp_path), {"ball_recall": 1.0}, machine=one)
     moved = {"machine": other, "other_machines": [one, third]}
     write_trial(make_trial(tmp_path, seed=1), {"ball_recall": 1.0}, **moved)
-    summary = aggregate(GAME.name, tmp_path / "results")
+    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
     assert summary["machine"] == one and summary["other_machines"] == [other, third]
 
 
@@ -77,13 +59,13 @@ def test_tables_say_on_what_processor_an_arm_was_made_where_they_differ(tmp_path
     slow = {"cpu": "one", "vectors": "AVX2", "bfloat16": False}
     fast = {"cpu": "other", "vectors": "AVX512", "bfloat16": True}
     write_trial(make_trial(tmp_path), {"ball_recall": 1.0}, machine=slow)
-    summary = aggregate(GAME.name, tmp_path / "results")
-    assert summary_rows(summary).head == ["arm", "runs", "updates", "ball recall", "train, ms"]
+    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
+    assert rows_of(summary).head == ["arm", "runs", "updates", "ball recall", "train, ms"]
     moved = {"machine": fast, "other_machines": [slow]}
     write_trial(make_trial(tmp_path, seed=1), {"ball_recall": 1.0}, **moved)
     before = make_trial(tmp_path, arm="deconv_mse")
     write_trial(before, {"ball_recall": 1.0}, machine={"cpu": "unknown"})
-    rows = summary_rows(aggregate(GAME.name, tmp_path / "results"))
+    rows = rows_of(STUDY.aggregate(GAME.name, tmp_path / "results"))
     assert rows.head[-1] == "processor"
     assert {row[0]: row[-1] for row in rows.rows} == {
         "PixelCNN": "AVX2; AVX512, bfloat16",
@@ -100,8 +82,8 @@ def test_times_on_a_card_are_left_out_and_its_name_stands_for_the_processor(tmp_
     elsewhere = {"machine": {"vectors": "AVX2"}, "trained_here": False, "other_machines": [CARD]}
     write_trial(make_trial(tmp_path, arm="deconv_mse", device="cuda"), drawn, **elsewhere)
     write_trial(make_trial(tmp_path, arm="pixelcnn_past"), drawn, machine={"vectors": "AVX2"})
-    summary = aggregate(GAME.name, tmp_path / "results")
-    rows = summary_rows(summary)
+    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
+    rows = rows_of(summary)
     shown = {row[0]: dict(zip(rows.head, row, strict=True)) for row in rows.rows}
     card, moved, here = (
         shown[ARMS[arm].title] for arm in ("pixelcnn", "deconv_mse", "pixelcnn_past")
@@ -111,26 +93,23 @@ def test_times_on_a_card_are_left_out_and_its_name_stands_for_the_processor(tmp_
     assert (here["train, ms"], here["processor"]) == ("3.8", "AVX2")  # 0.3 s for 80 rows
     assert summary["measured_on"] == [{"vectors": "AVX2"}]
     of_card, of_cpu = summary["command"].split(" && ")
-    assert "--arms pixelcnn,deconv_mse " in of_card and of_card.endswith("--device cuda")
+    assert "--arms pixelcnn,deconv_mse " in of_card and "--device cuda" in of_card
     assert "cuda" not in of_cpu
 
 
 def test_runs_that_end_by_updates_are_counted_without_minutes(tmp_path: Path) -> None:
     write_trial(make_trial(tmp_path, updates=10), {"ball_recall": 1.0})
-    summary = aggregate(GAME.name, tmp_path / "results")
-    assert summary_rows(summary).rows[0][1:3] == ["1", "10"]
-    assert summary["command"].endswith("--updates 10")
+    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
+    assert rows_of(summary).rows[0][1:3] == ["1", "10"]
+    assert "--updates 10" in summary["command"]
     beside = tmp_path / "fidelity_long"
     write_trial(make_trial(tmp_path, results=beside), {"ball_recall": 1.0})
-    assert aggregate(GAME.name, beside)["command"].endswith(
+    assert STUDY.aggregate(GAME.name, beside)["command"].endswith(
         "--results results/fidelity_long --out runs/fidelity_long/synthetic_pong"
     )
     write_trial(make_trial(tmp_path, seed=1, updates=20), {"ball_recall": 1.0}, updates=12)
-    stopped_by_time = summary_rows(aggregate(GAME.name, tmp_path / "results"))
+    stopped_by_time = rows_of(STUDY.aggregate(GAME.name, tmp_path / "results"))
     assert stopped_by_time.rows[0][1:3] == ["2 × 0.005", "10–12"]
-    refuse_others([make_trial(tmp_path, updates=10)], GAME.env)
-    with pytest.raises(ConfigError, match="updates: 10 became None"):
-        refuse_others([make_trial(tmp_path)], GAME.env)
 
 
 def test_a_game_without_memory_has_pictures_rates_and_drift_in_its_tables(tmp_path: Path) -> None:
@@ -142,7 +121,7 @@ def test_a_game_without_memory_has_pictures_rates_and_drift_in_its_tables(tmp_pa
     }
     trial = make_trial(tmp_path, game="car_racing")
     write_trial(trial, measures)
-    summary = aggregate("car_racing", tmp_path / "results")
+    summary = STUDY.aggregate("car_racing", tmp_path / "results")
     shown = tables(summary)
     assert set(shown) == {"main", "drift", "dreams"}
     main = dict(zip(shown["main"][1].head, shown["main"][1].rows[0], strict=True))
@@ -151,7 +130,9 @@ def test_a_game_without_memory_has_pictures_rates_and_drift_in_its_tables(tmp_pa
     beside = dict(zip(shown["dreams"][1].head, shown["dreams"][1].rows[0], strict=True))
     assert drift["squared error, 15"] == "0.0100"
     assert beside["squared error if it stood still, 15"] == "0.0200"
-    page = write_report(trial.out, summary, read_trials("car_racing", trial.results)).read_text()
+    page = write_report(
+        trial.out, summary, read_trials(Trial, "car_racing", trial.results)
+    ).read_text()
     assert "Beside drift" in page
 
 
@@ -165,7 +146,7 @@ def test_milliseconds_of_another_processor_are_not_drawn_beside_the_others(tmp_p
         write_trial(trial, {"ball_recall": 0.5}, machine=machine, **spent)
     moved = make_trial(tmp_path, arm="deconv_categorical")  # begun there, ended here
     write_trial(moved, {"ball_recall": 0.5}, machine=here, other_machines=[there])
-    figure = cost_figure(aggregate(GAME.name, tmp_path / "results"))
+    figure = cost_figure(STUDY.aggregate(GAME.name, tmp_path / "results"))
     assert figure is not None
     drawn = {text.get_text() for text in figure.legends[0].get_texts()}
     alike = ("pixelcnn", "pixelcnn_past", "deconv_mse")
@@ -186,13 +167,13 @@ def test_of_many_objects_tables_show_the_first_under_names_of_their_own(tmp_path
     names = [target.name for target in GAMES["freeway"].objects]
     measures = {f"{name}_recall": 0.5 for name in names}
     write_trial(make_trial(tmp_path, game="freeway"), measures)
-    summary = aggregate("freeway", tmp_path / "results")
+    summary = STUDY.aggregate("freeway", tmp_path / "results")
     assert set(measures) <= summary["arms"]["pixelcnn"].keys()
     assert len(names) == 11
-    assert [head for head in summary_rows(summary).head if head.endswith("recall")] == [
+    assert [head for head in rows_of(summary).head if head.endswith("recall")] == [
         *("own chicken recall", "car 0 recall", "car 1 recall", "car 2 recall")
     ]
-    heads = [column.header for column in terminal_table(summary).columns]
+    heads = [column.header for column in terminal(summary).columns]
     assert heads[3:7] == ["own", "car 0", "car 1", "car 2"]
 
 
@@ -207,19 +188,14 @@ def test_the_table_of_a_terminal_breaks_no_number_at_80_columns(tmp_path: Path) 
     for seed, vectors in enumerate(("AVX2", "AVX512")):
         machine = {"cpu": vectors, "vectors": vectors, "bfloat16": False}
         write_trial(make_trial(tmp_path, seed=seed, minutes=30.0), measures, machine=machine)
-    summary = aggregate(GAME.name, tmp_path / "results")
-    assert summary_rows(summary).head[-1] == "processor"
+    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
+    assert rows_of(summary).head[-1] == "processor"
     shown = io.StringIO()
     console = Console(width=80, file=shown)
-    console.print(terminal_table(summary))
+    console.print(terminal(summary))
     row = next(line for line in shown.getvalue().splitlines() if "2 × 30" in line)
     numbers = "PixelCNN 2 × 30 10 0.25 0.25 0.25 0.62 12.3 104 0.12 17.7"
     assert row.split() == numbers.split()
-
-
-def test_aggregate_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected results of trials, found none"):
-        aggregate("pong", tmp_path)
 
 
 def test_a_cell_says_how_sure_it_is() -> None:
@@ -233,30 +209,30 @@ def test_a_cell_says_how_sure_it_is() -> None:
 def test_tables_leave_out_what_no_arm_has(tmp_path: Path) -> None:
     write_trial(make_trial(tmp_path, minutes=30.0), {"ball_recall": 1.0, "nats_per_frame": 4.26})
     write_trial(make_trial(tmp_path, arm="pixelcnn_8"), {"ball_recall": 0.0})
-    summary = aggregate(GAME.name, tmp_path / "results")
-    rows = summary_rows(summary)
+    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
+    rows = rows_of(summary)
     assert rows.head == ["arm", "runs", "updates", "ball recall", "KL, nats", "train, ms"]
     assert rows.rows == [
         ["PixelCNN", "1 × 30", "10", "1.00", "4.3", "22500.0"],  # 1,800 s for 80 frames
         ["PixelCNN, 8 layers", "1 × 0.005", "10", "0.00", "–", "3.8"],  # a zero is a number
     ]
     assert set(tables(summary)) == {"main", "variants"}
-    page = write_report(tmp_path, summary, read_trials(GAME.name, tmp_path / "results"))
+    page = write_report(tmp_path, summary, read_trials(Trial, GAME.name, tmp_path / "results"))
     assert "Fewer than three seeds" in page.read_text()
 
 
 def test_tables_name_the_updates_of_all_seeds(tmp_path: Path) -> None:
     for seed, updates in enumerate((9800, 10100, 9900)):
         write_trial(make_trial(tmp_path, seed=seed), {"ball_recall": 1.0}, updates=updates)
-    summary = aggregate(GAME.name, tmp_path / "results")
-    assert summary_rows(summary).rows[0][2] == "9,800–10,100"
+    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
+    assert rows_of(summary).rows[0][2] == "9,800–10,100"
 
 
 def test_tables_have_endings_likeliest_codes_and_ageing(tmp_path: Path) -> None:
     at = {"ending_error": 0.25, "ending_frames": 7.0, "likeliest_recall": 0.5, "likeliest_px": 1.5}
     drift = {str(horizon): at for horizon in (15, 50)}
     write_trial(make_trial(tmp_path), {"drift": drift, "information": {"aged_bits": 3.2}})
-    shown = tables(aggregate(GAME.name, tmp_path / "results"))
+    shown = tables(STUDY.aggregate(GAME.name, tmp_path / "results"))
     dreams = dict(zip(shown["dreams"][1].head, shown["dreams"][1].rows[0], strict=True))
     assert dreams["error at an ending, 15"] == dreams["error at an ending, 50"] == "0.250"
     assert dreams["endings"] == "7" and dreams["px with likeliest codes, 15"] == "1.5"
@@ -269,7 +245,7 @@ def test_only_a_world_models_training_has_a_cost(tmp_path: Path) -> None:
     for arm, overrides in (("pixelcnn", TINY), (SUPERVISED, ())):
         labels = {"probe_f1": {"mean": 0.8}}
         write_trial(make_trial(tmp_path, arm=arm, overrides=overrides), labels)
-    arms = aggregate(GAME.name, tmp_path / "results")["arms"]
+    arms = STUDY.aggregate(GAME.name, tmp_path / "results")["arms"]
     assert arms["pixelcnn"]["train_ms_per_frame"]["mean"] == pytest.approx(300 / 80)
     assert "train_ms_per_frame" not in arms[SUPERVISED]
 
@@ -287,7 +263,7 @@ def test_tables_have_what_stands_beside_recall(tmp_path: Path) -> None:
         "drift": {"15": {"ball_recall": 0.5, "ball_present": 0.95}},
     }
     write_trial(make_trial(tmp_path), measures)
-    made = tables(aggregate(GAME.name, tmp_path / "results"))
+    made = tables(STUDY.aggregate(GAME.name, tmp_path / "results"))
     main = made["main"][1]
     assert dict(zip(main.head[3:], main.rows[0][3:], strict=True)) == {
         **{"ball recall": "0.90", "own paddle recall": "0.80"},
@@ -306,7 +282,7 @@ def test_drift_figure_shows_every_arm_main_ones_on_top(tmp_path: Path) -> None:
     measures = {"ball_recall": 1.0, "drift": {"1": {"ball_recall": 1.0}, "15": {"ball_recall": 0}}}
     for arm in ("pixelcnn", "pixelcnn_8", "deconv_mse"):
         write_trial(make_trial(tmp_path, arm=arm), measures)
-    figure = drift_figure(aggregate(GAME.name, tmp_path / "results"))
+    figure = drift_figure(STUDY.aggregate(GAME.name, tmp_path / "results"))
     assert figure is not None
     lines = figure.axes[0].get_lines()
     assert [line.get_linewidth() for line in lines] == [0.9, 0.9, 2.2]

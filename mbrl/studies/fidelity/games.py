@@ -10,6 +10,7 @@ comparable. Maps from memory to pixels are our own, fitted to thousands of real 
 ROMs; `tests/test_fidelity_games.py` holds every object against real frames.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 
 from envs import EnvSettings
 from envs.pong import STATE, court
+from mbrl.errors import ConfigError
 from mbrl.studies.fidelity.sprites import Axis, Bools, Floats, Ram, SceneObject, region_of, sprite
 
-__all__ = ["GAMES", "Act", "Game", "RamVariable", "SceneObject"]
+__all__ = ["GAMES", "Act", "Game", "RamVariable", "SceneObject", "find_game"]
 
 Array = NDArray[Any]
 Act = Callable[[Array, Array, np.random.Generator], Array]
@@ -396,3 +398,18 @@ _ATARI = (PONG, BREAKOUT, BOXING, FREEWAY, TENNIS)
 _OTHERS = (CAR_RACING, SYNTHETIC_PONG, SYNTHETIC_PONG_TEXTURE, SYNTHETIC_PONG_NUISANCE)
 GAMES: dict[str, Game] = {game.name: game for game in (*_ATARI, *_OTHERS)}
 """Every game of the study, by name."""
+
+
+def find_game(name: str, study: str) -> Game:
+    """The game of that name, for a study that is named in the message.
+
+    Raises:
+        ConfigError: there is none; the known ones are listed.
+    """
+    if name not in GAMES:
+        near = difflib.get_close_matches(name, GAMES, n=1)
+        raise ConfigError(
+            f"bench {study}: expected a game out of {', '.join(GAMES)}; got {name}"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
+    return GAMES[name]

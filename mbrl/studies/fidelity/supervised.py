@@ -32,7 +32,7 @@ from mbrl.world_model.settings import EncoderSettings
 if TYPE_CHECKING:
     from mbrl.studies.fidelity.frames import Frames
     from mbrl.studies.fidelity.games import Game
-    from mbrl.studies.fidelity.trials import Trial
+    from mbrl.studies.fidelity.trial import Trial
 
 BATCH = 64
 LEARNING_RATE, HALVED_AFTER = 1e-3, 2000
