@@ -1,34 +1,24 @@
 """The fidelity study: its arms, one run of its command, and what its trials measure."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from fidelity_trials import GAME, STEPS, TINY, make_trial
 
-from mbrl.__main__ import main
 from mbrl.config.schema import load
 from mbrl.errors import ConfigError
 from mbrl.studies.arms import choose
-from mbrl.studies.fidelity import train as train_module
 from mbrl.studies.fidelity.arms import ARMS, REFERENCE, SUPERVISED, SWEEP
 from mbrl.studies.fidelity.frames import collect_frames
 from mbrl.studies.fidelity.games import GAMES
-from mbrl.studies.fidelity.measure import Sizes
-from mbrl.studies.fidelity.pictures import Pictures
 from mbrl.studies.fidelity.study import STUDY
 from mbrl.studies.fidelity.tables import tables
-from mbrl.studies.fidelity.train import FRAMES_SEED, Training, run
-from mbrl.studies.fidelity.trial import Trial
-from mbrl.studies.results import look_up
+from mbrl.studies.fidelity.train import FRAMES_SEED, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,58 +88,6 @@ def test_the_world_models_arm_is_that_of_the_shipped_config(tmp_path: Path) -> N
     assert arm.decoder.kind == theirs.decoder.kind == "world_models"
 
 
-# The command
-
-
-@pytest.mark.timeout(400)
-def test_the_command_trains_measures_and_reports_and_then_has_nothing_left_to_do(
-    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results = out / "results"
-    words = ["bench", "fidelity", GAME.name, *TINY, "--arms", "pixelcnn", "--quick"]
-    words += ["--seeds", "1", "--minutes", "0.005", "--steps", str(STEPS)]
-    words += ["--out", str(out), "--results", str(results)]
-    done = subprocess.run(
-        [sys.executable, "-m", "mbrl", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads((results / GAME.name / "pixelcnn-0.json").read_text())
-    assert {"command", "commit", "machine", "seed", "settings", "curve"} <= result.keys()
-    assert result["cpu_s"] >= 0.3
-    assert result["rows"] == result["updates"] * 2 * 4
-    assert result["command"].startswith("mbrl bench fidelity synthetic_pong world_model.hidden=16")
-    assert result["command"].endswith("--quick --steps 800")
-    assert str(out.parent) not in result["command"]
-    assert 0 <= result["measures"]["ball_recall"] <= 1
-    assert result["curve"]["cpu_minutes"][-1] == pytest.approx(result["cpu_s"] / 60, abs=2e-3)
-    summary = json.loads((results / f"{GAME.name}.json").read_text())
-    assert list(summary["arms"]) == ["pixelcnn"]
-    assert look_up(summary["arms"]["pixelcnn"], "drift/15/ball_recall") is not None
-    page = (out / "report.html").read_text()
-    assert "PixelCNN" in page and "not to be quoted" in page
-    assert 'src="http' not in page and 'href="http' not in page
-    for name in ("samples", "dream_1", "drift", "cost"):
-        assert (out / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    pictures = Pictures.read(out / "pixelcnn-0" / "pictures.npz")
-    assert pictures.real.shape == pictures.samples.shape
-    assert pictures.strip_real.shape == pictures.strips.shape
-
-    def nothing(*_: object, **__: object) -> None:
-        raise AssertionError("a finished trial was started again")
-
-    monkeypatch.setattr(subprocess, "Popen", nothing)
-    monkeypatch.setenv("MBRL_COMMIT", "unknown")
-    assert main(words) == 0
-    assert "pixelcnn seed 0: done before" in capsys.readouterr().out
-    # and with other settings nothing is done at all
-    assert main([*words[:4], "world_model.hidden=8", *words[4:]]) == 2
-    said = capsys.readouterr().err
-    assert "world_model.hidden: 16 became" in said and "--force" in said
-
-
 # One trial
 
 
@@ -186,41 +124,3 @@ def test_a_trial_ends_after_its_updates_and_says_so(
     assert result["updates"] == ends  # 4 or 16 at a time
     assert result["cpu_s"] < 60
     assert "--updates 6" in result["command"]
-
-
-def test_a_result_of_older_measures_is_measured_anew_without_training(
-    out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trial = make_trial(out)
-    measured: list[Sizes] = []
-
-    def measure(*arguments: Any) -> dict[str, Any]:
-        measured.append(arguments[-1])
-        return {"ball_recall": float(len(measured))}
-
-    monkeypatch.setattr(train_module, "measure", measure)
-    monkeypatch.setattr(train_module, "draw", lambda *_: None)
-    assert run(trial) is True
-    first = json.loads(trial.result_path.read_text())
-    assert first["measures_version"] == Trial.measures
-    assert measured == [train_module.QUICK]
-    trial.result_path.write_text(json.dumps({**first, "measures_version": Trial.measures - 1}))
-    learn = Training.learn
-
-    def no_training(_: Training) -> dict[str, float]:
-        raise AssertionError("a finished trial was trained again")
-
-    monkeypatch.setattr(Training, "learn", no_training)
-    assert run(trial) is True
-    again = json.loads(trial.result_path.read_text())
-    assert again["measures"] == {"ball_recall": 2.0} and again["measures_version"] == Trial.measures
-    assert (again["updates"], again["cpu_s"]) == (first["updates"], first["cpu_s"])
-    assert again["curve"] == first["curve"]
-    assert run(trial) is True and len(measured) == 2  # nothing is left to do
-    # without its checkpoint it is trained from the beginning
-    trial.result_path.write_text(json.dumps({**first, "measures_version": Trial.measures - 1}))
-    shutil.rmtree(trial.run_dir)
-    monkeypatch.setattr(Training, "learn", learn)
-    assert run(trial) is True
-    last = json.loads(trial.result_path.read_text())
-    assert last["updates"] > 0 and last["measures"] == {"ball_recall": 3.0}

@@ -1,8 +1,13 @@
 """What every study shares: options, plans, kept results, budgets and resumes."""
 
 import json
+import math
 import os
+import re
+import shlex
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,16 +27,18 @@ from mbrl.run.progress import read_metrics
 from mbrl.studies import study as study_module
 from mbrl.studies.arms import Arm, choose, in_order
 from mbrl.studies.bench import STUDIES, study_of
+from mbrl.studies.fidelity.pictures import Pictures
 from mbrl.studies.fidelity.train import Training as WorldTraining
 from mbrl.studies.fidelity.train import frames_of
 from mbrl.studies.flows.images import Source, load_images
 from mbrl.studies.flows.train import Training as FlowTraining
 from mbrl.studies.options import read_options
 from mbrl.studies.results import look_up, summarise
-from mbrl.studies.training import BudgetedTraining
+from mbrl.studies.training import BudgetedTraining, run
 from mbrl.studies.trial import Trial, command_line, refuse_changed
 
 Make = Callable[..., Trial]
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +78,16 @@ def weights(trained: BudgetedTraining) -> dict[str, torch.Tensor]:
         return trained.learner.model_state()
     assert isinstance(trained, FlowTraining)
     return trained.flow.state_dict()
+
+
+OTHER_SETTINGS: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "fidelity": [
+        ({"steps": 900}, "steps: 800 became 900"),
+        ({"device": "cuda:1"}, "device: None became cuda"),
+        ({"overrides": ("learn_model.lr=0.5",)}, r"learn_model.lr: 0.\d+ became 0.5"),
+    ],
+    "flow": [({"overrides": ("train.lr=0.5",)}, "train.lr: 0.002 became 0.5")],
+}
 
 
 # Arms and plans
@@ -196,6 +213,80 @@ def test_a_failed_trial_is_named_the_others_go_on_and_the_exit_code_is_one(
     assert (tmp_path / "ran").read_text() == 4 * "1 4294967296 8589934592\n"
 
 
+@pytest.mark.timeout(400)
+def test_the_command_trains_measures_and_reports_and_then_has_nothing_left_to_do(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = make()
+    words = [*trial.words()[1:], "--arms", trial.arm, "--seeds", "1", "--quick"]
+    words += ["--minutes", f"{trial.minutes}", "--out", str(trial.out)]
+    words += ["--results", str(trial.results)]
+    if isinstance(trial, flow_trials.Trial):
+        words += ["--images", str(trial.source.path), "--no-costs"]
+    else:
+        words += ["--steps", "800"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mbrl", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(trial.result_path.read_text())
+    assert {"command", "commit", "machine", "seed", "settings", "curve"} <= result.keys()
+    assert result["command"] == shlex.join(trial.command())
+    assert str(trial.out.parent) not in json.dumps(result)
+    assert result["cpu_s"] >= 60 * trial.minutes
+    assert result["curve"]["cpu_minutes"][-1] == pytest.approx(result["cpu_s"] / 60, abs=2e-3)
+    summary = json.loads((trial.results / f"{trial.subject}.json").read_text())
+    assert list(summary["arms"]) == [trial.arm]
+    page = (trial.out / "report.html").read_text()
+    assert summary["runs"][trial.arm]["title"] in page and "not to be quoted" in page
+    assert 'src="http' not in page and 'href="http' not in page
+    figures = trial.out / "figures"
+    {"fidelity": of_worlds, "flow": of_flows}[trial.study](result, summary, figures)
+
+    def nothing(*_: object, **__: object) -> None:
+        raise AssertionError("a finished trial was started again")
+
+    monkeypatch.setattr(subprocess, "Popen", nothing)
+    monkeypatch.setenv("MBRL_COMMIT", "unknown")
+    assert main(words) == 0
+    assert f"{trial.title}: done before" in capsys.readouterr().out
+    # with other settings, or other images of the same name, nothing is done at all
+    setting, said = OTHER_SETTINGS[trial.study][-1]
+    assert main([*words[:3], *setting["overrides"], *words[3:]]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    if isinstance(trial, flow_trials.Trial) and trial.source.path:
+        flow_trials.write_images(trial.source.path, seed=1)
+        assert main(words) == 2
+        assert "holds results of other images called some" in capsys.readouterr().err
+
+
+def of_worlds(result: Any, summary: Any, figures: Path) -> None:
+    """What a world model's trial leaves behind."""
+    assert result["rows"] == result["updates"] * 2 * 4
+    assert 0 <= result["measures"]["ball_recall"] <= 1
+    assert look_up(summary["arms"]["pixelcnn"], "drift/15/ball_recall") is not None
+    for name in ("samples", "dream_1", "drift", "cost"):
+        assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    pictures = Pictures.read(figures.parent / "pixelcnn-0" / "pictures.npz")
+    assert pictures.real.shape == pictures.samples.shape
+    assert pictures.strip_real.shape == pictures.strips.shape
+
+
+def of_flows(result: Any, summary: Any, figures: Path) -> None:
+    """What a flow's trial leaves behind."""
+    assert result["rows"] == 4 * result["updates"]
+    assert 0 < result["measures"]["bits_per_dim"] < 20
+    # a level that no training image has fills 3 millionths of its pixel's distribution, and float32
+    # may come back beside it; that seen ones return exactly is shown in test_flow.py
+    assert result["measures"]["round_trip"] == pytest.approx(1, abs=0.01)
+    assert summary["about"]["baselines"]["uniform"] == 5 and summary["about"]["train"] == 54
+    for name in ("samples", "interpolation"):
+        assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 # What is there already
 
 
@@ -219,16 +310,6 @@ def test_a_result_of_older_measures_is_not_done(make: Make) -> None:
     del result["measures_version"]  # as the first version wrote it
     trial.result_path.write_text(json.dumps(result))
     assert not trial.is_done()
-
-
-OTHER_SETTINGS: dict[str, list[tuple[dict[str, Any], str]]] = {
-    "fidelity": [
-        ({"steps": 900}, "steps: 800 became 900"),
-        ({"device": "cuda:1"}, "device: None became cuda"),
-        ({"overrides": ("learn_model.lr=0.5",)}, r"learn_model.lr: 0.\d+ became 0.5"),
-    ],
-    "flow": [({"overrides": ("train.lr=0.5",)}, "train.lr: 0.002 became 0.5")],
-}
 
 
 def test_a_result_of_other_settings_is_refused_unless_forced(make: Make) -> None:
@@ -389,9 +470,43 @@ def waiting(folder: Path, **changes: Any) -> Waiting:
 
 def stopped(folder: Path, minutes: float, after: float) -> None:
     """A run of so many minutes, stopped after fewer of them or none."""
-    with waiting(folder, minutes=minutes) as run:
-        run.cpu_s = 60 * after
-        run.save()
+    with waiting(folder, minutes=minutes) as one:
+        one.cpu_s = 60 * after
+        one.save()
+
+
+def test_a_result_of_older_measures_is_measured_anew_without_training(tmp_path: Path) -> None:
+    trial = fidelity_trials.make_trial(tmp_path, minutes=1.0, updates=2)
+    counts: list[int] = []
+
+    def measure() -> dict[str, float]:
+        counts.append(len(counts) + 1)
+        return {"ball_recall": float(counts[-1]), "drift": math.nan}
+
+    def make(trial: Trial) -> dict[str, Any] | None:
+        return Waiting(trial).made(torch.nn.Linear(2, 1), measure)
+
+    def made() -> dict[str, Any]:
+        assert run(trial, make, {"updates": "study/updates"}, {"digest": "d1"})
+        result: dict[str, Any] = json.loads(trial.result_path.read_text())
+        return result
+
+    first = made()
+    assert (first["updates"], first["parameters"], first["digest"]) == (2, 3, "d1")
+    assert first["measures"] == {"ball_recall": 1.0, "drift": None}
+    assert made() == first  # nothing is left to do
+    older = {**first, "measures_version": trial.measures - 1}
+    trial.result_path.write_text(json.dumps(older))
+    again = made()
+    assert again["measures"]["ball_recall"] == 2.0
+    assert again["measures_version"] == trial.measures
+    for same in ("updates", "cpu_s", "curve"):
+        assert again[same] == first[same]
+    # without its checkpoint it is trained from the beginning
+    trial.result_path.write_text(json.dumps(older))
+    shutil.rmtree(trial.run_dir)
+    last = made()
+    assert last["updates"] == 2 and last["measures"]["ball_recall"] == 3.0
 
 
 def test_a_run_that_was_stopped_beyond_the_budget_is_refused(tmp_path: Path) -> None:
@@ -406,8 +521,8 @@ def test_a_run_that_was_stopped_beyond_the_budget_is_refused(tmp_path: Path) -> 
 
 def test_a_budget_that_an_update_went_beyond_is_spent_and_no_other_one(tmp_path: Path) -> None:
     stopped(tmp_path, minutes=2.0, after=2.1)
-    with waiting(tmp_path, minutes=2.0) as run:
-        assert run.train() and run.updates == 0
+    with waiting(tmp_path, minutes=2.0) as one:
+        assert one.train() and one.updates == 0
 
 
 @pytest.mark.parametrize(("device", "least", "most"), [("cpu", 0.0, 0.04), ("meta", 0.1, 5.0)])
@@ -415,19 +530,19 @@ def test_waiting_counts_on_a_gpu_and_not_on_a_cpu(
     tmp_path: Path, device: str, least: float, most: float
 ) -> None:
     trial = fidelity_trials.make_trial(tmp_path, minutes=1.0, updates=2)
-    with Waiting(trial, device=torch.device(device)) as run:
-        assert run.train()
-    assert run.updates == 2
-    assert least <= run.cpu_s < most
+    with Waiting(trial, device=torch.device(device)) as one:
+        assert one.train()
+    assert one.updates == 2
+    assert least <= one.cpu_s < most
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_its_gpu_a_run_is_measured_but_does_not_go_on(tmp_path: Path) -> None:
-    with waiting(tmp_path, updates=2, device="cuda") as run:
+    with waiting(tmp_path, updates=2, device="cuda") as one:
         with pytest.raises(ConfigError, match="that PyTorch finds, got cuda; it finds no GPU here"):
-            run.train()
-        run.updates = 2
-        assert run.train()
+            one.train()
+        one.updates = 2
+        assert one.train()
 
 
 def test_a_trial_names_every_commit_and_machine_it_was_trained_with(
@@ -439,18 +554,18 @@ def test_a_trial_names_every_commit_and_machine_it_was_trained_with(
 
     for commit, cpu in (("abc", "fast"), ("abc", "fast"), ("def", "slow")):
         here(commit, cpu)
-        with waiting(tmp_path) as run:
-            run.learn()
-            run.save()
-            spent = run.spent()
+        with waiting(tmp_path) as one:
+            one.learn()
+            one.save()
+            spent = one.spent()
         assert ("other_machines" in spent) == (commit == "def")
         assert "trained_here" not in spent
     assert (spent["commit"], spent["measured_by"]) == ("abc, def", "def")
     assert (spent["machine"], spent["other_machines"]) == ({"cpu": "slow"}, [{"cpu": "fast"}])
     # one that is only measured on a third machine, by other code, was not trained there
     here("third", "third")
-    with waiting(tmp_path) as run:
-        spent = run.spent()
+    with waiting(tmp_path) as one:
+        spent = one.spent()
     assert (spent["commit"], spent["measured_by"]) == ("abc, def", "third")
     assert (spent["machine"], spent["trained_here"]) == ({"cpu": "third"}, False)
     assert spent["other_machines"] == [{"cpu": "fast"}, {"cpu": "slow"}]
@@ -459,8 +574,8 @@ def test_a_trial_names_every_commit_and_machine_it_was_trained_with(
 def test_a_checkpoint_that_does_not_say_who_trained_it_is_unknown_not_this_machine(
     tmp_path: Path,
 ) -> None:
-    with waiting(tmp_path) as run:
-        checkpoint.save(run.checkpoints, 1, {"cpu_s": 1.0, "rows": 8})
+    with waiting(tmp_path) as one:
+        checkpoint.save(one.checkpoints, 1, {"cpu_s": 1.0, "rows": 8})
     with waiting(tmp_path) as again:
         spent = again.spent()
     assert spent["commit"] == "unknown" and spent["other_machines"] == [{"cpu": "unknown"}]

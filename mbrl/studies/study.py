@@ -197,11 +197,9 @@ def child(trial: OneTrial) -> Child:
 
     def summary() -> str:
         result = read_result(trial.result_path) or {}
-        return (
-            f"{result['updates']:,} updates in {result['cpu_s'] / 60:.3g} "
-            f"{'GPU' if trial.on_gpu else 'CPU'} minutes "
-            f"({result['wall_time_s'] / 60:.1f} minutes), see {trial.result_path}"
-        )
+        cpu, wall = result["cpu_s"] / 60, result["wall_time_s"] / 60
+        spent = f"{cpu:.3g} {trial.unit} minutes ({wall:.1f} minutes)"
+        return f"{result['updates']:,} updates in {spent}, see {trial.result_path}"
 
     return Child(
         title=trial.title,

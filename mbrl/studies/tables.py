@@ -5,7 +5,7 @@ A mean stands with its 95 % interval where there are three seeds or more, and al
 not; a measure that an arm does not have is a dash. Which columns there are, each study says.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,19 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """One measure: its heading, its name in the summary and how it is written."""
+    """One measure of an arm.
+
+    Attributes:
+        title: its heading.
+        name: its path in the summary of an arm; empty for one that is always shown.
+        digits: behind the point.
+        text: what is written of an arm instead of mean and interval.
+    """
 
     title: str
     name: str
     digits: int = 2
+    text: Callable[[Summary, str], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def summary_rows(summary: Summary, columns: Sequence[Column], main: bool | None 
     mixed = len({one for arm in arms for one in runs[arm].get("processors", [])}) > 1
     rows = [
         [runs[arm]["title"], budget(runs[arm]), updates(runs[arm])]
-        + [cell(look_up(summary["arms"][arm], column.name), column.digits) for column in shown]
+        + [_text(summary, arm, column) for column in shown]
         + (["; ".join(runs[arm]["processors"])] if mixed else [])
         for arm in arms
     ]
@@ -129,6 +137,14 @@ def terminal_table(title: str, caption: str, rows: Rows, padding: int = 0) -> Ta
     return table
 
 
+def _text(summary: Summary, arm: str, column: Column) -> str:
+    if column.text is not None:
+        return column.text(summary, arm)
+    return cell(look_up(summary["arms"][arm], column.name), column.digits)
+
+
 def _has(summary: Summary, arm: str, column: Column) -> bool:
+    if not column.name:
+        return True
     statistics = look_up(summary["arms"][arm], column.name)
     return statistics is not None and statistics["mean"] is not None

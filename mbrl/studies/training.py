@@ -16,9 +16,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -28,40 +27,21 @@ from mbrl.errors import ConfigError
 from mbrl.run import checkpoint, provenance
 from mbrl.run.progress import MetricsLog, read_metrics
 from mbrl.run.run import lock_folder, write_atomically
-from mbrl.studies.trial import Trial, plain, refuse_changed
+from mbrl.studies.results import write_json
+from mbrl.studies.trial import OneTrial, Trial, plain, refuse_changed
 
 LINE_S = 20.0
 CHECKPOINT_S = 120.0
 Tree = dict[str, Any]
-OneTrial = TypeVar("OneTrial", bound=Trial)
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a trial has found.
-
-    Attributes:
-        measures: for the result.
-        spent: what training and measuring took, see `BudgetedTraining.spent`.
-        parameters: numbers that were trained.
-    """
-
-    measures: Mapping[str, Any]
-    spent: Mapping[str, Any]
-    parameters: int
 
 
 class BudgetedTraining(ABC):
     """Something that learns until its budget is spent; a context manager.
 
     Attributes:
-        run_dir: gets `checkpoints/` and `metrics.jsonl`.
-        minutes: the budget.
-        title: names it on the terminal.
         env_steps: what the lines of metrics say of environment steps.
         group: of the metrics, as in `group/name`.
-        cpu_s: spent so far.
-        rows: learnt from so far.
+        cpu_s: seconds of the budget spent so far; `rows`, learnt from so far.
         commits: of the code that trained.
         machines: that it trained on, as `mbrl.run.provenance.machine` says; what a CPU minute is
             worth depends on them, and so does the precision.
@@ -75,13 +55,11 @@ class BudgetedTraining(ABC):
     def __init__(
         self, trial: Trial, *, env_steps: int, group: str, device: torch.device | None = None
     ) -> None:
-        """Open the log, and load the newest checkpoint if there is one.
-
-        What `_begin` needs has to be there before. Without a `device`, it is the CPU.
-        """
+        """Load the newest checkpoint; whatever `_begin` needs has to be there already."""
         self.device = device or torch.device("cpu")
         self.run_dir, self.minutes = trial.run_dir, trial.minutes
         self._wanted, self._ends_after = trial.device, trial.updates
+        self._unit = f"{trial.unit} minutes"
         self.title = f"{trial.arm} seed {trial.seed}"
         self.env_steps, self.group = env_steps, group
         self.checkpoints = self.run_dir / "checkpoints"
@@ -194,7 +172,7 @@ class BudgetedTraining(ABC):
         self.log.write("train", self.env_steps, {**counts, **named})
         minutes, seconds = divmod(int(self.cpu_s), 60)
         print(
-            f"[{minutes}:{seconds:02d} of {self.minutes:g} {self._unit} minutes] {self.title}: "
+            f"[{minutes}:{seconds:02d} of {self.minutes:g} {self._unit}] {self.title}: "
             f"{self.updates:,} updates, {self._in_words(metrics)}",
             flush=True,
         )
@@ -233,8 +211,8 @@ class BudgetedTraining(ABC):
             **({} if machine in self.machines else {"trained_here": False}),
         }
 
-    def made(self, model: nn.Module, measure: Callable[[], Mapping[str, Any]]) -> Made | None:
-        """Train, then measure; None if a signal stopped the training.
+    def made(self, model: nn.Module, measure: Callable[[], Mapping[str, Any]]) -> Tree | None:
+        """Train, then measure; parts of a result, or None if a signal stopped the training.
 
         Args:
             model: that is trained.
@@ -246,21 +224,20 @@ class BudgetedTraining(ABC):
             spent = self.spent()
         model.eval()
         began = time.monotonic()
-        measures = measure()
-        spent["measuring_s"] = round(time.monotonic() - began, 1)
-        return Made(measures, spent, sum(weight.numel() for weight in model.parameters()))
-
-    @property
-    def _unit(self) -> str:
-        """What minutes are of."""
-        return "CPU" if self._wanted == "cpu" else "GPU"
+        measures = plain(measure())
+        return {
+            **spent,
+            "measuring_s": round(time.monotonic() - began, 1),
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "measures": measures,
+        }
 
     def _refuse_a_longer_run(self, minutes: float) -> None:
         """A run that had a budget of more `minutes`, and has spent more than the present one."""
         if minutes > self.minutes and self.cpu_s >= 60 * self.minutes:
             self.log.close()
             raise ConfigError(
-                f"{self.run_dir}: expected a run of {self.minutes:g} {self._unit} minutes at most, "
+                f"{self.run_dir}: expected a run of {self.minutes:g} {self._unit} at most, "
                 f"got one stopped after {self.cpu_s / 60:.3g} of {minutes:g}; continue with "
                 f"{minutes:g}, use another folder, or --force to make it anew"
             )
@@ -284,20 +261,17 @@ class BudgetedTraining(ABC):
 
 def run(
     trial: OneTrial,
-    make: Callable[[OneTrial], Made | None],
+    make: Callable[[OneTrial], Tree | None],
     lines: Mapping[str, str],
     more: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Make one trial, or what is left of it.
+    """Make one trial, or what is left of it; whether it is done.
 
     Args:
         trial: what to make; its folder is locked.
-        make: trains and measures; None if a signal stopped it, after a checkpoint.
+        make: trains and measures, see `BudgetedTraining.made`.
         lines: what a result tells of how training went, by the metrics it is made of.
         more: written beside the settings and into the result.
-
-    Returns:
-        Whether it is done.
 
     Raises:
         MbrlError: its settings are wrong or not those of its folder, or training cannot continue.
@@ -306,31 +280,30 @@ def run(
     if trial.is_done():
         return True
     trial.run_dir.mkdir(parents=True, exist_ok=True)
-    settings = trial.settings()
+    settings, more = trial.settings(), more or {}
     with lock_folder(trial.run_dir):
-        begun = json.dumps({**settings, **(more or {})}, indent=1)
+        begun = json.dumps({**settings, **more}, indent=1)
         write_atomically(trial.run_dir / "settings.json", begun)
         made = make(trial)
         if made is None:
             return False
-        result = {
-            trial.kind: trial.subject,
-            "arm": trial.arm,
-            "seed": trial.seed,
-            "command": shlex.join(trial.command()),
-            "cpu_minutes": trial.minutes,
-            **made.spent,
-            "parameters": made.parameters,
-            **(more or {}),
-            "overrides": list(trial.overrides),
-            "settings": settings,
-            "measures_version": trial.measures,
-            "measures": plain(made.measures),
-            "curve": curve(trial.run_dir, lines),
-        }
-        trial.result_path.parent.mkdir(parents=True, exist_ok=True)
         # last of all, so that it is there only if everything is
-        write_atomically(trial.result_path, json.dumps(result, indent=1, allow_nan=False))
+        write_json(
+            trial.result_path,
+            {
+                trial.kind: trial.subject,
+                "arm": trial.arm,
+                "seed": trial.seed,
+                "command": shlex.join(trial.command()),
+                "cpu_minutes": trial.minutes,
+                **more,
+                "overrides": list(trial.overrides),
+                "settings": settings,
+                "measures_version": trial.measures,
+                **made,
+                "curve": curve(trial.run_dir, lines),
+            },
+        )
     return True
 
 

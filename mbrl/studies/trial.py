@@ -48,29 +48,17 @@ class Trial(Settings, ABC):
 
     A field with a description is an option of the study's command. `minutes`, `out` and `results`
     depend on the arm, the study and its subject, so they have no default here.
-
-    Attributes:
-        study: the study's name in `mbrl bench`.
-        home: name of its folders in `runs` and `results`.
-        kind: what a subject is called in results: "game" or "images".
-        known_arms: all arms by name.
-        measures: version of the measures, raised when a number changes its meaning.
-        sections: settings by the names that overrides and JSON know them by.
-        arm: a name among `known_arms`.
-        seed: of everything that is drawn; what is learnt from is the same for all.
-        overrides: `key=value` on top of the arm.
-        device: what learns; measuring needs no GPU.
     """
 
-    study: ClassVar[str]
-    home: ClassVar[str]
-    kind: ClassVar[str]
+    study: ClassVar[str]  # in `mbrl bench`
+    home: ClassVar[str]  # name of its folders in runs and results
+    kind: ClassVar[str]  # what a subject is called in results: "game" or "images"
     known_arms: ClassVar[Mapping[str, Arm]]
-    measures: ClassVar[int]
-    sections: ClassVar[Mapping[str, type[BaseModel]]]
+    measures: ClassVar[int]  # version of the measures, raised when a number changes its meaning
+    sections: ClassVar[Mapping[str, type[BaseModel]]]  # settings by their names in JSON
 
     arm: str
-    seed: int
+    seed: int  # of everything that is drawn; what is learnt from is the same for all
     overrides: tuple[str, ...] = ()
     minutes: float = Field(
         gt=0, description="minutes of training per run; default: the arm's own, see below"
@@ -105,9 +93,9 @@ class Trial(Settings, ABC):
     # -- what all share ---------------------------------------------------------------------------
 
     @property
-    def on_gpu(self) -> bool:
-        """Whether a GPU learns, which runs may share, and whose `minutes` are those that pass."""
-        return self.device != "cpu"
+    def unit(self) -> str:
+        """What learns, and what `minutes` are of: a GPU, which runs may share, or one core."""
+        return "CPU" if self.device == "cpu" else "GPU"
 
     @property
     def name(self) -> str:
@@ -139,7 +127,7 @@ class Trial(Settings, ABC):
 
         The kind of device is in it, as minutes of a GPU and of a core are not worth the same.
         """
-        gpu = {"device": "cuda"} if self.on_gpu else {}
+        gpu = {"device": "cuda"} if self.unit == "GPU" else {}
         ends = {} if self.updates is None else {"updates": self.updates}
         config = self.config().model_dump(mode="json", include=set(self.sections))
         return {"seed": self.seed, "quick": self.quick, **gpu, **ends, **self.chosen(), **config}

@@ -85,6 +85,15 @@ def objects(summary: Summary) -> list[str]:
     return sorted(dict.fromkeys(found), key=lambda name: name != "ball")[:SHOWN]
 
 
+def _over(horizons: Sequence[int], *measures: tuple[str, str, int]) -> list[Column]:
+    """Columns of dreams: each measure, as name, title and digits, at each horizon."""
+    return [
+        Column(f"{title}, {horizon}", f"drift/{horizon}/{name}", digits)
+        for name, title, digits in measures
+        for horizon in horizons
+    ]
+
+
 def columns_of(summary: Summary) -> list[Column]:
     """Columns of the summary: first the objects, then the rest."""
     names = objects(summary)
@@ -101,13 +110,10 @@ def columns_of(summary: Summary) -> list[Column]:
 
 def object_columns(summary: Summary) -> list[Column]:
     """What stands beside recall: the recall by chance, near without clean, drawn anywhere."""
+    titles = {"shuffled_recall": "recall by chance", "near": "near", "present": "present"}
     return [
         Column(f"{spoken(name)} {title}", f"objects/{name}/{measure}")
-        for title, measure in (
-            ("recall by chance", "shuffled_recall"),
-            ("near", "near"),
-            ("present", "present"),
-        )
+        for measure, title in titles.items()
         for name in objects(summary)
     ]
 
@@ -128,53 +134,31 @@ def spoken(name: str) -> str:
 
 def drift_columns(summary: Summary) -> list[Column]:
     """Columns for open-loop dreams by horizon: of the ball, or of a game's first object."""
-    measures: list[tuple[str, str, int]] = []
     for name in objects(summary)[:1]:
-        measures.append((f"{name}_recall", f"{spoken(name)} recall", 2))
-        measures.append((f"{name}_present", "present", 2))
-    if measures:
-        measures.append(("position_px", "px", 1))
-    else:
-        measures.append(("pixel_mse", "squared error", 4))
-    return [
-        Column(f"{title}, {horizon}", f"drift/{horizon}/{name}", digits)
-        for name, title, digits in measures
-        for horizon in HORIZONS
-    ]
+        recall = (f"{name}_recall", f"{spoken(name)} recall", 2)
+        return _over(HORIZONS, recall, (f"{name}_present", "present", 2), ("position_px", "px", 1))
+    return _over(HORIZONS, ("pixel_mse", "squared error", 4))
 
 
 def dream_columns(summary: Summary) -> list[Column]:
     """What stands beside drift: how many dreams it is about, and what knowing nothing would get."""
-    lead = objects(summary)[:1]
-    standing = [
-        Column(f"{title}, {horizon}", f"drift/{horizon}/{name}_{measure}", digits)
-        for name in lead
-        for title, measure, digits in (
-            ("dreams", "frames", 0),
-            ("px if it stood still", "still_px", 1),
-        )
-        for horizon in HORIZONS
-    ]
-    pixels = [
-        Column(f"squared error if it stood still, {horizon}", f"drift/{horizon}/still_mse", 4)
-        for horizon in (() if lead else HORIZONS)
-    ]
-    rewards = [
-        Column(f"{title}, {horizon}", f"drift/{horizon}/{measure}", 3)
-        for horizon in (15, 50)
-        for title, measure in (
-            ("error of summed reward", "reward_sum_error"),
-            ("of predicting none", "reward_sum_error_of_none"),
-            ("error of going on", "continue_error"),
-            ("error at an ending", "ending_error"),
-        )
-    ]
+    still = [("still_mse", "squared error if it stood still", 4)]
+    for name in objects(summary)[:1]:
+        still = [(f"{name}_frames", "dreams", 0), (f"{name}_still_px", "px if it stood still", 1)]
+    rewards = (
+        ("reward_sum_error", "error of summed reward", 3),
+        ("reward_sum_error_of_none", "of predicting none", 3),
+        ("continue_error", "error of going on", 3),
+        ("ending_error", "error at an ending", 3),
+    )
     calm = [
         Column("recall with likeliest codes, 15", "drift/15/likeliest_recall"),
         Column("px with likeliest codes, 15", "drift/15/likeliest_px", 1),
     ]
+    pixels = _over(HORIZONS, *still)
+    first, last = (pixels, []) if objects(summary) else ([], pixels)
     endings = [Column("endings", "drift/15/ending_frames", 0)]
-    return [*standing, *calm, *pixels, *rewards, *endings]
+    return [*first, *calm, *last, *_over((15,), *rewards), *_over((50,), *rewards), *endings]
 
 
 def nuisance_columns(summary: Summary) -> list[Column]:

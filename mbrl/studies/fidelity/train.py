@@ -24,7 +24,7 @@ from mbrl.studies.fidelity.pictures import draw
 from mbrl.studies.fidelity.scene import require_backdrops
 from mbrl.studies.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.studies.fidelity.trial import Trial
-from mbrl.studies.training import BudgetedTraining, Made
+from mbrl.studies.training import BudgetedTraining, Tree
 
 UPDATES_AT_ONCE = 4
 FRAMES_SEED = 0
@@ -63,7 +63,7 @@ def frames_of(trial: Trial) -> tuple[ReplayStore, ReplayStore]:
     return collect_frames(game, trial.frames_dir, *steps, FRAMES_SEED)
 
 
-def _model_world(trial: Trial) -> Made | None:
+def _model_world(trial: Trial) -> Tree | None:
     """Train a world model, draw and measure; None if a signal came."""
     game, stores = GAMES[trial.game], frames_of(trial)
     require_backdrops(game, *stores)
@@ -78,7 +78,7 @@ def _model_world(trial: Trial) -> Made | None:
     return world.made(model, measured)
 
 
-def _read_labels(trial: Trial) -> Made | None:
+def _read_labels(trial: Trial) -> Tree | None:
     """Train an encoder on the labels and score it; None if a signal came."""
     game, (train, held_out) = GAMES[trial.game], map(load_frames, frames_of(trial))
     reading = SupervisedTraining(trial, game, trial.config().world_model.encoder, train)

@@ -36,15 +36,6 @@ TABLES = (
 )
 """Names of all tables."""
 
-_BITS = (
-    Column("bits/dim", "bits_per_dim", 4),
-    Column("above no sharing", "gap_to_none", 4),
-    Column("after equal updates", "gap_at_updates", 4),
-    Column("on training images", "train_bits_per_dim", 4),
-    Column("CPU min to where no sharing is at half time", "minutes_to/half", 1),
-    Column("CPU min to where it ends", "minutes_to/end", 1),
-    Column("train, ms per image", "train_ms_per_image", 1),
-)
 _PATH = (
     ("right", "one of each", 2),
     ("seen", "seen", 2),
@@ -58,14 +49,59 @@ BUSY = " (busy)"
 """Behind a time by the clock that others' work on the machine has spoilt."""
 
 
+def _parameter_share(summary: Summary, arm: str) -> str:
+    runs = summary["runs"]
+    return share(runs[arm]["parameters"], runs.get(REFERENCE, {}).get("parameters"))
+
+
+def _diverged(summary: Summary, arm: str) -> str:
+    about = summary["runs"][arm]
+    return f"{about['diverged']} of {len(about['seeds'])}"
+
+
+def _reached(summary: Summary, arm: str, name: str) -> str:
+    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
+    statistics = look_up(summary["arms"][arm], name)
+    if statistics is None:
+        return DASH
+    there = [one for one in statistics["per_seed"] if one is not None]
+    return f"{cell(statistics, 1)}, {len(there)} of {len(statistics['per_seed'])}"
+
+
+def _minutes_to(title: str, name: str) -> Column:
+    return Column(title, name, text=lambda summary, arm: _reached(summary, arm, name))
+
+
+_PARAMETERS = Column("parameters", "", text=lambda s, arm: number(s["runs"][arm]["parameters"]))
+_DIVERGED = Column("diverged", "", text=_diverged)
+_BITS = (Column("bits/dim", "bits_per_dim", 4), Column("above no sharing", "gap_to_none", 4))
+_MAIN = (
+    _PARAMETERS,
+    Column("of no sharing", "", text=_parameter_share),
+    *_BITS,
+    Column("after equal updates", "gap_at_updates", 4),
+    Column("on training images", "train_bits_per_dim", 4),
+    _minutes_to("CPU min to where no sharing is at half time", "minutes_to/half"),
+    _minutes_to("CPU min to where it ends", "minutes_to/end"),
+    Column("train, ms per image", "train_ms_per_image", 1),
+    _DIVERGED,
+)
+
+
 def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
     """Every table of a study that has something in it, by name, with its heading."""
     wanted = {
-        "main": ("Main arms", _bits(summary, main=True)),
-        "variants": ("Variants", _bits(summary, main=False)),
+        "main": ("Main arms", summary_rows(summary, _MAIN, main=True)),
+        "variants": ("Variants", summary_rows(summary, _MAIN, main=False)),
         "images": ("What the images cost without a model", _images(summary)),
-        "parameters": ("Parameters, and bytes of a checkpoint", _parameters(summary)),
-        "memory": ("Memory of training, MB of one batch", _memory(summary)),
+        "parameters": (
+            "Parameters, and bytes of a checkpoint",
+            _cost_rows(summary, _PARAMETER_COSTS),
+        ),
+        "memory": (
+            "Memory of training, MB of one batch",
+            _cost_rows(summary, _MEMORY_COSTS, MODES),
+        ),
         "depth": ("Kept for the backward pass, MB, by steps per scale", _depth(summary)),
         "time": ("Time of a training step, ms", _time(summary)),
         "samples": ("Samples by temperature: exactly one of each object", _samples(summary)),
@@ -78,41 +114,6 @@ def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
 def _title(summary: Summary, arm: str) -> str:
     known = summary["runs"].get(arm)
     return str(known["title"]) if known else arm
-
-
-def _bits(summary: Summary, main: bool) -> Rows:
-    """Bits per dimension, parameters and divergences."""
-    there = summary_rows(summary, _BITS, main=main)
-    reached = {one.title: one for one in _BITS if one.name.startswith("minutes_to/")}
-    for arm, row in zip(there.arms, there.rows, strict=True):
-        for place, title in enumerate(there.head):
-            if title in reached:
-                row[place] = _reached(summary, arm, reached[title])
-    return _with_sizes(summary, there, shares=True)
-
-
-def _with_sizes(summary: Summary, there: Rows, shares: bool = False) -> Rows:
-    """The same rows with parameters behind the third column, and divergences at the end."""
-    runs = summary["runs"]
-    reference = runs.get(REFERENCE, {}).get("parameters")
-    rows = []
-    for arm, row in zip(there.arms, there.rows, strict=True):
-        about = runs[arm]
-        size = [number(about["parameters"])]
-        size += [share(about["parameters"], reference)] if shares else []
-        rows.append([*row[:3], *size, *row[3:], f"{about['diverged']} of {len(about['seeds'])}"])
-    sizes = ["parameters", *(["of no sharing"] if shares else [])]
-    return Rows([*there.head[:3], *sizes, *there.head[3:], "diverged"], rows, there.arms)
-
-
-def _reached(summary: Summary, arm: str, column: Column) -> str:
-    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
-    runs = len(summary["runs"][arm]["seeds"])
-    statistics = look_up(summary["arms"][arm], column.name)
-    if statistics is None:
-        return DASH
-    there = [one for one in statistics["per_seed"] if one is not None]
-    return f"{cell(statistics, column.digits)}, {len(there)} of {runs}"
 
 
 def _images(summary: Summary) -> Rows:
@@ -149,17 +150,30 @@ class Cost:
     ranks: str = ""
 
 
-def _cost_rows(summary: Summary, columns: Sequence[Cost], *names: str) -> list[list[str]]:
-    """One row for each arm that has costs: its title, `names`, and the columns."""
-    reference = summary["costs"].get(REFERENCE, {})
-    return [
-        [_title(summary, arm), *names, *(_cost_cell(cost, reference, one) for one in columns)]
-        for arm, cost in summary["costs"].items()
+def _cost_rows(summary: Summary, columns: Sequence[Cost], modes: Sequence[str] = ()) -> Rows:
+    """One row for each arm that has costs, or for each of its modes, which `*` in paths stands for.
+
+    Args:
+        summary: of the images.
+        columns: behind the arm's title and the mode.
+        modes: ways to keep activations.
+    """
+    costs = summary["costs"]
+    reference = costs.get(REFERENCE, {})
+    rows = [
+        [_title(summary, arm), *([mode] if mode else [])]
+        + [_cost_cell(cost, reference, column, mode) for column in columns]
+        for arm, cost in costs.items()
+        for mode in (modes or [""])
     ]
+    head = ["arm", *(["memory"] if modes else []), *(column.title for column in columns)]
+    return Rows(head, rows, [arm for arm in costs for _ in (modes or [""])])
 
 
-def _cost_cell(cost: Mapping[str, Any], reference: Mapping[str, Any], column: Cost) -> str:
-    value = look(cost, column.path)
+def _cost_cell(
+    cost: Mapping[str, Any], reference: Mapping[str, Any], column: Cost, mode: str
+) -> str:
+    value = look(cost, column.path.replace("*", mode))
     timed = [cost, reference] if column.of else [cost]
     busy = BUSY if column.ranks and any(is_busy(one, column.ranks) for one in timed) else ""
     if column.of:
@@ -167,34 +181,21 @@ def _cost_cell(cost: Mapping[str, Any], reference: Mapping[str, Any], column: Co
     return number(None if value is None else value / column.unit, column.digits) + busy
 
 
-def _parameters(summary: Summary) -> Rows:
-    columns = [
-        Cost("parameters", "parameters"),
-        Cost("of no sharing", "parameters", of="parameters"),
-        Cost("checkpoint, MB", "checkpoint_bytes", 2, _MB),
-        Cost("buffers beside it, MB", "buffer_bytes", 2, _MB),
-    ]
-    head = ["arm", *(column.title for column in columns)]
-    return Rows(head, _cost_rows(summary, columns), list(summary["costs"]))
-
-
-def _memory(summary: Summary) -> Rows:
-    """One row for each arm and way to keep activations; shares are of no sharing, all kept."""
-    kinds = {
-        "saved_bytes": "kept for backward",
-        "training_bytes": "with weights and optimizer",
-        "peak_rss_bytes": "peak resident",
-    }
-    by_mode = []
-    for mode in MODES:
-        columns = []
-        for kind, title in kinds.items():
-            columns += [Cost(title, f"{kind}/{mode}", 1, _MB)]
-            columns += [Cost("its share", f"{kind}/{mode}", of=f"{kind}/plain")]
-        by_mode.append(_cost_rows(summary, columns, mode))
-    head = ["arm", "memory", *(one.title for one in columns)]
-    rows = [row for rows in zip(*by_mode, strict=True) for row in rows]
-    return Rows(head, rows, [arm for arm in summary["costs"] for _ in MODES])
+_PARAMETER_COSTS = (
+    Cost("parameters", "parameters"),
+    Cost("of no sharing", "parameters", of="parameters"),
+    Cost("checkpoint, MB", "checkpoint_bytes", 2, _MB),
+    Cost("buffers beside it, MB", "buffer_bytes", 2, _MB),
+)
+_MEMORY_COSTS = (
+    Cost("kept for backward", "saved_bytes/*", 1, _MB),
+    Cost("its share", "saved_bytes/*", of="saved_bytes/plain"),
+    Cost("with weights and optimizer", "training_bytes/*", 1, _MB),
+    Cost("its share", "training_bytes/*", of="training_bytes/plain"),
+    Cost("peak resident", "peak_rss_bytes/*", 1, _MB),
+    Cost("its share", "peak_rss_bytes/*", of="peak_rss_bytes/plain"),
+)
+"""One row for each arm and way to keep activations; shares are of no sharing, all kept."""
 
 
 def _depth(summary: Summary) -> Rows:
@@ -228,8 +229,7 @@ def _time(summary: Summary) -> Rows:
                 Cost("all-reduce, MB", f"{at}/all_reduce_bytes", 2, _MB),
             ]
         columns += [Cost("load before", f"{at}/load_before", 1)]
-    head = ["arm", *(column.title for column in columns)]
-    return Rows(head, _cost_rows(summary, columns), list(summary["costs"]))
+    return _cost_rows(summary, columns)
 
 
 def is_busy(cost: Mapping[str, Any], ranks: str) -> bool:
@@ -307,6 +307,6 @@ def terminal(summary: Summary) -> Table:
     return terminal_table(
         f"{summary['images']}, bits per dimension of held-out images",
         f"without a model: {known}" if known else "",
-        _with_sizes(summary, summary_rows(summary, _BITS[:2])),
+        summary_rows(summary, [_PARAMETERS, *_BITS, _DIVERGED]),
         padding=1,
     )

@@ -33,7 +33,7 @@ from mbrl.studies.flows.images import ImageSet, load_images
 from mbrl.studies.flows.measure import QUICK, Sizes, measure
 from mbrl.studies.flows.settings import FlowStudySettings, TrainSettings
 from mbrl.studies.flows.trial import Trial
-from mbrl.studies.training import BudgetedTraining, Made
+from mbrl.studies.training import BudgetedTraining, Tree
 from mbrl.world_model.decoders.flow import ImageFlow
 
 GROUP = "flow"
@@ -66,7 +66,7 @@ def run(trial: Trial) -> bool:
     return training.run(trial, partial(_make, images=images), LINES, {"digest": images.digest})
 
 
-def _make(trial: Trial, images: ImageSet) -> Made | None:
+def _make(trial: Trial, images: ImageSet) -> Tree | None:
     """Train a flow and measure it; None if a signal came."""
     one = Training(trial, images)
     return one.made(one.flow, lambda: measured(one))

@@ -4,8 +4,8 @@ Their settings follow from `SHARED`, the arm and the command. What happens to a 
 already: `mbrl.studies.trial`. Imports neither torch nor Ray.
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -117,15 +117,7 @@ def known_digest(trial: Trial) -> str | None:
 def command_line(
     call: Callable[[Trial], object], description: str, arguments: Sequence[str] | None
 ) -> int:
-    """Call something with the trial of the `trial.json` on the command line.
-
-    Args:
-        call: what is called.
-        description: what it does, for the message if there is no file.
-        arguments: of the command; None for this process's own.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if len(given) != 1:
-        print(f"{description} Expected the path of a trial.json, got {given}", file=sys.stderr)
-        return 2
-    return trial.command_line(Trial, call, given[0])
+    """Call something with the trial of the `trial.json` that is the only argument."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("path", help="a trial.json")
+    return trial.command_line(Trial, call, parser.parse_args(arguments).path)
