@@ -1,50 +1,21 @@
-"""The fidelity study: its arms, one run of its command, and what its trials measure."""
+"""The fidelity study: its arms, and what its trials measure."""
 
 import json
-import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from fidelity_trials import GAME, STEPS, TINY, make_trial
 
 from mbrl.config.schema import load
 from mbrl.errors import ConfigError
 from mbrl.studies.arms import choose
 from mbrl.studies.fidelity.arms import ARMS, REFERENCE, SUPERVISED, SWEEP
-from mbrl.studies.fidelity.frames import collect_frames
 from mbrl.studies.fidelity.games import GAMES
 from mbrl.studies.fidelity.study import STUDY
 from mbrl.studies.fidelity.tables import tables
-from mbrl.studies.fidelity.train import FRAMES_SEED, run
+from mbrl.studies.fidelity.train import run
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fidelity") / "frames"
-    collect_frames(GAME, folder, STEPS, 1000, FRAMES_SEED)
-    return folder
-
-
-@pytest.fixture
-def out(tmp_path: Path, frames: Path) -> Path:
-    shutil.copytree(frames, tmp_path / "out" / "frames")
-    return tmp_path / "out"
-
-
-@pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
-    """One thread, and afterwards threads and signals as they were."""
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
-
 
 # Arms
 
@@ -116,9 +87,9 @@ def test_a_texture_that_only_held_out_frames_have_is_refused_before_training(
     ("arm", "overrides", "ends"), [("pixelcnn", TINY, 8), (SUPERVISED, (), 16)]
 )
 def test_a_trial_ends_after_its_updates_and_says_so(
-    out: Path, arm: str, overrides: tuple[str, ...], ends: int
+    tmp_path: Path, arm: str, overrides: tuple[str, ...], ends: int
 ) -> None:
-    trial = make_trial(out, arm=arm, overrides=overrides, minutes=5.0, updates=6)
+    trial = make_trial(tmp_path, arm=arm, overrides=overrides, minutes=5.0, updates=6)
     assert run(trial)
     result = json.loads(trial.result_path.read_text())
     assert result["updates"] == ends  # 4 or 16 at a time

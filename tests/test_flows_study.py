@@ -1,9 +1,7 @@
-"""The flow study: its arms, one run of its command, and what its trials refuse."""
+"""The flow study: its arms, and what its trials end with and refuse."""
 
 import json
 import math
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +16,12 @@ from mbrl.studies.flows import train as train_module
 from mbrl.studies.flows.arms import ARMS
 from mbrl.studies.flows.images import Source, load_images
 from mbrl.studies.flows.train import Training, run
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def as_it_was() -> Iterator[None]:
-    """One thread, and afterwards threads and signals as they were."""
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
+from mbrl.studies.flows.trial import Trial
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     return Source(path=write_images(tmp_path / "some.npz"))
-
-
-# The command
-
-
-def words(path: Path, out: Path, *more: str) -> list[str]:
-    line = ["bench", "flow", *TINY, "--images", str(path), "--quick", "--minutes", "0.002"]
-    return [*line, "--seeds", "1", "--out", str(out), "--results", str(out / "results"), *more]
-
-
-def test_images_that_cannot_be_halved_so_often_are_refused(
-    source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = words(source.path or Path(), tmp_path / "out")
-    line[line.index("flow.scales=2")] = "flow.scales=4"
-    assert main(line) == 2
-    assert "expected at most 3 for images of 8 x 8" in capsys.readouterr().err
 
 
 # Arms
@@ -130,13 +100,26 @@ def test_a_trial_on_changed_images_is_refused_done_or_begun(source: Source, tmp_
     assert run(trial) is True
 
 
+def command(trial: Trial, *more: str) -> list[str]:
+    folders = ["--out", str(trial.out), "--results", str(trial.results)]
+    images = ["--images", str(trial.source.path), "--no-costs"]
+    return [*trial.command()[1:], *images, *folders, *more]
+
+
+def test_images_that_cannot_be_halved_so_often_are_refused(
+    source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(make_trial(source, tmp_path, overrides=("flow.scales=4",)))) == 2
+    assert "expected at most 3 for images of 8 x 8" in capsys.readouterr().err
+
+
 def test_an_arm_with_other_settings_than_those_that_are_there_is_refused(
     source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_trial(make_trial(source, tmp_path, arm="none"), {"bits_per_dim": 1.0})
-    line = words(source.path or Path(), tmp_path, "--arms", "level", "--no-costs")
+    other = make_trial(source, tmp_path, overrides=("train.lr=0.5", *TINY))
     for force in ([], ["--force"]):
-        assert main([*line[:2], "train.lr=0.5", *line[2:], *force]) == 2
+        assert main(command(other, *force)) == 2
         said = capsys.readouterr().err
         assert "of the same images and settings" in said and "train.lr: 0.5 became 0.002" in said
     assert make_trial(source, tmp_path, arm="none").result_path.exists()

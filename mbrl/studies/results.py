@@ -51,7 +51,7 @@ def trial_files(folder: Path) -> list[Path]:
 def summary_of(
     kind: type[Trial],
     trials: Sequence[Tree],
-    about: Callable[[Sequence[Tree]], Tree],
+    about: Callable[[Sequence[Tree]], Tree] = lambda _: {},
     more: Mapping[str, Any] | None = None,
 ) -> Tree:
     """What all trials of one subject say together.

@@ -70,7 +70,6 @@ class Study(ABC, Generic[OneTrial]):
     def check(self, trials: Sequence[OneTrial]) -> None:
         """Refuse what contradicts the results that are there, before anything is touched."""
 
-    @abstractmethod
     def prepare(self, trials: Sequence[OneTrial], options: StudyOptions) -> None:
         """Gather what all trials learn from, so that two do not gather it twice."""
 
@@ -82,17 +81,15 @@ class Study(ABC, Generic[OneTrial]):
         """What is measured one at a time when the trials are done."""
         return []
 
-    @abstractmethod
     def summary(self, trials: Sequence[Tree], folder: Path) -> Tree:
         """What the results of a subject, all in one folder, say together."""
+        from mbrl.studies.results import summary_of
+
+        return summary_of(self.trial, trials)
 
     @abstractmethod
-    def report(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> Path:
-        """Write the HTML report and its pictures; returns the report."""
-
-    @abstractmethod
-    def terminal(self, summary: Tree) -> Table:
-        """A few numbers of every arm, for a terminal."""
+    def show(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> tuple[Table, Path]:
+        """A table for a terminal, and the HTML report, written with its pictures."""
 
     # -- what all share ---------------------------------------------------------------------------
 
@@ -100,8 +97,7 @@ class Study(ABC, Generic[OneTrial]):
         """Run what is missing and write summary and report.
 
         Args:
-            given: values of the command's options, by the names of their fields; `words` has the
-                subject and `key=value`.
+            given: values of the options by the names of their fields, and `words`.
 
         Returns:
             One sentence for each trial that failed.
@@ -187,8 +183,8 @@ class Study(ABC, Generic[OneTrial]):
 
         if trials := read_trials(self.trial, trial.subject, trial.results):
             summary = self.aggregate(trial.subject, trial.results)
-            console.print(self.terminal(summary))
-            report = self.report(trial.out, summary, trials)
+            table, report = self.show(trial.out, summary, trials)
+            console.print(table)
             console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 

@@ -38,16 +38,7 @@ _MAX_STRIPS = 3
 
 
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `report.html` and the PNG files.
-
-    Args:
-        folder: the study's folder, with the run folders of the trials.
-        summary: of the game.
-        trials: the results it is made of.
-
-    Returns:
-        The HTML file.
-    """
+    """Write `report.html` and the PNG files; `folder` has the run folders of the trials."""
     steps = sorted({step for about in summary["runs"].values() for step in about["steps"]})
     page = Page(
         title=f"What decoders keep of {summary['game']}",

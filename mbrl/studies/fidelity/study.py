@@ -77,17 +77,12 @@ class Fidelity(Study[Trial]):
 
         return summary_of(Trial, [_with_cost(one) for one in trials], about)
 
-    def report(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> Path:
-        """Write the report of a game."""
+    def show(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> tuple[Table, Path]:
+        """A table for a terminal, and the report of a game."""
         from mbrl.studies.fidelity.report import write_report
-
-        return write_report(folder, summary, trials)
-
-    def terminal(self, summary: Tree) -> Table:
-        """A few means of every arm."""
         from mbrl.studies.fidelity.tables import terminal
 
-        return terminal(summary)
+        return terminal(summary), write_report(folder, summary, trials)
 
 
 def _with_cost(trial: Tree) -> Tree:

@@ -48,16 +48,7 @@ def colour(arm: str) -> str:
 
 
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `report.html` and the PNG files.
-
-    Args:
-        folder: the study's folder, with the run folders of the trials.
-        summary: of `mbrl.studies.flows.results.aggregate`.
-        trials: the results it is made of.
-
-    Returns:
-        The HTML file.
-    """
+    """Write `report.html` and the PNG files; `folder` has the run folders of the trials."""
     page = Page(
         title=f"What shared couplings cost on {summary['images']}",
         lead=_LEAD,

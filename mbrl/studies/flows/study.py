@@ -138,17 +138,12 @@ class Flows(Study[Trial]):
 
         return summary_of_images(trials, folder)
 
-    def report(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> Path:
-        """Write the report of a set of images."""
+    def show(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> tuple[Table, Path]:
+        """A table for a terminal, and the report of a set of images."""
         from mbrl.studies.flows.report import write_report
-
-        return write_report(folder, summary, trials)
-
-    def terminal(self, summary: Tree) -> Table:
-        """A few numbers of every arm."""
         from mbrl.studies.flows.tables import terminal
 
-        return terminal(summary)
+        return terminal(summary), write_report(folder, summary, trials)
 
 
 def _expect_scales(shape: Sequence[int], trials: Sequence[Trial]) -> None:

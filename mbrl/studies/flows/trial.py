@@ -93,14 +93,7 @@ def words_of(trial: Trial) -> list[str]:
 
 
 def is_fresh(path: Path, version: int, settings: dict[str, Any], digest: str | None) -> bool:
-    """Whether a file of costs is there, of this version, these settings and these images.
-
-    Args:
-        path: the file.
-        version: of what is in it.
-        settings: that it is to be made with.
-        digest: of the images, if it is known.
-    """
+    """Whether a file of costs is there, of this version, these settings and, if known, images."""
     if not path.exists():
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
