@@ -19,8 +19,9 @@ import flow_trials
 import pytest
 import torch
 from fidelity_trials import write_trial
+from rich.console import Console
 
-from mbrl.__main__ import main
+from mbrl.__main__ import _parser, main
 from mbrl.errors import ConfigError
 from mbrl.run import checkpoint, provenance
 from mbrl.run.progress import read_metrics
@@ -154,11 +155,24 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_fields_of_a_trial_are_the_options_of_its_command(make: Make) -> None:
-    trial = make(updates=7)
-    given = {**trial.model_dump(), **trial.model_dump().get("source", {})}
-    assert read_options(type(trial), given) == trial
-    assert trial.command()[-3:] != [] and "--updates 7" in " ".join(trial.command())
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"study": "fidelity", "game": "pong", "steps": 900, "device": "cuda", "arm": "pixelcnn_8"},
+        {"study": "flow", "source": Source(game="pong", size=32, bits=8, steps=900)},
+        {"study": "flow", "source": Source(path=Path("some.npz")), "quick": False},
+    ],
+)
+def test_the_command_of_a_trial_makes_it_again(changes: dict[str, Any], tmp_path: Path) -> None:
+    study = study_of(changes["study"])
+    own = {name: value for name, value in changes.items() if name != "study"}
+    known = {"seed": 1, "minutes": 0.5, "updates": 7, "quick": True, "overrides": ("a.b=c d",)}
+    folders = {"out": tmp_path, "results": tmp_path}
+    first = "pixelcnn" if changes["study"] == "fidelity" else "level"
+    trial = study.trial.model_validate({"arm": first, **known, **folders, **own})
+    given = vars(_parser().parse_args(trial.command()[1:])) | folders
+    planned = study.plan(given, read_options(study.options, given), Console(quiet=True))
+    assert len(planned) == 2 and planned[1] == trial
 
 
 def test_folders_beside_the_usual_ones_are_in_the_command_of_a_trial(make: Make) -> None:

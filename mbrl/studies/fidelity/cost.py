@@ -1,7 +1,7 @@
 """What a world model costs to draw with: CPU milliseconds of one thread per frame.
 
 What it costs to train needs no measuring: the CPU time of its run over the frames that it was shown
-(`mbrl.studies.fidelity.results`).
+(`mbrl.studies.fidelity.study`).
 """
 
 import time
