@@ -10,6 +10,8 @@ from pathlib import Path
 from envs.errors import EnvError
 from mbrl import quiet_libraries
 from mbrl.errors import MbrlError
+from mbrl.studies.bench import add_studies
+from mbrl.studies.bench import bench as run_bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,131 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     stats.set_defaults(call=_replay_stats)
 
     bench = commands.add_parser("bench", help="studies of the world model's parts")
-    studies = bench.add_subparsers(dest="study", required=True)
-    _add_fidelity(studies)
-    _add_flow(studies)
+    add_studies(bench)
+    bench.set_defaults(call=_bench)
     return parser
-
-
-def _add_fidelity(studies: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from mbrl.studies.arms import listed
-    from mbrl.studies.fidelity.arms import ARMS
-
-    fidelity = studies.add_parser(
-        "fidelity",
-        help="which decoders keep a game's small objects, and what their codes know",
-        description="Collect frames of a game, train every arm on them for the same CPU time, "
-        "measure what its pictures, its code and its dreams keep, and report. Finished runs are "
-        "kept and half-done ones resume; a result made with other settings is refused.",
-        epilog=listed(ARMS),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    fidelity.add_argument("game", help="pong, breakout, ...; an unknown one lists all")
-    fidelity.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="settings of every run, such as world_model.hidden=128 (world_model, learn_model)",
-    )
-    fidelity.add_argument(
-        "--steps",
-        type=int,
-        default=100_000,
-        help="agent steps to learn from, at least 800; default: 100000",
-    )
-    fidelity.add_argument(
-        "--device",
-        default="cpu",
-        help="cpu, a core for each run, or cuda, shared by all runs, whose minutes then are those "
-        "that pass; default: cpu",
-    )
-    fidelity.add_argument(
-        "--updates",
-        type=int,
-        help="end a run after so many updates, if its minutes are not over before",
-    )
-    _add_trials(fidelity, "30 for main arms, 15 for the others", "fidelity/<game>")
-    fidelity.set_defaults(call=_fidelity)
-
-
-def _add_flow(studies: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from mbrl.studies.arms import listed
-    from mbrl.studies.flows.arms import ARMS
-
-    flow = studies.add_parser(
-        "flow",
-        help="what sharing a flow's coupling networks saves, and what it costs in bits",
-        description="Train normalising flows on the same images for the same CPU time, measure "
-        "densities, samples, memory, step times and latencies, and report. Images are a game's "
-        "frames, collected if they are missing, or your own. Finished runs are kept and half-done "
-        "ones resume; a result made with other settings is refused.",
-        epilog=listed(ARMS),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    flow.add_argument(
-        "words",
-        nargs="*",
-        metavar="GAME key=value",
-        help="pong, breakout, ..., car_racing, unless --images is given; and settings of every "
-        "run, such as flow.width=32 or train.lr=0.001",
-    )
-    flow.add_argument(
-        "--images",
-        type=Path,
-        help="a folder of PNG or JPG files, an .npz with a uint8 array (N, H, W, C), or the folder "
-        "of CIFAR-10's python batches",
-    )
-    flow.add_argument(
-        "--size", type=int, help="side in pixels, shrunk by averaging; default: as they are"
-    )
-    flow.add_argument("--bits", type=int, default=5, help="of an intensity, 1 to 8; default: 5")
-    flow.add_argument(
-        "--steps",
-        type=int,
-        default=100_000,
-        help="agent steps of a game's frames; default: 100000, as in bench fidelity",
-    )
-    flow.add_argument(
-        "--frames", type=Path, help="a game's frames; default: runs/fidelity/<game>/frames"
-    )
-    flow.add_argument(
-        "--no-costs",
-        dest="costs",
-        action="store_false",
-        help="do not measure memory, step times and latencies",
-    )
-    _add_trials(flow, "20", "flows/<images>")
-    flow.set_defaults(call=_flow)
-
-
-def _add_trials(parser: argparse.ArgumentParser, minutes: str, folder: str) -> None:
-    """Options of every study that is made of trials."""
-    parser.add_argument(
-        "--arms", default="main", help="main, all, or names with commas between; default: main"
-    )
-    parser.add_argument(
-        "--seeds", type=int, help="seeds 0 .. N-1; default: 3 for main arms, 1 for the others"
-    )
-    parser.add_argument(
-        "--minutes", type=float, help=f"CPU minutes of training per run; default: {minutes}"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side; default: 1")
-    parser.add_argument(
-        "--out", type=Path, help=f"run folders, report and so on; default: runs/{folder}"
-    )
-    results = f"results/{folder.partition('/')[0]}"
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(results),
-        help=f"JSON of every run and of all together; default: {results}",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="measure on a little only, to try things out"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="make anew what is there with other settings"
-    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -247,37 +127,15 @@ def _compare(options: argparse.Namespace) -> None:
     )
 
 
-def _fidelity(options: argparse.Namespace) -> int:
-    _prepare_study()
-    from mbrl.studies.fidelity.study import study
-
-    ours = {k: v for k, v in vars(options).items() if k not in ("command", "study", "call")}
-    return _reported(study(**ours))
-
-
-def _flow(options: argparse.Namespace) -> int:
-    _prepare_study()
-    from mbrl.studies.flows.study import study
-    from mbrl.studies.flows.trial import source_of
-
-    source, overrides = source_of(options)
-    names = ("arms", "seeds", "minutes", "jobs", "out", "results", "quick", "costs", "force")
-    ours = {name: getattr(options, name) for name in names}
-    return _reported(study(source, overrides, **ours))
-
-
-def _prepare_study() -> None:
+def _bench(options: argparse.Namespace) -> int:
     quiet_libraries()
     # as in a comparison: the runs at work checkpoint, no more are started
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _reported(failed: Sequence[str]) -> int:
-    """Say which runs failed; returns the exit code."""
+    failed = run_bench(vars(options))
     for problem in failed:
         print(f"mbrl: {problem}", file=sys.stderr)
     if failed:
-        print("mbrl: the same command goes on with the rest", file=sys.stderr)
+        print("mbrl: the same command continues with the rest", file=sys.stderr)
     return int(bool(failed))
 
 

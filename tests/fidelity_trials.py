@@ -1,16 +1,14 @@
 """Trials that tests of the fidelity study share, real ones and results without a run."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from mbrl.studies.fidelity.games import GAMES
-from mbrl.studies.fidelity.trials import (
-    MEASURES,
-    Trial,
-)
+from mbrl.studies.fidelity.trial import Trial
+from mbrl.studies.trial import Trial as AnyTrial
 
-ROOT = Path(__file__).resolve().parent.parent
 GAME = GAMES["synthetic_pong"]
 STEPS = 800
 TINY = (
@@ -38,12 +36,13 @@ def make_trial(out: Path, **changes: Any) -> Trial:
     return Trial(**{**given, **changes})
 
 
-def write_trial(trial: Trial, measures: dict[str, Any] | None = None, **changes: Any) -> None:
+def write_trial(trial: AnyTrial, measures: dict[str, Any] | None = None, **changes: Any) -> None:
+    """Write a result as if a trial of any study had been made."""
     result = {
-        "game": trial.game,
+        trial.kind: trial.subject,
         "arm": trial.arm,
         "seed": trial.seed,
-        "command": "x",
+        "command": shlex.join(trial.command()),
         "commit": "abc",
         "machine": {"cpu": "a processor", "cores": 2},
         "cpu_minutes": trial.minutes,
@@ -53,8 +52,8 @@ def write_trial(trial: Trial, measures: dict[str, Any] | None = None, **changes:
         "rows": 80,
         "parameters": 1000,
         "overrides": list(trial.overrides),
-        "settings": trial.settings(GAME.env),
-        "measures_version": MEASURES,
+        "settings": trial.settings(),
+        "measures_version": trial.measures,
         "measures": measures or {},
         "curve": {"cpu_minutes": [1.0, 2.0], "nats_per_frame": [9.0, 8.0], "kl": [1.0, None]},
     }

@@ -1,13 +1,13 @@
 """Trials of the flow study as tests need them: tiny ones to run, and results as if they were."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fidelity_trials import write_trial as write_result
 
 from mbrl.studies.flows.images import Source
-from mbrl.studies.flows.trials import MEASURES, Trial
+from mbrl.studies.flows.trial import Trial
 
 TINY = (
     *("flow.scales=2", "flow.steps=2", "flow.width=4"),
@@ -49,23 +49,5 @@ def make_trial(source: Source, out: Path, **changes: Any) -> Trial:
 
 
 def write_trial(trial: Trial, measures: dict[str, Any], **changes: Any) -> None:
-    result = {
-        "images": trial.source.name,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "command": f"mbrl bench flow some --arms {trial.arm} --seeds {trial.seed + 1} --minutes 1",
-        "commit": "abc",
-        "machine": {"cpu": "a processor", "cores": 2},
-        "cpu_minutes": trial.minutes,
-        "wall_time_s": 1.0,
-        "updates": 10,
-        "parameters": 100,
-        "digest": "d1",
-        "overrides": list(trial.overrides),
-        "settings": trial.settings(),
-        "measures_version": MEASURES,
-        "measures": {"diverged": 0.0, **measures},
-        "curve": curve(),
-    }
-    trial.result_path.parent.mkdir(parents=True, exist_ok=True)
-    trial.result_path.write_text(json.dumps({**result, **changes}))
+    known = {"digest": "d1", "parameters": 100, "curve": curve()}
+    write_result(trial, {"diverged": 0.0, **measures}, **{**known, **changes})

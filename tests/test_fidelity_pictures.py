@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from docs_generator import load_generator
 from fidelity_trials import GAME, make_trial, write_trial
 from PIL import Image
 
 from mbrl.studies.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.studies.fidelity.report import picture_sheets
-from mbrl.studies.fidelity.results import aggregate
+from mbrl.studies.fidelity.study import STUDY
 
 # Sheets
 
@@ -56,7 +55,7 @@ def test_each_arm_is_shown_by_its_first_seed_with_pictures(tmp_path: Path, varia
     for name, level in shown.items():
         (tmp_path / name).mkdir()
         some_pictures(level).write(tmp_path / name / "pictures.npz")
-    sheets = picture_sheets(tmp_path, aggregate(GAME.name, tmp_path / "results"))
+    sheets = picture_sheets(tmp_path, STUDY.aggregate(GAME.name, tmp_path / "results"))
     drawn = {path.stem: np.asarray(Image.open(path).convert("L")) for path, _ in sheets}
     extra = {"samples_variants", "dream_variants"} if variants else set()
     assert drawn.keys() == {"samples", "dream_1", "dream_2", *extra}
@@ -64,44 +63,3 @@ def test_each_arm_is_shown_by_its_first_seed_with_pictures(tmp_path: Path, varia
         one = 20 if "variants" in name else 10
         assert (pixels == one).sum() > 100
         assert (pixels == 30 - one).sum() < 100
-
-
-# The page
-
-
-def test_page_takes_tables_and_pictures_from_the_results_of_each_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = load_generator()
-    for folder, recall in (("fidelity", 0.5), ("fidelity_long", 0.75)):
-        trial = make_trial(tmp_path, results=tmp_path / folder, minutes=30.0)
-        write_trial(trial, {"ball_recall": recall})
-        aggregate(GAME.name, tmp_path / folder)
-    monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "fidelity")
-    monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
-    study_folder = tmp_path / "runs" / "fidelity_long" / GAME.name
-    sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
-    generate.copy_pictures(study_folder)
-    made = generate.fidelity(
-        "".join(
-            f"<!-- fidelity {name} {part} -->\n<!-- end -->\n"
-            for name in (GAME.name, f"long/{GAME.name}")
-            for part in ("main", "variants", "origin", "pictures")
-        )
-    )
-    ours, theirs = made.split(f"<!-- fidelity long/{GAME.name} main -->")
-    assert "| PixelCNN | 1 × 30 | 10 | 0.50 |" in ours and "No pictures" in ours
-    assert "None recorded yet." in ours  # there are no variants
-    assert "commit `abc`; 2 cores, a processor" in ours
-    assert "| 0.75 |" in theirs and "](fidelity/long_synthetic_pong_samples.png)" in theirs
-    assert generate.fidelity(made) == made
-
-
-def test_page_without_parts_or_with_an_unknown_one_is_refused(tmp_path: Path) -> None:
-    generate = load_generator()
-    with pytest.raises(ValueError, match="found none"):
-        generate.fidelity("nothing here")
-    with pytest.raises(ValueError, match="expected a part out of main, variants"):
-        generate.fidelity("<!-- fidelity pong mains -->\n<!-- end -->\n")
-    with pytest.raises(FileNotFoundError, match="expected a study's folder"):
-        generate.copy_pictures(tmp_path)

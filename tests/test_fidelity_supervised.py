@@ -12,11 +12,12 @@ from mbrl.__main__ import main
 from mbrl.studies.fidelity.frames import Frames, collect_frames, load_frames
 from mbrl.studies.fidelity.games import GAMES
 from mbrl.studies.fidelity.report import write_report
-from mbrl.studies.fidelity.results import aggregate, look_up, read_trials
+from mbrl.studies.fidelity.study import STUDY, Fidelity
 from mbrl.studies.fidelity.supervised import LabelReader, SupervisedTraining, supervised_report
 from mbrl.studies.fidelity.tables import tables
-from mbrl.studies.fidelity.trial import FRAMES_SEED, run
-from mbrl.studies.fidelity.trials import Trial
+from mbrl.studies.fidelity.train import FRAMES_SEED, run
+from mbrl.studies.fidelity.trial import Trial
+from mbrl.studies.results import look_up, read_trials
 from mbrl.world_model.settings import EncoderSettings
 
 SETTINGS = EncoderSettings(channels=(4, 4), hidden=16)
@@ -27,6 +28,16 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Frames]:
     folder = tmp_path_factory.mktemp("supervised") / "frames"
     train, held_out = collect_frames(GAME, folder, STEPS, 1000, FRAMES_SEED)
     return load_frames(train), load_frames(held_out)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The arms that a study would make, which it then takes for done."""
+    arms: list[str] = []
+    monkeypatch.setattr("mbrl.studies.study.run_all", lambda *_: [])
+    monkeypatch.setattr(Fidelity, "prepare", lambda *_: None)
+    monkeypatch.setattr("mbrl.studies.study.child", lambda trial: arms.append(trial.arm))
+    return arms
 
 
 def supervised(out: Path, **changes: object) -> Trial:
@@ -57,7 +68,7 @@ def test_what_a_frame_shows_is_learnt_and_scored_on_other_frames(tmp_path: Path)
         assert [list(values) for values in training.reader.classes] == [[7, 50, 90, 200]]
         before = supervised_report(training.reader, GAMES["pong"], train, held_out)
         for _ in range(8):
-            training._update()
+            training.learn()
         after = supervised_report(training.reader, GAMES["pong"], train, held_out)
     assert before["probe_f1"]["mean"] < 0.7
     assert set(after["probe_f1"].values()) == {1.0} and "ball_x" in after["probe_f1"]
@@ -89,14 +100,14 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 ) -> None:
     train, _ = frames
     with SupervisedTraining(supervised(tmp_path / "whole"), GAME, SETTINGS, train) as whole:
-        whole._learn()
-        whole._learn()
+        whole.learn()
+        whole.learn()
     with SupervisedTraining(supervised(tmp_path / "half"), GAME, SETTINGS, train) as half:
-        half._learn()
-        half._save()
+        half.learn()
+        half.save()
     with SupervisedTraining(supervised(tmp_path / "half"), GAME, SETTINGS, train) as again:
         assert again.updates == half.updates == 16
-        again._learn()
+        again.learn()
     assert again.updates == whole.updates == 32
     wanted = whole.reader.state_dict()
     for name, value in again.reader.state_dict().items():
@@ -112,14 +123,16 @@ def test_its_result_stands_in_the_tables_beside_the_probes_of_codes(
     assert result["updates"] > 0 and result["rows"] == 64 * result["updates"]
     assert set(result["measures"]) == {"probe_f1", "supervised", "rows"}
     assert run(trial) is True  # and nothing is left to do
-    summary = aggregate(GAME.name, trial.results)
+    summary = STUDY.aggregate(GAME.name, trial.results)
     f1 = look_up(summary["arms"]["supervised"], "probe_f1/mean")
     assert f1 is not None
     shown = tables(summary)
     assert set(shown) == {"variants", "variables"}
     _, rows = shown["variables"]
     assert rows.rows[0][0] == "labels given" and rows.rows[0][-1] == f"{f1['mean']:.2f}"
-    page = write_report(trial.out, summary, read_trials(GAME.name, trial.results)).read_text()
+    page = write_report(
+        trial.out, summary, read_trials(Trial, GAME.name, trial.results)
+    ).read_text()
     assert "labels given" in page
 
 
@@ -155,15 +168,8 @@ def test_a_game_without_labels_and_settings_that_it_does_not_have_are_refused(
     ],
 )
 def test_of_all_arms_it_is_left_out_where_it_cannot_be(
-    game: str, words: tuple[str, ...], there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    game: str, words: tuple[str, ...], there: bool, tmp_path: Path, asked: list[str]
 ) -> None:
-    asked: list[str] = []  # the arms that the study would make, which it then takes for done
-    monkeypatch.setattr("mbrl.studies.fidelity.study.run_all", lambda *_: [])
-    monkeypatch.setattr(
-        "mbrl.studies.fidelity.study.refuse_others",
-        lambda trials, *_: asked.extend(trial.arm for trial in trials),
-    )
-    monkeypatch.setattr("mbrl.studies.fidelity.study.is_done", lambda _: True)
     folders = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
     assert main(["bench", "fidelity", game, *words, "--arms", "all", *folders]) == 0
     assert "pixelcnn" in asked and ("supervised" in asked) == there

@@ -16,9 +16,9 @@ from mbrl.errors import TrainingError
 from mbrl.studies.flows import cost, load, train
 from mbrl.studies.flows.images import Source, load_images
 from mbrl.studies.flows.load import Load
-from mbrl.studies.flows.results import aggregate
 from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.step import Order, peak_rss_bytes, run_steps
+from mbrl.studies.flows.study import STUDY
 from mbrl.studies.flows.tables import TABLES, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +181,7 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
         assert not cost.is_done(trial)
         cost.run(trial)
         assert cost.is_done(trial)
-    summary = aggregate("some", tmp_path / "results")
+    summary = STUDY.aggregate("some", tmp_path / "results")
     none, level = (summary["costs"][arm] for arm in ("none", "level"))
     assert level["parameters"] < none["parameters"]
     assert level["checkpoint_bytes"] < none["checkpoint_bytes"]

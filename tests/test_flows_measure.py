@@ -24,9 +24,7 @@ from mbrl.studies.flows.measure import (
     validity,
 )
 from mbrl.studies.flows.settings import FlowStudySettings
-from mbrl.studies.flows.train import build
-from mbrl.studies.flows.trial import run
-from mbrl.studies.flows.trials import is_done
+from mbrl.studies.flows.train import build, run
 from mbrl.world_model.decoders.flow import ImageFlow
 
 
@@ -62,7 +60,7 @@ def test_a_run_whose_held_out_images_are_lost_has_diverged_and_no_measures(
 ) -> None:
     monkeypatch.setattr(measure_module, "bits_per_dim", lambda *_, **__: bits)
     trial = make_trial(source, tmp_path)
-    assert run(trial) is True and is_done(trial)
+    assert run(trial) is True and trial.is_done()
     found = json.loads(trial.result_path.read_text())["measures"]
     assert found["diverged"] == 1 and found["bits_per_dim"] is None
     assert found.keys() == {"bits_per_dim", "diverged", "skipped", "train_ms_per_image"}

@@ -21,7 +21,7 @@ from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint
 from mbrl.run.metrics import read_metrics
-from mbrl.studies.fidelity.trial import run as run_trial
+from mbrl.studies.fidelity.train import run as run_trial
 from mbrl.train import train
 from mbrl.world_model.decoders.sampling import sample_blocks
 from mbrl.world_model.latent import Latent
@@ -208,7 +208,7 @@ def test_a_trial_says_which_card_it_was_trained_on_and_can_be_measured_without_i
     assert run_trial(trial)
     result = json.loads(trial.result_path.read_text())
     assert result["machine"]["card"] == torch.cuda.get_device_name()
-    assert result["command"].endswith("--device cuda")
+    assert "--device cuda" in result["command"]
     trial.result_path.unlink()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert run_trial(trial)

@@ -21,6 +21,7 @@ class Arm:
         main: carries the claim: three seeds and the larger budget.
         note: what it is there to show.
         budget: CPU minutes of training per run of a main arm, and of another one.
+        retired: why it cannot be made any more; its results stay in the tables.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Arm:
     main: bool = False
     note: str = ""
     budget: tuple[float, float] = (30.0, 15.0)
+    retired: str = ""
 
     @property
     def seeds(self) -> int:
@@ -44,17 +46,20 @@ def choose(names: str, arms: Mapping[str, Arm]) -> list[str]:
     """The arms of `--arms`: "main", "all" or names with commas between.
 
     Raises:
-        ConfigError: a name is unknown, or given twice.
+        ConfigError: a name is unknown, given twice, or of a retired arm.
     """
+    known = [name for name, arm in arms.items() if not arm.retired]
     if names == "all":
-        return list(arms)
+        return known
     if names == "main":
-        return [name for name, arm in arms.items() if arm.main]
+        return [name for name in known if arms[name].main]
     chosen = [name.strip() for name in names.split(",")]
-    unknown = [name for name in chosen if name not in arms]
-    if unknown or len(set(chosen)) != len(chosen):
+    for name in chosen:
+        if name in arms and (why := arms[name].retired):
+            raise ConfigError(f"--arms: expected an arm that can be trained, got {name}: {why}")
+    if set(chosen) - set(known) or len(set(chosen)) != len(chosen):
         raise ConfigError(
-            f"--arms: expected main, all or distinct names out of {', '.join(arms)}; "
+            f"--arms: expected main, all or distinct names out of {', '.join(known)}; "
             f"got {names or 'nothing'}"
         )
     return chosen
@@ -81,10 +86,11 @@ def in_order(
 
 
 def listed(arms: Mapping[str, Arm]) -> str:
-    """All arms with their titles and notes, for `--help`."""
+    """Every arm with its runs, title and note, for `--help`."""
     lines = [
-        f"  {name:<28} {'main ' if arm.main else '     '}{arm.title}"
-        f"{f' ({arm.note})' if arm.note else ''}"
+        f"  {name:<28} {'main ' if arm.main else '     '}{arm.seeds} x {arm.minutes:g} min  "
+        f"{arm.title}{f' ({arm.note})' if arm.note else ''}"
         for name, arm in arms.items()
+        if not arm.retired
     ]
-    return "arms:\n" + "\n".join(lines)
+    return "\n".join(["arms, with seeds and CPU minutes if the command does not say:", *lines])

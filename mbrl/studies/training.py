@@ -2,44 +2,46 @@
 
 The budget is the CPU time that this process spends in updates, summed over resumes: other work on
 the machine makes a trial last longer, but hardly changes how many updates it gets (they share
-caches and memory); checkpoints and measures do not count. On a graphics card, where this process
-may wait while the card works, the time that passes is counted instead. A line of metrics is written
-about every 20 seconds, a checkpoint every two minutes. SIGTERM and Ctrl-C checkpoint and stop. What
-is learnt, a study's own subclass knows.
+caches and memory); checkpoints and measures do not count. On a GPU, where this process may wait,
+the time that passes is counted instead. A line of metrics is written about every 20 seconds, a
+checkpoint every two minutes. SIGTERM and Ctrl-C checkpoint and stop. What is learnt, a study's own
+subclass knows.
 """
 
+import json
 import math
+import shlex
 import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from mbrl.device import pick_device
 from mbrl.errors import ConfigError
 from mbrl.run import checkpoint, provenance
+from mbrl.run.durable import lock_folder, write_atomically
 from mbrl.run.metrics import MetricsLog, read_metrics
-from mbrl.studies.trials import BaseTrial
+from mbrl.studies.results import write_json
+from mbrl.studies.trial import OneTrial, Trial, plain, refuse_changed
 
 LINE_S = 20.0
 CHECKPOINT_S = 120.0
+Tree = dict[str, Any]
 
 
 class BudgetedTraining(ABC):
-    """Something that learns until its CPU time is used up; a context manager.
+    """Something that learns until its budget is spent; a context manager.
 
     Attributes:
-        run_dir: gets `checkpoints/` and `metrics.jsonl`.
-        minutes: the budget.
-        title: names it on the terminal.
         env_steps: what the lines of metrics say of environment steps.
         group: of the metrics, as in `group/name`.
-        cpu_s: spent so far.
-        rows: learnt from so far.
+        cpu_s: seconds of the budget spent so far; `rows`, learnt from so far.
         commits: of the code that trained.
         machines: that it trained on, as `mbrl.run.provenance.machine` says; what a CPU minute is
             worth depends on them, and so does the precision.
@@ -51,22 +53,20 @@ class BudgetedTraining(ABC):
     """Updates of one call of `_update`, which ends when they have ended on the device, too."""
 
     def __init__(
-        self, trial: BaseTrial, *, env_steps: int, group: str, device: torch.device | None = None
+        self, trial: Trial, *, env_steps: int, group: str, device: torch.device | None = None
     ) -> None:
-        """Open the log, and take up the newest checkpoint if there is one.
-
-        What `_begin` needs has to be there before. Without a `device`, it is the CPU.
-        """
+        """Load the newest checkpoint; whatever `_begin` needs has to be there already."""
         self.device = device or torch.device("cpu")
         self.run_dir, self.minutes = trial.run_dir, trial.minutes
         self._wanted, self._ends_after = trial.device, trial.updates
+        self._unit = f"{trial.unit} minutes"
         self.title = f"{trial.arm} seed {trial.seed}"
         self.env_steps, self.group = env_steps, group
         self.checkpoints = self.run_dir / "checkpoints"
         self.log = MetricsLog(self.run_dir)
         self.cpu_s, self.rows = 0.0, 0
         self.commits: list[str] = []
-        self.machines: list[dict[str, Any]] = []
+        self.machines: list[Tree] = []
         self.over = False
         self._stop = threading.Event()
         self._handlers: dict[int, Any] = {}
@@ -84,12 +84,12 @@ class BudgetedTraining(ABC):
         """Make `at_once` updates; their mean metrics. Adds to `rows`, may set `over`."""
 
     @abstractmethod
-    def _state(self) -> dict[str, Any]:
-        """What training goes on from."""
+    def _state(self) -> Tree:
+        """What training continues from."""
 
     @abstractmethod
     def _begin(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, or begin if it is empty."""
+        """Continue from a state, or begin if it is empty."""
 
     @abstractmethod
     def _in_words(self, metrics: Mapping[str, float]) -> str:
@@ -102,72 +102,53 @@ class BudgetedTraining(ABC):
     # -- what all share ---------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Heed signals."""
+        """Handle signals."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, lambda *_: self._stop.set())
+            self._handlers[number] = signal.signal(number, lambda *_: self.stop())
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the log and the signals."""
+        """Close the log and restore the signals."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self.log.close()
 
+    def stop(self) -> None:
+        """End `train` after the present update, with a checkpoint."""
+        self._stop.set()
+
     @property
-    def used_up(self) -> bool:
+    def budget_spent(self) -> bool:
         """Whether there is no more to do: time or updates are over, or learning is."""
         enough = self._ends_after is not None and self.updates >= self._ends_after
         return self.over or enough or self.cpu_s >= 60 * self.minutes
 
-    def go_on(self) -> bool:
-        """Learn until the budget is used or a signal came; returns whether it is `used_up`.
+    def train(self) -> bool:
+        """Learn until the budget is spent or a signal came; returns `budget_spent`.
 
         Raises:
-            ConfigError: there is something to learn, and the card to learn it on is not here.
+            ConfigError: there is something to learn, and the GPU to learn it on is not here.
         """
-        if not self.used_up:
+        if not self.budget_spent:
             pick_device(self._wanted)
         sums: dict[str, float] = {}
-        updates, told, saved = 0, time.monotonic(), time.monotonic()
-        while not self.used_up and not self._stop.is_set():
-            metrics = self._learn()
+        updates, logged, saved = 0, time.monotonic(), time.monotonic()
+        while not self.budget_spent and not self._stop.is_set():
+            metrics = self.learn()
             updates += self.at_once
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value * self.at_once
-            over = self.used_up or self._stop.is_set()
-            if time.monotonic() - told >= LINE_S or over:
-                self._tell({name: value / updates for name, value in sums.items()})
-                sums, updates, told = {}, 0, time.monotonic()
-            if time.monotonic() - saved >= CHECKPOINT_S or over:
-                self._save()
+            ends = self.budget_spent or self._stop.is_set()
+            if time.monotonic() - logged >= LINE_S or ends:
+                self.write_line({name: value / updates for name, value in sums.items()})
+                sums, updates, logged = {}, 0, time.monotonic()
+            if time.monotonic() - saved >= CHECKPOINT_S or ends:
+                self.save()
                 saved = time.monotonic()
-        return self.used_up
+        return self.budget_spent
 
-    def spent(self) -> dict[str, Any]:
-        """What training took, by what code and where else than here; for the result.
-
-        `commit` is of the code that trained, `measured_by` of the one that is running, which
-        measures; `trained_here` is there, and false, if the machine that is running only measures.
-        """
-        elsewhere = [one for one in self.machines if one != self._here[1]]
-        return {
-            "cpu_s": round(self.cpu_s, 2),
-            "wall_time_s": round(self.log.wall_time_s, 1),
-            "updates": self.updates,
-            "rows": self.rows,
-            "commit": ", ".join(self.commits),
-            "measured_by": self._here[0],
-            "machine": self._here[1],
-            **({"other_machines": elsewhere} if elsewhere else {}),
-            **({} if self._here[1] in self.machines else {"trained_here": False}),
-        }
-
-    @property
-    def _unit(self) -> str:
-        """What minutes are of."""
-        return "CPU " if self._wanted == "cpu" else ""
-
-    def _learn(self) -> dict[str, float]:
+    def learn(self) -> dict[str, float]:
+        """Make `at_once` updates and count what they took; their mean metrics."""
         commit, machine = self._here
         if commit not in self.commits:
             self.commits.append(commit)
@@ -179,7 +160,8 @@ class BudgetedTraining(ABC):
         self.cpu_s += clock() - began
         return metrics
 
-    def _tell(self, metrics: Mapping[str, float]) -> None:
+    def write_line(self, metrics: Mapping[str, float]) -> None:
+        """Write a line of metrics, and say it on the terminal."""
         counts = {
             "study/updates": self.updates,
             "study/cpu_s": round(self.cpu_s, 2),
@@ -190,12 +172,13 @@ class BudgetedTraining(ABC):
         self.log.write("train", self.env_steps, {**counts, **named})
         minutes, seconds = divmod(int(self.cpu_s), 60)
         print(
-            f"[{minutes}:{seconds:02d} of {self.minutes:g} {self._unit}min] {self.title}: "
+            f"[{minutes}:{seconds:02d} of {self.minutes:g} {self._unit}] {self.title}: "
             f"{self.updates:,} updates, {self._in_words(metrics)}",
             flush=True,
         )
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint and remove the one before."""
         state = {
             **self._state(),
             "cpu_s": self.cpu_s,
@@ -208,18 +191,59 @@ class BudgetedTraining(ABC):
         checkpoint.save(self.checkpoints, self.updates, state)
         checkpoint.prune(self.checkpoints, keep=1)
 
+    def spent(self) -> Tree:
+        """What training took, by what code and where else than here; for the result.
+
+        `commit` is of the code that trained, `measured_by` of the one that is running, which
+        measures; `trained_here` is there, and false, if the machine that is running only measures.
+        """
+        commit, machine = self._here
+        elsewhere = [one for one in self.machines if one != machine]
+        return {
+            "cpu_s": round(self.cpu_s, 2),
+            "wall_time_s": round(self.log.wall_time_s, 1),
+            "updates": self.updates,
+            "rows": self.rows,
+            "commit": ", ".join(self.commits),
+            "measured_by": commit,
+            "machine": machine,
+            **({"other_machines": elsewhere} if elsewhere else {}),
+            **({} if machine in self.machines else {"trained_here": False}),
+        }
+
+    def made(self, model: nn.Module, measure: Callable[[], Mapping[str, Any]]) -> Tree | None:
+        """Train, then measure; parts of a result, or None if a signal stopped the training.
+
+        Args:
+            model: that is trained.
+            measure: called once the training is over and its log closed.
+        """
+        with self:
+            if not self.train():
+                return None
+            spent = self.spent()
+        model.eval()
+        began = time.monotonic()
+        measures = plain(measure())
+        return {
+            **spent,
+            "measuring_s": round(time.monotonic() - began, 1),
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "measures": measures,
+        }
+
     def _refuse_a_longer_run(self, minutes: float) -> None:
-        """A run that had a budget of more `minutes`, and has used more than the present one."""
+        """A run that had a budget of more `minutes`, and has spent more than the present one."""
         if minutes > self.minutes and self.cpu_s >= 60 * self.minutes:
             self.log.close()
             raise ConfigError(
-                f"{self.run_dir}: expected a run of {self.minutes:g} {self._unit}minutes at most, "
-                f"got one stopped after {self.cpu_s / 60:.3g} of {minutes:g}; go on with "
+                f"{self.run_dir}: expected a run of {self.minutes:g} {self._unit} at most, "
+                f"got one stopped after {self.cpu_s / 60:.3g} of {minutes:g}; continue with "
                 f"{minutes:g}, use another folder, or --force to make it anew"
             )
 
     def _resume(self) -> None:
-        state: dict[str, Any] = {}
+        state: Tree = {}
         if checkpoint.steps(self.checkpoints):
             _, state = checkpoint.load(self.checkpoints)
             self.cpu_s, self.rows = state["cpu_s"], state["rows"]
@@ -233,6 +257,54 @@ class BudgetedTraining(ABC):
         # what is running now, whatever is committed until the end; it counts once it has learnt
         self._here = provenance.commit(), provenance.machine(self.device)
         self.log.truncate_after(self.updates, counter="study/updates")
+
+
+def run(
+    trial: OneTrial,
+    make: Callable[[OneTrial], Tree | None],
+    lines: Mapping[str, str],
+    more: Mapping[str, Any] | None = None,
+) -> bool:
+    """Make one trial, or what is left of it; whether it is done.
+
+    Args:
+        trial: what to make; its folder is locked.
+        make: trains and measures, see `BudgetedTraining.made`.
+        lines: what a result tells of how training went, by the metrics it is made of.
+        more: written beside the settings and into the result.
+
+    Raises:
+        MbrlError: its settings are wrong or not those of its folder, or training cannot continue.
+    """
+    refuse_changed([trial])
+    if trial.is_done():
+        return True
+    trial.run_dir.mkdir(parents=True, exist_ok=True)
+    settings, more = trial.settings(), more or {}
+    with lock_folder(trial.run_dir):
+        begun = json.dumps({**settings, **more}, indent=1)
+        write_atomically(trial.run_dir / "settings.json", begun)
+        made = make(trial)
+        if made is None:
+            return False
+        # last of all, so that it is there only if everything is
+        write_json(
+            trial.result_path,
+            {
+                trial.kind: trial.subject,
+                "arm": trial.arm,
+                "seed": trial.seed,
+                "command": shlex.join(trial.command()),
+                "cpu_minutes": trial.minutes,
+                **more,
+                "overrides": list(trial.overrides),
+                "settings": settings,
+                "measures_version": trial.measures,
+                **made,
+                "curve": curve(trial.run_dir, lines),
+            },
+        )
+    return True
 
 
 def curve(run_dir: Path, names: Mapping[str, str]) -> dict[str, list[float | None]]:

@@ -1,12 +1,11 @@
 """The arms of the fidelity study: world models that differ in a few settings and in nothing else.
 
 An arm is a title and overrides on `configs/fidelity.yaml`, never code (see `studies.arms`).
-Variants
-and ablations have one seed and half the minutes of main arms, unless they are read beside one main
-arm: then they have all of them. Tables name the minutes. This module imports nothing heavy.
+Variants and ablations have one seed and half the minutes of main arms, unless they are read beside
+one main arm: then they have all of them. Tables name the minutes. Retired arms are those whose
+setting is gone; their results stay. This module imports nothing heavy.
 """
 
-from mbrl.studies import arms
 from mbrl.studies.arms import Arm
 
 _PLAIN_ENCODER = (
@@ -51,6 +50,10 @@ _PRESSED = "world_model.kl.soft_free_nats=4"
 
 def _layers(count: int) -> tuple[str, ...]:
     return (f"world_model.decoder.layers={count}",)
+
+
+def _gone(setting: str) -> str:
+    return f"its setting world_model.{setting} is gone, since it changed little (docs/fidelity.md)"
 
 
 ARMS: dict[str, Arm] = {
@@ -156,13 +159,11 @@ ARMS: dict[str, Arm] = {
         note="beside soft free nats 4",
     ),
     "pixelcnn_kl_warmup": Arm(
-        "KL warm-up",
-        (_PRESSED, "world_model.kl.warmup_updates=500"),
-        note="beside soft free nats 4",
+        "KL warm-up", note="beside soft free nats 4", retired=_gone("kl.warmup_updates")
     ),
-    "pixelcnn_input_dropout": Arm("input dropout", ("world_model.decoder.input_dropout=0.2",)),
-    "pixelcnn_auxiliary_head": Arm("auxiliary head", ("world_model.decoder.auxiliary=0.1",)),
-    "pixelcnn_loss_floor": Arm("loss floor", ("world_model.decoder.loss_floor=0.003",)),
+    "pixelcnn_input_dropout": Arm("input dropout", retired=_gone("decoder.input_dropout")),
+    "pixelcnn_auxiliary_head": Arm("auxiliary head", retired=_gone("decoder.auxiliary")),
+    "pixelcnn_loss_floor": Arm("loss floor", retired=_gone("decoder.loss_floor")),
     "pixelcnn_no_marginal": Arm("no marginal", ("world_model.decoder.marginal=false",)),
     "pixelcnn_falling_step": Arm("falling step size", ("learn_model.halve_after=1000",)),
     "pixelcnn_recurrent": Arm("recurrent posterior", ("world_model.posterior=recurrent",)),
@@ -179,15 +180,6 @@ ARMS: dict[str, Arm] = {
 SWEEP = ("pixelcnn_1", "pixelcnn_2", "pixelcnn_3", "pixelcnn_5", "pixelcnn_8")
 """Arms that differ in the number of layers alone, and so in receptive field, weights and cost."""
 SUPERVISED = "supervised"
-"""The arm that is told what the others' codes are asked for; see `studies.fidelity.supervised`."""
+"""The arm that is given the labels that the others' codes are probed for; see `supervised.py`."""
 REFERENCE = "pixelcnn_2"
 """The main arm's settings with the budget of variants, which are to be compared with it."""
-
-
-def choose(names: str) -> list[str]:
-    """The arms of `--arms`: "main", "all" or names with commas between.
-
-    Raises:
-        ConfigError: a name is unknown, or given twice.
-    """
-    return arms.choose(names, ARMS)

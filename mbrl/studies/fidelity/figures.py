@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from mbrl.report.figures import style
 from mbrl.studies.fidelity.arms import ARMS, SUPERVISED, SWEEP
-from mbrl.studies.fidelity.results import look_up
 from mbrl.studies.fidelity.tables import objects
 from mbrl.studies.panels import beside, legend_below
+from mbrl.studies.results import look_up
 
 Summary = Mapping[str, Any]
 

@@ -16,6 +16,7 @@ object is drawn twice while the memory is that of the newer one. And the pixel o
 middle at i, so that centroids of pixel indices compare with these centres.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from envs import EnvSettings
 from envs.pong import STATE, court
+from mbrl.errors import ConfigError
 
 Array = NDArray[Any]
 Ram = NDArray[np.uint8]
@@ -429,3 +431,18 @@ _OTHERS = (
 )
 GAMES: dict[str, Game] = {game.name: game for game in (*_ATARI, *_OTHERS)}
 """Every game of the study, by name."""
+
+
+def find_game(name: str, study: str) -> Game:
+    """The game of that name, for a study that is named in the message.
+
+    Raises:
+        ConfigError: there is none; the known ones are listed.
+    """
+    if name not in GAMES:
+        near = difflib.get_close_matches(name, GAMES, n=1)
+        raise ConfigError(
+            f"bench {study}: expected a game out of {', '.join(GAMES)}; got {name}"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
+    return GAMES[name]

@@ -31,6 +31,7 @@ from mbrl.studies.fidelity.readout import (
     probe_report,
     read,
 )
+from mbrl.studies.trial import plain
 from mbrl.world_model.model import WorldModel
 
 FEWEST_RECALLED = 20  # frames, of every object, for a median of its distances to be printed
@@ -207,12 +208,3 @@ def _readout(
         "nuisance": nuisances(game, reading, seed, epochs=sizes.epochs),
         "rows": rows,
     }
-
-
-def plain(tree: Any) -> Any:
-    """The same tree for JSON: plain floats, and None for what is no finite number."""
-    if isinstance(tree, Mapping):
-        return {str(name): plain(value) for name, value in tree.items()}
-    if tree is None or not math.isfinite(tree):
-        return None
-    return float(tree)

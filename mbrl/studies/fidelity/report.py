@@ -1,27 +1,22 @@
-"""The report of a study: a summary, its trials and their pictures in, one HTML file out.
-
-The file is self-contained, like every report here. The same figures and picture sheets are also
-written as PNG into `figures/`, from where the documentation takes them (`docs/generate.py`). Words
-and layout are in `report.html.j2`; every reason to doubt a number that can be found in the data
-stands at its top.
-"""
+"""The report of the fidelity study: what `mbrl.studies.report` shows of a game."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from mbrl.report.figures import to_svg
-from mbrl.report.html import commit_warnings, machine_text, render
 from mbrl.studies.fidelity.arms import ARMS, REFERENCE
 from mbrl.studies.fidelity.figures import colour, figures, main_arms
 from mbrl.studies.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.studies.fidelity.tables import tables
-from mbrl.studies.panels import data_url, save_png
+from mbrl.studies.report import Page, write_page
 
 Summary = Mapping[str, Any]
 
+_LEAD = (
+    "Every arm learnt from the same frames for the same CPU time; each measure is taken on frames "
+    "of other episodes. A number with an interval is the mean of three seeds or more with its "
+    "95\u00a0% bootstrap interval; a number alone has fewer."
+)
 _CAPTIONS = {
     "drift": "Open-loop dreams after 16 real frames, with the real actions. Thin: every seed, and "
     "the means of variants; thick: means of the main arms. A ball is recalled if it is within its "
@@ -43,36 +38,28 @@ _MAX_STRIPS = 3
 
 
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `report.html` and the PNG files.
-
-    Args:
-        folder: the study's folder, with the run folders of the trials.
-        summary: of `mbrl.studies.fidelity.results.aggregate`.
-        trials: of `mbrl.studies.fidelity.results.read_trials`.
-
-    Returns:
-        The HTML file.
-    """
-    drawn = figures(summary, trials)
-    for name, figure in drawn.items():
-        save_png(figure, folder / "figures" / f"{name}.png")
-    sheets = picture_sheets(folder, summary)
-    return render(
-        folder / "report.html",
-        "studies/fidelity/report.html.j2",
+    """Write `report.html` and the PNG files; `folder` has the run folders of the trials."""
+    steps = sorted({step for about in summary["runs"].values() for step in about["steps"]})
+    page = Page(
         title=f"What decoders keep of {summary['game']}",
+        lead=_LEAD,
         summary=summary,
+        arms=ARMS,
+        colour=colour,
+        tables=tables(summary),
+        figures=figures(summary, trials),
+        captions=_CAPTIONS,
+        sheets=picture_sheets(folder, summary),
         warnings=_warnings(summary),
-        tables=[{"title": title, "rows": rows} for title, rows in tables(summary).values()],
-        palette={arm: colour(arm) for arm in summary["arms"]},
-        notes={arm: ARMS[arm].note if arm in ARMS else "" for arm in summary["arms"]},
-        figures=[
-            {"svg": Markup(to_svg(figure)), "caption": _CAPTIONS[name]}
-            for name, figure in drawn.items()
-        ],
-        sheets=[{"url": data_url(path), "caption": caption} for path, caption in sheets],
-        protocol=_protocol(summary),
+        protocol={
+            "game": str(summary["game"]),
+            "frames": f"{' or '.join(f'{step:,}' for step in steps)} agent steps, the same for all",
+            "budget": "CPU minutes of one thread per run, or minutes on a GPU: `runs` in the "
+            "tables is seeds × minutes",
+            "measures": "held-out episodes; every measure is defined in docs/fidelity.md",
+        },
     )
+    return write_page(folder, page)
 
 
 def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
@@ -112,39 +99,16 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
 
 def _warnings(summary: Summary) -> list[str]:
     """Reasons to doubt the numbers."""
-    runs = summary["runs"]
+    runs = list(summary["runs"].values())
+    mains = [about for about in runs if about["main"]]
     warnings = []
-    few = [about["title"] for about in runs.values() if about["main"] and len(about["seeds"]) < 3]
-    if few:
-        warnings.append(f"Fewer than three seeds, hence no interval: {', '.join(few)}.")
-    others = [about for about in runs.values() if not about["main"]]
-    if others and len(others) < len(runs):
+    if 0 < len(mains) < len(runs):
         warnings.append(
             "Variants and ablations have fewer seeds or a smaller budget than main arms: compare "
             f"them with {ARMS[REFERENCE].title}, not with the main arms."
         )
-    budgets = {tuple(about["cpu_minutes"]) for about in runs.values() if about["main"]}
-    if len(budgets) > 1:
+    if len({tuple(about["cpu_minutes"]) for about in mains}) > 1:
         warnings.append("The main arms were not trained for the same time.")
-    if len({tuple(about["steps"]) for about in runs.values()}) > 1:
+    if len({tuple(about["steps"]) for about in runs}) > 1:
         warnings.append("Not all runs learnt from the same number of frames.")
-    if any(about["quick"] for about in runs.values()):
-        warnings.append("Measured on a few frames only (--quick): not to be quoted.")
-    if summary.get("other_machines"):
-        warnings.append("The runs were made on different machines, so CPU time does not compare.")
-    return warnings + commit_warnings(summary["commit"].split(", "))
-
-
-def _protocol(summary: Summary) -> dict[str, str]:
-    """What was done, as name and value."""
-    steps = sorted({step for about in summary["runs"].values() for step in about["steps"]})
-    return {
-        "game": str(summary["game"]),
-        "frames": f"{' or '.join(f'{step:,}' for step in steps)} agent steps, the same for all",
-        "budget": "CPU minutes of one thread per run, or minutes on a graphics card: "
-        "`runs` in the tables is seeds × minutes",
-        "measures": "held-out episodes; every measure is defined in docs/fidelity.md",
-        "machine": machine_text(summary["machine"]),
-        "commit": str(summary["commit"]),
-        "command": str(summary["command"]),
-    }
+    return warnings

@@ -1,164 +1,104 @@
-"""The fidelity study of one game: frames, then every trial that is missing, then the report.
+"""The fidelity study of one game: what decoders keep of its small objects, and what codes know.
 
-Each trial is a process of its own (`studies.fidelity.trial`) with one thread; what is done is kept,
-what is half done resumes, what fails is reported while the others go on. The summary and the report
-are made anew from everything that is there, also after a failure, so a stopped study shows what it
-has. What the arms are: `studies.fidelity.arms`. What is measured: `studies.fidelity.measure`.
+What the arms are: `mbrl/studies/fidelity/arms.py`. What is measured: `measure.py` beside it. This
+module imports neither torch nor Ray.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 
 from mbrl.errors import ConfigError
-from mbrl.run.children import run_all
-from mbrl.studies.fidelity.arms import SUPERVISED, choose
-from mbrl.studies.fidelity.results import aggregate, read_trials
-from mbrl.studies.fidelity.trials import MEASURES, Trial, is_done, plan, refuse_others, unheeded
-from mbrl.studies.trials import child
-
-if TYPE_CHECKING:
-    from mbrl.studies.fidelity.games import Game
+from mbrl.studies.fidelity.arms import SUPERVISED
+from mbrl.studies.fidelity.games import find_game
+from mbrl.studies.fidelity.trial import Trial, without_effect
+from mbrl.studies.study import Study, StudyOptions, Tree
 
 
-def study(
-    game: str,
-    overrides: Sequence[str] = (),
-    *,
-    arms: str = "main",
-    seeds: int | None = None,
-    minutes: float | None = None,
-    steps: int = 100_000,
-    jobs: int = 1,
-    out: Path | None = None,
-    results: Path = Path("results/fidelity"),
-    quick: bool = False,
-    force: bool = False,
-    device: str = "cpu",
-    updates: int | None = None,
-) -> list[str]:
-    """Run what is missing and write summary and report.
+class Fidelity(Study[Trial]):
+    """World models of one game, trained on the same frames for the same CPU time."""
 
-    Args:
-        game: a name in `GAMES`.
-        overrides: `key=value` for every trial, of `world_model` or `learn_model`.
-        arms: "main", "all", or names in `ARMS` with commas between.
-        seeds: 0 .. seeds - 1; None for each arm's own number.
-        minutes: CPU minutes of training per trial; None for each arm's own.
-        steps: agent steps of the frames that are trained on.
-        jobs: trials side by side, one core each.
-        out: run folders, frames and report; default: runs/fidelity/<game>.
-        results: JSON files.
-        quick: measure on a few frames only, to try things out; the numbers are not to be quoted.
-        force: make anew what is there with other settings, instead of refusing.
-        device: what learns: cpu, one core for each trial, or cuda, which all of them share.
-        updates: after how many a trial ends before its minutes are over.
-
-    Returns:
-        One sentence for each trial that failed.
-
-    Raises:
-        ConfigError: the command asks for something unknown or contradictory.
-    """
-    console = Console()
-    known = find_game(game)
-    if device == "auto":  # a study has to be on one kind, and to say on which
-        raise ConfigError("bench fidelity: expected --device cpu, cuda or cuda:N, got auto")
-    if jobs < 1:
-        raise ConfigError(f"bench fidelity: expected at least one job, got --jobs {jobs}")
-    folder = out or Path("runs") / "fidelity" / game
-    trials = plan(
-        game,
-        _possible(choose(arms), arms, known, overrides, console),
-        seeds=seeds,
-        minutes=minutes,
-        steps=steps,
-        overrides=overrides,
-        out=folder,
-        results=results,
-        quick=quick,
-        device=device,
-        updates=updates,
+    trial = Trial
+    description = (
+        "Collect frames of a game, train every arm on them for the same CPU time, measure what its "
+        "pictures, its code and its dreams keep, and report. Finished runs are kept and half-done "
+        "ones resume; a result made with other settings is refused."
     )
-    refuse_others(trials, known.env, force)
-    missing = [trial for trial in trials if not is_done(trial)]
-    if any(not (trial.run_dir / "checkpoints").exists() for trial in missing):
-        from mbrl.device import pick_device
-
-        pick_device(device)  # before anything is collected; what is begun may only need measuring
-    if missing:
-        _collect(known, trials[0])
-    failed = run_all(
-        [child(trial, f"{trial.game} {trial.arm} seed {trial.seed}", MEASURES) for trial in trials],
-        jobs,
-        console,
+    words = (
+        "pong, breakout, ... (an unknown one lists all), and settings of every run, such as "
+        "world_model.hidden=128 (world_model, learn_model)"
     )
-    if read_trials(game, results):
-        _report(game, folder, results, console)
-    return failed
+
+    def chosen(self, names: str, example: Trial, console: Console) -> list[str]:
+        """The arms that can be made: without labels, none can be learnt.
+
+        Of "all", the arm that learns labels is left out, and that said, also where settings are
+        changed that it does not have; asked for by name, it refuses them itself (`Trial.config`).
+
+        Raises:
+            ConfigError: it was asked for by name, and the game has no labels.
+        """
+        game = find_game(example.game, example.study)
+        chosen = super().chosen(names, example, console)
+        if SUPERVISED not in chosen:
+            return chosen
+        problem = None if game.variables else f"expected a game with labels, got {game.name}"
+        if problem and names != "all":
+            raise ConfigError(f"--arms: {SUPERVISED}: {problem}; leave the arm out")
+        setting = without_effect(example.overrides)
+        if names == "all" and not problem and setting:
+            problem = f"it has no {setting.partition('=')[0]}"
+        if problem:
+            console.print(f"{SUPERVISED}: left out: {problem}", highlight=False)
+            chosen.remove(SUPERVISED)
+        return chosen
+
+    def prepare(self, trials: Sequence[Trial], options: StudyOptions) -> None:
+        """Collect the game's frames if anything is missing."""
+        from mbrl.studies.fidelity.train import frames_of
+
+        if not all(trial.is_done() for trial in trials):
+            frames_of(trials[0])
+
+    def make(self, trial: Trial) -> bool:
+        """Train and measure a world model, or the reader of labels."""
+        from mbrl.studies.fidelity.train import run
+
+        return run(trial)
+
+    def summary(self, trials: Sequence[Tree], folder: Path) -> Tree:
+        """What all trials of a game say together."""
+        from mbrl.studies.results import distinct, summary_of
+
+        def about(runs: Sequence[Tree]) -> Tree:
+            return {"steps": distinct(run["settings"]["steps"] for run in runs)}
+
+        return summary_of(Trial, [_with_cost(one) for one in trials], about)
+
+    def show(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> tuple[Table, Path]:
+        """A table for a terminal, and the report of a game."""
+        from mbrl.studies.fidelity.report import write_report
+        from mbrl.studies.fidelity.tables import terminal
+
+        return terminal(summary), write_report(folder, summary, trials)
 
 
-def _possible(
-    names: list[str], asked: str, game: "Game", overrides: Sequence[str], console: Console
-) -> list[str]:
-    """The arms that can be made: without labels, none can be learnt.
+def _with_cost(trial: Tree) -> Tree:
+    """A world model's trial with what training took: CPU milliseconds for each frame it was shown.
 
-    Of "all", the arm that learns labels is left out, and that said, also where settings are changed
-    that it does not have; asked for by name, it refuses them itself (`Trial.config`).
-
-    Raises:
-        ConfigError: it was asked for by name, and the game has no labels.
+    A frame is a row of a batch, decoded or not. A GPU may be shared by any number of runs, so times
+    on one are left out, those of drawing too.
     """
-    if SUPERVISED not in names:
-        return names
-    problem = None if game.variables else f"expected a game with labels, got {game.name}"
-    if problem and asked != "all":
-        raise ConfigError(f"--arms: {SUPERVISED}: {problem}; leave the arm out")
-    if asked == "all" and not problem and (setting := unheeded(overrides)):
-        problem = f"it has no {setting.partition('=')[0]}"
-    if problem:
-        console.print(f"{SUPERVISED}: left out: {problem}", highlight=False)
-        return [name for name in names if name != SUPERVISED]
-    return names
+    if trial["arm"] == SUPERVISED:
+        return trial
+    measures = dict(trial["measures"])
+    if "card" in trial["machine"]:  # measured on a GPU
+        measures.pop("sample_ms_per_frame", None)
+    if trial["settings"].get("device", "cpu") == "cpu":
+        measures["train_ms_per_frame"] = 1000 * trial["cpu_s"] / trial["rows"]
+    return {**trial, "measures": measures}
 
 
-def find_game(name: str, study: str = "bench fidelity") -> "Game":
-    """The game of that name.
-
-    Args:
-        name: a name in `GAMES`.
-        study: the command, for the message.
-
-    Raises:
-        ConfigError: there is none; the known ones are listed.
-    """
-    from mbrl.studies.fidelity.games import GAMES
-
-    if name not in GAMES:
-        near = difflib.get_close_matches(name, GAMES, n=1)
-        raise ConfigError(
-            f"{study}: expected a game out of {', '.join(GAMES)}; got {name}"
-            + (f"; did you mean {near[0]}?" if near else "")
-        )
-    return GAMES[name]
-
-
-def _collect(game: "Game", trial: Trial) -> None:
-    """Gather the frames before the trials start, so that two do not gather them twice."""
-    from mbrl.studies.fidelity.frames import collect_frames
-    from mbrl.studies.fidelity.trial import FRAMES_SEED
-
-    collect_frames(game, trial.frames_dir, trial.steps, trial.held_out_steps, FRAMES_SEED)
-
-
-def _report(game: str, folder: Path, results: Path, console: Console) -> None:
-    from mbrl.studies.fidelity.report import write_report
-    from mbrl.studies.fidelity.tables import terminal_table
-
-    summary = aggregate(game, results)
-    console.print(terminal_table(summary))
-    report = write_report(folder, summary, read_trials(game, results))
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+STUDY = Fidelity()

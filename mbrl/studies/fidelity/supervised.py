@@ -27,7 +27,7 @@ from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Game
 from mbrl.studies.fidelity.probes import Labels, Targets, classification_report, not_seen_in
 from mbrl.studies.fidelity.readout import categories_of, read_variables
-from mbrl.studies.fidelity.trials import Trial
+from mbrl.studies.fidelity.trial import Trial
 from mbrl.studies.training import BudgetedTraining
 from mbrl.world_model.encoder import Encoder
 from mbrl.world_model.settings import EncoderSettings

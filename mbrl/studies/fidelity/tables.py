@@ -1,35 +1,24 @@
-"""Tables of a study: one summary (`mbrl.studies.fidelity.results.aggregate`) in, rows of text out.
-
-The terminal, the HTML report and the documentation all show these rows, so they cannot disagree.
-A mean stands with its 95 % interval where there are three seeds or more, and alone where there are
-not; a measure that an arm does not have is a dash.
-"""
+"""Tables of the fidelity study: a summary in, rows of text out (`mbrl.studies.tables`)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mbrl.studies.fidelity.games import GAMES
-from mbrl.studies.fidelity.results import look_up
+from mbrl.studies.tables import (
+    Column,
+    Rows,
+    measured_rows,
+    not_empty,
+    summary_rows,
+    terminal_table,
+)
 
-DASH = "–"
+Summary = Mapping[str, Any]
 SHOWN = 4
 """Objects in a table; results have all of them."""
 HORIZONS = (1, 5, 15, 30, 50)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One measure: its heading, its name in the summary and how it is written."""
-
-    title: str
-    name: str
-    digits: int = 2
-
 
 COLUMNS = (
     Column("centroid, px", "centroid_px"),
@@ -79,29 +68,13 @@ NUISANCE = tuple(
 """What a code should not hold, in games that have it."""
 
 TABLES = (
-    "main",
-    "variants",
-    "objects",
-    "code",
-    "variables",
-    "ahead",
-    "drift",
-    "dreams",
-    "nuisance",
+    *("main", "variants", "objects", "code", "variables"),
+    *("ahead", "drift", "dreams", "nuisance"),
 )
 """Names of all tables."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A table as text: the headings, and one row per arm, first its title."""
-
-    head: list[str]
-    rows: list[list[str]]
-    arms: list[str]
-
-
-def objects(summary: Mapping[str, Any]) -> list[str]:
+def objects(summary: Summary) -> list[str]:
     """Names of the game's objects, the ball first; of many (Freeway's cars) the first `SHOWN`."""
     found = [
         name.removesuffix("_recall")
@@ -112,7 +85,16 @@ def objects(summary: Mapping[str, Any]) -> list[str]:
     return sorted(dict.fromkeys(found), key=lambda name: name != "ball")[:SHOWN]
 
 
-def columns_of(summary: Mapping[str, Any]) -> list[Column]:
+def _over(horizons: Sequence[int], *measures: tuple[str, str, int]) -> list[Column]:
+    """Columns of dreams: each measure, as name, title and digits, at each horizon."""
+    return [
+        Column(f"{title}, {horizon}", f"drift/{horizon}/{name}", digits)
+        for name, title, digits in measures
+        for horizon in horizons
+    ]
+
+
+def columns_of(summary: Summary) -> list[Column]:
     """Columns of the summary: first the objects, then the rest."""
     names = objects(summary)
     recall = [Column(f"{spoken(name)} recall", f"{name}_recall") for name in names]
@@ -126,20 +108,17 @@ def columns_of(summary: Mapping[str, Any]) -> list[Column]:
     return [*recall, *precision, *COLUMNS[:before], *after, *COLUMNS[before:]]
 
 
-def object_columns(summary: Mapping[str, Any]) -> list[Column]:
+def object_columns(summary: Summary) -> list[Column]:
     """What stands beside recall: the recall by chance, near without clean, drawn anywhere."""
+    titles = {"shuffled_recall": "recall by chance", "near": "near", "present": "present"}
     return [
         Column(f"{spoken(name)} {title}", f"objects/{name}/{measure}")
-        for title, measure in (
-            ("recall by chance", "shuffled_recall"),
-            ("near", "near"),
-            ("present", "present"),
-        )
+        for measure, title in titles.items()
         for name in objects(summary)
     ]
 
 
-def variable_columns(summary: Mapping[str, Any]) -> list[Column]:
+def variable_columns(summary: Summary) -> list[Column]:
     """F1 of every variable that is probed, in the order of the game's list."""
     probed = {name for arm in summary["arms"].values() for name in arm.get("probe_f1", {})}
     game = GAMES.get(summary["game"])
@@ -153,58 +132,36 @@ def spoken(name: str) -> str:
     return name.replace("_", " ")
 
 
-def drift_columns(summary: Mapping[str, Any]) -> list[Column]:
+def drift_columns(summary: Summary) -> list[Column]:
     """Columns for open-loop dreams by horizon: of the ball, or of a game's first object."""
-    measures: list[tuple[str, str, int]] = []
     for name in objects(summary)[:1]:
-        measures.append((f"{name}_recall", f"{spoken(name)} recall", 2))
-        measures.append((f"{name}_present", "present", 2))
-    if measures:
-        measures.append(("position_px", "px", 1))
-    else:
-        measures.append(("pixel_mse", "squared error", 4))
-    return [
-        Column(f"{title}, {horizon}", f"drift/{horizon}/{name}", digits)
-        for name, title, digits in measures
-        for horizon in HORIZONS
-    ]
+        recall = (f"{name}_recall", f"{spoken(name)} recall", 2)
+        return _over(HORIZONS, recall, (f"{name}_present", "present", 2), ("position_px", "px", 1))
+    return _over(HORIZONS, ("pixel_mse", "squared error", 4))
 
 
-def dream_columns(summary: Mapping[str, Any]) -> list[Column]:
+def dream_columns(summary: Summary) -> list[Column]:
     """What stands beside drift: how many dreams it is about, and what knowing nothing would get."""
-    lead = objects(summary)[:1]
-    standing = [
-        Column(f"{title}, {horizon}", f"drift/{horizon}/{name}_{measure}", digits)
-        for name in lead
-        for title, measure, digits in (
-            ("dreams", "frames", 0),
-            ("px if it stood still", "still_px", 1),
-        )
-        for horizon in HORIZONS
-    ]
-    pixels = [
-        Column(f"squared error if it stood still, {horizon}", f"drift/{horizon}/still_mse", 4)
-        for horizon in (() if lead else HORIZONS)
-    ]
-    rewards = [
-        Column(f"{title}, {horizon}", f"drift/{horizon}/{measure}", 3)
-        for horizon in (15, 50)
-        for title, measure in (
-            ("error of summed reward", "reward_sum_error"),
-            ("of predicting none", "reward_sum_error_of_none"),
-            ("error of going on", "continue_error"),
-            ("error at an ending", "ending_error"),
-        )
-    ]
+    still = [("still_mse", "squared error if it stood still", 4)]
+    for name in objects(summary)[:1]:
+        still = [(f"{name}_frames", "dreams", 0), (f"{name}_still_px", "px if it stood still", 1)]
+    rewards = (
+        ("reward_sum_error", "error of summed reward", 3),
+        ("reward_sum_error_of_none", "of predicting none", 3),
+        ("continue_error", "error of going on", 3),
+        ("ending_error", "error at an ending", 3),
+    )
     calm = [
         Column("recall with likeliest codes, 15", "drift/15/likeliest_recall"),
         Column("px with likeliest codes, 15", "drift/15/likeliest_px", 1),
     ]
+    pixels = _over(HORIZONS, *still)
+    first, last = (pixels, []) if objects(summary) else ([], pixels)
     endings = [Column("endings", "drift/15/ending_frames", 0)]
-    return [*standing, *calm, *pixels, *rewards, *endings]
+    return [*first, *calm, *last, *_over((15,), *rewards), *_over((50,), *rewards), *endings]
 
 
-def nuisance_columns(summary: Mapping[str, Any]) -> list[Column]:
+def nuisance_columns(summary: Summary) -> list[Column]:
     """What a code should not hold, and beside it the objects that it should, from z alone."""
     if not any(arm.get("nuisance") for arm in summary["arms"].values()):
         return []
@@ -215,129 +172,56 @@ def nuisance_columns(summary: Mapping[str, Any]) -> list[Column]:
     return [*NUISANCE, *held]
 
 
-def summary_rows(
-    summary: Mapping[str, Any],
-    columns: Sequence[Column] | None = None,
-    main: bool | None = None,
-) -> Rows:
-    """One row per arm, one cell per measure that any arm has.
-
-    Where not all arms were made on one kind of processor, the last column says on which an arm was,
-    since CPU minutes of different ones are not worth the same.
-
-    Args:
-        summary: of one game.
-        columns: which measures; `columns_of` if None.
-        main: only main arms, only the others, or all.
-    """
-    runs = summary["runs"]
-    arms = [arm for arm in summary["arms"] if main is None or runs[arm]["main"] == main]
-    wanted = columns_of(summary) if columns is None else columns
-    shown = [column for column in wanted if any(_mean(summary, arm, column.name) for arm in arms)]
-    mixed = len({one for arm in arms for one in runs[arm].get("processors", [])}) > 1
-    rows = [
-        [runs[arm]["title"], budget(runs[arm]), updates(runs[arm])]
-        + [cell(look_up(summary["arms"][arm], column.name), column.digits) for column in shown]
-        + (["; ".join(runs[arm]["processors"])] if mixed else [])
-        for arm in arms
-    ]
-    head = ["arm", "runs", "updates", *(column.title for column in shown)]
-    return Rows([*head, *(["processor"] if mixed else [])], rows, arms)
-
-
-def tables(summary: Mapping[str, Any]) -> dict[str, tuple[str, Rows]]:
+def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
     """Every table of a study that has something in it, by name, with its heading."""
-    wanted = {
-        "main": ("Main arms", _measured(summary, main=True)),
-        "variants": ("Variants and ablations", _measured(summary, main=False)),
-        "objects": (
-            "Objects: recall by chance, near and present",
-            _measured(summary, object_columns(summary)),
-        ),
-        "code": ("What the code knows", _measured(summary, CODE)),
-        "variables": (
-            "F1 by variable: linear probes of [z, h], or labels given",
-            _measured(summary, variable_columns(summary)),
-        ),
-        "ahead": ("What h knows of the state: ridge R²", _measured(summary, AHEAD)),
-        "drift": ("How long dreams stay true", _measured(summary, drift_columns(summary))),
-        "dreams": (
-            "Beside drift: dreams, standing still, rewards",
-            _measured(summary, dream_columns(summary)),
-        ),
-        "nuisance": (
-            "Nuisance: what a code should not hold",
-            _measured(summary, nuisance_columns(summary)),
-        ),
-    }
-    return {name: (title, rows) for name, (title, rows) in wanted.items() if rows.rows}
 
+    def rows(columns: Sequence[Column], main: bool | None = None) -> Rows:
+        return measured_rows(summary, columns, main)
 
-def _measured(
-    summary: Mapping[str, Any],
-    columns: Sequence[Column] | None = None,
-    main: bool | None = None,
-) -> Rows:
-    """`summary_rows` of the arms that have any of the measures."""
-    wanted = columns_of(summary) if columns is None else columns
-    every = summary_rows(summary, wanted, main)
-    there = [any(_mean(summary, arm, one.name) for one in wanted) for arm in every.arms]
-    rows, arms = list(compress(every.rows, there)), list(compress(every.arms, there))
-    return Rows(every.head, rows, arms)
-
-
-def cell(statistics: Mapping[str, Any] | None, digits: int) -> str:
-    """A mean with its interval, `0.98 (0.97–0.99)`, or as much of it as there is."""
-    if statistics is None or statistics["mean"] is None:
-        return DASH
-    mean = f"{statistics['mean']:.{digits}f}"
-    if statistics["ci95"] is None:
-        return mean
-    low, high = statistics["ci95"]
-    return f"{mean} ({low:.{digits}f}–{high:.{digits}f})"
-
-
-def budget(about: Mapping[str, Any]) -> str:
-    """Seeds and minutes of an arm's runs, `3 × 30`; `3` if a number of updates ended them."""
-    if about.get("equal_updates"):
-        return f"{len(about['seeds'])}"
-    minutes = " or ".join(f"{value:g}" for value in about["cpu_minutes"])
-    return f"{len(about['seeds'])} × {minutes}"
-
-
-def updates(about: Mapping[str, Any]) -> str:
-    """Updates of an arm's runs, `9,800` or `9,800–10,100`."""
-    return "–".join(
-        f"{count:,}" for count in sorted({min(about["updates"]), max(about["updates"])})
+    return not_empty(
+        {
+            "main": ("Main arms", rows(columns_of(summary), main=True)),
+            "variants": ("Variants and ablations", rows(columns_of(summary), main=False)),
+            "objects": (
+                "Objects: recall by chance, near and present",
+                rows(object_columns(summary)),
+            ),
+            "code": ("What the code knows", rows(CODE)),
+            "variables": (
+                "F1 by variable: linear probes of [z, h], or labels given",
+                rows(variable_columns(summary)),
+            ),
+            "ahead": ("What h knows of the state: ridge R²", rows(AHEAD)),
+            "drift": ("How long dreams stay true", rows(drift_columns(summary))),
+            "dreams": (
+                "Beside drift: dreams, standing still, rewards",
+                rows(dream_columns(summary)),
+            ),
+            "nuisance": (
+                "Nuisance: what a code should not hold",
+                rows(nuisance_columns(summary)),
+            ),
+        }
     )
 
 
-def terminal_table(summary: Mapping[str, Any]) -> Table:
+def terminal(summary: Summary) -> Table:
     """A few means of every arm, for a terminal of 80 columns; the report has all the rest."""
-    lead = objects(summary)[:1]
+    shown = objects(summary)
+    lead = shown[:1]
     columns = [
-        *(Column(_short(name, objects(summary)), f"{name}_recall") for name in objects(summary)),
+        *(Column(_short(name, shown), f"{name}_recall") for name in shown),
         Column("F1", "probe_f1/mean"),
         Column("KL", "nats_per_frame", 1),
         Column("bits", "bits_per_frame", 0),
         *(Column(f"{_short(name, lead)}@15", f"drift/15/{name}_recall") for name in lead),
         Column("px@15", "drift/15/position_px", 1),
     ]
-    rows = summary_rows(summary, columns)
-    table = Table(
-        title=f"{summary['game']}, means over seeds",
-        caption="recall of objects, probe F1, nats and bits per frame, dreams after 15 steps",
-        box=SIMPLE_HEAD,
-        padding=0,
+    return terminal_table(
+        f"{summary['game']}, means over seeds",
+        "recall of objects, probe F1, nats and bits per frame, dreams after 15 steps",
+        summary_rows(summary, columns),
     )
-    # the last column, if it is there; it would leave the numbers no room
-    head = [title for title in rows.head if title != "processor"]
-    for title in head:
-        first = title == "arm"  # the only column that may be broken where the terminal is narrow
-        table.add_column(title, justify="left" if first else "right", no_wrap=not first)
-    for row in rows.rows:
-        table.add_row(row[0], *(text.partition(" (")[0] for text in row[1 : len(head)]))
-    return table
 
 
 def _short(name: str, others: Sequence[str]) -> str:
@@ -345,8 +229,3 @@ def _short(name: str, others: Sequence[str]) -> str:
     first = name.partition("_")[0]
     alone = [other.partition("_")[0] for other in others].count(first) == 1
     return first if alone else spoken(name)
-
-
-def _mean(summary: Mapping[str, Any], arm: str, name: str) -> bool:
-    statistics = look_up(summary["arms"][arm], name)
-    return statistics is not None and statistics["mean"] is not None

@@ -9,7 +9,6 @@ nothing heavy.
 
 from functools import partial
 
-from mbrl.studies import arms
 from mbrl.studies.arms import Arm
 
 _arm = partial(Arm, budget=(20.0, 20.0))
@@ -60,12 +59,3 @@ ARMS: dict[str, Arm] = {
         note="fewer parameters by smaller networks instead of shared ones",
     ),
 }
-
-
-def choose(names: str) -> list[str]:
-    """The arms of `--arms`: "main", "all" or names with commas between.
-
-    Raises:
-        ConfigError: a name is unknown, or given twice.
-    """
-    return arms.choose(names, ARMS)

@@ -51,8 +51,8 @@ from mbrl.studies.flows.images import SIDE, drawn_sources, load_images, name_of
 from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.step import Order, random_images, run_steps
 from mbrl.studies.flows.train import build, loss_of
-from mbrl.studies.flows.trial import command_line, finite, words_of
-from mbrl.studies.flows.trials import Trial, is_fresh, known_digest
+from mbrl.studies.flows.trial import Trial, command_line, is_fresh, known_digest, words_of
+from mbrl.studies.trial import plain
 from mbrl.world_model.settings import FlowSettings
 
 VERSION = 3
@@ -244,7 +244,7 @@ def write_costs(trial: Trial, found: dict[str, Any], digest: str) -> None:
             "version": VERSION,
             "digest": digest,
             "settings": settings_of(trial),
-            "costs": finite(found),
+            "costs": plain(found),
         },
     )
 

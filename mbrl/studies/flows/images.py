@@ -8,14 +8,16 @@ knowing them by heart would count as modelling them. What learns from them is no
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from mbrl.config.settings import Settings
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.studies.flows.sources import read_pictures
 
@@ -30,25 +32,29 @@ FRAMES_SEED = 0
 _AT_ONCE = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Settings):
     """Which images, and how they are prepared; everything that decides them.
 
-    Attributes:
-        game: a name in `mbrl.studies.fidelity.games.GAMES`, or None.
-        path: a user's own images, or None; exactly one of the two is given.
-        size: side in pixels; None for the images' own.
-        bits: of an intensity.
-        steps: agent steps of a game's training frames.
-        frames: folder that keeps a game's frames.
+    Either a game, a name in `mbrl.studies.fidelity.games.GAMES`, or a path is given.
     """
 
-    game: str | None = None
-    path: Path | None = None
-    size: int | None = None
-    bits: int = 5
-    steps: int = 100_000
-    frames: Path | None = None
+    game: str | None = Field(None, description="pong, breakout, ..., car_racing")
+    path: Path | None = Field(
+        None,
+        title="images",
+        description="a folder of PNG or JPG files, an .npz with a uint8 array (N, H, W, C), or the "
+        "folder of CIFAR-10's python batches",
+    )
+    size: int | None = Field(
+        None, ge=1, description="side in pixels, shrunk by averaging; default: as they are"
+    )
+    bits: int = Field(5, description="of an intensity, 1 to 8")
+    steps: int = Field(100_000, description="agent steps of a game's frames, as in bench fidelity")
+    frames: Path | None = Field(
+        None,
+        repr=False,
+        description="folder of a game's frames; default: runs/fidelity/GAME/frames",
+    )
 
     @property
     def name(self) -> str:
@@ -71,16 +77,6 @@ class Source:
     def is_shrunk(self) -> bool:
         """Whether these are a game's frames, but smaller."""
         return self.game is not None and self.size not in (None, SIDE)
-
-    def words(self, overrides: Sequence[str] = ()) -> list[str]:
-        """The words of a command that name it and these settings."""
-        words = [self.game] if self.game else []
-        words += overrides  # beside the game: words apart are not understood
-        words += [] if self.game else ["--images", str(self.path)]
-        words += ["--size", str(self.size)] if self.size else []
-        words += ["--bits", str(self.bits)]
-        words += ["--steps", str(self.steps)] if self.game else []
-        return words + (["--frames", str(self.frames)] if self.frames else [])
 
     def settings(self) -> dict[str, Any]:
         """For JSON; no folder of this machine is in it."""
@@ -191,9 +187,9 @@ def load_images(source: Source) -> ImageSet:
 
 
 def _game(source: Source) -> "Game":
-    from mbrl.studies.fidelity.study import find_game
+    from mbrl.studies.fidelity.games import find_game
 
-    return find_game(str(source.game), "bench flow")
+    return find_game(str(source.game), "flow")
 
 
 def _prepared(source: Source, train: Images, held_out: Images, known: dict[str, Any]) -> ImageSet:
@@ -224,7 +220,7 @@ def _prepared(source: Source, train: Images, held_out: Images, known: dict[str, 
 
 def drawn_sources(source: Source) -> list[Source]:
     """The images that drawing is timed on: the study's, and a game's whole frames."""
-    return [source, *([replace(source, size=None)] if source.is_shrunk else [])]
+    return [source, *([source.model_copy(update={"size": None})] if source.is_shrunk else [])]
 
 
 def name_of(shape: tuple[int, int, int]) -> str:

@@ -25,8 +25,7 @@ from mbrl.studies.flows.bits import to_tensor
 from mbrl.studies.flows.cost import SAMPLED, cpu_ms_of, sample_ms, write_side
 from mbrl.studies.flows.images import ImageSet, drawn_sources, load_images, name_of
 from mbrl.studies.flows.settings import FlowStudySettings
-from mbrl.studies.flows.trial import command_line
-from mbrl.studies.flows.trials import Trial, is_fresh, known_digest
+from mbrl.studies.flows.trial import Trial, command_line, is_fresh, known_digest
 from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder
 from mbrl.world_model.decoders.sampling import sample_blocks
 from mbrl.world_model.settings import DecoderSettings, FlowSettings

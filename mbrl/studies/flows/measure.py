@@ -21,7 +21,6 @@ in two places, `APART` or more from each other; if none had, there are no scores
 images do not allow is left out, and of a flow that diverged there is no other than its bits.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,8 +240,3 @@ def _path(flow: ImageFlow, sight: Sight | None, paths: Images, seed: int) -> dic
     between = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
     places = sight.places(sight.lead, paths.reshape(n * steps, *paths.shape[2:]))
     return {**scores, **_counts(sight, between), **path_scores(places.reshape(n, steps, 2))}
-
-
-def timed(began: float) -> float:
-    """Seconds since `time.monotonic()` was `began`, for the result."""
-    return round(time.monotonic() - began, 1)

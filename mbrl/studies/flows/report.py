@@ -1,35 +1,25 @@
-"""The report of a flow study: a summary, its trials and their pictures in, one HTML file out.
-
-Figures and picture sheets are also written as PNG into `figures/`, from where the documentation
-takes them (`docs/generate.py`). Layout is the fidelity study's
-(`mbrl/studies/fidelity/report.html.j2`);
-every reason to doubt a number that can be found in the data stands at its top.
-"""
+"""The report of the flow study: what `mbrl.studies.report` shows of a set of images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
-from mbrl.report.figures import style, to_svg
-from mbrl.report.html import commit_warnings, machine_text, render
+from mbrl.report.figures import style
 from mbrl.studies.flows.arms import ARMS, DEFAULT, REFERENCE
 from mbrl.studies.flows.cost import MODES
 from mbrl.studies.flows.load import TRUSTED
 from mbrl.studies.flows.results import held_out_curve
 from mbrl.studies.flows.tables import is_busy, tables
-from mbrl.studies.panels import beside, data_url, legend_below, save_png, sheet
+from mbrl.studies.panels import beside, legend_below, sheet
+from mbrl.studies.report import COLOURS, GREY, Page, write_page
 
 Summary = Mapping[str, Any]
 
-# Okabe & Ito (2008); yellow is left out, it vanishes on white
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_GREY = "#8a8f98"
 _LEAD = (
     "Every arm learnt the same images for the same CPU time and is measured on held-out ones. Bits "
     "per dimension: lower is better. A number with an interval is the mean of three seeds or more "
@@ -53,43 +43,30 @@ _WIDEST = 128
 
 def colour(arm: str) -> str:
     """An arm's colour, the same in every figure; grey beyond the first six."""
-    place = list(ARMS).index(arm) if arm in ARMS else len(_COLOURS)
-    return _COLOURS[place] if place < len(_COLOURS) else _GREY
+    place = list(ARMS).index(arm) if arm in ARMS else len(COLOURS)
+    return COLOURS[place] if place < len(COLOURS) else GREY
 
 
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
-    """Write `report.html` and the PNG files.
-
-    Args:
-        folder: the study's folder, with the run folders of the trials.
-        summary: of `mbrl.studies.flows.results.aggregate`.
-        trials: of `mbrl.studies.flows.results.read_trials`.
-
-    Returns:
-        The HTML file.
-    """
-    drawn = figures(summary, trials)
-    for name, figure in drawn.items():
-        save_png(figure, folder / "figures" / f"{name}.png")
-    sheets = picture_sheets(folder, summary)
-    arms = {*summary["arms"], *summary["costs"]}
-    rows = {name for _, table in tables(summary).values() for name in table.arms}
-    return render(
-        folder / "report.html",
-        "studies/fidelity/report.html.j2",
+    """Write `report.html` and the PNG files; `folder` has the run folders of the trials."""
+    page = Page(
         title=f"What shared couplings cost on {summary['images']}",
         lead=_LEAD,
-        warnings=_warnings(summary),
-        tables=[{"title": title, "rows": table} for title, table in tables(summary).values()],
-        palette={arm: colour(arm) for arm in arms | rows},
-        notes={arm: ARMS[arm].note if arm in ARMS else "" for arm in arms | rows},
-        figures=[
-            {"svg": Markup(to_svg(figure)), "caption": _CAPTIONS[name]}
-            for name, figure in drawn.items()
-        ],
-        sheets=[{"url": data_url(path), "caption": caption} for path, caption in sheets],
-        protocol=_protocol(summary),
+        summary=summary,
+        arms=ARMS,
+        colour=colour,
+        tables=tables(summary),
+        figures=figures(summary, trials),
+        captions=_CAPTIONS,
+        sheets=picture_sheets(folder, summary),
+        warnings=warnings_of(summary),
+        protocol={
+            "images": _images(summary["about"]),
+            "budget": "CPU minutes of one thread per run: `runs` in the tables is seeds × minutes",
+            "measures": "every measure is defined in docs/flows.md",
+        },
     )
+    return write_page(folder, page)
 
 
 # -- figures -------------------------------------------------------------------------------------
@@ -121,7 +98,7 @@ def learning_figure(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Fi
                 label=summary["runs"][arm]["title"],
             )
         if marginal is not None:
-            grid[0].axhline(marginal, linestyle=":", color=_GREY)
+            grid[0].axhline(marginal, linestyle=":", color=GREY)
         grid[0].set_yscale("log")
         grid[0].set_xlim(left=0)
         grid[0].set_xlabel("CPU minutes")
@@ -148,7 +125,7 @@ def memory_figure(summary: Summary) -> Figure | None:
                     depths,
                     [value / 1e6 for value in by_depth.values()],
                     marker="osD"[place],
-                    color=_COLOURS[place],
+                    color=COLOURS[place],
                     linestyle="-" if arm == REFERENCE else "--",
                     label=mode,
                 )
@@ -206,19 +183,14 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
 # -- words ---------------------------------------------------------------------------------------
 
 
-def _warnings(summary: Summary) -> list[str]:
-    """Reasons to doubt the numbers."""
-    runs = summary["runs"]
+def warnings_of(summary: Summary) -> list[str]:
+    """Reasons to doubt the numbers of this study."""
+    runs, costs = summary["runs"], summary["costs"]
     warnings = []
-    few = [about["title"] for about in runs.values() if about["main"] and len(about["seeds"]) < 3]
-    if few:
-        warnings.append(f"Fewer than three seeds, hence no interval: {', '.join(few)}.")
     left_out = [f"{name} ({why})" for name, why in summary.get("left_out", {}).items()]
     if left_out:
         warnings.append(f"Left out, make anew or remove: {', '.join(left_out)}.")
-    busy = [
-        arm for arm, cost in summary["costs"].items() if any(is_busy(cost, n) for n in ("1", "2"))
-    ]
+    busy = [arm for arm, cost in costs.items() if any(is_busy(cost, n) for n in ("1", "2"))]
     if busy:
         warnings.append(
             f"Other work ran on the machine (load above {TRUSTED:g}) when steps on ranks were "
@@ -231,28 +203,15 @@ def _warnings(summary: Summary) -> list[str]:
         warnings.append("Not all runs were trained for the same time.")
     if REFERENCE not in runs:
         warnings.append("The arm without sharing is not there: no gaps, ratios or thresholds.")
-    if any(about["quick"] for about in runs.values()):
-        warnings.append("Measured on a few images only (--quick): not to be quoted.")
-    if summary.get("other_machines"):
-        warnings.append("The runs were made on different machines, so CPU time does not compare.")
-    return warnings + commit_warnings(summary["commit"].split(", "))
+    return warnings
 
 
-def _protocol(summary: Summary) -> dict[str, str]:
-    """What was done, as name and value."""
-    about = summary["about"]
-    images = (
+def _images(about: Mapping[str, Any]) -> str:
+    """What was learnt from and measured on."""
+    if not about:
+        return "–"
+    return (
         f"{about['train']:,} to learn from, {about['held_out']:,} held out, of which "
         f"{about['duplicates_removed']:,} equal a training image and are not measured; "
         f"{' x '.join(map(str, about['shape']))}, {about['bits']} bits"
-        if about
-        else "–"
     )
-    return {
-        "images": images,
-        "budget": "CPU minutes of one thread per run: `runs` in the tables is seeds × minutes",
-        "measures": "every measure is defined in docs/flows.md",
-        "machine": machine_text(summary["machine"]),
-        "commit": str(summary["commit"]),
-        "command": str(summary["command"]),
-    }

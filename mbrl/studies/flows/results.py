@@ -1,9 +1,8 @@
 """Results of the flow study: every JSON of one set of images in, one summary out.
 
     results/flows/<images>.json
-    {images, about, arms: {arm: {measure: {mean, ci95, per_seed}}}, runs: {arm: {...}},
-     costs: {arm: {...}}, latency: {size: {...}}, thresholds, left_out, seeds, command,
-     commit, machine}
+    what `mbrl.studies.results` says, and {about, costs: {arm: {...}}, latency: {size: {...}},
+    thresholds, left_out}
 
 Made anew from all files that are there, so it never disagrees with them; what does not belong to
 the others is refused or stands in `left_out` with the reason (`together.py`). What the measures
@@ -23,7 +22,6 @@ A run that diverged is counted, and in no mean.
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,29 +30,28 @@ import numpy as np
 
 from mbrl.errors import ConfigError
 from mbrl.report.stats import steps_to_threshold
-from mbrl.run.durable import write_atomically
-from mbrl.studies.fidelity.results import Tree, by_arm_and_seed, combined, distinct
 from mbrl.studies.flows.arms import ARMS, REFERENCE
 from mbrl.studies.flows.together import costs_of, expect_one_study, latency_of, outdated
-from mbrl.studies.flows.trials import MEASURES
-from mbrl.studies.trials import is_current, read_result
+from mbrl.studies.flows.trial import Trial
+from mbrl.studies.results import Tree, summary_of
 
 SHARES = {"quarter": 0.25, "half": 0.5, "end": 1.0}
 """Of the budget of the arm without sharing, where the thresholds are read."""
 
 
-def aggregate(name: str, results: Path) -> Tree:
-    """Summarise all results of a set of images and write `<results>/<name>.json`.
+def summary_of_images(trials: Sequence[Tree], folder: Path) -> Tree:
+    """What all results of a set of images say together.
+
+    Args:
+        trials: at least one.
+        folder: with their files, and those of costs and of the images.
 
     Raises:
-        ConfigError: there is no trial yet, or a file is none, or they were made with different
-            images or settings.
+        ConfigError: they were made with different images or settings.
     """
-    trials = read_trials(name, results)
-    if not trials:
-        raise ConfigError(f"{results / name}: expected results of trials, found none")
-    folder = results / name
-    about = _read(folder / "images.json") if (folder / "images.json").exists() else {}
+    about = {}
+    if (folder / "images.json").exists():
+        about = json.loads((folder / "images.json").read_text(encoding="utf-8"))
     expect_one_study(trials, folder)
     if about and trials[0].get("digest", about["digest"]) != about["digest"]:
         raise ConfigError(
@@ -65,27 +62,17 @@ def aggregate(name: str, results: Path) -> Tree:
     costs, bad_costs, machine = costs_of(folder, list(ARMS), trials)
     latency, bad_latency = latency_of(folder, trials, machine)
     compared = [{**one, "measures": _compared(one, trials, thresholds)} for one in trials]
-    summary = {
-        "images": name,
+    more = {
         "about": about,
-        "measures_version": MEASURES,
-        **combined(compared, _about, _command(trials)),
         "costs": costs,
         "latency": latency.get("ms", {}),
         "thresholds": thresholds,
         "left_out": {**outdated(folder), **bad_costs, **bad_latency},
     }
+    summary = summary_of(Trial, compared, _about, more)
     for arm, measures in summary["arms"].items():
         measures |= _in_short(arm, summary)
-    write_atomically(results / f"{name}.json", json.dumps(summary, indent=1, allow_nan=False))
     return summary
-
-
-def read_trials(name: str, results: Path) -> list[Tree]:
-    """All trials of a set of images, in the order of the arms, seeds ascending."""
-    found = [read_result(path) for path in sorted((results / name).glob("*-[0-9]*.json"))]
-    current = [one for one in found if one is not None and is_current(one, MEASURES)]
-    return by_arm_and_seed(current, list(ARMS))
 
 
 def thresholds_of(trials: Sequence[Tree]) -> dict[str, float]:
@@ -186,39 +173,10 @@ def _in_short(arm: str, summary: Mapping[str, Any]) -> Tree:
     return found
 
 
-def _about(arm: str, runs: Sequence[Tree]) -> Tree:
-    """What stands behind the numbers of one arm."""
+def _about(runs: Sequence[Tree]) -> Tree:
+    """What stands behind the numbers of one arm of this study."""
     return {
-        "title": ARMS[arm].title if arm in ARMS else arm,
-        "main": arm in ARMS and ARMS[arm].main,
-        "seeds": [run["seed"] for run in runs],
-        "cpu_minutes": distinct(run["cpu_minutes"] for run in runs),
-        "updates": [run["updates"] for run in runs],
-        "parameters": runs[0]["parameters"],
         "diverged": sum(bool(run["measures"]["diverged"]) for run in runs),
         "flow": runs[0]["settings"]["flow"],
         "train": runs[0]["settings"]["train"],
-        "quick": any(run["settings"]["quick"] for run in runs),
     }
-
-
-def _command(trials: Sequence[Tree]) -> str:
-    """The shortest commands that make all of it, joined by &&."""
-    groups: dict[tuple[str, ...], dict[str, int]] = {}  # arms of one budget, with their seeds
-    for trial in trials:
-        words = shlex.split(trial["command"])
-        arms, seeds = words.index("--arms"), words.index("--seeds")
-        key = (*words[:arms], *words[seeds + 2 :])
-        known = groups.setdefault(key, {})
-        known[trial["arm"]] = max(known.get(trial["arm"], 0), trial["seed"] + 1)
-    commands = []
-    for words_, arms_ in groups.items():
-        for count in sorted(set(arms_.values()), reverse=True):
-            names = ",".join(arm for arm, n in arms_.items() if n == count)
-            commands.append(shlex.join([*words_, "--arms", names, "--seeds", str(count)]))
-    return " && ".join(commands)
-
-
-def _read(path: Path) -> Tree:
-    found: Tree = json.loads(path.read_text(encoding="utf-8"))
-    return found

@@ -31,7 +31,7 @@ from torch import Tensor, distributed, nn
 
 from mbrl.errors import TrainingError
 from mbrl.studies.flows.settings import FlowStudySettings
-from mbrl.studies.trials import ONE_CORE
+from mbrl.studies.trial import ONE_CORE
 
 Way = Callable[[], contextlib.AbstractContextManager[None]]
 """Something that a step is taken inside of."""

@@ -1,22 +1,32 @@
-"""Tables of the flow study: one summary (`studies.flows.results.aggregate`) in, rows of text out.
+"""Tables of the flow study: a summary in, rows of text out (`mbrl.studies.tables`).
 
-The terminal, the HTML report and the documentation all show these rows, so they cannot disagree.
 What is learnt stands with its 95 % interval where there are three seeds or more; costs are measured
-once. A ratio is to the arm without sharing. What is not there is a dash. Times by the clock that
-were taken while others used the machine are marked, and not to be trusted.
+once. A share is of what the arm without sharing has. Times by the clock that were taken while other
+work ran on the machine are marked, and not to be trusted.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from mbrl.studies.fidelity.results import look_up
-from mbrl.studies.fidelity.tables import DASH, Column, Rows, cell, summary_rows
 from mbrl.studies.flows.arms import DEFAULT, REFERENCE
 from mbrl.studies.flows.cost import MODES, SAMPLED
 from mbrl.studies.flows.load import TRUSTED
+from mbrl.studies.results import look, look_up
+from mbrl.studies.tables import (
+    DASH,
+    Column,
+    Rows,
+    cell,
+    measured_rows,
+    not_empty,
+    number,
+    share,
+    summary_rows,
+    terminal_table,
+)
 
 Summary = Mapping[str, Any]
 
@@ -26,15 +36,6 @@ TABLES = (
 )
 """Names of all tables."""
 
-_BITS = (
-    Column("bits/dim", "bits_per_dim", 4),
-    Column("above no sharing", "gap_to_none", 4),
-    Column("after equal updates", "gap_at_updates", 4),
-    Column("on training images", "train_bits_per_dim", 4),
-    Column("CPU min to where no sharing is at half time", "minutes_to/half", 1),
-    Column("CPU min to where it ends", "minutes_to/end", 1),
-    Column("train, ms per image", "train_ms_per_image", 1),
-)
 _PATH = (
     ("right", "one of each", 2),
     ("seen", "seen", 2),
@@ -48,78 +49,71 @@ BUSY = " (busy)"
 """Behind a time by the clock that others' work on the machine has spoilt."""
 
 
+def _parameter_share(summary: Summary, arm: str) -> str:
+    runs = summary["runs"]
+    return share(runs[arm]["parameters"], runs.get(REFERENCE, {}).get("parameters"))
+
+
+def _diverged(summary: Summary, arm: str) -> str:
+    about = summary["runs"][arm]
+    return f"{about['diverged']} of {len(about['seeds'])}"
+
+
+def _reached(summary: Summary, arm: str, name: str) -> str:
+    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
+    statistics = look_up(summary["arms"][arm], name)
+    if statistics is None:
+        return DASH
+    there = [one for one in statistics["per_seed"] if one is not None]
+    return f"{cell(statistics, 1)}, {len(there)} of {len(statistics['per_seed'])}"
+
+
+def _minutes_to(title: str, name: str) -> Column:
+    return Column(title, name, text=lambda summary, arm: _reached(summary, arm, name))
+
+
+_PARAMETERS = Column("parameters", "", text=lambda s, arm: number(s["runs"][arm]["parameters"]))
+_DIVERGED = Column("diverged", "", text=_diverged)
+_BITS = (Column("bits/dim", "bits_per_dim", 4), Column("above no sharing", "gap_to_none", 4))
+_MAIN = (
+    _PARAMETERS,
+    Column("of no sharing", "", text=_parameter_share),
+    *_BITS,
+    Column("after equal updates", "gap_at_updates", 4),
+    Column("on training images", "train_bits_per_dim", 4),
+    _minutes_to("CPU min to where no sharing is at half time", "minutes_to/half"),
+    _minutes_to("CPU min to where it ends", "minutes_to/end"),
+    Column("train, ms per image", "train_ms_per_image", 1),
+    _DIVERGED,
+)
+
+
 def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
     """Every table of a study that has something in it, by name, with its heading."""
     wanted = {
-        "main": ("Main arms", _bits(summary, main=True)),
-        "variants": ("Variants", _bits(summary, main=False)),
+        "main": ("Main arms", summary_rows(summary, _MAIN, main=True)),
+        "variants": ("Variants", summary_rows(summary, _MAIN, main=False)),
         "images": ("What the images cost without a model", _images(summary)),
-        "parameters": ("Parameters, and bytes of a checkpoint", _parameters(summary)),
-        "memory": ("Memory of training, MB of one batch", _memory(summary)),
+        "parameters": (
+            "Parameters, and bytes of a checkpoint",
+            _cost_rows(summary, _PARAMETER_COSTS),
+        ),
+        "memory": (
+            "Memory of training, MB of one batch",
+            _cost_rows(summary, _MEMORY_COSTS, MODES),
+        ),
         "depth": ("Kept for the backward pass, MB, by steps per scale", _depth(summary)),
         "time": ("Time of a training step, ms", _time(summary)),
         "samples": ("Samples by temperature: exactly one of each object", _samples(summary)),
         "interpolation": ("Half of the way between two images", _interpolation(summary)),
         "latency": (f"Drawing {SAMPLED} images", _latency(summary)),
     }
-    return {name: (title, rows) for name, (title, rows) in wanted.items() if rows.rows}
+    return not_empty(wanted)
 
 
 def _title(summary: Summary, arm: str) -> str:
     known = summary["runs"].get(arm)
     return str(known["title"]) if known else arm
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    return DASH if value is None else f"{value:,.{digits}f}"
-
-
-def _ratio(value: float | None, to: float | None) -> str:
-    """A share in percent, `3.5 %`."""
-    return DASH if value is None or not to else f"{100 * value / to:.3g} %"
-
-
-def _look(tree: Mapping[str, Any], name: str) -> Any:
-    """A number of a tree of costs by its path; None if it is not there."""
-    branch: Any = tree
-    for part in name.split("/"):
-        branch = branch.get(part) if isinstance(branch, Mapping) else None
-    return branch
-
-
-def _cost_rows(summary: Summary) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Every arm with its costs and those of the reference."""
-    costs = summary["costs"]
-    reference = costs.get(REFERENCE, {})
-    return [(arm, costs[arm], reference) for arm in costs]
-
-
-def _bits(summary: Summary, main: bool) -> Rows:
-    """Bits per dimension, parameters and divergences."""
-    runs = summary["runs"]
-    there = summary_rows(summary, _BITS, main=main)
-    reference = runs.get(REFERENCE, {}).get("parameters")
-    reached = {one.title: one for one in _BITS if one.name.startswith("minutes_to/")}
-    rows = []
-    for arm, row in zip(there.arms, there.rows, strict=True):
-        about = runs[arm]
-        for place, title in enumerate(there.head):
-            if title in reached:
-                row[place] = _reached(summary, arm, reached[title])
-        size = [_number(about["parameters"]), _ratio(about["parameters"], reference)]
-        rows.append([*row[:3], *size, *row[3:], f"{about['diverged']} of {len(about['seeds'])}"])
-    head = [*there.head[:3], "parameters", "of no sharing", *there.head[3:], "diverged"]
-    return Rows(head, rows, there.arms)
-
-
-def _reached(summary: Summary, arm: str, column: Column) -> str:
-    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
-    runs = len(summary["runs"][arm]["seeds"])
-    statistics = look_up(summary["arms"][arm], column.name)
-    if statistics is None:
-        return DASH
-    there = [one for one in statistics["per_seed"] if one is not None]
-    return f"{cell(statistics, column.digits)}, {len(there)} of {runs}"
 
 
 def _images(summary: Summary) -> Rows:
@@ -131,49 +125,88 @@ def _images(summary: Summary) -> Rows:
         "png": "PNG files",
         "png_data": "PNG files, compressed data alone",
     }
-    rows = [[words[name], _number(found[name], 4)] for name in words if found.get(name) is not None]
+    rows = [[words[name], number(found[name], 4)] for name in words if found.get(name) is not None]
     return Rows(["code", "bits/dim"], rows, list(words)[: len(rows)])
 
 
-def _parameters(summary: Summary) -> Rows:
+@dataclass(frozen=True)
+class Cost:
+    """One number of an arm's costs.
+
+    Attributes:
+        title: its heading.
+        path: its place among the costs.
+        digits: behind the point.
+        unit: that it is written in.
+        of: its share of this number of the arm without sharing is written instead.
+        ranks: it was timed by the clock on so many ranks, which other work may have disturbed.
+    """
+
+    title: str
+    path: str
+    digits: int = 0
+    unit: float = 1.0
+    of: str = ""
+    ranks: str = ""
+
+
+def _cost_rows(summary: Summary, columns: Sequence[Cost], modes: Sequence[str] = ()) -> Rows:
+    """One row for each arm that has costs, or for each of its modes, which `*` in paths stands for.
+
+    Args:
+        summary: of the images.
+        columns: behind the arm's title and the mode.
+        modes: ways to keep activations.
+    """
+    costs = summary["costs"]
+    reference = costs.get(REFERENCE, {})
     rows = [
-        [
-            _title(summary, arm),
-            _number(cost["parameters"]),
-            _ratio(cost["parameters"], to.get("parameters")),
-            *(_number(cost[kind] / _MB, 2) for kind in ("checkpoint_bytes", "buffer_bytes")),
-        ]
-        for arm, cost, to in _cost_rows(summary)
+        [_title(summary, arm), *([mode] if mode else [])]
+        + [_cost_cell(cost, reference, column, mode) for column in columns]
+        for arm, cost in costs.items()
+        for mode in (modes or [""])
     ]
-    head = ["arm", "parameters", "of no sharing", "checkpoint, MB", "buffers beside it, MB"]
-    return Rows(head, rows, list(summary["costs"]))
+    head = ["arm", *(["memory"] if modes else []), *(column.title for column in columns)]
+    return Rows(head, rows, [arm for arm in costs for _ in (modes or [""])])
 
 
-def _memory(summary: Summary) -> Rows:
-    """One row for each arm and way to keep activations; ratios are to no sharing, all kept."""
-    rows, arms = [], []
-    for arm, cost, to in _cost_rows(summary):
-        for mode in MODES:
-            row = [_title(summary, arm), mode]
-            for kind in ("saved_bytes", "training_bytes", "peak_rss_bytes"):
-                size = cost[kind][mode]
-                row += [_number(size / _MB, 1), _ratio(size, _look(to, f"{kind}/plain"))]
-            rows.append(row)
-            arms.append(arm)
-    head = ["arm", "memory", "kept for backward", "its share"]
-    head += ["with weights and optimizer", "its share", "peak resident", "its share"]
-    return Rows(head, rows, arms)
+def _cost_cell(
+    cost: Mapping[str, Any], reference: Mapping[str, Any], column: Cost, mode: str
+) -> str:
+    value = look(cost, column.path.replace("*", mode))
+    timed = [cost, reference] if column.of else [cost]
+    busy = BUSY if column.ranks and any(is_busy(one, column.ranks) for one in timed) else ""
+    if column.of:
+        return share(value, look(reference, column.of)) + busy
+    return number(None if value is None else value / column.unit, column.digits) + busy
+
+
+_PARAMETER_COSTS = (
+    Cost("parameters", "parameters"),
+    Cost("of no sharing", "parameters", of="parameters"),
+    Cost("checkpoint, MB", "checkpoint_bytes", 2, _MB),
+    Cost("buffers beside it, MB", "buffer_bytes", 2, _MB),
+)
+_MEMORY_COSTS = (
+    Cost("kept for backward", "saved_bytes/*", 1, _MB),
+    Cost("its share", "saved_bytes/*", of="saved_bytes/plain"),
+    Cost("with weights and optimizer", "training_bytes/*", 1, _MB),
+    Cost("its share", "training_bytes/*", of="training_bytes/plain"),
+    Cost("peak resident", "peak_rss_bytes/*", 1, _MB),
+    Cost("its share", "peak_rss_bytes/*", of="peak_rss_bytes/plain"),
+)
+"""One row for each arm and way to keep activations; shares are of no sharing, all kept."""
 
 
 def _depth(summary: Summary) -> Rows:
     rows, arms, depths = [], [], []
-    for arm, cost, _ in _cost_rows(summary):
+    for arm, cost in summary["costs"].items():
         if arm not in (REFERENCE, DEFAULT):
             continue
         for mode in MODES:
             by_depth = cost["saved_by_steps"][mode]
             depths = list(by_depth)
-            values = [_number(value / _MB, 2) for value in by_depth.values()]
+            values = [number(value / _MB, 2) for value in by_depth.values()]
             growth = by_depth[depths[-1]] / by_depth[depths[0]]
             rows.append([_title(summary, arm), mode, *values, f"{growth:.2f}"])
             arms.append(arm)
@@ -181,38 +214,27 @@ def _depth(summary: Summary) -> Rows:
 
 
 def _time(summary: Summary) -> Rows:
-    costs = _cost_rows(summary)
-    counts = sorted({n for _, cost, _ in costs for n in cost["ranks"]}, key=int)
-    rows = []
-    for arm, cost, to in costs:
-        row = [_title(summary, arm)]
-        row += [_number(cost["step_cpu_ms"][mode]) for mode in MODES]
-        for n in counts:
-            step, load = (_look(cost, f"ranks/{n}/{name}") for name in ("step_ms", "load_before"))
-            spoilt = BUSY if is_busy(cost, n) else ""
-            to_spoilt = BUSY if is_busy(cost, n) or is_busy(to, n) else ""
-            row += [_number(step) + spoilt]
-            row += [_ratio(step, _look(to, f"ranks/{n}/step_ms")) + to_spoilt]
-            row += [_number((_look(cost, f"ranks/{n}/peak_rss_bytes") or 0) / _MB, 0)]
-            if n != "1":
-                row += [
-                    _number(_look(cost, f"ranks/{n}/communication_ms")) + spoilt,
-                    _number(_look(cost, f"ranks/{n}/all_reduce_ms"), 2) + spoilt,
-                    _number((_look(cost, f"ranks/{n}/all_reduce_bytes") or 0) / _MB, 2),
-                ]
-            row += [_number(load, 1)]
-        rows.append(row)
-    head = ["arm", *(f"CPU, {mode}" for mode in MODES)]
-    for n in counts:
-        head += [f"{n} rank{'s' * (n != '1')}", "of no sharing", "resident, MB"]
-        head += [] if n == "1" else ["communication", "all-reduce alone", "all-reduce, MB"]
-        head += ["load before"]
-    return Rows(head, rows, [arm for arm, _, _ in costs])
+    columns = [Cost(f"CPU, {mode}", f"step_cpu_ms/{mode}") for mode in MODES]
+    for n in sorted({n for cost in summary["costs"].values() for n in cost["ranks"]}, key=int):
+        at = f"ranks/{n}"
+        columns += [
+            Cost(f"{n} rank{'s' * (n != '1')}", f"{at}/step_ms", ranks=n),
+            Cost("of no sharing", f"{at}/step_ms", of=f"{at}/step_ms", ranks=n),
+            Cost("resident, MB", f"{at}/peak_rss_bytes", 0, _MB),
+        ]
+        if n != "1":
+            columns += [
+                Cost("communication", f"{at}/communication_ms", ranks=n),
+                Cost("all-reduce alone", f"{at}/all_reduce_ms", 2, ranks=n),
+                Cost("all-reduce, MB", f"{at}/all_reduce_bytes", 2, _MB),
+            ]
+        columns += [Cost("load before", f"{at}/load_before", 1)]
+    return _cost_rows(summary, columns)
 
 
 def is_busy(cost: Mapping[str, Any], ranks: str) -> bool:
     """Whether others used the machine when a step on so many ranks was timed."""
-    return (_look(cost, f"ranks/{ranks}/load_before") or 0.0) > TRUSTED
+    return (look(cost, f"ranks/{ranks}/load_before") or 0.0) > TRUSTED
 
 
 def _samples(summary: Summary) -> Rows:
@@ -222,7 +244,9 @@ def _samples(summary: Summary) -> Rows:
     columns = [Column(f"T = {t}", f"samples/{t}/right") for t in temperatures]
     columns += [Column("real images", "samples/real/right")]
     columns += [Column(f"invalid, T = {t}", f"samples/{t}/invalid") for t in temperatures]
-    return _some(summary, columns)
+    found = measured_rows(summary, columns)
+    rows = [[row[0], *row[3:]] for row in found.rows]
+    return Rows([found.head[0], *found.head[3:]], rows, found.arms)
 
 
 def _interpolation(summary: Summary) -> Rows:
@@ -239,23 +263,11 @@ def _interpolation(summary: Summary) -> Rows:
     return Rows(["arm", "through", *(title for _, title, _ in _PATH), "pairs"], rows, arms)
 
 
-def _some(summary: Summary, columns: Sequence[Column]) -> Rows:
-    """Rows of the arms that have something to say in these columns."""
-    found = summary_rows(summary, columns)
-    kept = [
-        (arm, row)
-        for arm, row in zip(found.arms, found.rows, strict=True)
-        if any(text != DASH for text in row[3:])
-    ]
-    head = [found.head[0], *found.head[3:]]
-    return Rows(head, [[row[0], *row[3:]] for _, row in kept], [arm for arm, _ in kept])
-
-
 def _latency(summary: Summary) -> Rows:
     """Milliseconds of flows and of PixelCNN's samplers by size, each beside the best sampler."""
     timed: list[tuple[str, str, dict[str, float]]] = [
         (arm, f"flow, {_title(summary, arm)}", cost["sample_ms"])
-        for arm, cost, _ in _cost_rows(summary)
+        for arm, cost in summary["costs"].items()
     ]
     by_size = summary["latency"]
     for name in next(iter(by_size.values()), {}):
@@ -272,7 +284,7 @@ def _latency(summary: Summary) -> Rows:
             *(
                 text
                 for size in sizes
-                for text in (_number(ms.get(size)), _beside(ms.get(size), best.get(size)))
+                for text in (number(ms.get(size)), _beside(ms.get(size), best.get(size)))
             ),
         ]
         for _, title, ms in timed
@@ -288,23 +300,13 @@ def _beside(ms: float | None, best: float | None) -> str:
     return f"{best / ms:,.1f} × faster" if ms < best else f"{ms / best:,.1f} × slower"
 
 
-def terminal_table(summary: Summary) -> Table:
+def terminal(summary: Summary) -> Table:
     """A few numbers of every arm, for a terminal; the report has intervals and all the rest."""
     baselines = summary["about"].get("baselines", {})
     known = ", ".join(f"{name} {v:.3f}" for name, v in baselines.items() if v is not None)
-    table = Table(
-        title=f"{summary['images']}, bits per dimension of held-out images",
-        caption=f"without a model: {known}" if known else None,
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+    return terminal_table(
+        f"{summary['images']}, bits per dimension of held-out images",
+        f"without a model: {known}" if known else "",
+        summary_rows(summary, [_PARAMETERS, *_BITS, _DIVERGED]),
+        padding=1,
     )
-    rows = summary_rows(summary, _BITS[:2])
-    for title in [*rows.head[:3], "parameters", *rows.head[3:], "diverged"]:
-        first = title == "arm"
-        table.add_column(title, justify="left" if first else "right", no_wrap=not first)
-    for arm, row in zip(rows.arms, rows.rows, strict=True):
-        about = summary["runs"][arm]
-        means = [text.partition(" (")[0] for text in row[1:]]
-        ended = f"{about['diverged']} of {len(about['seeds'])}"
-        table.add_row(row[0], *means[:2], _number(about["parameters"]), *means[2:], ended)
-    return table

@@ -14,8 +14,9 @@ from typing import Any
 from mbrl.config.changes import differences, filled
 from mbrl.errors import ConfigError
 from mbrl.studies.flows import cost, latency
-from mbrl.studies.flows.trials import MEASURES, SECTIONS, Trial
-from mbrl.studies.trials import is_current, read_result
+from mbrl.studies.flows.trial import Trial
+from mbrl.studies.results import trial_files
+from mbrl.studies.trial import is_current, read_result
 
 Tree = dict[str, Any]
 
@@ -53,11 +54,11 @@ def expect_one_study(trials: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 def outdated(folder: Path) -> dict[str, str]:
     """Trials that were measured by another version of the measures, by file, and why."""
-    found = {path.name: read_result(path) for path in sorted(folder.glob("*-[0-9]*.json"))}
+    found = {path.name: read_result(path) for path in trial_files(folder)}
     return {
         name: "made by another version of the measures"
         for name, one in found.items()
-        if one is not None and not is_current(one, MEASURES)
+        if one is not None and not is_current(one, Trial.measures)
     }
 
 
@@ -148,7 +149,7 @@ def _shared(one: Mapping[str, Any]) -> Tree:
 def _of_arm(settings: Mapping[str, Any]) -> Tree:
     """What every seed of an arm has in common; settings that did not exist yet by default."""
     shared = {name: value for name, value in settings.items() if name != "seed"}
-    for name, model in SECTIONS.items():
+    for name, model in Trial.sections.items():
         if isinstance(shared.get(name), Mapping):
             shared[name] = filled(shared[name], model, name)
     return shared

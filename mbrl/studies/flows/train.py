@@ -1,17 +1,24 @@
-"""Training one flow on images: the loop that a trial gives its CPU time to.
+"""Making one trial of the flow study: images in, a trained flow, measures and pictures out.
+
+In the run folder:
+
+    trial.json  settings.json  metrics.jsonl  checkpoints/  pictures.npz  log.txt
 
 All training images set the pixels' marginals, the first batch the flow's normalisations
-(`ImageFlow.see`, `ImageFlow.initialise`). An update minimises bits
-per dimension on a batch of training images drawn at random, with fresh dequantisation noise; its
-gradient's norm is bounded and its learning rate grows from 0 over the first updates, since
-couplings on near-constant frames are easily thrown off. A loss that is not finite ends training:
-the run has *diverged*, which is a result. An update whose gradient is not finite is left out and
-counted; ten in a row are a divergence, too.
+(`ImageFlow.see`, `ImageFlow.initialise`). An update minimises bits per dimension on a batch of
+training images drawn at random, with fresh dequantisation noise; its gradient's norm is bounded and
+its learning rate grows from 0 over the first updates, since couplings on near-constant frames
+diverge easily. A loss that is not finite ends training: the run has *diverged*. An update whose
+gradient is not finite is left out and counted; ten in a row are a divergence, too.
+
+A run that diverges has a result: `diverged` is 1, and what cannot be measured is null. So has one
+whose held-out images cost no finite number in the end, or more than twice what knowing nothing
+does. How the budget counts and what a signal does: `mbrl.studies.training`.
 """
 
 import math
-import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +27,23 @@ from torch import Tensor
 
 from agents.numerics import autocast, restore_generator
 from mbrl.seeding import seed as derive
-from mbrl.studies.flows.bits import bits_per_dim, to_tensor
-from mbrl.studies.flows.images import ImageSet
+from mbrl.studies import training
+from mbrl.studies.flows.bits import bits_per_dim, diverged, to_tensor
+from mbrl.studies.flows.images import ImageSet, load_images
+from mbrl.studies.flows.measure import QUICK, Sizes, measure
 from mbrl.studies.flows.settings import FlowStudySettings, TrainSettings
-from mbrl.studies.flows.trials import Trial
-from mbrl.studies.training import BudgetedTraining
+from mbrl.studies.flows.trial import Trial
+from mbrl.studies.training import BudgetedTraining, Tree
 from mbrl.world_model.decoders.flow import ImageFlow
 
 GROUP = "flow"
+LINES = {
+    "cpu_minutes": "study/cpu_s",
+    "updates": "study/updates",
+    "bits_per_dim": f"{GROUP}/bits_per_dim",
+    "held_out_bits_per_dim": f"{GROUP}/held_out_bits_per_dim",
+}
+"""What a result tells of how training went, and the metrics it is made of."""
 HELD_OUT_S = 60.0
 """CPU seconds of training between two looks at held-out images."""
 WATCHED, WATCHED_QUICK = 128, 16
@@ -37,6 +53,46 @@ INITIAL = 64
 """Images of the batch that sets the normalisations."""
 SEEN = 1024
 """Images at a time that the pixels' marginals are counted in; all training images are."""
+
+
+def run(trial: Trial) -> bool:
+    """Make one trial, or what is left of it; whether it is done.
+
+    Raises:
+        MbrlError: its settings or its images are wrong or not those of its folder.
+    """
+    images = load_images(trial.source)
+    trial.refuse_other_images(images.digest)
+    return training.run(trial, partial(_make, images=images), LINES, {"digest": images.digest})
+
+
+def _make(trial: Trial, images: ImageSet) -> Tree | None:
+    """Train a flow and measure it; None if a signal came."""
+    one = Training(trial, images)
+    return one.made(one.flow, lambda: measured(one))
+
+
+def measured(trained: "Training") -> dict[str, Any]:
+    """The measures of a trained flow, or of one that diverged; its pictures go to its folder."""
+    trial, images = trained.trial, trained.images
+    of_training = {
+        "diverged": float(trained.diverged),
+        "skipped": float(trained.skipped),
+        "train_ms_per_image": 1000 * trained.cpu_s / max(1, trained.rows),
+    }
+    if trained.diverged:
+        return {"bits_per_dim": None, **of_training}
+    sizes = QUICK if trial.quick else Sizes()
+    found = measure(trained.flow, images, trial.source.game, trial.seed, sizes)
+    if diverged(found.numbers["bits_per_dim"], images.levels):
+        return {"bits_per_dim": None, **of_training, "diverged": 1.0}
+    np.savez_compressed(
+        trial.run_dir / "pictures.npz",
+        allow_pickle=False,
+        temperatures=np.asarray(sizes.temperatures),
+        **found.pictures,
+    )
+    return {**found.numbers, **of_training}
 
 
 def build(shape: tuple[int, int, int], levels: int, config: FlowStudySettings) -> ImageFlow:
@@ -61,10 +117,10 @@ def loss_of(
 
 
 class Training(BudgetedTraining):
-    """A flow that learns images until its CPU time is used up; a context manager."""
+    """A flow that learns images until its budget is spent; a context manager."""
 
     def __init__(self, trial: Trial, images: ImageSet) -> None:
-        """Build the flow, and take up the newest checkpoint if there is one."""
+        """Build the flow, and load the newest checkpoint if there is one."""
         self.trial, self.images, self.config = trial, images, trial.config()
         torch.manual_seed(derive(trial.seed, "flows/weights"))
         self.flow = build(images.shape, images.levels, self.config)
@@ -152,8 +208,3 @@ class Training(BudgetedTraining):
         seen = f", held out {held_out:.3f}" if math.isfinite(held_out) else ""
         ended = ", diverged" if self.diverged else ""
         return f"{metrics['bits_per_dim']:.3f} bits per dimension{seen}{ended}"
-
-
-def cpu_ms(began: float) -> float:
-    """CPU milliseconds since `time.process_time()` was `began`."""
-    return 1000 * (time.process_time() - began)

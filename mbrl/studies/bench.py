@@ -1,0 +1,87 @@
+"""`mbrl bench`: the studies there are, their commands, and the process that makes one trial.
+
+    python -m mbrl.studies.bench runs/fidelity/pong/pixelcnn-0/trial.json
+
+makes one trial by hand, or continues it. Adding a study is adding a folder with a subclass of
+`Study` as `STUDY` in its `study.py`, and a line in `STUDIES`. A study is imported when its command
+is called, so that `mbrl bench --help` is quick.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mbrl.studies.arms import listed
+from mbrl.studies.options import add_options
+from mbrl.studies.study import Study
+from mbrl.studies.trial import command_line
+
+STUDIES = {
+    "fidelity": (
+        "mbrl.studies.fidelity.study",
+        "which decoders keep a game's small objects, and what their codes know",
+    ),
+    "flow": (
+        "mbrl.studies.flows.study",
+        "what sharing a flow's coupling networks saves, and what it costs in bits",
+    ),
+}
+"""Modules of the studies, and a line of help, by the names of their commands."""
+
+
+class _StudyParser(argparse.ArgumentParser):
+    """The parser of one study's command, which gets its options when it is first used."""
+
+    study: str | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as usual, with the options of the study."""
+        if self.study is not None:
+            fill(self, study_of(self.study))
+            self.study = None
+        return super().parse_known_args(args, namespace)
+
+
+def add_studies(parser: argparse.ArgumentParser) -> None:
+    """Give `mbrl bench` a command for each study."""
+    commands = parser.add_subparsers(dest="study", required=True, parser_class=_StudyParser)
+    for name, (_, line) in STUDIES.items():
+        commands.add_parser(name, help=line).study = name
+
+
+def study_of(name: str) -> Study[Any]:
+    """The study of that name."""
+    study = importlib.import_module(STUDIES[name][0]).STUDY
+    if not isinstance(study, Study):
+        raise TypeError(f"{STUDIES[name][0]}.STUDY: expected a Study, got {type(study).__name__}")
+    return study
+
+
+def fill(parser: argparse.ArgumentParser, study: Study[Any]) -> None:
+    """Give a parser what a study's command takes."""
+    parser.description = study.description
+    parser.epilog = listed(study.trial.known_arms)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("words", nargs="*", metavar="GAME key=value", help=study.words)
+    for model in (study.options, study.trial):
+        add_options(parser, model)
+
+
+def bench(given: Mapping[str, Any]) -> list[str]:
+    """Run the study that a command names; one sentence for each trial that failed."""
+    return study_of(given["study"]).bench(given)
+
+
+def main(arguments: list[str]) -> int:
+    """Make the trial of a `trial.json`; returns the exit code."""
+    [path] = arguments
+    study = study_of(json.loads(Path(path).read_text(encoding="utf-8"))["study"])
+    return command_line(study.trial, study.make, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

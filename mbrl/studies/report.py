@@ -1,0 +1,101 @@
+"""The report of a study: a summary, its tables, figures and pictures in, one HTML file out.
+
+The file is self-contained, like every report here. The same figures and picture sheets are also
+written as PNG into `figures/`, from where the documentation takes them (`docs/generate.py`). Words
+and layout are in `report.html.j2`; every reason to doubt a number that can be found in the data
+stands at its top.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from mbrl.report.figures import to_svg
+from mbrl.report.html import commit_warnings, machine_text, render
+from mbrl.studies.arms import Arm
+from mbrl.studies.panels import data_url, save_png
+from mbrl.studies.results import FEWEST_SEEDS
+from mbrl.studies.tables import Tables
+
+Summary = Mapping[str, Any]
+# Okabe & Ito (2008); yellow is left out, it vanishes on white
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+GREY = "#8a8f98"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What a study's report shows.
+
+    Attributes:
+        title: of the page.
+        lead: how its numbers are to be read.
+        summary: of the subject.
+        arms: of the study.
+        colour: an arm's, as in the figures.
+        tables: with their headings.
+        figures: by name.
+        captions: of the figures.
+        sheets: files of pictures with their captions.
+        warnings: reasons to doubt the numbers, beside those that all studies share.
+        protocol: what was done, as name and value, beside what all studies share.
+    """
+
+    title: str
+    lead: str
+    summary: Summary
+    arms: Mapping[str, Arm]
+    colour: Callable[[str], str]
+    tables: Tables
+    figures: Mapping[str, Figure]
+    captions: Mapping[str, str]
+    sheets: Sequence[tuple[Path, str]]
+    warnings: Sequence[str]
+    protocol: Mapping[str, str]
+
+
+def write_page(folder: Path, page: Page) -> Path:
+    """Write `report.html`, and the figures as PNG; returns the HTML file."""
+    for name, figure in page.figures.items():
+        save_png(figure, folder / "figures" / f"{name}.png")
+    summary = page.summary
+    shown = {arm for _, rows in page.tables.values() for arm in rows.arms}
+    return render(
+        folder / "report.html",
+        "studies/report.html.j2",
+        title=page.title,
+        lead=page.lead,
+        warnings=[*page.warnings, *doubts(summary)],
+        tables=[{"title": title, "rows": rows} for title, rows in page.tables.values()],
+        palette={arm: page.colour(arm) for arm in shown},
+        notes={arm: page.arms[arm].note if arm in page.arms else "" for arm in shown},
+        figures=[
+            {"svg": Markup(to_svg(figure)), "caption": page.captions[name]}
+            for name, figure in page.figures.items()
+        ],
+        sheets=[{"url": data_url(path), "caption": caption} for path, caption in page.sheets],
+        protocol={
+            **page.protocol,
+            "machine": machine_text(summary["machine"]),
+            "commit": str(summary["commit"]),
+            "command": str(summary["command"]),
+        },
+    )
+
+
+def doubts(summary: Summary) -> list[str]:
+    """Reasons to doubt the numbers of any study."""
+    runs = list(summary["runs"].values())
+    few = [one["title"] for one in runs if one["main"] and len(one["seeds"]) < FEWEST_SEEDS]
+    warnings = []
+    if few:
+        warnings.append(f"Fewer than three seeds, hence no interval: {', '.join(few)}.")
+    if any(about["quick"] for about in runs):
+        warnings.append("Measured on a little only (--quick): not to be quoted.")
+    if summary.get("other_machines"):
+        warnings.append("The runs were made on different machines, so CPU time does not compare.")
+    return warnings + commit_warnings(summary["commit"].split(", "))
