@@ -8,16 +8,16 @@ from flow_makers import FEATURES, SHARING, features_of, flow, image_of, nudged, 
 
 from mbrl.errors import ConfigError
 from mbrl.world_model.decoders.flow import ImageFlow
-from mbrl.world_model.decoders.flow.coupling import Checkerboard, Condition, Halves
+from mbrl.world_model.decoders.flow.image_flow import GaussianPrior, cosines, normal_log_prob
 from mbrl.world_model.decoders.flow.layers import (
     ActNorm,
+    Checkerboard,
+    Condition,
+    Halves,
     InvertibleConv,
     ZeroConv,
     border,
-    squeeze,
-    unsqueeze,
 )
-from mbrl.world_model.decoders.flow.priors import TopPrior, cosines, normal_log_prob
 from mbrl.world_model.decoders.flow.steps import Stage
 from mbrl.world_model.settings import FlowSettings
 
@@ -56,13 +56,6 @@ def test_parameters_at_the_published_cifar_10_configuration():
 
 
 # -- layers ---------------------------------------------------------------------------------------
-
-
-def test_squeeze_makes_squares_channels_and_back():
-    x = torch.arange(16.0).view(1, 1, 4, 4)
-    assert squeeze(x)[0, :, 0, 0].tolist() == [0, 1, 4, 5]
-    assert squeeze(x).shape == (1, 4, 2, 2)
-    assert torch.equal(unsqueeze(squeeze(x)), x)
 
 
 def test_actnorm_normalises_the_batch_it_starts_from():
@@ -124,11 +117,13 @@ def test_couplings_leave_what_they_keep_and_invert(kind, affine, swapped):
     z = torch.randn(2, 4, 3, 2)
     raw = 3 * torch.randn(2, coupling.outputs, 3, 2)
     out, log_det = coupling.transform(z, raw)
-    assert torch.equal(coupling.kept(out), coupling.kept(z)) and not torch.equal(out, z)
+    assert torch.equal(coupling.unchanged(out), coupling.unchanged(z)) and not torch.equal(out, z)
     assert log_det.shape == (2,) and (affine or not log_det.any())
     torch.testing.assert_close(coupling.invert(out, raw), z, atol=1e-5, rtol=1e-5)
-    kept = torch.randn_like(coupling.kept(z))  # <spread(k), z> = <k, kept(z)>
-    torch.testing.assert_close((coupling.spread(kept) * z).sum(), (kept * coupling.kept(z)).sum())
+    part = torch.randn_like(coupling.unchanged(z))  # <spread(p), z> = <p, unchanged(z)>
+    torch.testing.assert_close(
+        (coupling.spread(part) * z).sum(), (part * coupling.unchanged(z)).sum()
+    )
 
 
 # -- densities ------------------------------------------------------------------------------------
@@ -143,7 +138,7 @@ def test_the_log_determinant_is_that_of_autograds_jacobian(sharing, variant, cou
     y, condition = numbers_of(made, 1), features_of(made, 1)
 
     def latents(flat):
-        parts, _ = made._forward(flat.view(1, 1, 4, 4), made._conditions(condition))
+        parts, _ = made._forward(flat.view(1, 1, 4, 4), condition)
         return torch.cat([part.flatten() for part in parts])
 
     jacobian = torch.autograd.functional.jacobian(latents, y.flatten())
@@ -164,13 +159,13 @@ def test_densities_of_two_pixels_integrate_to_one(kind, shape, sharing):
     """Two numbers are too few to squeeze, so here the stage and its prior stand alone."""
     torch.manual_seed(0)
     settings = FlowSettings(width=6, steps=4, sharing=sharing)
-    stage = shaken(Stage(shape, kind, settings, 0, 0).double(), 0.1)
-    prior = shaken(TopPrior(*shape, 0).double(), 0.1)
+    stage = shaken(Stage(shape, kind, settings, steps=4).double(), 0.1)
+    prior = shaken(GaussianPrior(shape, maps=0, top=True).double(), 0.1)
     side = torch.linspace(-15, 15, 301, dtype=torch.float64)
     y = torch.cartesian_prod(side, side).view(-1, *shape)
     with torch.no_grad():
         z, one = stage(y, Condition(None, None))
-        noise, two = prior.standardise(z, prior.known(len(z)), None)
+        noise, two = prior.standardise(z, z, None)
         density = (one + two + normal_log_prob(noise)).exp()
     assert density.std() > 0
     assert (density.sum() * (side[1] - side[0]) ** 2).item() == pytest.approx(1, abs=0.01)
@@ -195,7 +190,7 @@ def test_96_steps_and_back_return_the_image(sharing, variant, dtype, most):
     made.eval()
     image, y = image_of(made, seed=1), numbers_of(made, seed=1)
     with torch.no_grad():
-        latents, _ = made._forward(y, made._conditions(None))
+        latents, _ = made._forward(y, None)
     assert (made.restore(latents) - y).abs().max() < most
     assert torch.equal(made.decode(made.encode(image)), image)
 

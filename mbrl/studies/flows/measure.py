@@ -37,7 +37,7 @@ from mbrl.studies.flows.images import ImageSet, quantised
 from mbrl.studies.flows.interpolation import cross_fade, latent_paths, path_scores
 from mbrl.studies.flows.sight import Sight, sight_of
 from mbrl.world_model.decoders.flow import ImageFlow
-from mbrl.world_model.decoders.flow.surface import TAIL
+from mbrl.world_model.decoders.flow.image_flow import TAIL
 
 Images = NDArray[np.uint8]
 
@@ -158,7 +158,7 @@ def validity(restored: Tensor, marginal: bool) -> dict[str, float]:
     Args:
         restored: (N, C, H, W) numbers that levels are made of.
         marginal: whether pixels go through their own distributions, where numbers end at the
-            normal's quantile of `TAIL`; else levels lie in [-0.5, 0.5] (`surface.py`).
+            normal's quantile of `TAIL`; else levels lie in [-0.5, 0.5] (`ImageFlow.surface`).
     """
     most = -float(torch.special.ndtri(torch.tensor(TAIL))) + 1e-3 if marginal else 0.5
     wrong = ~(restored.double().abs() <= most)  # NaN, too
