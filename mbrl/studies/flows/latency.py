@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mbrl.studies.flows.bits import to_tensor
 from mbrl.studies.flows.cost import SAMPLED, cpu_ms_of, sample_ms, write_side
 from mbrl.studies.flows.images import ImageSet, drawn_sources, load_images, name_of
+from mbrl.studies.flows.measure import to_tensor
 from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.trial import command_line
 from mbrl.studies.flows.trials import Trial, is_fresh, known_digest

@@ -15,12 +15,15 @@
 
 Under `interpolation`: `bits_rise`, bits per dimension of the pictures on the way above those of the
 ends; `right`, share of the pictures on the way with exactly one of every object; and of the leading
-object `path_scores` (`studies.flows.interpolation`). `pairs_apart` says how many pairs had that
-object
-in two places, `APART` or more from each other; if none had, there are no scores. A measure that
-images do not allow is left out, and of a flow that diverged there is no other than its bits.
+object `path_scores` (`studies.flows.sight`). `pairs_apart` says how many pairs had that object in
+two places, `APART` or more from each other; if none had, there are no scores. A measure that images
+do not allow is left out, and of a flow that diverged there are only its bits.
+
+Bits per dimension are -log2 p(x) / (H W C) of the integer levels: a bound from noise in each
+level's bin. log2 V is the cost without any knowledge.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -29,18 +32,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.follow import rng_of
-from mbrl.studies.flows.bits import AT_ONCE, bits_of, bits_per_dim, diverged, to_array, to_tensor
 from mbrl.studies.flows.images import ImageSet, quantised
-from mbrl.studies.flows.interpolation import cross_fade, latent_paths, path_scores
-from mbrl.studies.flows.sight import Sight, sight_of
+from mbrl.studies.flows.sight import Sight, path_scores, sight_of
 from mbrl.world_model.decoders.flow import ImageFlow
 from mbrl.world_model.decoders.flow.image_flow import TAIL
 
 Images = NDArray[np.uint8]
 
+AT_ONCE = 64
+"""Images in memory at a time; changes nothing else."""
 APART = 8.0
 """Pixels that the leading object must be apart in the two ends of an interpolation."""
 
@@ -111,6 +115,52 @@ def measure(
     )
 
 
+# -- bits per dimension --------------------------------------------------------------------------
+
+
+def to_tensor(levels: Images) -> Tensor:
+    """Levels (N, H, W, C) as a tensor (N, C, H, W) uint8."""
+    return torch.from_numpy(np.ascontiguousarray(levels.transpose(0, 3, 1, 2)))
+
+
+def to_array(levels: Tensor) -> Images:
+    """Levels (N, C, H, W) as an array (N, H, W, C)."""
+    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy().astype(np.uint8))
+
+
+@torch.no_grad()
+def bits_of(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> NDArray[np.float64]:
+    """Bits per dimension of each image, the mean over draws of the dequantisation noise.
+
+    Args:
+        flow: the density.
+        images: (N, H, W, C) levels.
+        seed: of the noise.
+        draws: how often each image is measured.
+
+    Returns:
+        (N,) float64; not finite where the flow is not.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "flows/bits"))
+    per_bit = images[0].size * math.log(2)
+    found = []
+    for start in range(0, len(images), AT_ONCE):
+        batch = to_tensor(images[start : start + AT_ONCE])
+        nats = [-flow.log_prob(batch, generator=generator).double() for _ in range(draws)]
+        found.append((torch.stack(nats).mean(0) / per_bit).numpy())
+    return np.concatenate(found)
+
+
+def diverged(bits: float, levels: int) -> bool:
+    """Whether images cost so much that a flow has learnt nothing: twice log2 V or more, or NaN."""
+    return not bits <= 2 * math.log2(levels)
+
+
+def bits_per_dim(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> float:
+    """The mean of `bits_of`."""
+    return float(bits_of(flow, images, seed=seed, draws=draws).mean())
+
+
 # -- samples -------------------------------------------------------------------------------------
 
 
@@ -124,7 +174,7 @@ def _samples(
         parts, restored = [], []
         for start in range(0, sizes.samples, AT_ONCE):
             count = min(AT_ONCE, sizes.samples - start)
-            restored.append(draw(flow, count, temperature, generator))
+            restored.append(flow.restore(flow.noise(count, temperature, generator)))
             parts.append(to_array(flow.surface.to_levels(restored[-1])))
         drawn = np.concatenate(parts)
         numbers[f"{temperature:g}"] = {
@@ -138,18 +188,6 @@ def _samples(
     if sight is not None:
         numbers["real"] = _counts(sight, images.held_out[images.measured(sizes.samples)])
     return Measured({"samples": numbers}, {"real": real[None], "samples": np.stack(shown)})
-
-
-@torch.no_grad()
-def draw(
-    flow: ImageFlow, count: int, temperature: float, generator: torch.Generator | None
-) -> Tensor:
-    """The numbers (count, C, H, W) that `flow.sample` makes its levels of, before it does."""
-    latents = [
-        temperature * torch.randn((count, *shape), generator=generator, dtype=flow.dtype)
-        for shape in flow.latent_shapes
-    ]
-    return flow.restore(latents)
 
 
 def validity(restored: Tensor, marginal: bool) -> dict[str, float]:
@@ -179,6 +217,57 @@ def _counts(sight: Sight, levels: Images) -> dict[str, float]:
 
 
 # -- interpolations ------------------------------------------------------------------------------
+
+
+def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
+    """The point that lies `share` of the way along the arc from `start` to `end`.
+
+    sin((1 - s) w) / sin(w) start + sin(s w) / sin(w) end, w the angle between the two; a straight
+    line where they point the same way.
+
+    Args:
+        start: (N, D).
+        end: (N, D).
+        share: s in [0, 1].
+    """
+    cosine = (normalize(start, dim=1) * normalize(end, dim=1)).sum(1, keepdim=True).clamp(-1, 1)
+    angle = cosine.arccos()
+    sine = angle.sin()
+    straight = sine < 1e-6
+    safe = torch.where(straight, torch.ones_like(sine), sine)
+    first, second = (
+        torch.where(straight, torch.full_like(sine, part), (part * angle).sin() / safe)
+        for part in (1 - share, share)
+    )
+    return first * start + second * end
+
+
+def latent_paths(start: list[Tensor], end: list[Tensor], steps: int) -> list[list[Tensor]]:
+    """Latents on the way: all scales of an image are one vector, turned along one arc.
+
+    Args:
+        start: latents by scale, each (N, ...), of where the paths begin.
+        end: the same of where they end.
+        steps: K points, both ends included, at least 2.
+
+    Returns:
+        K lists of latents by scale.
+    """
+    flat = [torch.cat([part.flatten(1) for part in latents], 1) for latents in (start, end)]
+    sizes = [part[0].numel() for part in start]
+
+    def parted(vector: Tensor) -> list[Tensor]:
+        parts = vector.split(sizes, 1)
+        return [part.view_as(like) for part, like in zip(parts, start, strict=True)]
+
+    return [parted(slerp(flat[0], flat[1], step / (steps - 1))) for step in range(steps)]
+
+
+def cross_fade(start: NDArray[np.uint8], end: NDArray[np.uint8], steps: int) -> NDArray[np.uint8]:
+    """Pixels mixed: (N, H, W, C) intensities to (N, K, H, W, C), the first and last the ends."""
+    shares = np.linspace(0, 1, steps)[None, :, None, None, None]
+    mixed = (1 - shares) * start[:, None] + shares * end[:, None]
+    return np.rint(mixed).astype(np.uint8)
 
 
 def _interpolations(

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from agents.numerics import autocast, restore_generator
 from mbrl.seeding import seed as derive
-from mbrl.studies.flows.bits import bits_per_dim, to_tensor
 from mbrl.studies.flows.images import ImageSet
+from mbrl.studies.flows.measure import bits_per_dim, to_tensor
 from mbrl.studies.flows.settings import FlowStudySettings, TrainSettings
 from mbrl.studies.flows.trials import Trial
 from mbrl.studies.training import BudgetedTraining

@@ -30,9 +30,8 @@ import torch
 from envs.errors import EnvError
 from mbrl.errors import MbrlError
 from mbrl.run.run import lock_folder, write_atomically
-from mbrl.studies.flows.bits import diverged
 from mbrl.studies.flows.images import ImageSet, Source, load_images
-from mbrl.studies.flows.measure import QUICK, Sizes, measure, timed
+from mbrl.studies.flows.measure import QUICK, Sizes, diverged, measure, timed
 from mbrl.studies.flows.train import GROUP, Training
 from mbrl.studies.flows.trials import MEASURES, Trial, is_done, refuse_other_images, refuse_others
 from mbrl.studies.training import curve
