@@ -141,8 +141,7 @@ def _add_flow(studies: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     flow.add_argument(
         "--images",
         type=Path,
-        help="a folder of PNG or JPG files, an .npz with a uint8 array (N, H, W, C), or the folder "
-        "of CIFAR-10's python batches",
+        help="a folder of PNG or JPG files, or an .npz with a uint8 array (N, H, W, C)",
     )
     flow.add_argument(
         "--size", type=int, help="side in pixels, shrunk by averaging; default: as they are"

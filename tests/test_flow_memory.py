@@ -8,7 +8,7 @@ import torch
 from flow_makers import FEATURES, SHARING, features_of, flow, image_of, numbers_of
 from torch import nn
 
-from mbrl.studies.flows.memory import saved_bytes
+from mbrl.studies.flows.step import saved_bytes
 
 MEMORY = ("plain", "checkpoint", "reversible")
 

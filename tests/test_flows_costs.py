@@ -13,12 +13,12 @@ import torch
 from flow_trials import make_trial, write_images, write_trial
 
 from mbrl.errors import TrainingError
-from mbrl.studies.flows import cost, load, train
+from mbrl.studies.flows import cost, train
+from mbrl.studies.flows import step as step_module
 from mbrl.studies.flows.images import Source, load_images
-from mbrl.studies.flows.load import Load
 from mbrl.studies.flows.results import aggregate
 from mbrl.studies.flows.settings import FlowStudySettings
-from mbrl.studies.flows.step import Order, peak_rss_bytes, run_steps
+from mbrl.studies.flows.step import Load, Order, look, peak_rss_bytes, run_steps
 from mbrl.studies.flows.tables import TABLES, tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,13 +139,13 @@ def test_load_counts_the_others_and_not_itself(
 ) -> None:
     said = tmp_path / "loadavg"
     said.write_text("2.00 1.00 0.50 4/200 777\n")
-    monkeypatch.setattr(load, "_PROC", said)
+    monkeypatch.setattr(step_module, "_LOADAVG", said)
     monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 1.0, 0.5))
-    assert load.look(0.1) == Load(before=3.0, average=2.0)
+    assert look(0.1) == Load(before=3.0, average=2.0)
     said.write_text("2.00 1.00 0.50 1/200 777\n")
-    assert load.look(0.1) == Load(before=0.0, average=2.0)
+    assert look(0.1) == Load(before=0.0, average=2.0)
     said.unlink()  # not every system says who is running
-    assert load.look(0.1) == Load(before=2.0, average=2.0)
+    assert look(0.1) == Load(before=2.0, average=2.0)
 
 
 def test_a_process_that_fails_says_why() -> None:

@@ -12,14 +12,13 @@ from flow_trials import make_trial, write_images
 
 from mbrl.studies.flows import cost, latency
 from mbrl.studies.flows import measure as measure_module
-from mbrl.studies.flows.bits import diverged
 from mbrl.studies.flows.images import ImageSet, Source, load_images
 from mbrl.studies.flows.measure import (
     QUICK,
     Sizes,
     _interpolations,
     _pairs,
-    draw,
+    diverged,
     measure,
     validity,
 )
@@ -69,14 +68,6 @@ def test_a_run_whose_held_out_images_are_lost_has_diverged_and_no_measures(
 
 
 # Samples
-
-
-@pytest.mark.parametrize("marginal", [True, False])
-def test_numbers_drawn_become_the_samples_of_the_flow(marginal: bool) -> None:
-    flow = tiny_flow(marginal=marginal)
-    restored = draw(flow, 3, 0.8, torch.Generator().manual_seed(1))
-    wanted = flow.sample(3, temperature=0.8, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(flow.surface.to_levels(restored), wanted)
 
 
 def test_samples_that_a_level_had_to_be_made_of_are_counted() -> None:

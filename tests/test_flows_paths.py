@@ -8,14 +8,8 @@ import torch
 
 from mbrl.studies.fidelity.objects import Detector, contrast
 from mbrl.studies.fidelity.sprites import SceneObject
-from mbrl.studies.flows.interpolation import (
-    blobs,
-    count_objects,
-    cross_fade,
-    latent_paths,
-    path_scores,
-    slerp,
-)
+from mbrl.studies.flows.measure import cross_fade, latent_paths, slerp
+from mbrl.studies.flows.sight import blobs, count_objects, path_scores
 
 # slerp
 

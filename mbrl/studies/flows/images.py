@@ -10,7 +10,7 @@ knows them by heart would look like a good model. This module does not know what
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,23 +36,14 @@ _AT_ONCE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Which images, and how they are prepared; everything that decides them.
+    """Which images, and how they are prepared; everything that decides them."""
 
-    Attributes:
-        game: a name in `mbrl.studies.fidelity.games.GAMES`, or None.
-        path: a user's own images, or None; exactly one of the two is given.
-        size: side in pixels; None for the images' own.
-        bits: of an intensity.
-        steps: agent steps of a game's training frames.
-        frames: folder that keeps a game's frames.
-    """
-
-    game: str | None = None
-    path: Path | None = None
-    size: int | None = None
-    bits: int = 5
-    steps: int = 100_000
-    frames: Path | None = None
+    game: str | None = None  # a name in `mbrl.studies.fidelity.games.GAMES`
+    path: Path | None = None  # a user's own images; exactly one of the two is given
+    size: int | None = None  # side in pixels; None for the images' own
+    bits: int = 5  # of an intensity
+    steps: int = 100_000  # agent steps of a game's training frames
+    frames: Path | None = None  # folder of a game's frames; None for the fidelity study's
 
     @property
     def name(self) -> str:
@@ -63,7 +54,7 @@ class Source:
 
     @property
     def frames_dir(self) -> Path:
-        """Where the game's frames are: by default those of the fidelity study."""
+        """Where the game's frames are."""
         return self.frames or Path("runs") / "fidelity" / str(self.game) / "frames"
 
     @property
@@ -96,31 +87,18 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Images as integer levels.
+    """Images as integer levels; those of a game in order, with the console's memory."""
 
-    Attributes:
-        name: of the source.
-        bits: of a level; levels are 0 .. 2**bits - 1.
-        train: (N, H, W, C) uint8 levels.
-        held_out: (M, H, W, C) uint8 levels, duplicates of training images included.
-        kept: (K,) int64, rows of `held_out` that equal no training image.
-        train_first: (N,) bool, rows that do not follow the row before; None without an order.
-        held_out_first: (M,), likewise.
-        train_ram: (N, R) uint8, the console's memory; None where there is none.
-        held_out_ram: (M, R), likewise.
-        digest: of all levels.
-    """
-
-    name: str
-    bits: int
-    train: Images
-    held_out: Images
-    kept: NDArray[np.int64]
-    train_first: NDArray[np.bool_] | None = None
-    held_out_first: NDArray[np.bool_] | None = None
-    train_ram: NDArray[np.uint8] | None = None
-    held_out_ram: NDArray[np.uint8] | None = None
-    digest: str = ""
+    name: str  # of the source
+    bits: int  # of a level; levels are 0 .. 2**bits - 1
+    train: Images  # (N, H, W, C) uint8 levels
+    held_out: Images  # (M, H, W, C), duplicates of training images included
+    kept: NDArray[np.int64]  # (K,) rows of `held_out` that equal no training image
+    train_first: NDArray[np.bool_] | None = None  # (N,) rows that do not follow the row before
+    held_out_first: NDArray[np.bool_] | None = None  # (M,)
+    train_ram: NDArray[np.uint8] | None = None  # (N, R)
+    held_out_ram: NDArray[np.uint8] | None = None  # (M, R)
+    digest: str = ""  # of all levels
 
     @property
     def levels(self) -> int:
@@ -265,15 +243,13 @@ def quantised(images: Images, bits: int) -> Images:
 
 def unseen(train: Images, held_out: Images) -> NDArray[np.int64]:
     """Rows of `held_out` that equal no image of `train`, ascending."""
-    seen = set(_fingerprints(train))
-    return np.asarray(
-        [row for row, print_ in enumerate(_fingerprints(held_out)) if print_ not in seen], np.int64
-    )
+    seen = set(map(_fingerprint, train))
+    rows = [row for row, image in enumerate(held_out) if _fingerprint(image) not in seen]
+    return np.asarray(rows, np.int64)
 
 
-def _fingerprints(images: Images) -> Iterator[bytes]:
-    for image in images:
-        yield hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+def _fingerprint(image: Images) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 # -- a user's own images --------------------------------------------------------------------------
@@ -348,7 +324,11 @@ def _npz(path: Path) -> Images:
         raise MbrlError(
             f"--images {path}: expected an .npz of plain arrays, got: {error}"
         ) from error
-    usable = {name: array for name, array in arrays.items() if _is_images(array)}
+    usable = {
+        name: array
+        for name, array in arrays.items()
+        if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
+    }
     if "images" in usable:
         return usable["images"]
     if len(usable) != 1:
@@ -358,7 +338,3 @@ def _npz(path: Path) -> Images:
             f"called images; got {found}"
         )
     return next(iter(usable.values()))
-
-
-def _is_images(array: NDArray[Any]) -> bool:
-    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)

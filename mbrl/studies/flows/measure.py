@@ -24,7 +24,6 @@ level's bin. log2 V is the cost without any knowledge.
 """
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,25 +50,15 @@ APART = 8.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """How much is measured."""
 
-    Attributes:
-        images: held-out images, and as many training images.
-        draws: of the dequantisation noise, for each.
-        samples: at each temperature.
-        temperatures: of samples.
-        paths: interpolations.
-        steps: points of each, both ends included.
-        shown: samples and paths kept as pictures.
-    """
-
-    images: int = 512
-    draws: int = 2
-    samples: int = 128
+    images: int = 512  # held-out images, and as many training images
+    draws: int = 2  # of the dequantisation noise, for each
+    samples: int = 128  # at each temperature
     temperatures: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0)
-    paths: int = 64
-    steps: int = 9
-    shown: int = 8
+    paths: int = 64  # interpolations
+    steps: int = 9  # points of each, both ends included
+    shown: int = 8  # samples and paths that become pictures
 
 
 QUICK = Sizes(images=16, draws=1, samples=8, paths=4, steps=5, shown=4)
@@ -103,10 +92,8 @@ def measure(
     bits = bits_per_dim(flow, images.held_out[rows], seed=seed, draws=sizes.draws)
     if diverged(bits, images.levels):
         return Measured({"bits_per_dim": bits}, {})
-    numbers: dict[str, Any] = {
-        "bits_per_dim": bits,
-        "train_bits_per_dim": bits_per_dim(flow, images.train[some], seed=seed, draws=1),
-    }
+    learnt = bits_per_dim(flow, images.train[some], seed=seed, draws=1)
+    numbers = {"bits_per_dim": bits, "train_bits_per_dim": learnt}
     sight = sight_of(images, game)
     sampled = _samples(flow, images, sight, seed, sizes)
     between = _interpolations(flow, images, sight, seed, sizes)
@@ -130,16 +117,9 @@ def to_array(levels: Tensor) -> Images:
 
 @torch.no_grad()
 def bits_of(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> NDArray[np.float64]:
-    """Bits per dimension of each image, the mean over draws of the dequantisation noise.
+    """Bits per dimension of each image (N, H, W, C) of levels; not finite where the flow is not.
 
-    Args:
-        flow: the density.
-        images: (N, H, W, C) levels.
-        seed: of the noise.
-        draws: how often each image is measured.
-
-    Returns:
-        (N,) float64; not finite where the flow is not.
+    The mean over so many draws of the dequantisation noise.
     """
     generator = torch.Generator().manual_seed(derive(seed, "flows/bits"))
     per_bit = images[0].size * math.log(2)
@@ -171,20 +151,20 @@ def _samples(
     shown = []
     for temperature in sizes.temperatures:
         generator = torch.Generator().manual_seed(derive(seed, "flows/samples"))
-        parts, restored = [], []
-        for start in range(0, sizes.samples, AT_ONCE):
-            count = min(AT_ONCE, sizes.samples - start)
-            restored.append(flow.restore(flow.noise(count, temperature, generator)))
-            parts.append(to_array(flow.surface.to_levels(restored[-1])))
-        drawn = np.concatenate(parts)
+        restored = torch.cat(
+            [
+                flow.restore(flow.noise(min(AT_ONCE, left), temperature, generator))
+                for left in range(sizes.samples, 0, -AT_ONCE)
+            ]
+        )
+        drawn = to_array(flow.surface.to_levels(restored))
         numbers[f"{temperature:g}"] = {
             "bits_per_dim": bits_per_dim(flow, drawn, seed=seed, draws=1),
-            **validity(torch.cat(restored), flow.settings.marginal),
+            **validity(restored, flow.settings.marginal),
             **({} if sight is None else _counts(sight, drawn)),
         }
         shown.append(images.pixels(drawn[: sizes.shown]))
-    rows = images.measured(sizes.shown)
-    real = images.pixels(images.held_out[rows])
+    real = images.pixels(images.held_out[images.measured(sizes.shown)])
     if sight is not None:
         numbers["real"] = _counts(sight, images.held_out[images.measured(sizes.samples)])
     return Measured({"samples": numbers}, {"real": real[None], "samples": np.stack(shown)})
@@ -222,13 +202,8 @@ def _counts(sight: Sight, levels: Images) -> dict[str, float]:
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     """The point that lies `share` of the way along the arc from `start` to `end`.
 
-    sin((1 - s) w) / sin(w) start + sin(s w) / sin(w) end, w the angle between the two; a straight
-    line where they point the same way.
-
-    Args:
-        start: (N, D).
-        end: (N, D).
-        share: s in [0, 1].
+    sin((1 - s) w) / sin(w) start + sin(s w) / sin(w) end of vectors (N, D), w the angle between
+    the two; a straight line where they point the same way (White, arXiv:1609.04468).
     """
     cosine = (normalize(start, dim=1) * normalize(end, dim=1)).sum(1, keepdim=True).clamp(-1, 1)
     angle = cosine.arccos()
@@ -248,10 +223,10 @@ def latent_paths(start: list[Tensor], end: list[Tensor], steps: int) -> list[lis
     Args:
         start: latents by scale, each (N, ...), of where the paths begin.
         end: the same of where they end.
-        steps: K points, both ends included, at least 2.
+        steps: points, both ends included, at least 2.
 
     Returns:
-        K lists of latents by scale.
+        As many lists of latents by scale.
     """
     flat = [torch.cat([part.flatten(1) for part in latents], 1) for latents in (start, end)]
     sizes = [part[0].numel() for part in start]
@@ -277,24 +252,19 @@ def _interpolations(
     ends = [images.held_out[rows] for rows in pairs.T]
     generator = torch.Generator().manual_seed(derive(seed, "flows/ends"))
     latents = [flow.encode(to_tensor(levels), generator=generator) for levels in ends]
-    paths = [
-        to_array(flow.decode(point)) for point in latent_paths(latents[0], latents[1], sizes.steps)
-    ]
+    points = latent_paths(latents[0], latents[1], sizes.steps)
+    paths = [to_array(flow.decode(point)) for point in points]
     back = np.mean([np.mean(paths[0] == ends[0]), np.mean(paths[-1] == ends[1])])
-    through = {
-        "flow": np.stack(paths, 1),
-        "fade": quantised(
-            cross_fade(images.pixels(ends[0]), images.pixels(ends[1]), sizes.steps), images.bits
-        ),
-    }
+    faded = cross_fade(images.pixels(ends[0]), images.pixels(ends[1]), sizes.steps)
+    through = {"flow": np.stack(paths, 1), "fade": quantised(faded, images.bits)}
     numbers: dict[str, Any] = {}
     if apart != 0:
-        numbers = {name: _path(flow, sight, points, seed) for name, points in through.items()}
+        numbers = {name: _path(flow, sight, path, seed) for name, path in through.items()}
     if apart is not None:
         numbers["pairs_apart"] = float(apart)
     pictures = {
-        f"interpolation_{name}": images.pixels(points[: sizes.shown])
-        for name, points in through.items()
+        f"interpolation_{name}": images.pixels(path[: sizes.shown])
+        for name, path in through.items()
     }
     return Measured({"round_trip": float(back), "interpolation": numbers}, pictures)
 
@@ -330,8 +300,3 @@ def _path(flow: ImageFlow, sight: Sight | None, paths: Images, seed: int) -> dic
     between = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
     places = sight.places(sight.lead, paths.reshape(n * steps, *paths.shape[2:]))
     return {**scores, **_counts(sight, between), **path_scores(places.reshape(n, steps, 2))}
-
-
-def timed(began: float) -> float:
-    """Seconds since `time.monotonic()` was `began`, for the result."""
-    return round(time.monotonic() - began, 1)

@@ -21,8 +21,8 @@ from mbrl.report.html import commit_warnings, machine_text, render
 from mbrl.report.panels import beside, data_url, legend_below, save_png, sheet
 from mbrl.studies.flows.arms import ARMS, DEFAULT, REFERENCE
 from mbrl.studies.flows.cost import MODES
-from mbrl.studies.flows.load import TRUSTED
 from mbrl.studies.flows.results import held_out_curve
+from mbrl.studies.flows.step import TRUSTED
 from mbrl.studies.flows.tables import is_busy, tables
 
 Summary = Mapping[str, Any]

@@ -8,6 +8,7 @@ only likelihoods can be scored. Images of half the side are enlarged first, so t
 the same pixels for both. The scores are our own.
 """
 
+import itertools
 from collections import deque
 
 import numpy as np
@@ -34,9 +35,7 @@ SIDES = (SIDE // 2, SIDE)
 """Sides of images in which objects are still seen; in smaller ones a ball is a shade of grey."""
 LEAST = 0.25
 """Share of an object's usual mass below which a blob is a speck, and no object."""
-_NEIGHBOURS = [
-    (row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if (row, column) != (0, 0)
-]
+_NEIGHBOURS = [place for place in itertools.product((-1, 0, 1), repeat=2) if place != (0, 0)]
 
 
 class Sight:
@@ -52,9 +51,7 @@ class Sight:
         frames, ram = self.frames(images.train[rows]), images.train_ram[rows]
         self.backdrop = np.median(frames, axis=0).astype(np.float64)
         found = fit_detectors(known.objects, contrast(frames, self.backdrop), ram)
-        self.detectors: dict[str, Detector] = {
-            name: detector for name, detector in found.items() if detector.alone
-        }
+        self.detectors = {name: detector for name, detector in found.items() if detector.alone}
 
     @property
     def lead(self) -> str | None:
@@ -63,7 +60,8 @@ class Sight:
 
     def frames(self, levels: Images) -> Images:
         """Images (N, H, W, C) of levels as frames (N, SIDE, SIDE, C) of intensities, enlarged."""
-        return enlarged(self.images.pixels(levels), SIDE // levels.shape[1])
+        factor = SIDE // levels.shape[1]
+        return self.images.pixels(levels).repeat(factor, axis=1).repeat(factor, axis=2)
 
     def contrasts(self, levels: Images) -> Floats:
         """(N, SIDE, SIDE, 2) of images (N, H, W, C) of levels, by the usual backdrop."""
@@ -72,9 +70,7 @@ class Sight:
     def counts(self, levels: Images) -> dict[str, NDArray[np.int64]]:
         """How many there are of each object in images (N, H, W, C) of levels, (N,) each."""
         contrasts = self.contrasts(levels)
-        return {
-            name: count_objects(detector, contrasts) for name, detector in self.detectors.items()
-        }
+        return {name: count_objects(one, contrasts) for name, one in self.detectors.items()}
 
     def places(self, name: str, levels: Images) -> Floats:
         """Where the strongest one is, (N, 2) row and column; NaN where none is present."""
@@ -102,34 +98,17 @@ def sight_of(images: ImageSet, game: str | None) -> Sight | None:
     return sight if sight.detectors else None
 
 
-def enlarged(images: Images, factor: int) -> Images:
-    """Images (N, H, W, C) with every pixel repeated `factor` times along rows and columns."""
-    return images.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
 def count_objects(detector: Detector, contrasts: Floats) -> NDArray[np.int64]:
     """How many of an object there are in pictures, wherever they are in its region.
 
     One is a blob of pixels that touch (also at corners), each above `HAZE` of the object's usual
-    peak, whose contrast sums to at least `LEAST` of its usual mass.
-
-    Args:
-        detector: of the object.
-        contrasts: (N, H, W, 2).
-
-    Returns:
-        (N,) counts.
+    peak, whose contrast sums to at least `LEAST` of its usual mass. (N, H, W, 2) to (N,).
     """
     inside = crop(contrasts, detector.target.region) @ np.asarray(detector.sides)
     strong = inside > HAZE * detector.peak
     least = LEAST * (detector.mass - detector.floor)
-    return np.asarray(
-        [
-            sum(total >= least for total in blobs(flags, values))
-            for flags, values in zip(strong, inside, strict=True)
-        ],
-        np.int64,
-    )
+    masses = [blobs(flags, values) for flags, values in zip(strong, inside, strict=True)]
+    return np.asarray([sum(mass >= least for mass in one) for one in masses], np.int64)
 
 
 def blobs(flags: Bools, values: Floats) -> list[float]:

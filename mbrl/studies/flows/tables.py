@@ -16,7 +16,7 @@ from mbrl.studies.fidelity.results import look_up
 from mbrl.studies.fidelity.tables import DASH, Column, Rows, cell, summary_rows
 from mbrl.studies.flows.arms import DEFAULT, REFERENCE
 from mbrl.studies.flows.cost import MODES, SAMPLED
-from mbrl.studies.flows.load import TRUSTED
+from mbrl.studies.flows.step import TRUSTED
 
 Summary = Mapping[str, Any]
 
