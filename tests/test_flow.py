@@ -69,21 +69,14 @@ def test_actnorm_normalises_the_batch_it_starts_from():
 
 
 def test_an_invertible_convolution_starts_as_a_rotation_and_knows_its_determinant():
-    conv = InvertibleConv(6).double()
-    conv.factors.data.copy_(conv.factors.data.double())
-    weight = conv.weight()
-    torch.testing.assert_close(
-        weight @ weight.T, torch.eye(6, dtype=torch.float64), atol=1e-5, rtol=0
-    )
+    conv, identity = InvertibleConv(6).double(), torch.eye(6, dtype=torch.float64)
+    torch.testing.assert_close(conv.weight() @ conv.weight().T, identity, atol=1e-5, rtol=0)
     shaken(conv, 0.3)
-    weight = conv.weight()
-    torch.testing.assert_close(conv.log_det(), torch.linalg.slogdet(weight)[1])
-    identity = torch.eye(6, dtype=torch.float64)
-    torch.testing.assert_close(conv.inverse() @ weight, identity)
-    assert conv.inverse() is not conv.inverse()
+    torch.testing.assert_close(conv.log_det(), torch.linalg.slogdet(conv.weight())[1])
+    torch.testing.assert_close(conv.inverse() @ conv.weight(), identity)
 
 
-def test_the_inverse_is_kept_in_eval_mode_until_the_weights_change():
+def test_the_inverse_is_cached_in_eval_mode_until_the_weights_change():
     conv = InvertibleConv(4).eval()
     first = conv.inverse()
     assert conv.inverse() is first
@@ -91,8 +84,8 @@ def test_the_inverse_is_kept_in_eval_mode_until_the_weights_change():
     torch.testing.assert_close(conv.inverse() @ conv.weight(), torch.eye(4))
     conv.load_state_dict(InvertibleConv(4).state_dict())
     torch.testing.assert_close(conv.inverse() @ conv.weight(), torch.eye(4))
-    conv.train().inverse()
-    assert conv._cached is None
+    conv.train()
+    assert conv.inverse() is not conv.inverse()
 
 
 def test_padding_is_marked_by_a_channel_of_its_own():
@@ -110,7 +103,7 @@ def test_cosines_tell_all_positions_apart():
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("kind", ["halves", "checkerboard"])
-def test_couplings_leave_what_they_keep_and_invert(kind, affine, swapped):
+def test_couplings_leave_one_part_unchanged_and_invert(kind, affine, swapped):
     coupling = (
         Halves(4, affine, swapped) if kind == "halves" else Checkerboard(4, 3, 2, affine, swapped)
     )
@@ -138,7 +131,7 @@ def test_the_log_determinant_is_that_of_autograds_jacobian(sharing, variant, cou
     y, condition = numbers_of(made, 1), features_of(made, 1)
 
     def latents(flat):
-        parts, _ = made._forward(flat.view(1, 1, 4, 4), condition)
+        parts, _ = made.to_latents(flat.view(1, 1, 4, 4), condition)
         return torch.cat([part.flatten() for part in parts])
 
     jacobian = torch.autograd.functional.jacobian(latents, y.flatten())
@@ -180,9 +173,8 @@ def test_densities_of_two_pixels_integrate_to_one(kind, shape, sharing):
 def test_96_steps_and_back_return_the_image(sharing, variant, dtype, most):
     """Normalised by one batch, as before training, and tried on other numbers.
 
-    Each layer is a twentieth away from its start. Much further, so many couplings in a row are a
-    chaotic map, shared ones first; what trained flows do is measured
-    (`mbrl.studies.flows.measure`).
+    Each layer is a twentieth away from its start: much further, so many couplings in a row are a
+    chaotic map. The flow study measures the round trips of trained flows.
     """
     values = {"scales": 3, "steps": 32, "sharing": sharing, "variant": variant, "dtype": dtype}
     made = nudged(flow((1, 16, 16), shake=0.0, **values), 0.05)
@@ -190,13 +182,13 @@ def test_96_steps_and_back_return_the_image(sharing, variant, dtype, most):
     made.eval()
     image, y = image_of(made, seed=1), numbers_of(made, seed=1)
     with torch.no_grad():
-        latents, _ = made._forward(y, None)
+        latents, _ = made.to_latents(y, None)
     assert (made.restore(latents) - y).abs().max() < most
     assert torch.equal(made.decode(made.encode(image)), image)
 
 
 def tensor_float(x):
-    """What a graphics card makes of a convolution's float32 inputs: ten bits of mantissa."""
+    """What a GPU makes of a convolution's float32 inputs: ten bits of mantissa."""
     mantissa, exponent = torch.frexp(x)
     return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
 
@@ -211,8 +203,8 @@ def test_a_round_trip_is_exact_although_convolutions_are_rounded_to_ten_bits(sha
         return convolve(tensor_float(x), tensor_float(weight), *more, **named)
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", rounded)
-    # networks may be rounded, they say the same both ways but for what they read; the mixing of
-    # channels may not: rounded, it comes back ten times further off
+    # networks may be rounded, since they read the same both ways; the mixing of channels may not:
+    # rounded, it comes back ten times further off
     test_96_steps_and_back_return_the_image(sharing, "glow", torch.float32, 3e-4)
     assert calls
     third = torch.tensor(1 / 3)
@@ -221,7 +213,7 @@ def test_a_round_trip_is_exact_although_convolutions_are_rounded_to_ten_bits(sha
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("sharing", SHARING)
-def test_a_round_trip_is_exact_on_a_graphics_card(sharing):
+def test_a_round_trip_is_exact_on_a_gpu(sharing):
     made = nudged(flow((1, 16, 16), shake=0.0, scales=3, steps=32, sharing=sharing), 0.05)
     made.initialise(image_of(made, 64))
     made = made.float().cuda().eval()

@@ -46,17 +46,17 @@ def test_shrinking_takes_the_mean_of_each_box() -> None:
     assert shrunk(image[None, ..., None], 2)[0, ..., 0].tolist() == [[3, 10], [1, 8]]
 
 
-def test_five_bits_are_the_highest_ones_and_come_back_as_the_middle_of_their_bin() -> None:
-    levels = quantised(one_pixel(0, 7, 8, 255), 5)
-    assert levels.ravel().tolist() == [0, 0, 1, 31]
-    images = ImageSet(name="x", bits=5, train=levels, held_out=levels, kept=np.arange(4))
-    assert images.pixels(levels).ravel().tolist() == [4, 4, 12, 252]
-
-
-def test_eight_bits_change_nothing() -> None:
-    levels = quantised(one_pixel(0, 7, 255), 8)
-    images = ImageSet(name="x", bits=8, train=levels, held_out=levels, kept=np.arange(3))
-    assert images.pixels(levels).ravel().tolist() == [0, 7, 255]
+@pytest.mark.parametrize(
+    ("bits", "levels", "pixels"),
+    [(5, [0, 0, 1, 31], [4, 4, 12, 252]), (8, [0, 7, 8, 255], [0, 7, 8, 255])],
+)
+def test_levels_are_the_highest_bits_and_come_back_as_the_middle_of_their_bin(
+    bits: int, levels: list[int], pixels: list[int]
+) -> None:
+    found = quantised(one_pixel(0, 7, 8, 255), bits)
+    assert found.ravel().tolist() == levels
+    images = ImageSet(name="x", bits=bits, train=found, held_out=found, kept=np.arange(4))
+    assert images.pixels(found).ravel().tolist() == pixels
 
 
 def test_held_out_images_that_are_training_images_are_left_out() -> None:
@@ -114,7 +114,7 @@ def test_copying_the_last_frame_mixes_it_with_the_marginal() -> None:
     assert copy_last_bits(frames, last, first, table, 0.8) == pytest.approx(wanted)
 
 
-def test_the_weight_of_the_last_frame_is_the_likeliest() -> None:
+def test_the_weight_of_the_last_frame_has_the_greatest_likelihood() -> None:
     table = np.array([0.5, 0.5]).reshape(1, 1, 1, 2)
     # same in 3 of 4: 3 log(w + (1 - w) / 2) + log((1 - w) / 2) is largest at w = 1 / 2
     frames, last = one_pixel(0, 0, 0, 1), one_pixel(0, 0, 0, 0)
@@ -172,38 +172,24 @@ def test_an_npz_gives_its_array_of_images(tmp_path: Path) -> None:
 # What cannot be read
 
 
-def bad(tmp_path: Path, case: str) -> Path:
-    path = tmp_path / "x"
-    if case == "empty folder":
-        path.mkdir()
-    elif case == "two sizes":
-        write_pictures(path, [*random_images(20), *random_images(1, side=10)])
-        Image.fromarray(random_images(1, side=10)[0, ..., 0]).save(path / "z.png")
-    elif case == "broken picture":
-        write_pictures(path, random_images(20))
-        (path / "z.png").write_bytes(b"no picture")
-    elif case == "few":
-        write_pictures(path, random_images(3))
-    elif case == "no array":
-        path = tmp_path / "x.npz"
-        np.savez(path, labels=np.arange(3))
-    elif case == "pickled array":
-        path = tmp_path / "x.npz"
-        np.savez(path, images=np.array([{}], object))
-    elif case == "text":
-        path = tmp_path / "x.txt"
-        path.write_text("x")
-    elif case == "no npz":
-        path = tmp_path / "x.npz"
+def make_unreadable(path: Path, case: str) -> None:
+    if case == "text":
         path.write_text("x")
     elif case == "CIFAR's pickles":
         path.mkdir()
         (path / "data_batch_1").write_bytes(b"cos\nsystem\n.")
-    return path
+    elif case == "empty folder":
+        path.mkdir()
+    elif case != "nothing":
+        write_pictures(path, random_images(3 if case == "few" else 20))
+        if case == "two sizes":
+            Image.fromarray(random_images(1, side=10)[0, ..., 0]).save(path / "z.png")
+        elif case == "broken picture":
+            (path / "z.png").write_bytes(b"no picture")
 
 
 @pytest.mark.parametrize(
-    ("case", "said"),
+    ("case", "error"),
     [
         ("nothing", "got nothing there"),
         ("text", "got a file that is no .npz"),
@@ -211,19 +197,35 @@ def bad(tmp_path: Path, case: str) -> Path:
         ("two sizes", "expected images of one size, got 8 x 8 .* and 10 x 10"),
         ("broken picture", "expected a picture in .*z.png"),
         ("few", "expected at least 20 images, got 3"),
-        ("no array", "expected one uint8 array .*; got labels int64"),
-        ("pickled array", "expected an .npz of plain arrays"),
-        ("no npz", "expected an .npz of plain arrays"),
         ("CIFAR's pickles", r"can run any code; save them as an .npz \(uint8 N, H, W, C\)"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path: Path, case: str, said: str) -> None:
-    with pytest.raises(MbrlError, match=said):
-        read_pictures(bad(tmp_path, case))
+def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path, case: str, error: str) -> None:
+    make_unreadable(tmp_path / "x", case)
+    with pytest.raises(MbrlError, match=error):
+        read_pictures(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("arrays", "error"),
+    [
+        ({"labels": np.arange(3)}, "expected one uint8 array .*; got labels int64"),
+        ({"images": np.array([{}], object)}, "expected an .npz of plain arrays"),
+        (None, "expected an .npz of plain arrays"),
+    ],
+    ids=["no images", "pickled", "no npz"],
+)
+def test_an_npz_without_images_is_refused(tmp_path: Path, arrays: Any, error: str) -> None:
+    path = tmp_path / "x.npz"
+    path.write_text("x")
+    if arrays is not None:
+        np.savez(path, **arrays)
+    with pytest.raises(MbrlError, match=error):
+        read_pictures(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
     [
         ({"size": 5}, "a multiple of 5, got 8 x 8"),
         ({"size": 16}, "a multiple of 16, got 8 x 8"),
@@ -234,10 +236,10 @@ def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path: Path, case: str, 
     ],
 )
 def test_a_source_that_makes_no_sense_is_refused(
-    tmp_path: Path, changes: dict[str, Any], said: str
+    tmp_path: Path, changes: dict[str, Any], error: str
 ) -> None:
     np.savez(tmp_path / "a.npz", images=random_images(30))
-    with pytest.raises(MbrlError, match=said):
+    with pytest.raises(MbrlError, match=error):
         load_images(Source(**{"path": tmp_path / "a.npz", **changes}))
 
 

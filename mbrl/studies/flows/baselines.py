@@ -76,7 +76,7 @@ def copy_last_bits(
 
     Args:
         frames: (N, H, W, C) levels.
-        last: the frames before them; ignored where there is none.
+        last: the frames before them.
         follows: (N,) whether there is one.
         table: of `marginal`.
         weight: in [0, 1], see `copy_weight`.

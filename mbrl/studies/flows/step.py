@@ -87,15 +87,10 @@ def random_images(shape: tuple[int, int, int], levels: int, count: int) -> Tenso
 
 
 def saved_bytes(run: Callable[[], Tensor], exclude: Iterable[Tensor] = ()) -> int:
-    """Bytes that the graph of `run()` holds for its gradient, the same on every machine.
+    """Bytes that the graph of `run()`, a loss, holds for its gradient: the same on every machine.
 
-    Args:
-        run: computes a loss, with a graph; no gradient is taken.
-        exclude: tensors whose storages do not count: the parameters, and inputs if wanted.
-
-    Returns:
-        The sum over distinct storages, whole ones, even if only a view of one is saved. It does not
-        count what is allocated for a moment in between.
+    Every storage counts once and whole, even if only a view of it is saved; those of the tensors in
+    `exclude` do not count, and neither does memory that is allocated for a moment in between.
 
     Raises:
         ValueError: the result has no graph, so that nothing could have been saved.
@@ -128,11 +123,8 @@ def peak_rss_bytes() -> int:
     `ru_maxrss` of a process begins with that of the one that started it, so the kernel's own count
     of this program's memory is read where there is one (Linux: VmHWM).
     """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="ascii").splitlines() if status.exists() else []:
         if line.startswith("VmHWM:"):
             return 1024 * int(line.split()[1])
     unit = 1 if sys.platform == "darwin" else 1024

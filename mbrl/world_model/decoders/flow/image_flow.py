@@ -340,10 +340,10 @@ class ImageFlow(nn.Module):
         y, log_det = self.surface(image, noise)
         return y, log_det - log_q
 
-    def _forward(
+    def to_latents(
         self, y: Tensor, features: Tensor | None, initialise: bool = False
     ) -> tuple[list[Tensor], Tensor]:
-        """The flow's numbers to latents by scale, and log|det| (N,)."""
+        """The flow's numbers y (N, C, H, W) to latents by scale, and log|det| (N,)."""
         total, latents, priors = y.new_zeros(len(y)), list[Tensor](), [*self.priors, self.top]
         for index, (stage, condition) in enumerate(self._pairs(features)):
             last = stage.kind != "checkerboard"  # of its scale
@@ -388,7 +388,7 @@ class ImageFlow(nn.Module):
         if bool(self.initialised):
             return
         y, _ = self._enter(image, generator)
-        self._forward(y, features, initialise=True)
+        self.to_latents(y, features, initialise=True)
         self.initialised.fill_(True)
 
     def log_prob(
@@ -409,7 +409,7 @@ class ImageFlow(nn.Module):
 
     def log_density(self, y: Tensor, features: Tensor | None = None) -> Tensor:
         """Exact log-density of the flow's numbers y (N, C, H, W), (N,)."""
-        latents, total = self._forward(y, features)
+        latents, total = self.to_latents(y, features)
         return total + torch.stack([normal_log_prob(latent) for latent in latents]).sum(0)
 
     @torch.no_grad()
@@ -418,7 +418,7 @@ class ImageFlow(nn.Module):
     ) -> list[Tensor]:
         """Images to latents, (N, c, h, w) by scale, standard normal under the model."""
         y, _ = self._enter(image, generator)
-        return self._forward(y, features)[0]
+        return self.to_latents(y, features)[0]
 
     # -- backwards --------------------------------------------------------------------------------
 

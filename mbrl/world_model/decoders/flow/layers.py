@@ -294,14 +294,10 @@ class Estimator(nn.Module):
     def __init__(
         self, inputs: int, outputs: int | None, width: int, maps: int = 0, vector: int = 0
     ) -> None:
-        """Build for (N, inputs, H, W).
+        """Build for (N, inputs, H, W), a condition of `maps` channels and a vector of that size.
 
-        Args:
-            inputs: channels that the coupling leaves unchanged.
-            outputs: channels of the last 3 x 3 convolution; None: every step brings its own layer.
-            width: channels of both hidden layers.
-            maps: channels of the condition's map.
-            vector: size of the condition's vector.
+        `width` is that of both hidden layers. With `outputs` None, every step brings its own last
+        layer.
         """
         super().__init__()
         self.inputs, self.width = inputs, width

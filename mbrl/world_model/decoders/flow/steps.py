@@ -104,14 +104,8 @@ class Stage(nn.Module):
     ) -> None:
         """Build K `steps` of a kind for activations of `shape` (C, H, W).
 
-        Args:
-            shape: (C, H, W).
-            kind: of the steps.
-            settings: of the flow; its number of steps does not count.
-            steps: K.
-            maps: channels of the condition's map.
-            vector: size of the condition's vector.
-            core: with `sharing: global` the one network of all stages.
+        The condition has `maps` channels and a vector of size `vector`. With `sharing: global`,
+        `core` is the one network of all stages.
         """
         super().__init__()
         self.shape, self.kind, self.memory = shape, kind, settings.memory
