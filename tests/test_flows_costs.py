@@ -1,9 +1,8 @@
 """Costs of flows: what is counted, what is timed, and what ranks exchange."""
 
+import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flow_trials import make_trial, write_images, write_trial
+from torch import distributed
 
 from mbrl.errors import TrainingError
 from mbrl.studies.flows import cost
@@ -18,10 +18,9 @@ from mbrl.studies.flows import step as step_module
 from mbrl.studies.flows.images import Source, load_images
 from mbrl.studies.flows.results import aggregate
 from mbrl.studies.flows.settings import FlowStudySettings
-from mbrl.studies.flows.step import Load, Order, look, peak_rss_bytes, run_steps
+from mbrl.studies.flows.step import Load, Loss, Order, look, peak_rss_bytes, run_steps, shared, step
 from mbrl.studies.flows.tables import TABLES, tables
-
-ROOT = Path(__file__).resolve().parent.parent
+from mbrl.studies.flows.train import optimizer_of
 
 
 @pytest.fixture
@@ -36,69 +35,50 @@ def tiny_order(scales: int = 2, **changes: Any) -> Order:
     return Order(**{**given, "steps": 1, **changes})
 
 
-RANK = """
-import hashlib, json, os, sys
-import torch
-from torch import distributed
-from mbrl.studies.flows.step import Loss, Order, shared, step
-from mbrl.studies.flows.train import optimizer_of
-
-order, rank = Order.model_validate_json(sys.argv[1]), int(sys.argv[2])
-distributed.init_process_group(
-    "gloo", init_method=f"file://{order.meeting}", rank=rank, world_size=2
-)
-torch.manual_seed(0)
-module = Loss(order)
-batch = torch.full((order.batch, *order.shape), 7 + 9 * rank, dtype=torch.uint8)
-module.flow.initialise(batch)
-wrapped, ways = shared(module, 2)
-optimizer = optimizer_of(module, order.config.train)
-steps = []
-for name in sys.argv[3:]:
-    distributed.barrier()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        step(wrapped, batch, optimizer, ways[name])
-    weights = torch.cat([weight.detach().flatten() for weight in module.parameters()])
-    calls = [one.key for one in profile.key_averages() if one.key.startswith("gloo:")]
-    steps.append([hashlib.sha256(weights.numpy().tobytes()).hexdigest(), calls])
-distributed.destroy_process_group()
-print(json.dumps(steps), flush=True)
-os._exit(0)  # gloo's threads may abort a process that ends the usual way
-"""
-
-
-def steps_of_two_ranks(tmp_path: Path, ways: list[str]) -> list[Any]:
-    """For every step and both ranks: the weights afterwards, hashed, and gloo's calls."""
-    order = tiny_order(meeting=str(tmp_path / "meeting"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, order.model_dump_json(), str(rank), *ways],
-            env={**environment, "OMP_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "5"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    printed = [rank.communicate(timeout=200) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], printed[0][1] + printed[1][1]
-    return list(zip(*(json.loads(one.splitlines()[-1]) for one, _ in printed), strict=True))
+def take_steps_on_a_rank(rank: int, order: Order, names: list[str], folder: Path) -> None:
+    """Write, for every step, the weights afterwards, hashed, and gloo's calls."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    module = Loss(order)
+    batch = torch.full((order.batch, *order.shape), 7 + 9 * rank, dtype=torch.uint8)
+    module.flow.initialise(batch)
+    wrapped, ways = shared(module, 2)
+    optimizer = optimizer_of(module, order.config.train)
+    steps = []
+    for name in names:
+        distributed.barrier()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            step(wrapped, batch, optimizer, ways[name])
+        weights = torch.cat([weight.detach().flatten() for weight in module.parameters()])
+        calls = [one.key for one in profile.key_averages() if one.key.startswith("gloo:")]
+        steps.append([hashlib.sha256(weights.numpy().tobytes()).hexdigest(), calls])
+    distributed.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(steps))
+    os._exit(0)  # gloo's threads may abort a process that ends the usual way
 
 
 @pytest.mark.timeout(300)
-def test_ranks_stay_equal_by_synchronising_and_communicate_nothing_without(tmp_path: Path) -> None:
+def test_ranks_stay_equal_by_synchronising_and_communicate_nothing_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "5")
     # the second step settles the order of buckets; from then on only gradients are exchanged
     sync, alone = "", "no_sync_"
-    found = steps_of_two_ranks(tmp_path, [sync, sync, sync, alone, sync, alone])
+    names = [sync, sync, sync, alone, sync, alone]
+    torch.multiprocessing.spawn(take_steps_on_a_rank, (tiny_order(), names, tmp_path), nprocs=2)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    found = list(zip(*ranks, strict=True))
     for one, other in found[:3]:
         assert one[0] == other[0]  # of different images, the same weights
     assert len({one[0] for one, _ in found}) == 6  # and every step changed them
-    for step in (3, 5):
-        one, other = found[step]
+    for one, other in (found[3], found[5]):
         assert one[1] == other[1] == [] and one[0] != other[0]
-    for step in (2, 4):
-        assert found[step][0][1] == found[step][1][1] == ["gloo:all_reduce"]
+    for one, other in (found[2], found[4]):
+        assert one[1] == other[1] == ["gloo:all_reduce"]
 
 
 @pytest.mark.timeout(300)
