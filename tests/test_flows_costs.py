@@ -94,14 +94,14 @@ def test_two_ranks_time_steps_with_and_without_communication_in_turns() -> None:
 def test_load_counts_the_others_and_not_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = tmp_path / "loadavg"
-    said.write_text("2.00 1.00 0.50 4/200 777\n")
-    monkeypatch.setattr(step_module, "_LOADAVG", said)
+    loadavg = tmp_path / "loadavg"
+    loadavg.write_text("2.00 1.00 0.50 4/200 777\n")
+    monkeypatch.setattr(step_module, "_LOADAVG", loadavg)
     monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 1.0, 0.5))
     assert look(0.1) == Load(before=3.0, average=2.0)
-    said.write_text("2.00 1.00 0.50 1/200 777\n")
+    loadavg.write_text("2.00 1.00 0.50 1/200 777\n")
     assert look(0.1) == Load(before=0.0, average=2.0)
-    said.unlink()  # not every system says who is running
+    loadavg.unlink()  # only Linux has it
     assert look(0.1) == Load(before=2.0, average=2.0)
 
 

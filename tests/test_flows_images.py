@@ -25,7 +25,7 @@ from mbrl.studies.flows.images import (
     quantised,
     read_pictures,
     shrunk,
-    unseen,
+    unseen_rows,
 )
 
 
@@ -55,17 +55,19 @@ def test_levels_are_the_highest_bits_and_come_back_as_the_middle_of_their_bin(
 ) -> None:
     found = quantised(one_pixel(0, 7, 8, 255), bits)
     assert found.ravel().tolist() == levels
-    images = ImageSet(name="x", bits=bits, train=found, held_out=found, kept=np.arange(4))
+    images = ImageSet(name="x", bits=bits, train=found, held_out=found, unseen=np.arange(4))
     assert images.pixels(found).ravel().tolist() == pixels
 
 
 def test_held_out_images_that_are_training_images_are_left_out() -> None:
-    assert unseen(one_pixel(1, 2, 3), one_pixel(2, 9, 3, 4, 4)).tolist() == [1, 3, 4]
+    assert unseen_rows(one_pixel(1, 2, 3), one_pixel(2, 9, 3, 4, 4)).tolist() == [1, 3, 4]
 
 
-def test_measured_rows_are_spread_over_what_is_kept_and_never_duplicates() -> None:
+def test_measured_rows_are_spread_over_unseen_images_and_never_duplicates() -> None:
     levels = one_pixel(*range(10))
-    images = ImageSet(name="x", bits=8, train=levels, held_out=levels, kept=np.array([1, 4, 7, 9]))
+    images = ImageSet(
+        name="x", bits=8, train=levels, held_out=levels, unseen=np.array([1, 4, 7, 9])
+    )
     assert images.measured(2).tolist() == [1, 9]
     assert images.measured(99).tolist() == [1, 4, 7, 9]
 
@@ -84,7 +86,7 @@ def test_a_game_s_frames_are_levels_in_order_with_their_memories(tmp_path: Path)
     assert images.train_first is not None and images.train_first[0]
     assert images.train_ram is not None and len(images.train_ram) == len(images.train)
     about = images.about()
-    assert about["duplicates_removed"] == len(images.held_out) - len(images.kept)
+    assert about["duplicates_removed"] == len(images.held_out) - len(images.unseen)
     found = baselines(images, 64)
     assert 0 < found["copy_last"] < found["marginal"] < found["uniform"] == 5
 
@@ -134,7 +136,7 @@ def test_png_bytes_are_those_of_the_file_and_of_its_data() -> None:
 
 def test_images_without_an_order_have_no_last_frame() -> None:
     levels = quantised(random_images(40), 5)
-    images = ImageSet(name="x", bits=5, train=levels, held_out=levels, kept=np.arange(4))
+    images = ImageSet(name="x", bits=5, train=levels, held_out=levels, unseen=np.arange(4))
     assert baselines(images, 4)["copy_last"] is None
 
 
@@ -154,7 +156,7 @@ def test_a_folder_of_pictures_becomes_images_a_tenth_held_out(tmp_path: Path) ->
     train, held_out = read_pictures(tmp_path / "p")
     assert (train.shape, held_out.shape) == ((36, 8, 8, 1), (4, 8, 8, 1))
     assert np.array_equal(held_out, read_pictures(tmp_path / "p")[1])
-    assert len(unseen(train, held_out)) == 4
+    assert len(unseen_rows(train, held_out)) == 4
 
 
 def test_grey_pictures_among_colours_become_colours(tmp_path: Path) -> None:

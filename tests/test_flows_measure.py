@@ -97,7 +97,7 @@ class Seen:
 def images_of(*first: int) -> ImageSet:
     levels = np.zeros((len(first), 8, 8, 1), np.uint8)
     levels[:, 0, 0, 0] = first
-    return ImageSet(name="x", bits=5, train=levels, held_out=levels, kept=np.arange(len(first)))
+    return ImageSet(name="x", bits=5, train=levels, held_out=levels, unseen=np.arange(len(first)))
 
 
 def measured(

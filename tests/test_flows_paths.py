@@ -1,4 +1,4 @@
-"""Paths between images: arcs, objects counted, even motion told from a jump."""
+"""Paths between images: arcs, objects counted, even motion and jumps."""
 
 import math
 

@@ -56,7 +56,7 @@ def marginal(train: Images, levels: int) -> Floats:
 
 
 def probabilities(frames: Images, table: Floats) -> Floats:
-    """What `marginal` says of each level of frames (N, H, W, C): the same shape."""
+    """The probability by `marginal` of each level of frames (N, H, W, C): the same shape."""
     flat = table.reshape(-1, table.shape[-1])
     places = np.arange(len(flat))
     return flat[places, frames.reshape(len(frames), -1)].reshape(frames.shape)

@@ -4,23 +4,22 @@
 
     parameters            unique ones, however often they are used
     checkpoint_bytes      of the learnt weights as a safetensors file
-    buffer_bytes          of what a checkpoint holds beside them, which sharing leaves alone: the
-                          pixels' marginals, masks, the order of channels
-    saved_bytes/<mode>    tensors saved for the backward pass of one batch, each storage once,
-                          parameters excluded (`step.saved_bytes`); in every memory mode
+    buffer_bytes          of the rest of a checkpoint, which sharing does not change: the pixels'
+                          marginals, masks, the order of channels
+    saved_bytes/<mode>    tensors saved for the backward pass of one batch (`step.saved_bytes`),
+                          parameters excluded; in every memory mode
     saved_by_steps/...    the same for K = 4, 8, 16, 32 steps: what grows with depth
     training_bytes/<mode> 16 bytes a parameter (weight, gradient, two of Adam) and saved_bytes
     peak_rss_bytes/<mode> largest resident memory of a fresh process that trains, above that of
-                          one that takes a single reversible step on a single image: what torch
-                          loads for its first step has nothing to do with the flow
+                          one that takes a single reversible step on a single image, which has all
+                          that torch loads for its first step
     step_cpu_ms/<mode>    CPU milliseconds of a training step, the fastest of a few
-    ranks/<n>/...         milliseconds by the clock of a step on n ranks over gloo on one machine,
-                          one thread and one batch each: `step_ms`, `no_sync_ms` (the same without
-                          communication), `communication_ms` (the difference of the two, step by
-                          step), `all_reduce_ms` (summing one vector of all gradients) and
+    ranks/<n>/...         milliseconds by the clock of a step on n ranks on one machine, one thread
+                          and one batch each, in the settings' memory mode: `step_ms`, `no_sync_ms`
+                          (without communication), `communication_ms` (the difference of the two,
+                          step by step), `all_reduce_ms` (summing one vector of all gradients) and
                           `all_reduce_bytes`; of the slowest rank at every step, then the median.
-                          In the memory mode of the settings. `peak_rss_bytes` of the largest rank,
-                          as above
+                          `peak_rss_bytes` of the largest rank, as above
     ranks/<n>/load_...    what else the machine did (`step.look`): `before` the steps, and on
                           `average` over the minute before
     sample_ms/<size>      CPU milliseconds for 64 images in one pass, of the study's size and of a
@@ -36,6 +35,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,7 +47,7 @@ from torch import nn
 
 from mbrl.run import provenance
 from mbrl.run.run import write_atomically
-from mbrl.studies.flows.images import SIDE, drawn_sources, load_images, name_of
+from mbrl.studies.flows.images import SIDE, load_images, name_of
 from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.step import (
     LOOK_S,
@@ -114,9 +114,8 @@ def saved(config: FlowStudySettings, shape: tuple[int, int, int], levels: int, b
     flow = build(shape, levels, config)
     images = random_images(shape, levels, batch)
     flow.initialise(images)
-    return saved_bytes(
-        lambda: loss_of(flow, images, None, config.train.bf16), list(flow.parameters())
-    )
+    loss = partial(loss_of, flow, images, None, config.train.bf16)
+    return saved_bytes(loss, flow.parameters())
 
 
 def sample_ms(config: FlowStudySettings, shape: tuple[int, int, int], levels: int) -> float:
@@ -211,8 +210,8 @@ def run(trial: Trial) -> None:
     """Measure the costs of a trial's arm and write them."""
     effort = QUICK if trial.quick else Effort()
     images = load_images(trial.source)
-    whole = [(images.shape[0], SIDE, SIDE) for _ in drawn_sources(trial.source)[1:]]
-    drawn = [images.shape, *whole]
+    whole = (images.shape[0], SIDE, SIDE)
+    drawn = [images.shape, *([whole] if trial.source.is_shrunk else [])]
     found = {
         "arm": trial.arm,
         "version": VERSION,

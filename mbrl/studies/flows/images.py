@@ -24,7 +24,7 @@ from mbrl.errors import ConfigError, MbrlError
 Images = NDArray[np.uint8]
 
 SIDE = 64
-"""The side of a game's frames, in whose pixels the places of objects are known."""
+"""The side of a game's frames; places of objects are in their pixels."""
 FRAMES_SEED = 0
 PICTURES = {".png", ".jpg", ".jpeg"}
 HELD_OUT = 10
@@ -93,7 +93,7 @@ class ImageSet:
     bits: int  # of a level; levels are 0 .. 2**bits - 1
     train: Images  # (N, H, W, C) uint8 levels
     held_out: Images  # (M, H, W, C), duplicates of training images included
-    kept: NDArray[np.int64]  # (K,) rows of `held_out` that equal no training image
+    unseen: NDArray[np.int64]  # (K,) rows of `held_out` that equal no training image
     train_first: NDArray[np.bool_] | None = None  # (N,) rows that do not follow the row before
     held_out_first: NDArray[np.bool_] | None = None  # (M,)
     train_ram: NDArray[np.uint8] | None = None  # (N, R)
@@ -118,8 +118,8 @@ class ImageSet:
 
     def measured(self, count: int) -> NDArray[np.int64]:
         """At most `count` rows of `held_out` to measure on, evenly spread, the same for all."""
-        places = np.linspace(0, len(self.kept) - 1, min(count, len(self.kept)))
-        return self.kept[places.round().astype(np.int64)]
+        places = np.linspace(0, len(self.unseen) - 1, min(count, len(self.unseen)))
+        return self.unseen[places.round().astype(np.int64)]
 
     def pixels(self, levels: Images) -> Images:
         """Levels as intensities of 0 to 255: the middle of each bin."""
@@ -133,7 +133,7 @@ class ImageSet:
             "bits": self.bits,
             "train": len(self.train),
             "held_out": len(self.held_out),
-            "duplicates_removed": len(self.held_out) - len(self.kept),
+            "duplicates_removed": len(self.held_out) - len(self.unseen),
             "ordered": self.held_out_first is not None,
             "digest": self.digest,
         }
@@ -163,24 +163,24 @@ def load_images(source: Source) -> ImageSet:
         game, source.frames_dir, source.steps, source.held_out_steps, FRAMES_SEED
     )
     train, held_out = (load_frames(store) for store in stores)
-    known = {
+    more = {
         "train_first": train.is_first,
         "held_out_first": held_out.is_first,
         "train_ram": train.ram,
         "held_out_ram": held_out.ram,
     }
     return _prepared(
-        source, np.asarray(train.obs, np.uint8), np.asarray(held_out.obs, np.uint8), known
+        source, np.asarray(train.obs, np.uint8), np.asarray(held_out.obs, np.uint8), more
     )
 
 
-def _prepared(source: Source, train: Images, held_out: Images, known: dict[str, Any]) -> ImageSet:
+def _prepared(source: Source, train: Images, held_out: Images, more: dict[str, Any]) -> ImageSet:
     train, held_out = (
         quantised(shrunk(images, source.size, source.name), source.bits)
         for images in (train, held_out)
     )
-    kept = unseen(train, held_out)
-    if len(kept) == 0:
+    rows = unseen_rows(train, held_out)
+    if len(rows) == 0:
         raise MbrlError(
             f"{source.name}: expected held-out images that are not training images, got "
             f"{len(held_out)} of which all are; use more bits, a larger size or more images"
@@ -194,15 +194,15 @@ def _prepared(source: Source, train: Images, held_out: Images, known: dict[str, 
         bits=source.bits,
         train=train,
         held_out=held_out,
-        kept=kept,
+        unseen=rows,
         digest=digest.hexdigest(),
-        **known,
+        **more,
     )
 
 
 def drawn_sources(source: Source) -> list[Source]:
     """The images that drawing is timed on: the study's, and a game's whole frames."""
-    return [source, *([replace(source, size=None)] if source.is_shrunk else [])]
+    return [source, replace(source, size=None)] if source.is_shrunk else [source]
 
 
 def name_of(shape: tuple[int, int, int]) -> str:
@@ -241,7 +241,7 @@ def quantised(images: Images, bits: int) -> Images:
     return images >> np.uint8(8 - bits)
 
 
-def unseen(train: Images, held_out: Images) -> NDArray[np.int64]:
+def unseen_rows(train: Images, held_out: Images) -> NDArray[np.int64]:
     """Rows of `held_out` that equal no image of `train`, ascending."""
     seen = set(map(_fingerprint, train))
     rows = [row for row, image in enumerate(held_out) if _fingerprint(image) not in seen]
@@ -261,7 +261,6 @@ def read_pictures(path: Path) -> tuple[Images, Images]:
     Raises:
         MbrlError: there is nothing to read, something cannot be read, or images differ in size.
     """
-    path = Path(path)
     if path.is_dir():
         images = _folder(path)
     elif path.is_file() and path.suffix == ".npz":
@@ -280,10 +279,7 @@ def read_pictures(path: Path) -> tuple[Images, Images]:
 
 
 def _folder(path: Path) -> Images:
-    try:
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-    except OSError as error:
-        raise MbrlError(f"--images {path}: expected a folder to read, got: {error}") from error
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
     if not files and any(path.glob("*_batch*")):
         raise MbrlError(
             f"--images {path}: expected PNG or JPG files, got CIFAR's python batches, which are "

@@ -55,10 +55,8 @@ def latencies(images: ImageSet, updates: int) -> dict[str, float]:
     decoder.eval()
     features = torch.ones(SAMPLED, 1)
     noise = decoder.gumbel(SAMPLED, features.device, torch.Generator().manual_seed(0))
-    return {
-        sampler: cpu_ms_of(partial(sample_blocks, decoder, sampler, features, noise))
-        for sampler in SAMPLERS
-    }
+    draw = partial(sample_blocks, decoder)
+    return {name: cpu_ms_of(partial(draw, name, features, noise)) for name in SAMPLERS}
 
 
 def flow_ms(images: ImageSet) -> float:

@@ -277,7 +277,7 @@ def _pairs(
     And in how many pairs it is; if in none, the rows are any, to look at. None without an object.
     """
     rng = rng_of(seed, "flows/pairs")
-    candidates = images.kept[rng.integers(len(images.kept), size=(16 * count, 2))]
+    candidates = images.unseen[rng.integers(len(images.unseen), size=(16 * count, 2))]
     if sight is not None and sight.lead is not None:
         lead = sight.lead
         ends = [images.held_out[rows] for rows in candidates.T]

@@ -39,18 +39,17 @@ _NEIGHBOURS = [place for place in itertools.product((-1, 0, 1), repeat=2) if pla
 
 
 class Sight:
-    """Detectors of the objects that can be told from what else is in their region."""
+    """Detectors of the objects that differ from everything else in their region."""
 
     def __init__(self, images: ImageSet, game: str) -> None:
         """Fit on random training images."""
-        known = GAMES[game]
         if images.train_ram is None:
             raise ValueError(f"{game}: expected the console's memory with every frame")
         rows = rng_of(0, "flows/sight").permutation(len(images.train))[:FITTED]
         self.images = images
         frames, ram = self.frames(images.train[rows]), images.train_ram[rows]
         self.backdrop = np.median(frames, axis=0).astype(np.float64)
-        found = fit_detectors(known.objects, contrast(frames, self.backdrop), ram)
+        found = fit_detectors(GAMES[game].objects, contrast(frames, self.backdrop), ram)
         self.detectors = {name: detector for name, detector in found.items() if detector.alone}
 
     @property

@@ -1,4 +1,4 @@
-"""What training steps of one flow cost: seconds, memory, and what ranks say to each other.
+"""What training steps of one flow cost: seconds, memory, and communication.
 
     python -m mbrl.studies.flows.step '{"flow": {...}, "train": {...}, "shape": [1, 64, 64], ...}'
 
@@ -40,8 +40,8 @@ Way = Callable[[], contextlib.AbstractContextManager[None]]
 """Something that a step is taken inside of."""
 
 WARM_UP = 1
-"""Steps of each way before the clock runs: first calls allocate, and the first step that does not
-synchronise still talks, since DistributedDataParallel then settles the order of its buckets."""
+"""Steps of each way before the clock runs: first calls allocate, and in the first step without sync
+DistributedDataParallel still communicates, to settle the order of its buckets."""
 TRUSTED = 0.5
 """Tasks of others, on average, up to which times of several ranks are worth quoting."""
 LOOK_S, PAUSE_S = 2.0, 0.05
@@ -145,8 +145,7 @@ def look(seconds: float = LOOK_S) -> Load:
     """Do nothing for so long, and count the tasks of others.
 
     The system's load average looks a minute back, so that after a process of our own it still
-    counts that one. Where the kernel does not say who is running (Linux: /proc/loadavg), it has to
-    stand for `before`, too.
+    counts that one. It stands for `before` too where there is no /proc/loadavg (outside Linux).
     """
     average = os.getloadavg()[0]
     counts = []
@@ -205,7 +204,7 @@ def _timed(
     steps: int,
     ways: Mapping[str, Way],
 ) -> dict[str, list[float]]:
-    """Seconds of each step, by the clock and of CPU; ways take turns, so that all fare alike."""
+    """Seconds of each step, by the clock and of CPU; ways take turns on the same machine load."""
     found: dict[str, list[float]] = {}
     for turn in range(WARM_UP + steps):
         for name, way in ways.items():
@@ -273,10 +272,7 @@ def main(arguments: Sequence[str]) -> None:
     torch.set_num_threads(1)
     if order.ranks > 1:
         distributed.init_process_group(
-            "gloo",
-            init_method=f"file://{order.meeting}",
-            rank=order.rank,
-            world_size=order.ranks,
+            "gloo", f"file://{order.meeting}", rank=order.rank, world_size=order.ranks
         )
     try:
         print(json.dumps(take(order)), flush=True)

@@ -291,8 +291,7 @@ class ImageFlow(nn.Module):
     def _make_stages(self, maps: int, vector: int) -> list[Stage]:
         """All stages: one for each scale of Glow, before and after the squeeze for RealNVP."""
         channels, height, width = self.shape
-        steps, stages = self.settings.steps, []
-        more = (maps, vector, self.core)
+        steps, stages, more = self.settings.steps, list[Stage](), (maps, vector, self.core)
         for scale in range(self.settings.scales):
             board = (channels << scale, height >> scale, width >> scale)
             squeezed = (4 * board[0], board[1] // 2, board[2] // 2)
@@ -311,8 +310,7 @@ class ImageFlow(nn.Module):
     @property
     def latent_shapes(self) -> list[tuple[int, int, int]]:
         """(C, H, W) of the latents, by scale."""
-        channels, height, width = self.shape
-        last = self.settings.scales
+        (channels, height, width), last = self.shape, self.settings.scales
         scales = range(1, last + 1)
         return [(channels << (s if s < last else s + 1), height >> s, width >> s) for s in scales]
 
