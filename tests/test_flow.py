@@ -8,16 +8,16 @@ from flow_makers import FEATURES, SHARING, features_of, flow, image_of, nudged, 
 
 from mbrl.errors import ConfigError
 from mbrl.world_model.decoders.flow import ImageFlow
-from mbrl.world_model.decoders.flow.coupling import Checkerboard, Condition, Halves
+from mbrl.world_model.decoders.flow.image_flow import GaussianPrior, cosines, normal_log_prob
 from mbrl.world_model.decoders.flow.layers import (
     ActNorm,
+    Checkerboard,
+    Condition,
+    Halves,
     InvertibleConv,
     ZeroConv,
     border,
-    squeeze,
-    unsqueeze,
 )
-from mbrl.world_model.decoders.flow.priors import TopPrior, cosines, normal_log_prob
 from mbrl.world_model.decoders.flow.steps import Stage
 from mbrl.world_model.settings import FlowSettings
 
@@ -58,13 +58,6 @@ def test_parameters_at_the_published_cifar_10_configuration():
 # -- layers ---------------------------------------------------------------------------------------
 
 
-def test_squeeze_makes_squares_channels_and_back():
-    x = torch.arange(16.0).view(1, 1, 4, 4)
-    assert squeeze(x)[0, :, 0, 0].tolist() == [0, 1, 4, 5]
-    assert squeeze(x).shape == (1, 4, 2, 2)
-    assert torch.equal(unsqueeze(squeeze(x)), x)
-
-
 def test_actnorm_normalises_the_batch_it_starts_from():
     norm = ActNorm(2)
     x = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1) * torch.tensor([1.0, 10.0]).view(1, 2, 1, 1)
@@ -76,21 +69,14 @@ def test_actnorm_normalises_the_batch_it_starts_from():
 
 
 def test_an_invertible_convolution_starts_as_a_rotation_and_knows_its_determinant():
-    conv = InvertibleConv(6).double()
-    conv.factors.data.copy_(conv.factors.data.double())
-    weight = conv.weight()
-    torch.testing.assert_close(
-        weight @ weight.T, torch.eye(6, dtype=torch.float64), atol=1e-5, rtol=0
-    )
+    conv, identity = InvertibleConv(6).double(), torch.eye(6, dtype=torch.float64)
+    torch.testing.assert_close(conv.weight() @ conv.weight().T, identity, atol=1e-5, rtol=0)
     shaken(conv, 0.3)
-    weight = conv.weight()
-    torch.testing.assert_close(conv.log_det(), torch.linalg.slogdet(weight)[1])
-    identity = torch.eye(6, dtype=torch.float64)
-    torch.testing.assert_close(conv.inverse() @ weight, identity)
-    assert conv.inverse() is not conv.inverse()
+    torch.testing.assert_close(conv.log_det(), torch.linalg.slogdet(conv.weight())[1])
+    torch.testing.assert_close(conv.inverse() @ conv.weight(), identity)
 
 
-def test_the_inverse_is_kept_in_eval_mode_until_the_weights_change():
+def test_the_inverse_is_cached_in_eval_mode_until_the_weights_change():
     conv = InvertibleConv(4).eval()
     first = conv.inverse()
     assert conv.inverse() is first
@@ -98,8 +84,8 @@ def test_the_inverse_is_kept_in_eval_mode_until_the_weights_change():
     torch.testing.assert_close(conv.inverse() @ conv.weight(), torch.eye(4))
     conv.load_state_dict(InvertibleConv(4).state_dict())
     torch.testing.assert_close(conv.inverse() @ conv.weight(), torch.eye(4))
-    conv.train().inverse()
-    assert conv._cached is None
+    conv.train()
+    assert conv.inverse() is not conv.inverse()
 
 
 def test_padding_is_marked_by_a_channel_of_its_own():
@@ -117,18 +103,20 @@ def test_cosines_tell_all_positions_apart():
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("kind", ["halves", "checkerboard"])
-def test_couplings_leave_what_they_keep_and_invert(kind, affine, swapped):
+def test_couplings_leave_one_part_unchanged_and_invert(kind, affine, swapped):
     coupling = (
         Halves(4, affine, swapped) if kind == "halves" else Checkerboard(4, 3, 2, affine, swapped)
     )
     z = torch.randn(2, 4, 3, 2)
     raw = 3 * torch.randn(2, coupling.outputs, 3, 2)
     out, log_det = coupling.transform(z, raw)
-    assert torch.equal(coupling.kept(out), coupling.kept(z)) and not torch.equal(out, z)
+    assert torch.equal(coupling.unchanged(out), coupling.unchanged(z)) and not torch.equal(out, z)
     assert log_det.shape == (2,) and (affine or not log_det.any())
     torch.testing.assert_close(coupling.invert(out, raw), z, atol=1e-5, rtol=1e-5)
-    kept = torch.randn_like(coupling.kept(z))  # <spread(k), z> = <k, kept(z)>
-    torch.testing.assert_close((coupling.spread(kept) * z).sum(), (kept * coupling.kept(z)).sum())
+    part = torch.randn_like(coupling.unchanged(z))  # <spread(p), z> = <p, unchanged(z)>
+    torch.testing.assert_close(
+        (coupling.spread(part) * z).sum(), (part * coupling.unchanged(z)).sum()
+    )
 
 
 # -- densities ------------------------------------------------------------------------------------
@@ -143,7 +131,7 @@ def test_the_log_determinant_is_that_of_autograds_jacobian(sharing, variant, cou
     y, condition = numbers_of(made, 1), features_of(made, 1)
 
     def latents(flat):
-        parts, _ = made._forward(flat.view(1, 1, 4, 4), made._conditions(condition))
+        parts, _ = made.to_latents(flat.view(1, 1, 4, 4), condition)
         return torch.cat([part.flatten() for part in parts])
 
     jacobian = torch.autograd.functional.jacobian(latents, y.flatten())
@@ -164,13 +152,13 @@ def test_densities_of_two_pixels_integrate_to_one(kind, shape, sharing):
     """Two numbers are too few to squeeze, so here the stage and its prior stand alone."""
     torch.manual_seed(0)
     settings = FlowSettings(width=6, steps=4, sharing=sharing)
-    stage = shaken(Stage(shape, kind, settings, 0, 0).double(), 0.1)
-    prior = shaken(TopPrior(*shape, 0).double(), 0.1)
+    stage = shaken(Stage(shape, kind, settings, steps=4).double(), 0.1)
+    prior = shaken(GaussianPrior(shape, maps=0, top=True).double(), 0.1)
     side = torch.linspace(-15, 15, 301, dtype=torch.float64)
     y = torch.cartesian_prod(side, side).view(-1, *shape)
     with torch.no_grad():
         z, one = stage(y, Condition(None, None))
-        noise, two = prior.standardise(z, prior.known(len(z)), None)
+        noise, two = prior.standardise(z, z, None)
         density = (one + two + normal_log_prob(noise)).exp()
     assert density.std() > 0
     assert (density.sum() * (side[1] - side[0]) ** 2).item() == pytest.approx(1, abs=0.01)
@@ -185,9 +173,8 @@ def test_densities_of_two_pixels_integrate_to_one(kind, shape, sharing):
 def test_96_steps_and_back_return_the_image(sharing, variant, dtype, most):
     """Normalised by one batch, as before training, and tried on other numbers.
 
-    Each layer is a twentieth away from its start. Much further, so many couplings in a row are a
-    chaotic map, shared ones first; what trained flows do is measured
-    (`mbrl.studies.flows.measure`).
+    Each layer is a twentieth away from its start: much further, so many couplings in a row are a
+    chaotic map. The flow study measures the round trips of trained flows.
     """
     values = {"scales": 3, "steps": 32, "sharing": sharing, "variant": variant, "dtype": dtype}
     made = nudged(flow((1, 16, 16), shake=0.0, **values), 0.05)
@@ -195,13 +182,13 @@ def test_96_steps_and_back_return_the_image(sharing, variant, dtype, most):
     made.eval()
     image, y = image_of(made, seed=1), numbers_of(made, seed=1)
     with torch.no_grad():
-        latents, _ = made._forward(y, made._conditions(None))
+        latents, _ = made.to_latents(y, None)
     assert (made.restore(latents) - y).abs().max() < most
     assert torch.equal(made.decode(made.encode(image)), image)
 
 
 def tensor_float(x):
-    """What a graphics card makes of a convolution's float32 inputs: ten bits of mantissa."""
+    """What a GPU makes of a convolution's float32 inputs: ten bits of mantissa."""
     mantissa, exponent = torch.frexp(x)
     return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
 
@@ -216,8 +203,8 @@ def test_a_round_trip_is_exact_although_convolutions_are_rounded_to_ten_bits(sha
         return convolve(tensor_float(x), tensor_float(weight), *more, **named)
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", rounded)
-    # networks may be rounded, they say the same both ways but for what they read; the mixing of
-    # channels may not: rounded, it comes back ten times further off
+    # networks may be rounded, since they read the same both ways; the mixing of channels may not:
+    # rounded, it comes back ten times further off
     test_96_steps_and_back_return_the_image(sharing, "glow", torch.float32, 3e-4)
     assert calls
     third = torch.tensor(1 / 3)
@@ -226,7 +213,7 @@ def test_a_round_trip_is_exact_although_convolutions_are_rounded_to_ten_bits(sha
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("sharing", SHARING)
-def test_a_round_trip_is_exact_on_a_graphics_card(sharing):
+def test_a_round_trip_is_exact_on_a_gpu(sharing):
     made = nudged(flow((1, 16, 16), shake=0.0, scales=3, steps=32, sharing=sharing), 0.05)
     made.initialise(image_of(made, 64))
     made = made.float().cuda().eval()

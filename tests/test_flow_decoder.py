@@ -14,7 +14,7 @@ from mbrl.errors import ConfigError, TrainingError
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.world_model.decoders.flow import FlowDecoder
-from mbrl.world_model.decoders.flow.dequantise import Uniform, Variational
+from mbrl.world_model.decoders.flow.image_flow import Uniform, Variational
 from mbrl.world_model.settings import DecoderSettings, FlowSettings, WorldModelSettings
 
 FLOW = {"kind": "flow", "flow": {"scales": 2, "steps": 2, "width": 8}}

@@ -10,7 +10,7 @@ from simple_world import generator
 from torch import nn
 
 from mbrl.world_model.decoders.flow import ImageFlow
-from mbrl.world_model.decoders.flow.surface import UNSEEN, Grid, Quantiles
+from mbrl.world_model.decoders.flow.image_flow import UNSEEN, Grid, Quantiles
 from mbrl.world_model.settings import FlowSettings
 
 NORMAL = NormalDist()

@@ -1,9 +1,8 @@
-"""Costs of flows: what is counted, what is timed, and what ranks say to each other."""
+"""Costs of flows: what is counted, what is timed, and what ranks exchange."""
 
+import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 from flow_trials import make_trial, write_images, write_trial
+from torch import distributed
 
 from mbrl.errors import TrainingError
-from mbrl.studies.flows import cost, load, train
+from mbrl.studies.flows import cost
+from mbrl.studies.flows import step as step_module
 from mbrl.studies.flows.images import Source, load_images
-from mbrl.studies.flows.load import Load
 from mbrl.studies.flows.settings import FlowStudySettings
-from mbrl.studies.flows.step import Order, peak_rss_bytes, run_steps
+from mbrl.studies.flows.step import Load, Loss, Order, look, peak_rss_bytes, run_steps, shared, step
 from mbrl.studies.flows.study import STUDY
 from mbrl.studies.flows.tables import TABLES, tables
-
-ROOT = Path(__file__).resolve().parent.parent
+from mbrl.studies.flows.train import optimizer_of
 
 
 @pytest.fixture
@@ -29,80 +28,61 @@ def source(tmp_path: Path) -> Source:
     return Source(path=write_images(tmp_path / "some.npz"))
 
 
-def tiny_order(**changes: Any) -> Order:
-    flow = {"scales": 2, "steps": 2, "width": 4}
+def tiny_order(scales: int = 2, **changes: Any) -> Order:
+    flow = {"scales": scales, "steps": 2, "width": 4}
     config = FlowStudySettings.model_validate({"flow": flow})
     given: dict[str, Any] = {"config": config, "shape": (1, 8, 8), "levels": 32, "batch": 2}
     return Order(**{**given, "steps": 1, **changes})
 
 
-RANK = """
-import hashlib, json, os, sys
-import torch
-from torch import distributed
-from mbrl.studies.flows.step import Loss, Order, shared, step
-from mbrl.studies.flows.train import optimizer_of
-
-order, rank = Order.model_validate_json(sys.argv[1]), int(sys.argv[2])
-distributed.init_process_group(
-    "gloo", init_method=f"file://{order.meeting}", rank=rank, world_size=2
-)
-torch.manual_seed(0)
-module = Loss(order)
-batch = torch.full((order.batch, *order.shape), 7 + 9 * rank, dtype=torch.uint8)
-module.flow.initialise(batch)
-wrapped, ways = shared(module, 2)
-optimizer = optimizer_of(module, order.config.train)
-steps = []
-for name in sys.argv[3:]:
-    distributed.barrier()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        step(wrapped, batch, optimizer, ways[name])
-    weights = torch.cat([weight.detach().flatten() for weight in module.parameters()])
-    said = [one.key for one in profile.key_averages() if one.key.startswith("gloo:")]
-    steps.append([hashlib.sha256(weights.numpy().tobytes()).hexdigest(), said])
-distributed.destroy_process_group()
-print(json.dumps(steps), flush=True)
-os._exit(0)  # as `mbrl.studies.flows.step` ends
-"""
-
-
-def steps_of_two_ranks(tmp_path: Path, ways: list[str]) -> list[Any]:
-    """For every step and both ranks: the weights afterwards, hashed, and what was said."""
-    order = tiny_order(meeting=str(tmp_path / "meeting"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, order.model_dump_json(), str(rank), *ways],
-            env={**environment, "OMP_NUM_THREADS": "1", "KINETO_LOG_LEVEL": "5"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [rank.communicate(timeout=200) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said[0][1] + said[1][1]
-    return list(zip(*(json.loads(one.splitlines()[-1]) for one, _ in said), strict=True))
+def take_steps_on_a_rank(rank: int, order: Order, names: list[str], folder: Path) -> None:
+    """Write, for every step, the weights afterwards, hashed, and gloo's calls."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    torch.manual_seed(0)
+    module = Loss(order)
+    batch = torch.full((order.batch, *order.shape), 7 + 9 * rank, dtype=torch.uint8)
+    module.flow.initialise(batch)
+    wrapped, ways = shared(module, 2)
+    optimizer = optimizer_of(module, order.config.train)
+    steps = []
+    for name in names:
+        distributed.barrier()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            step(wrapped, batch, optimizer, ways[name])
+        weights = torch.cat([weight.detach().flatten() for weight in module.parameters()])
+        calls = [one.key for one in profile.key_averages() if one.key.startswith("gloo:")]
+        steps.append([hashlib.sha256(weights.numpy().tobytes()).hexdigest(), calls])
+    distributed.destroy_process_group()
+    (folder / f"{rank}.json").write_text(json.dumps(steps))
+    os._exit(0)  # gloo's threads may abort a process that ends the usual way
 
 
 @pytest.mark.timeout(300)
-def test_ranks_stay_equal_by_talking_and_say_nothing_without_sync(tmp_path: Path) -> None:
-    # the second step settles the order of buckets; from then on only gradients are spoken of
-    talk, alone = "", "no_sync_"
-    found = steps_of_two_ranks(tmp_path, [talk, talk, talk, alone, talk, alone])
+def test_ranks_stay_equal_by_synchronising_and_communicate_nothing_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "5")
+    # the second step settles the order of buckets; from then on only gradients are exchanged
+    sync, alone = "", "no_sync_"
+    names = [sync, sync, sync, alone, sync, alone]
+    torch.multiprocessing.spawn(take_steps_on_a_rank, (tiny_order(), names, tmp_path), nprocs=2)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    found = list(zip(*ranks, strict=True))
     for one, other in found[:3]:
         assert one[0] == other[0]  # of different images, the same weights
     assert len({one[0] for one, _ in found}) == 6  # and every step changed them
-    for step in (3, 5):
-        one, other = found[step]
+    for one, other in (found[3], found[5]):
         assert one[1] == other[1] == [] and one[0] != other[0]
-    for step in (2, 4):
-        assert found[step][0][1] == found[step][1][1] == ["gloo:all_reduce"]
+    for one, other in (found[2], found[4]):
+        assert one[1] == other[1] == ["gloo:all_reduce"]
 
 
 @pytest.mark.timeout(300)
-def test_two_ranks_time_steps_with_and_without_talking_in_turns() -> None:
+def test_two_ranks_time_steps_with_and_without_communication_in_turns() -> None:
     found = run_steps(tiny_order(ranks=2, steps=3))
     assert len(found) == 2
     for one in found:
@@ -111,50 +91,23 @@ def test_two_ranks_time_steps_with_and_without_talking_in_turns() -> None:
         assert one["max_rss_bytes"] > 2**20
 
 
-def test_communication_is_the_median_of_what_steps_took_longer_one_by_one(
-    source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_process(order: Order) -> list[dict[str, Any]]:
-        # the machine gets slower and slower; at every turn the slowest rank counts
-        first = {"step_s": [0.2, 0.5, 1.0], "no_sync_step_s": [0.1, 0.2, 0.3]}
-        second = {"step_s": [0.3, 0.4, 0.9], "no_sync_step_s": [0.1, 0.3, 0.9]}
-        more = {"all_reduce_s": [0.2, 0.1, 0.6]}
-        return [{**first, **more, "max_rss_bytes": 700}, {**second, **more, "max_rss_bytes": 900}]
-
-    monkeypatch.setattr(cost, "run_steps", no_process)
-    found = cost._ranks(tiny_order(ranks=2), Load(0.25, 1.5), 400)
-    assert found["peak_rss_bytes"] == 500  # of the larger rank
-    assert found["communication_ms"] == pytest.approx(200)  # of 200, 200 and 100
-    assert found["step_ms"] == pytest.approx(500) and found["no_sync_ms"] == pytest.approx(300)
-    assert found["all_reduce_ms"] == pytest.approx(200)
-    assert (found["load_before"], found["load_average"]) == (0.25, 1.5)
-
-
-def test_ranks_take_at_least_twenty_steps_of_each_way() -> None:
-    assert cost.Effort().rank_steps >= 20
-
-
 def test_load_counts_the_others_and_not_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = tmp_path / "loadavg"
-    said.write_text("2.00 1.00 0.50 4/200 777\n")
-    monkeypatch.setattr(load, "_PROC", said)
+    loadavg = tmp_path / "loadavg"
+    loadavg.write_text("2.00 1.00 0.50 4/200 777\n")
+    monkeypatch.setattr(step_module, "_LOADAVG", loadavg)
     monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 1.0, 0.5))
-    assert load.look(0.1) == Load(before=3.0, average=2.0)
-    said.write_text("2.00 1.00 0.50 1/200 777\n")
-    assert load.look(0.1) == Load(before=0.0, average=2.0)
-    said.unlink()  # not every system says who is running
-    assert load.look(0.1) == Load(before=2.0, average=2.0)
+    assert look(0.1) == Load(before=3.0, average=2.0)
+    loadavg.write_text("2.00 1.00 0.50 1/200 777\n")
+    assert look(0.1) == Load(before=0.0, average=2.0)
+    loadavg.unlink()  # only Linux has it
+    assert look(0.1) == Load(before=2.0, average=2.0)
 
 
 def test_a_process_that_fails_says_why() -> None:
-    order = tiny_order()
-    broken = order.config.model_copy(
-        update={"flow": order.config.flow.model_copy(update={"scales": 9})}
-    )
     with pytest.raises(TrainingError, match=r"expected 1 training steps, got an error: .*scales"):
-        run_steps(order.model_copy(update={"config": broken}))
+        run_steps(tiny_order(scales=9))
 
 
 def test_resident_memory_is_at_least_what_was_just_filled() -> None:
@@ -167,14 +120,18 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_process(order: Order) -> list[dict[str, Any]]:
-        seconds = {name: [0.5] for name in ("step_s", "step_cpu_s", "all_reduce_s")}
+        # the machine gets slower and slower; at every step the slowest rank counts
+        first = {"step_s": [0.2, 0.5, 1.0], "no_sync_step_s": [0.1, 0.2, 0.3]}
+        second = {"step_s": [0.3, 0.4, 0.9], "no_sync_step_s": [0.1, 0.3, 0.9]}
         flow = order.config.flow
-        if order.batch == 1 and flow.memory == "reversible":  # what every process needs
-            return [{**seconds, "max_rss_bytes": 5e6}]
         grown = 1e6 * (1 + cost.MODES.index(flow.memory)) * (1 if flow.sharing == "none" else 0.1)
-        return [{**seconds, "no_sync_step_s": [0.4], "max_rss_bytes": 5e6 + grown}] * order.ranks
+        if order.batch == 1 and flow.memory == "reversible":  # what every process needs
+            grown = 0
+        more = {"all_reduce_s": [0.2, 0.1, 0.6], "step_cpu_s": [0.5], "max_rss_bytes": 5e6 + grown}
+        return [{**first, **more}, {**second, **more}][: order.ranks]
 
     monkeypatch.setattr(cost, "run_steps", no_process)
+    monkeypatch.setattr(cost, "look", lambda _: Load(0.25, 1.5))
     trials = [make_trial(source, tmp_path, arm=arm) for arm in ("none", "level")]
     for trial in trials:
         write_trial(trial, {"bits_per_dim": 1.0}, digest=load_images(source).digest)
@@ -191,8 +148,12 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
     assert none["training_bytes"]["plain"] == 16 * none["parameters"] + none["saved_bytes"]["plain"]
     assert none["peak_rss_bytes"] == {"plain": 1e6, "checkpoint": 2e6, "reversible": 3e6}
     assert level["buffer_bytes"] == none["buffer_bytes"] > 4 * 32 * 8 * 8
-    assert none["ranks"]["2"]["communication_ms"] == pytest.approx(100)
-    assert none["ranks"]["2"]["all_reduce_bytes"] == 4 * none["parameters"]
+    two = none["ranks"]["2"]
+    assert two["all_reduce_bytes"] == 4 * none["parameters"] and two["peak_rss_bytes"] == 1e6
+    assert two["communication_ms"] == pytest.approx(200)  # the median of 200, 200 and 100
+    assert two["step_ms"] == pytest.approx(500) and two["no_sync_ms"] == pytest.approx(300)
+    assert two["all_reduce_ms"] == pytest.approx(200)
+    assert (two["load_before"], two["load_average"]) == (0.25, 1.5)
     shown = tables(summary)
     assert {"parameters", "memory", "depth", "time", "latency"} <= shown.keys() <= set(TABLES)
     assert [row[:2] for row in shown["parameters"][1].rows] == [
@@ -222,14 +183,3 @@ def test_a_checkpoint_holds_shared_weights_once_and_its_buffers_are_counted_apar
     one.register_buffer("passing", torch.zeros(99), persistent=False)
     assert cost.checkpoint_bytes(one) == once
     assert cost.buffer_bytes(torch.nn.Sequential(one, one)) == 80
-
-
-def test_the_marginals_of_a_flow_are_buffers_that_sharing_leaves_alone() -> None:
-    flow = {"scales": 2, "steps": 2, "width": 4}
-    found = {}
-    for sharing in ("none", "level"):
-        config = FlowStudySettings.model_validate({"flow": {**flow, "sharing": sharing}})
-        made = train.build((1, 8, 8), 32, config)
-        found[sharing] = cost.buffer_bytes(made), cost.checkpoint_bytes(made)
-    assert found["none"][0] == found["level"][0] >= 4 * 32 * 8 * 8
-    assert found["none"][1] > found["level"][1]

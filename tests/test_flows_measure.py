@@ -12,17 +12,8 @@ from flow_trials import make_trial, write_images
 
 from mbrl.studies.flows import cost, latency
 from mbrl.studies.flows import measure as measure_module
-from mbrl.studies.flows.bits import diverged
 from mbrl.studies.flows.images import ImageSet, Source, load_images
-from mbrl.studies.flows.measure import (
-    QUICK,
-    Sizes,
-    _interpolations,
-    _pairs,
-    draw,
-    measure,
-    validity,
-)
+from mbrl.studies.flows.measure import Sizes, diverged, measure, validity
 from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.train import build, run
 from mbrl.world_model.decoders.flow import ImageFlow
@@ -69,14 +60,6 @@ def test_a_run_whose_held_out_images_are_lost_has_diverged_and_no_measures(
 # Samples
 
 
-@pytest.mark.parametrize("marginal", [True, False])
-def test_numbers_drawn_become_the_samples_of_the_flow(marginal: bool) -> None:
-    flow = tiny_flow(marginal=marginal)
-    restored = draw(flow, 3, 0.8, torch.Generator().manual_seed(1))
-    wanted = flow.sample(3, temperature=0.8, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(flow.surface.to_levels(restored), wanted)
-
-
 def test_samples_that_a_level_had_to_be_made_of_are_counted() -> None:
     numbers = torch.zeros(4, 1, 1, 2)
     numbers[1, 0, 0, 0] = math.nan
@@ -86,13 +69,6 @@ def test_samples_that_a_level_had_to_be_made_of_are_counted() -> None:
     # quantiles end at that of 1e-9, which is 5.998
     numbers[3, 0, 0, 1] = 5.998
     assert validity(numbers, marginal=True) == {"invalid": 0.5, "outside": 2 / 8}
-
-
-def test_every_temperature_says_how_many_samples_are_valid(source: Source) -> None:
-    found = measure(tiny_flow(), load_images(source), None, 0, QUICK)
-    for temperature in ("0.5", "0.7", "0.85", "1"):
-        one = found.numbers["samples"][temperature]
-        assert 0 <= one["outside"] <= one["invalid"] <= 1
 
 
 # Pairs
@@ -119,37 +95,48 @@ class Seen:
 def images_of(*first: int) -> ImageSet:
     levels = np.zeros((len(first), 8, 8, 1), np.uint8)
     levels[:, 0, 0, 0] = first
-    return ImageSet(name="x", bits=5, train=levels, held_out=levels, kept=np.arange(len(first)))
+    return ImageSet(name="x", bits=5, train=levels, held_out=levels, unseen=np.arange(len(first)))
 
 
-def test_pairs_have_the_object_eight_pixels_apart_and_say_in_how_many_it_is() -> None:
-    images = images_of(0, 3, 20)
-    pairs, apart = _pairs(images, Seen(), 0, 4)  # type: ignore[arg-type]
-    assert apart == len(pairs) == 4
-    places = images.held_out[pairs, 0, 0, 0].astype(int)
-    assert (abs(places[:, 0] - places[:, 1]) >= 8).all()
-    assert _pairs(images, None, 0, 4)[1] is None
+def measured(
+    monkeypatch: pytest.MonkeyPatch, sight: Seen | None, *first: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    monkeypatch.setattr(measure_module, "sight_of", lambda *_: sight)
+    sizes = Sizes(images=2, samples=3, temperatures=(0.5, 1.0), paths=2, steps=3, shown=2)
+    found = measure(tiny_flow(), images_of(*first), "x", 0, sizes)
+    assert found.pictures["interpolation_flow"].shape == (2, 3, 8, 8, 1)
+    assert 0 <= found.numbers["round_trip"] <= 1
+    for name in ("0.5", "1"):
+        one = found.numbers["samples"][name]
+        assert 0 <= one["outside"] <= one["invalid"] <= 1
+    return found.numbers["interpolation"], found.pictures
 
 
 @pytest.mark.parametrize(
     ("first", "there"), [((0, 3, 7), True), ((0, 3, 20), False)], ids=["near", "hidden"]
 )
 def test_without_a_pair_apart_there_are_pictures_and_no_scores(
-    first: tuple[int, ...], there: bool
+    first: tuple[int, ...], there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = Sizes(paths=2, steps=3, shown=2)
-    found = _interpolations(tiny_flow(), images_of(*first), Seen(there), 0, sizes)  # type: ignore[arg-type]
-    assert found.numbers["interpolation"] == {"pairs_apart": 0}
-    assert found.pictures["interpolation_flow"].shape == (2, 3, 8, 8, 1)
-    assert 0 <= found.numbers["round_trip"] <= 1
+    between, _ = measured(monkeypatch, Seen(there), *first)
+    assert between == {"pairs_apart": 0}
 
 
-def test_with_pairs_apart_both_ways_are_scored() -> None:
-    sizes = Sizes(paths=2, steps=3, shown=2)
-    found = _interpolations(tiny_flow(), images_of(0, 3, 20), Seen(), 0, sizes)  # type: ignore[arg-type]
-    between = found.numbers["interpolation"]
+def test_paths_go_between_objects_eight_pixels_apart_and_both_ways_are_scored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    between, pictures = measured(monkeypatch, Seen(), 0, 3, 20)
     assert between["pairs_apart"] == 2 and between["fade"]["right"] == 1
     assert {"bits_rise", "straightness"} <= between["flow"].keys()
+    ends = pictures["interpolation_fade"][:, [0, -1], 0, 0, 0].astype(int) // 8  # 5 of 8 bits
+    assert (abs(ends[:, 0] - ends[:, 1]) >= 8).all()
+
+
+def test_images_without_objects_have_bits_along_paths_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    between, _ = measured(monkeypatch, None, 0, 3, 20)
+    assert between.keys() == {"flow", "fade"} and between["flow"].keys() == {"bits_rise"}
 
 
 # Latency
@@ -174,14 +161,8 @@ def test_a_flow_of_a_decoder_s_size_is_timed_as_well(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-
-    def sample_ms(*given: Any) -> float:
-        asked.append(given)
-        return 7.0
-
-    monkeypatch.setattr(latency, "sample_ms", sample_ms)
-    images = load_images(source)
-    assert latency.flow_ms(images) == 7
-    config, shape, levels = asked[0]
+    monkeypatch.setattr(latency, "sample_ms", lambda *given: asked.append(given) or 7.0)
+    assert latency.flow_ms(load_images(source)) == 7
+    config, *images = asked[0]
     assert (config.flow.scales, config.flow.steps, config.flow.width) == (3, 6, 32)
-    assert (shape, levels) == ((1, 8, 8), 32)
+    assert images == [(1, 8, 8), 32]

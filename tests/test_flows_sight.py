@@ -10,7 +10,7 @@ from flow_trials import make_trial
 
 from mbrl.studies.flows import cost, latency
 from mbrl.studies.flows.images import ImageSet, Source, drawn_sources, load_images
-from mbrl.studies.flows.sight import Sight, enlarged, sight_of
+from mbrl.studies.flows.sight import Sight, sight_of
 
 GAME = "synthetic_pong"
 
@@ -34,16 +34,6 @@ def no_process(order: Any) -> list[dict[str, Any]]:
     """Steps that nobody takes."""
     names = ("step_s", "step_cpu_s", "no_sync_step_s", "all_reduce_s")
     return [{**{name: [0.5] for name in names}, "max_rss_bytes": 1000}] * order.ranks
-
-
-def test_every_pixel_is_repeated_along_both_sides() -> None:
-    image = np.arange(4, dtype=np.uint8).reshape(1, 2, 2, 1)
-    assert enlarged(image, 2)[0, ..., 0].tolist() == [
-        [0, 0, 1, 1],
-        [0, 0, 1, 1],
-        [2, 2, 3, 3],
-        [2, 2, 3, 3],
-    ]
 
 
 @pytest.mark.parametrize("size", [64, 32])

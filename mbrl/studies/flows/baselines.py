@@ -25,43 +25,26 @@ _HALVINGS = 40
 
 
 def baselines(images: ImageSet, count: int) -> dict[str, float | None]:
-    """Bits per dimension of every baseline on `count` measured images.
+    """Bits per dimension of every baseline on `ImageSet.measured(count)`; None where it has none.
 
-    Args:
-        images: what they are fitted and measured on.
-        count: as in `ImageSet.measured`.
-
-    Returns:
-        `uniform`, `marginal`, `copy_last` (None where images have no order), `png` (whole files)
-        and `png_data` (their compressed data alone, without 57 bytes of frame and size).
+    `uniform`, `marginal`, `copy_last` (of images in order), `png` (whole files) and `png_data`
+    (their compressed data alone, without 57 bytes around it).
     """
     rows = images.measured(count)
     frames = images.held_out[rows]
     table = marginal(images.train, images.levels)
-    png = png_bytes(frames)
+    png = {name: 8 * size / images.dimensions for name, size in png_bytes(frames).items()}
     return {
-        "uniform": uniform_bits(images.levels),
+        "uniform": math.log2(images.levels),  # every level as likely as any other
         "marginal": marginal_bits(frames, table),
         "copy_last": _copy_last(images, rows, table),
-        **{
-            name: None if value is None else 8 * value / images.dimensions
-            for name, value in png.items()
-        },
+        "png": png.get("png"),
+        "png_data": png.get("png_data"),
     }
 
 
-def uniform_bits(levels: int) -> float:
-    """Bits per dimension if every level is as likely as any other: log2 of their number."""
-    return math.log2(levels)
-
-
 def marginal(train: Images, levels: int) -> Floats:
-    """How often each place has each level: (H, W, C, V), every count plus one (Laplace).
-
-    Args:
-        train: (N, H, W, C) levels.
-        levels: V.
-    """
+    """How often places of (N, H, W, C) have each of V levels, plus one (Laplace): (H, W, C, V)."""
     shape, places = train.shape[1:], int(np.prod(train.shape[1:]))
     counts = np.ones(places * levels, np.float64)
     offsets = np.arange(places) * levels
@@ -73,7 +56,7 @@ def marginal(train: Images, levels: int) -> Floats:
 
 
 def probabilities(frames: Images, table: Floats) -> Floats:
-    """What `marginal` says of each level of frames (N, H, W, C): the same shape."""
+    """The probability by `marginal` of each level of frames (N, H, W, C): the same shape."""
     flat = table.reshape(-1, table.shape[-1])
     places = np.arange(len(flat))
     return flat[places, frames.reshape(len(frames), -1)].reshape(frames.shape)
@@ -93,7 +76,7 @@ def copy_last_bits(
 
     Args:
         frames: (N, H, W, C) levels.
-        last: the frames before them; ignored where there is none.
+        last: the frames before them.
         follows: (N,) whether there is one.
         table: of `marginal`.
         weight: in [0, 1], see `copy_weight`.
@@ -105,9 +88,9 @@ def copy_last_bits(
 
 
 def copy_weight(frames: Images, last: Images, table: Floats) -> float:
-    """The weight of `copy_last_bits` that makes frames after their last ones likeliest.
+    """The weight of `copy_last_bits` with the greatest likelihood, by bisection of its slope.
 
-    The likelihood is concave in the weight: its slope is halved in on.
+    The likelihood is concave in the weight.
     """
     same, chance = (frames == last).ravel(), probabilities(frames, table).ravel()
     low, high = 0.0, 1.0
@@ -118,20 +101,18 @@ def copy_weight(frames: Images, last: Images, table: Floats) -> float:
     return (low + high) / 2
 
 
-def png_bytes(frames: Images) -> dict[str, float | None]:
+def png_bytes(frames: Images) -> dict[str, float]:
     """Mean bytes of frames (N, H, W, C) of levels as PNG files: eight bits a number, smallest size.
 
-    Returns:
-        `png`, the whole file, and `png_data`, its IDAT contents alone; None unless C is 1 or 3.
+    `png` is the whole file, `png_data` its IDAT contents alone; there are none unless C is 1 or 3.
     """
     if frames.shape[3] not in (1, 3):
-        return {"png": None, "png_data": None}
+        return {}
     whole, data = [], []
     for frame in frames:
         file = io.BytesIO()
-        Image.fromarray(frame.squeeze(-1) if frame.shape[2] == 1 else frame).save(
-            file, "PNG", optimize=True
-        )
+        picture = Image.fromarray(frame.squeeze(-1) if frame.shape[2] == 1 else frame)
+        picture.save(file, "PNG", optimize=True)
         whole.append(len(file.getvalue()))
         data.append(_idat_bytes(file.getvalue()))
     return {"png": float(np.mean(whole)), "png_data": float(np.mean(data))}

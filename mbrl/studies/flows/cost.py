@@ -4,25 +4,24 @@
 
     parameters            unique ones, however often they are used
     checkpoint_bytes      of the learnt weights as a safetensors file
-    buffer_bytes          of what a checkpoint holds beside them, which sharing leaves alone: the
-                          pixels' marginals, masks, the order of channels
-    saved_bytes/<mode>    tensors kept for the backward pass of one batch, each storage once,
-                          parameters excluded (`mbrl.studies.flows.memory`); in every memory mode
+    buffer_bytes          of the rest of a checkpoint, which sharing does not change: the pixels'
+                          marginals, masks, the order of channels
+    saved_bytes/<mode>    tensors saved for the backward pass of one batch (`step.saved_bytes`),
+                          parameters excluded; in every memory mode
     saved_by_steps/...    the same for K = 4, 8, 16, 32 steps: what grows with depth
     training_bytes/<mode> 16 bytes a parameter (weight, gradient, two of Adam) and saved_bytes
     peak_rss_bytes/<mode> largest resident memory of a fresh process that trains, above that of
-                          one that takes a single step on a single image, keeping least: what torch
-                          loads for its first step is no matter of the flow
+                          one that takes a single reversible step on a single image, which has all
+                          that torch loads for its first step
     step_cpu_ms/<mode>    CPU milliseconds of a training step, the fastest of a few
-    ranks/<n>/...         milliseconds by the clock of a step on n ranks over gloo on one machine,
-                          one thread and one batch each: `step_ms`, `no_sync_ms` (the same without
-                          communication), `communication_ms` (the difference of the two, step by
-                          step), `all_reduce_ms` (summing one vector of all gradients) and
+    ranks/<n>/...         milliseconds by the clock of a step on n ranks on one machine, one thread
+                          and one batch each, in the settings' memory mode: `step_ms`, `no_sync_ms`
+                          (without communication), `communication_ms` (the difference of the two,
+                          step by step), `all_reduce_ms` (summing one vector of all gradients) and
                           `all_reduce_bytes`; of the slowest rank at every step, then the median.
-                          In the memory mode of the settings. `peak_rss_bytes` of the largest rank,
-                          as above
-    ranks/<n>/load_...    what else the machine did (`studies.flows.load`): `before` the steps, and
-                          on `average` over the minute before
+                          `peak_rss_bytes` of the largest rank, as above
+    ranks/<n>/load_...    what else the machine did (`step.look`): `before` the steps, and on
+                          `average` over the minute before
     sample_ms/<size>      CPU milliseconds for 64 images in one pass, of the study's size and of a
                           game's whole frames
 
@@ -36,20 +35,29 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
 from mbrl.run import provenance
 from mbrl.run.durable import write_atomically
-from mbrl.studies.flows import load
-from mbrl.studies.flows.images import SIDE, drawn_sources, load_images, name_of
+from mbrl.studies.flows.images import SIDE, load_images, name_of
 from mbrl.studies.flows.settings import FlowStudySettings
-from mbrl.studies.flows.step import Order, random_images, run_steps
+from mbrl.studies.flows.step import (
+    LOOK_S,
+    Load,
+    Order,
+    look,
+    random_images,
+    run_steps,
+    saved_bytes,
+)
 from mbrl.studies.flows.train import build, loss_of
 from mbrl.studies.flows.trial import Trial, command_line, is_fresh, known_digest, words_of
 from mbrl.studies.trial import plain
@@ -65,23 +73,14 @@ BYTES_PER_PARAMETER = 16
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """How much is measured."""
 
-    Attributes:
-        steps: timed steps of one process, by its CPU time.
-        rank_steps: timed steps of each way on several ranks, by the clock.
-        depths: K of `saved_by_steps`.
-        ranks: numbers of ranks.
-        batch: images of a step; None for that of the training.
-        looks_s: seconds without work before steps by the clock, to see who else is at work.
-    """
-
-    steps: int = 5
-    rank_steps: int = 20
-    depths: tuple[int, ...] = (4, 8, 16, 32)
-    ranks: tuple[int, ...] = (1, 2)
-    batch: int | None = None
-    looks_s: float = load.SECONDS
+    steps: int = 5  # timed steps of one process, by its CPU time
+    rank_steps: int = 20  # timed steps of each way on several ranks, by the clock
+    depths: tuple[int, ...] = (4, 8, 16, 32)  # K of `saved_by_steps`
+    ranks: tuple[int, ...] = (1, 2)  # numbers of ranks
+    batch: int | None = None  # images of a step; None for that of the training
+    looks_s: float = LOOK_S  # seconds without work before steps by the clock
 
 
 QUICK = Effort(steps=1, rank_steps=2, depths=(2, 4), ranks=(1, 2), batch=2, looks_s=0.1)
@@ -105,21 +104,18 @@ def checkpoint_bytes(module: nn.Module) -> int:
 
 def buffer_bytes(module: nn.Module) -> int:
     """Bytes of what a checkpoint holds beside the weights: the persistent buffers, each once."""
-    kept = module.state_dict().keys()
-    return sum(one.nbytes for name, one in module.named_buffers() if name in kept)
+    persistent = module.state_dict().keys()
+    return sum(one.nbytes for name, one in module.named_buffers() if name in persistent)
 
 
 def saved(config: FlowStudySettings, shape: tuple[int, int, int], levels: int, batch: int) -> int:
-    """Bytes kept for the backward pass of one batch."""
-    from mbrl.studies.flows.memory import saved_bytes
-
+    """Bytes saved for the backward pass of one batch."""
     torch.manual_seed(0)
     flow = build(shape, levels, config)
     images = random_images(shape, levels, batch)
     flow.initialise(images)
-    return saved_bytes(
-        lambda: loss_of(flow, images, None, config.train.bf16), list(flow.parameters())
-    )
+    loss = partial(loss_of, flow, images, None, config.train.bf16)
+    return saved_bytes(loss, flow.parameters())
 
 
 def sample_ms(config: FlowStudySettings, shape: tuple[int, int, int], levels: int) -> float:
@@ -147,65 +143,51 @@ def costs(
     effort: Effort,
     drawn: Sequence[tuple[int, int, int]],
 ) -> dict[str, Any]:
-    """All costs of a flow.
-
-    Args:
-        config: of the flow.
-        shape: (C, H, W) of the images.
-        levels: V.
-        effort: how much is measured.
-        drawn: shapes at which drawing is timed.
-    """
+    """All costs of a flow on images of `shape` (C, H, W); drawing is timed at shapes `drawn`."""
     batch = effort.batch or config.train.batch_size
     flow = build(shape, levels, config)
     count = parameters(flow)
     modes = {mode: with_flow(config, memory=mode) for mode in MODES}
-    kept = {mode: saved(one, shape, levels, batch) for mode, one in modes.items()}
+    saved_by = {mode: saved(one, shape, levels, batch) for mode, one in modes.items()}
     order = Order(config=config, shape=shape, levels=levels, batch=batch, steps=effort.steps)
-    [least] = run_steps(
-        order.model_copy(update={"config": modes["reversible"], "batch": 1, "steps": 1})
-    )
-    base = least["max_rss_bytes"]
-    rss, cpu = {}, {}
-    for mode, one in modes.items():
-        [found] = run_steps(order.model_copy(update={"config": one}))
-        rss[mode] = found["max_rss_bytes"] - base
-        cpu[mode] = 1000 * min(found["step_cpu_s"])
+    least = {"config": modes["reversible"], "batch": 1, "steps": 1}
+    base = run_steps(order.model_copy(update=least))[0]["max_rss_bytes"]
+    alone = {
+        mode: run_steps(order.model_copy(update={"config": one}))[0] for mode, one in modes.items()
+    }
+    ranks = {}
+    for number in effort.ranks:
+        together = order.model_copy(update={"steps": effort.rank_steps, "ranks": number})
+        ranks[str(number)] = _ranks(together, look(effort.looks_s), base)
     return {
         "parameters": count,
         "checkpoint_bytes": checkpoint_bytes(flow),
         "buffer_bytes": buffer_bytes(flow),
-        "saved_bytes": kept,
+        "saved_bytes": saved_by,
         "saved_by_steps": {
             mode: {
-                str(depth): saved(with_flow(config, memory=mode, steps=depth), shape, levels, batch)
+                str(depth): saved(with_flow(one, steps=depth), shape, levels, batch)
                 for depth in effort.depths
             }
-            for mode in MODES
+            for mode, one in modes.items()
         },
-        "training_bytes": {mode: BYTES_PER_PARAMETER * count + kept[mode] for mode in MODES},
-        "peak_rss_bytes": rss,
-        "step_cpu_ms": cpu,
-        "ranks": {
-            str(ranks): _ranks(
-                order.model_copy(update={"steps": effort.rank_steps, "ranks": ranks}),
-                load.look(effort.looks_s),
-                base,
-            )
-            for ranks in effort.ranks
-        },
+        "training_bytes": {mode: BYTES_PER_PARAMETER * count + saved_by[mode] for mode in MODES},
+        "peak_rss_bytes": {mode: one["max_rss_bytes"] - base for mode, one in alone.items()},
+        "step_cpu_ms": {mode: 1000 * min(one["step_cpu_s"]) for mode, one in alone.items()},
+        "ranks": ranks,
         "sample_ms": {name_of(one): sample_ms(config, one, levels) for one in drawn},
     }
 
 
-def _ranks(order: Order, before: load.Load, base: float) -> dict[str, float]:
+def _ranks(order: Order, before: Load, base: float) -> dict[str, float]:
     """Time of a step on several ranks, their memory, and what else the machine was doing."""
     found = run_steps(order)
     step = slowest(found, "step_s")
     numbers = {
         "step_ms": float(np.median(step)),
         "peak_rss_bytes": max(one["max_rss_bytes"] for one in found) - base,
-        **before.as_numbers(),
+        "load_before": before.before,
+        "load_average": before.average,
     }
     if order.ranks == 1:
         return numbers
@@ -219,8 +201,8 @@ def _ranks(order: Order, before: load.Load, base: float) -> dict[str, float]:
     }
 
 
-def slowest(ranks: Sequence[dict[str, Any]], name: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Milliseconds that all ranks together took at every turn: as many as the slowest did."""
+def slowest(ranks: Sequence[dict[str, Any]], name: str) -> NDArray[np.float64]:
+    """Milliseconds of every step: those of the slowest rank."""
     return 1000 * np.asarray([one[name] for one in ranks], np.float64).max(0)
 
 
@@ -228,25 +210,16 @@ def run(trial: Trial) -> None:
     """Measure the costs of a trial's arm and write them."""
     effort = QUICK if trial.quick else Effort()
     images = load_images(trial.source)
-    whole = [(images.shape[0], SIDE, SIDE) for _ in drawn_sources(trial.source)[1:]]
-    drawn = [images.shape, *whole]
-    found = costs(trial.config(), images.shape, images.levels, effort, drawn)
-    write_costs(trial, found, images.digest)
-
-
-def write_costs(trial: Trial, found: dict[str, Any], digest: str) -> None:
-    """Write the JSON, last of all."""
-    write_side(
-        trial.cost_path,
-        trial,
-        {
-            "arm": trial.arm,
-            "version": VERSION,
-            "digest": digest,
-            "settings": settings_of(trial),
-            "costs": plain(found),
-        },
-    )
+    whole = (images.shape[0], SIDE, SIDE)
+    drawn = [images.shape, *([whole] if trial.source.is_shrunk else [])]
+    found = {
+        "arm": trial.arm,
+        "version": VERSION,
+        "digest": images.digest,
+        "settings": settings_of(trial),
+        "costs": plain(costs(trial.config(), images.shape, images.levels, effort, drawn)),
+    }
+    write_side(trial.cost_path, trial, found)
 
 
 def write_side(path: Path, trial: Trial, result: dict[str, Any]) -> None:

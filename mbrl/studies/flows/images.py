@@ -1,34 +1,37 @@
 """Images of the study: a game's frames or a user's own in, integer levels out, held-out ones apart.
 
-Images are shrunk by averaging whole boxes of pixels and quantised to 2**bits levels. Held-out
-images of a game are other episodes; those that are also in the training images, to the last level,
-are not measured, as AtariARI does it (Anand et al., arXiv:1906.08226, `remove_duplicates`), because
-knowing them by heart would count as modelling them. What learns from them is not known here.
+A user's images are a folder of pictures or an .npz without pickles; one of ten is held out, drawn
+with a fixed seed. Held-out images of a game are other episodes. All are shrunk by averaging whole
+boxes of pixels and quantised to 2**bits levels. Held-out images that equal a training image are not
+measured, as AtariARI does it (Anand et al., arXiv:1906.08226, `remove_duplicates`): a model that
+knows them by heart would look like a good model. This module does not know what learns from them.
 """
 
 import hashlib
 import re
-from collections.abc import Iterator
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from mbrl.config.settings import Settings
 from mbrl.errors import ConfigError, MbrlError
-from mbrl.studies.flows.sources import read_pictures
-
-if TYPE_CHECKING:
-    from mbrl.studies.fidelity.games import Game
 
 Images = NDArray[np.uint8]
 
 SIDE = 64
-"""The side of a game's frames, in whose pixels the places of objects are known."""
+"""The side of a game's frames; places of objects are in their pixels."""
 FRAMES_SEED = 0
+PICTURES = {".png", ".jpg", ".jpeg"}
+HELD_OUT = 10
+"""One image of so many is held out of a user's own."""
+FEWEST = 20
+"""Fewer images than that are no data set."""
 _AT_ONCE = 4096
 
 
@@ -42,8 +45,7 @@ class Source(Settings):
     path: Path | None = Field(
         None,
         title="images",
-        description="a folder of PNG or JPG files, an .npz with a uint8 array (N, H, W, C), or the "
-        "folder of CIFAR-10's python batches",
+        description="a folder of PNG or JPG files, or an .npz with a uint8 array (N, H, W, C)",
     )
     size: int | None = Field(
         None, ge=1, description="side in pixels, shrunk by averaging; default: as they are"
@@ -65,7 +67,7 @@ class Source(Settings):
 
     @property
     def frames_dir(self) -> Path:
-        """Where the game's frames are: those of the fidelity study, unless told otherwise."""
+        """Where the game's frames are."""
         return self.frames or Path("runs") / "fidelity" / str(self.game) / "frames"
 
     @property
@@ -75,7 +77,7 @@ class Source(Settings):
 
     @property
     def is_shrunk(self) -> bool:
-        """Whether these are a game's frames, but smaller."""
+        """Whether these are a game's frames, made smaller."""
         return self.game is not None and self.size not in (None, SIDE)
 
     def settings(self) -> dict[str, Any]:
@@ -88,31 +90,18 @@ class Source(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Images as integer levels.
+    """Images as integer levels; those of a game in order, with the console's memory."""
 
-    Attributes:
-        name: of the source.
-        bits: of a level; levels are 0 .. 2**bits - 1.
-        train: (N, H, W, C) uint8 levels.
-        held_out: (M, H, W, C) uint8 levels, duplicates of training images included.
-        kept: (K,) int64, rows of `held_out` that are in no training image.
-        train_first: (N,) bool, rows that do not follow the row before; None without an order.
-        held_out_first: (M,), likewise.
-        train_ram: (N, R) uint8, the console's memory; None where there is none.
-        held_out_ram: (M, R), likewise.
-        digest: of all levels.
-    """
-
-    name: str
-    bits: int
-    train: Images
-    held_out: Images
-    kept: NDArray[np.int64]
-    train_first: NDArray[np.bool_] | None = None
-    held_out_first: NDArray[np.bool_] | None = None
-    train_ram: NDArray[np.uint8] | None = None
-    held_out_ram: NDArray[np.uint8] | None = None
-    digest: str = ""
+    name: str  # of the source
+    bits: int  # of a level; levels are 0 .. 2**bits - 1
+    train: Images  # (N, H, W, C) uint8 levels
+    held_out: Images  # (M, H, W, C), duplicates of training images included
+    unseen: NDArray[np.int64]  # (K,) rows of `held_out` that equal no training image
+    train_first: NDArray[np.bool_] | None = None  # (N,) rows that do not follow the row before
+    held_out_first: NDArray[np.bool_] | None = None  # (M,)
+    train_ram: NDArray[np.uint8] | None = None  # (N, R)
+    held_out_ram: NDArray[np.uint8] | None = None  # (M, R)
+    digest: str = ""  # of all levels
 
     @property
     def levels(self) -> int:
@@ -132,12 +121,13 @@ class ImageSet:
 
     def measured(self, count: int) -> NDArray[np.int64]:
         """At most `count` rows of `held_out` to measure on, evenly spread, the same for all."""
-        places = np.linspace(0, len(self.kept) - 1, min(count, len(self.kept)))
-        return self.kept[places.round().astype(np.int64)]
+        places = np.linspace(0, len(self.unseen) - 1, min(count, len(self.unseen)))
+        return self.unseen[places.round().astype(np.int64)]
 
     def pixels(self, levels: Images) -> Images:
         """Levels as intensities of 0 to 255: the middle of each bin."""
-        return _middle(levels, self.bits)
+        shift = 8 - self.bits
+        return (levels << np.uint8(shift)) + np.uint8((1 << shift) // 2)
 
     def about(self) -> dict[str, Any]:
         """What it is made of, for JSON."""
@@ -146,7 +136,7 @@ class ImageSet:
             "bits": self.bits,
             "train": len(self.train),
             "held_out": len(self.held_out),
-            "duplicates_removed": len(self.held_out) - len(self.kept),
+            "duplicates_removed": len(self.held_out) - len(self.unseen),
             "ordered": self.held_out_first is not None,
             "digest": self.digest,
         }
@@ -163,42 +153,37 @@ def load_images(source: Source) -> ImageSet:
         raise ConfigError(f"bench flow: expected 1 to 8 bits, got --bits {source.bits}")
     if (source.game is None) == (source.path is None):
         raise ConfigError(
-            "bench flow: expected a game, or --images with a folder, an .npz or CIFAR-10's "
-            "batches; got " + ("both" if source.game else "neither")
+            "bench flow: expected a game, or --images with a folder or an .npz; got "
+            + ("both" if source.game else "neither")
         )
     if source.path is not None:
-        found = read_pictures(source.path)
-        return _prepared(source, found.train, found.held_out, {})
+        return _prepared(source, *read_pictures(source.path), {})
     from mbrl.studies.fidelity.frames import collect_frames, load_frames
+    from mbrl.studies.fidelity.games import find_game
 
+    game = find_game(str(source.game), "flow")
     stores = collect_frames(
-        _game(source), source.frames_dir, source.steps, source.held_out_steps, FRAMES_SEED
+        game, source.frames_dir, source.steps, source.held_out_steps, FRAMES_SEED
     )
     train, held_out = (load_frames(store) for store in stores)
-    known = {
+    more = {
         "train_first": train.is_first,
         "held_out_first": held_out.is_first,
         "train_ram": train.ram,
         "held_out_ram": held_out.ram,
     }
     return _prepared(
-        source, np.asarray(train.obs, np.uint8), np.asarray(held_out.obs, np.uint8), known
+        source, np.asarray(train.obs, np.uint8), np.asarray(held_out.obs, np.uint8), more
     )
 
 
-def _game(source: Source) -> "Game":
-    from mbrl.studies.fidelity.games import find_game
-
-    return find_game(str(source.game), "flow")
-
-
-def _prepared(source: Source, train: Images, held_out: Images, known: dict[str, Any]) -> ImageSet:
+def _prepared(source: Source, train: Images, held_out: Images, more: dict[str, Any]) -> ImageSet:
     train, held_out = (
         quantised(shrunk(images, source.size, source.name), source.bits)
         for images in (train, held_out)
     )
-    kept = unseen(train, held_out)
-    if len(kept) == 0:
+    rows = unseen_rows(train, held_out)
+    if len(rows) == 0:
         raise MbrlError(
             f"{source.name}: expected held-out images that are not training images, got "
             f"{len(held_out)} of which all are; use more bits, a larger size or more images"
@@ -212,9 +197,9 @@ def _prepared(source: Source, train: Images, held_out: Images, known: dict[str, 
         bits=source.bits,
         train=train,
         held_out=held_out,
-        kept=kept,
+        unseen=rows,
         digest=digest.hexdigest(),
-        **known,
+        **more,
     )
 
 
@@ -247,7 +232,8 @@ def shrunk(images: Images, size: int | None, name: str = "images") -> Images:
         )
     box = height // size
     parts = []
-    for some in _chunks(images):
+    for start in range(0, len(images), _AT_ONCE):
+        some = images[start : start + _AT_ONCE]
         boxes = some.reshape(len(some), size, box, size, box, -1).astype(np.float32)
         parts.append(np.rint(boxes.mean((2, 4))).astype(np.uint8))
     return np.concatenate(parts)
@@ -258,24 +244,96 @@ def quantised(images: Images, bits: int) -> Images:
     return images >> np.uint8(8 - bits)
 
 
-def _middle(levels: Images, bits: int) -> Images:
-    shift = np.uint8(8 - bits)
-    return (levels << shift) + np.uint8((1 << (8 - bits)) // 2)
-
-
-def unseen(train: Images, held_out: Images) -> NDArray[np.int64]:
+def unseen_rows(train: Images, held_out: Images) -> NDArray[np.int64]:
     """Rows of `held_out` that equal no image of `train`, ascending."""
-    seen = set(_fingerprints(train))
-    return np.asarray(
-        [row for row, print_ in enumerate(_fingerprints(held_out)) if print_ not in seen], np.int64
-    )
+    seen = set(map(_fingerprint, train))
+    rows = [row for row, image in enumerate(held_out) if _fingerprint(image) not in seen]
+    return np.asarray(rows, np.int64)
 
 
-def _fingerprints(images: Images) -> Iterator[bytes]:
-    for image in images:
-        yield hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+def _fingerprint(image: Images) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
-def _chunks(images: Images) -> Iterator[Images]:
-    for start in range(0, len(images), _AT_ONCE):
-        yield images[start : start + _AT_ONCE]
+# -- a user's own images --------------------------------------------------------------------------
+
+
+def read_pictures(path: Path) -> tuple[Images, Images]:
+    """Read a folder of pictures or an .npz: training and held-out images (N, H, W, C) uint8.
+
+    Raises:
+        MbrlError: there is nothing to read, something cannot be read, or images differ in size.
+    """
+    if path.is_dir():
+        images = _folder(path)
+    elif path.is_file() and path.suffix == ".npz":
+        images = _npz(path)
+    else:
+        got = "a file that is no .npz" if path.exists() else "nothing there"
+        raise MbrlError(
+            f"--images {path}: expected a folder of PNG or JPG files, or an .npz with a uint8 "
+            f"array (N, H, W, C); got {got}"
+        )
+    if len(images) < FEWEST:
+        raise MbrlError(f"--images {path}: expected at least {FEWEST} images, got {len(images)}")
+    order = np.random.default_rng(0).permutation(len(images))
+    count = -(-len(images) // HELD_OUT)
+    return images[np.sort(order[count:])], images[np.sort(order[:count])]
+
+
+def _folder(path: Path) -> Images:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+    if not files and any(path.glob("*_batch*")):
+        raise MbrlError(
+            f"--images {path}: expected PNG or JPG files, got CIFAR's python batches, which are "
+            f"pickles and can run any code; save them as an .npz (uint8 N, H, W, C) and give that"
+        )
+    if not files:
+        raise MbrlError(
+            f"--images {path}: expected a folder with PNG or JPG files, got none of them in it"
+        )
+    images = [_picture(file) for file in files]
+    shapes = {image.shape[:2]: file for image, file in zip(images, files, strict=True)}
+    if len(shapes) > 1:
+        (one, first), (other, second) = list(shapes.items())[:2]
+        raise MbrlError(
+            f"--images {path}: expected images of one size, got {one[1]} x {one[0]} "
+            f"({first.name}) and {other[1]} x {other[0]} ({second.name}); resize them first"
+        )
+    channels = max(image.shape[2] for image in images)  # grey ones among colours become colours
+    return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
+
+
+def _picture(file: Path) -> Images:
+    """One file as (H, W, C), grey or RGB."""
+    try:
+        with Image.open(file) as image:
+            grey = image.mode in ("1", "L", "I;16", "LA")
+            array = np.asarray(image.convert("L" if grey else "RGB"), np.uint8)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise MbrlError(f"--images: expected a picture in {file}, got: {error}") from error
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _npz(path: Path) -> Images:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise MbrlError(
+            f"--images {path}: expected an .npz of plain arrays, got: {error}"
+        ) from error
+    usable = {
+        name: array
+        for name, array in arrays.items()
+        if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
+    }
+    if "images" in usable:
+        return usable["images"]
+    if len(usable) != 1:
+        found = ", ".join(f"{name} {a.dtype}{a.shape}" for name, a in arrays.items()) or "no arrays"
+        raise MbrlError(
+            f"--images {path}: expected one uint8 array (N, H, W, C) with 1 or 3 channels, or one "
+            f"called images; got {found}"
+        )
+    return next(iter(usable.values()))

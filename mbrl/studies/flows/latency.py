@@ -1,17 +1,15 @@
 """How long 64 images take to draw: PixelCNN's samplers, and a flow of a decoder's size.
 
-Of the study's size, and of a game's whole frames if the study's are smaller.
-
     python -m mbrl.studies.flows.latency pong --arm none ...
 
 The PixelCNN is the world model's decoder (`configs/atari.yaml`: stacks on blocks of pixels, 2
 layers), without a condition and trained for a few hundred updates on the same images, since how
 many passes its fastest sampler takes depends on what was learnt. Only exact samplers compete; all
-draw the same images from the same noise (`mbrl/world_model/decoders/sampling.py`). CPU time of one
-thread, the faster of two passes after one to warm up, for samplers and flows alike. The flows of
-the study are timed by `cost.py`; they have 32 steps for each scale, many more than a decoder needs,
-so that one of 6 steps and width 32 stands beside them here, without a condition and untrained: how
-long its one pass takes does not depend on what was learnt.
+draw the same images from the same noise (`mbrl/world_model/decoders/sampling.py`). The flows of the
+study are timed by `cost.py`; they have 32 steps for each scale, many more than a decoder needs, so
+that one of 6 steps and width 32 stands beside them here, untrained, since how long its one pass
+takes does not depend on what was learnt. All times are CPU times of one thread, measured alike, for
+images of the study's size and, if those are smaller, of a game's whole frames.
 """
 
 import sys
@@ -21,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mbrl.studies.flows.bits import to_tensor
 from mbrl.studies.flows.cost import SAMPLED, cpu_ms_of, sample_ms, write_side
 from mbrl.studies.flows.images import ImageSet, drawn_sources, load_images, name_of
+from mbrl.studies.flows.measure import to_tensor
 from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.trial import Trial, command_line, is_fresh, known_digest
+from mbrl.world_model.decoders.flow.image_flow import most_scales
 from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder
 from mbrl.world_model.decoders.sampling import sample_blocks
 from mbrl.world_model.settings import DecoderSettings, FlowSettings
@@ -41,11 +40,7 @@ VERSION = 3
 
 
 def latencies(images: ImageSet, updates: int) -> dict[str, float]:
-    """CPU milliseconds for 64 images by each sampler, after so many updates of training.
-
-    Raises:
-        ConfigError: the images cannot be cut into the decoder's blocks.
-    """
+    """CPU milliseconds for 64 images by each sampler, after so many updates of training."""
     torch.manual_seed(0)
     decoder = PixelCNNDecoder(images.shape, images.levels, 1, DECODER)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=LR)
@@ -59,17 +54,14 @@ def latencies(images: ImageSet, updates: int) -> dict[str, float]:
     decoder.eval()
     features = torch.ones(SAMPLED, 1)
     noise = decoder.gumbel(SAMPLED, features.device, torch.Generator().manual_seed(0))
-    return {
-        sampler: cpu_ms_of(partial(sample_blocks, decoder, sampler, features, noise))
-        for sampler in SAMPLERS
-    }
+    draw = partial(sample_blocks, decoder)
+    return {name: cpu_ms_of(partial(draw, name, features, noise)) for name in SAMPLERS}
 
 
 def flow_ms(images: ImageSet) -> float:
     """CPU milliseconds for 64 images by a flow of a decoder's size."""
-    _, height, width = images.shape
-    halvings = min((side & -side).bit_length() - 1 for side in (height, width))
-    flow = FLOW.model_copy(update={"scales": max(1, min(FLOW.scales, halvings))})
+    scales = min(FLOW.scales, max(1, most_scales(*images.shape[1:])))
+    flow = FLOW.model_copy(update={"scales": scales})
     return sample_ms(FlowStudySettings(flow=flow), images.shape, images.levels)
 
 
@@ -98,17 +90,9 @@ def run(trial: Trial) -> None:
         timed = {**latencies(images, settings["updates"]), "flow": flow_ms(images)}
         found[name_of(images.shape)] = timed
         digests.append(images.digest)
-    write_side(
-        trial.cost_path.with_name(NAME),
-        trial,
-        {
-            "version": VERSION,
-            "digest": digests[0],
-            "digests": digests,
-            "settings": settings,
-            "ms": found,
-        },
-    )
+    digest = {"digest": digests[0], "digests": digests}
+    result = {"version": VERSION, **digest, "settings": settings, "ms": found}
+    write_side(trial.cost_path.with_name(NAME), trial, result)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,15 @@
 
 Under `interpolation`: `bits_rise`, bits per dimension of the pictures on the way above those of the
 ends; `right`, share of the pictures on the way with exactly one of every object; and of the leading
-object `path_scores` (`studies.flows.interpolation`). `pairs_apart` says how many pairs had that
-object
-in two places, `APART` or more from each other; if none had, there are no scores. A measure that
-images do not allow is left out, and of a flow that diverged there is no other than its bits.
+object `path_scores` (`studies.flows.sight`). `pairs_apart` says how many pairs had that object in
+two places, `APART` or more from each other; if none had, there are no scores. A measure that images
+do not allow is left out, and of a flow that diverged there are only its bits.
+
+Bits per dimension are -log2 p(x) / (H W C) of the integer levels: a bound from noise in each
+level's bin. log2 V is the cost without any knowledge.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,43 +31,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.follow import rng_of
-from mbrl.studies.flows.bits import AT_ONCE, bits_of, bits_per_dim, diverged, to_array, to_tensor
 from mbrl.studies.flows.images import ImageSet, quantised
-from mbrl.studies.flows.interpolation import cross_fade, latent_paths, path_scores
-from mbrl.studies.flows.sight import Sight, sight_of
+from mbrl.studies.flows.sight import Sight, path_scores, sight_of
 from mbrl.world_model.decoders.flow import ImageFlow
-from mbrl.world_model.decoders.flow.surface import TAIL
+from mbrl.world_model.decoders.flow.image_flow import TAIL
 
 Images = NDArray[np.uint8]
 
+AT_ONCE = 64
+"""Images in memory at a time; changes nothing else."""
 APART = 8.0
 """Pixels that the leading object must be apart in the two ends of an interpolation."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """How much is measured."""
 
-    Attributes:
-        images: held-out images, and as many training images.
-        draws: of the dequantisation noise, for each.
-        samples: at each temperature.
-        temperatures: of samples.
-        paths: interpolations.
-        steps: points of each, both ends included.
-        shown: samples and paths kept as pictures.
-    """
-
-    images: int = 512
-    draws: int = 2
-    samples: int = 128
+    images: int = 512  # held-out images, and as many training images
+    draws: int = 2  # of the dequantisation noise, for each
+    samples: int = 128  # at each temperature
     temperatures: tuple[float, ...] = (0.5, 0.7, 0.85, 1.0)
-    paths: int = 64
-    steps: int = 9
-    shown: int = 8
+    paths: int = 64  # interpolations
+    steps: int = 9  # points of each, both ends included
+    shown: int = 8  # samples and paths that become pictures
 
 
 QUICK = Sizes(images=16, draws=1, samples=8, paths=4, steps=5, shown=4)
@@ -98,16 +92,53 @@ def measure(
     bits = bits_per_dim(flow, images.held_out[rows], seed=seed, draws=sizes.draws)
     if diverged(bits, images.levels):
         return Measured({"bits_per_dim": bits}, {})
-    numbers: dict[str, Any] = {
-        "bits_per_dim": bits,
-        "train_bits_per_dim": bits_per_dim(flow, images.train[some], seed=seed, draws=1),
-    }
+    learnt = bits_per_dim(flow, images.train[some], seed=seed, draws=1)
+    numbers = {"bits_per_dim": bits, "train_bits_per_dim": learnt}
     sight = sight_of(images, game)
     sampled = _samples(flow, images, sight, seed, sizes)
     between = _interpolations(flow, images, sight, seed, sizes)
     return Measured(
         {**numbers, **sampled.numbers, **between.numbers}, {**sampled.pictures, **between.pictures}
     )
+
+
+# -- bits per dimension --------------------------------------------------------------------------
+
+
+def to_tensor(levels: Images) -> Tensor:
+    """Levels (N, H, W, C) as a tensor (N, C, H, W) uint8."""
+    return torch.from_numpy(np.ascontiguousarray(levels.transpose(0, 3, 1, 2)))
+
+
+def to_array(levels: Tensor) -> Images:
+    """Levels (N, C, H, W) as an array (N, H, W, C)."""
+    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).numpy().astype(np.uint8))
+
+
+@torch.no_grad()
+def bits_of(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> NDArray[np.float64]:
+    """Bits per dimension of each image (N, H, W, C) of levels; not finite where the flow is not.
+
+    The mean over so many draws of the dequantisation noise.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "flows/bits"))
+    per_bit = images[0].size * math.log(2)
+    found = []
+    for start in range(0, len(images), AT_ONCE):
+        batch = to_tensor(images[start : start + AT_ONCE])
+        nats = [-flow.log_prob(batch, generator=generator).double() for _ in range(draws)]
+        found.append((torch.stack(nats).mean(0) / per_bit).numpy())
+    return np.concatenate(found)
+
+
+def diverged(bits: float, levels: int) -> bool:
+    """Whether images cost so much that a flow has learnt nothing: twice log2 V or more, or NaN."""
+    return not bits <= 2 * math.log2(levels)
+
+
+def bits_per_dim(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> float:
+    """The mean of `bits_of`."""
+    return float(bits_of(flow, images, seed=seed, draws=draws).mean())
 
 
 # -- samples -------------------------------------------------------------------------------------
@@ -120,35 +151,23 @@ def _samples(
     shown = []
     for temperature in sizes.temperatures:
         generator = torch.Generator().manual_seed(derive(seed, "flows/samples"))
-        parts, restored = [], []
-        for start in range(0, sizes.samples, AT_ONCE):
-            count = min(AT_ONCE, sizes.samples - start)
-            restored.append(draw(flow, count, temperature, generator))
-            parts.append(to_array(flow.surface.to_levels(restored[-1])))
-        drawn = np.concatenate(parts)
+        restored = torch.cat(
+            [
+                flow.restore(flow.noise(min(AT_ONCE, left), temperature, generator))
+                for left in range(sizes.samples, 0, -AT_ONCE)
+            ]
+        )
+        drawn = to_array(flow.surface.to_levels(restored))
         numbers[f"{temperature:g}"] = {
             "bits_per_dim": bits_per_dim(flow, drawn, seed=seed, draws=1),
-            **validity(torch.cat(restored), flow.settings.marginal),
+            **validity(restored, flow.settings.marginal),
             **({} if sight is None else _counts(sight, drawn)),
         }
         shown.append(images.pixels(drawn[: sizes.shown]))
-    rows = images.measured(sizes.shown)
-    real = images.pixels(images.held_out[rows])
+    real = images.pixels(images.held_out[images.measured(sizes.shown)])
     if sight is not None:
         numbers["real"] = _counts(sight, images.held_out[images.measured(sizes.samples)])
     return Measured({"samples": numbers}, {"real": real[None], "samples": np.stack(shown)})
-
-
-@torch.no_grad()
-def draw(
-    flow: ImageFlow, count: int, temperature: float, generator: torch.Generator | None
-) -> Tensor:
-    """The numbers (count, C, H, W) that `flow.sample` makes its levels of, before it does."""
-    latents = [
-        temperature * torch.randn((count, *shape), generator=generator, dtype=flow.dtype)
-        for shape in flow.latent_shapes
-    ]
-    return flow.restore(latents)
 
 
 def validity(restored: Tensor, marginal: bool) -> dict[str, float]:
@@ -157,7 +176,7 @@ def validity(restored: Tensor, marginal: bool) -> dict[str, float]:
     Args:
         restored: (N, C, H, W) numbers that levels are made of.
         marginal: whether pixels go through their own distributions, where numbers end at the
-            normal's quantile of `TAIL`; else levels lie in [-0.5, 0.5] (`surface.py`).
+            normal's quantile of `TAIL`; else levels lie in [-0.5, 0.5] (`ImageFlow.surface`).
     """
     most = -float(torch.special.ndtri(torch.tensor(TAIL))) + 1e-3 if marginal else 0.5
     wrong = ~(restored.double().abs() <= most)  # NaN, too
@@ -180,6 +199,52 @@ def _counts(sight: Sight, levels: Images) -> dict[str, float]:
 # -- interpolations ------------------------------------------------------------------------------
 
 
+def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
+    """The point that lies `share` of the way along the arc from `start` to `end`.
+
+    sin((1 - s) w) / sin(w) start + sin(s w) / sin(w) end of vectors (N, D), w the angle between
+    the two; a straight line where they point the same way (White, arXiv:1609.04468).
+    """
+    cosine = (normalize(start, dim=1) * normalize(end, dim=1)).sum(1, keepdim=True).clamp(-1, 1)
+    angle = cosine.arccos()
+    sine = angle.sin()
+    straight = sine < 1e-6
+    safe = torch.where(straight, torch.ones_like(sine), sine)
+    first, second = (
+        torch.where(straight, torch.full_like(sine, part), (part * angle).sin() / safe)
+        for part in (1 - share, share)
+    )
+    return first * start + second * end
+
+
+def latent_paths(start: list[Tensor], end: list[Tensor], steps: int) -> list[list[Tensor]]:
+    """Latents on the way: all scales of an image are one vector, turned along one arc.
+
+    Args:
+        start: latents by scale, each (N, ...), of where the paths begin.
+        end: the same of where they end.
+        steps: points, both ends included, at least 2.
+
+    Returns:
+        As many lists of latents by scale.
+    """
+    flat = [torch.cat([part.flatten(1) for part in latents], 1) for latents in (start, end)]
+    sizes = [part[0].numel() for part in start]
+
+    def parted(vector: Tensor) -> list[Tensor]:
+        parts = vector.split(sizes, 1)
+        return [part.view_as(like) for part, like in zip(parts, start, strict=True)]
+
+    return [parted(slerp(flat[0], flat[1], step / (steps - 1))) for step in range(steps)]
+
+
+def cross_fade(start: NDArray[np.uint8], end: NDArray[np.uint8], steps: int) -> NDArray[np.uint8]:
+    """Pixels mixed: (N, H, W, C) intensities to (N, K, H, W, C), the first and last the ends."""
+    shares = np.linspace(0, 1, steps)[None, :, None, None, None]
+    mixed = (1 - shares) * start[:, None] + shares * end[:, None]
+    return np.rint(mixed).astype(np.uint8)
+
+
 def _interpolations(
     flow: ImageFlow, images: ImageSet, sight: Sight | None, seed: int, sizes: Sizes
 ) -> Measured:
@@ -187,24 +252,19 @@ def _interpolations(
     ends = [images.held_out[rows] for rows in pairs.T]
     generator = torch.Generator().manual_seed(derive(seed, "flows/ends"))
     latents = [flow.encode(to_tensor(levels), generator=generator) for levels in ends]
-    paths = [
-        to_array(flow.decode(point)) for point in latent_paths(latents[0], latents[1], sizes.steps)
-    ]
+    points = latent_paths(latents[0], latents[1], sizes.steps)
+    paths = [to_array(flow.decode(point)) for point in points]
     back = np.mean([np.mean(paths[0] == ends[0]), np.mean(paths[-1] == ends[1])])
-    through = {
-        "flow": np.stack(paths, 1),
-        "fade": quantised(
-            cross_fade(images.pixels(ends[0]), images.pixels(ends[1]), sizes.steps), images.bits
-        ),
-    }
+    faded = cross_fade(images.pixels(ends[0]), images.pixels(ends[1]), sizes.steps)
+    through = {"flow": np.stack(paths, 1), "fade": quantised(faded, images.bits)}
     numbers: dict[str, Any] = {}
     if apart != 0:
-        numbers = {name: _path(flow, sight, points, seed) for name, points in through.items()}
+        numbers = {name: _path(flow, sight, path, seed) for name, path in through.items()}
     if apart is not None:
         numbers["pairs_apart"] = float(apart)
     pictures = {
-        f"interpolation_{name}": images.pixels(points[: sizes.shown])
-        for name, points in through.items()
+        f"interpolation_{name}": images.pixels(path[: sizes.shown])
+        for name, path in through.items()
     }
     return Measured({"round_trip": float(back), "interpolation": numbers}, pictures)
 
@@ -217,7 +277,7 @@ def _pairs(
     And in how many pairs it is; if in none, the rows are any, to look at. None without an object.
     """
     rng = rng_of(seed, "flows/pairs")
-    candidates = images.kept[rng.integers(len(images.kept), size=(16 * count, 2))]
+    candidates = images.unseen[rng.integers(len(images.unseen), size=(16 * count, 2))]
     if sight is not None and sight.lead is not None:
         lead = sight.lead
         ends = [images.held_out[rows] for rows in candidates.T]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mbrl.report.figures import style
 from mbrl.studies.flows.arms import ARMS, DEFAULT, REFERENCE
 from mbrl.studies.flows.cost import MODES
-from mbrl.studies.flows.load import TRUSTED
 from mbrl.studies.flows.results import held_out_curve
+from mbrl.studies.flows.step import TRUSTED
 from mbrl.studies.flows.tables import is_busy, tables
 from mbrl.studies.panels import beside, legend_below, sheet
 from mbrl.studies.report import COLOURS, GREY, Page, write_page

@@ -1,10 +1,15 @@
-"""What is to be seen in images of a game: its objects, counted and placed by their detectors.
+"""What is to be seen in images of a game: its objects, counted, placed and followed.
 
-Fitted on training images in the study's own levels. A game without objects or with more than one
-backdrop, images too small to show them, or a user's own images have no sight; then only what a
-model says of images can be scored. Images of half the side are enlarged first, so that places and
-distances are in the same pixels for both.
+Whether a model's pictures are pictures shows in their objects: how many there are, and whether one
+moves evenly along a path of pictures (a cross-fade shows it twice, and then it jumps). Detectors
+are fitted on training images in the study's own levels. There is no sight of a game without objects
+or with more than one backdrop, of images too small to show them, and of a user's own images; then
+only likelihoods can be scored. Images of half the side are enlarged first, so that distances are in
+the same pixels for both. The scores are our own.
 """
+
+import itertools
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,38 +18,40 @@ from mbrl.studies.fidelity.follow import rng_of
 from mbrl.studies.fidelity.games import GAMES
 from mbrl.studies.fidelity.objects import (
     FITTED,
+    HAZE,
+    Bools,
     Detector,
     Floats,
     contrast,
+    crop,
     fit_detectors,
     texture_byte,
     truth,
 )
 from mbrl.studies.flows.images import SIDE, ImageSet
-from mbrl.studies.flows.interpolation import count_objects
 
 Images = NDArray[np.uint8]
 
 SIDES = (SIDE // 2, SIDE)
 """Sides of images in which objects are still seen; in smaller ones a ball is a shade of grey."""
+LEAST = 0.25
+"""Share of an object's usual mass below which a blob is a speck, and no object."""
+_NEIGHBOURS = [place for place in itertools.product((-1, 0, 1), repeat=2) if place != (0, 0)]
 
 
 class Sight:
-    """Detectors of the objects that can be told from what else is in their region."""
+    """Detectors of the objects that differ from everything else in their region."""
 
     def __init__(self, images: ImageSet, game: str) -> None:
         """Fit on random training images."""
-        known = GAMES[game]
         if images.train_ram is None:
             raise ValueError(f"{game}: expected the console's memory with every frame")
         rows = rng_of(0, "flows/sight").permutation(len(images.train))[:FITTED]
         self.images = images
         frames, ram = self.frames(images.train[rows]), images.train_ram[rows]
         self.backdrop = np.median(frames, axis=0).astype(np.float64)
-        found = fit_detectors(known.objects, contrast(frames, self.backdrop), ram)
-        self.detectors: dict[str, Detector] = {
-            name: detector for name, detector in found.items() if detector.alone
-        }
+        found = fit_detectors(GAMES[game].objects, contrast(frames, self.backdrop), ram)
+        self.detectors = {name: detector for name, detector in found.items() if detector.alone}
 
     @property
     def lead(self) -> str | None:
@@ -53,7 +60,8 @@ class Sight:
 
     def frames(self, levels: Images) -> Images:
         """Images (N, H, W, C) of levels as frames (N, SIDE, SIDE, C) of intensities, enlarged."""
-        return enlarged(self.images.pixels(levels), SIDE // levels.shape[1])
+        factor = SIDE // levels.shape[1]
+        return self.images.pixels(levels).repeat(factor, axis=1).repeat(factor, axis=2)
 
     def contrasts(self, levels: Images) -> Floats:
         """(N, SIDE, SIDE, 2) of images (N, H, W, C) of levels, by the usual backdrop."""
@@ -62,9 +70,7 @@ class Sight:
     def counts(self, levels: Images) -> dict[str, NDArray[np.int64]]:
         """How many there are of each object in images (N, H, W, C) of levels, (N,) each."""
         contrasts = self.contrasts(levels)
-        return {
-            name: count_objects(detector, contrasts) for name, detector in self.detectors.items()
-        }
+        return {name: count_objects(one, contrasts) for name, one in self.detectors.items()}
 
     def places(self, name: str, levels: Images) -> Floats:
         """Where the strongest one is, (N, 2) row and column; NaN where none is present."""
@@ -92,6 +98,65 @@ def sight_of(images: ImageSet, game: str | None) -> Sight | None:
     return sight if sight.detectors else None
 
 
-def enlarged(images: Images, factor: int) -> Images:
-    """Images (N, H, W, C) with every pixel repeated `factor` times along rows and columns."""
-    return images.repeat(factor, axis=1).repeat(factor, axis=2)
+def count_objects(detector: Detector, contrasts: Floats) -> NDArray[np.int64]:
+    """How many of an object there are in pictures, wherever they are in its region.
+
+    One is a blob of pixels that touch (also at corners), each above `HAZE` of the object's usual
+    peak, whose contrast sums to at least `LEAST` of its usual mass. (N, H, W, 2) to (N,).
+    """
+    inside = crop(contrasts, detector.target.region) @ np.asarray(detector.sides)
+    strong = inside > HAZE * detector.peak
+    least = LEAST * (detector.mass - detector.floor)
+    masses = [blobs(flags, values) for flags, values in zip(strong, inside, strict=True)]
+    return np.asarray([sum(mass >= least for mass in one) for one in masses], np.int64)
+
+
+def blobs(flags: Bools, values: Floats) -> list[float]:
+    """Sums of `values` (H, W) in each group of `flags` (H, W) that touch, also at corners."""
+    left = {(int(row), int(column)) for row, column in np.argwhere(flags)}
+    totals = []
+    while left:
+        edge, total = deque([left.pop()]), 0.0
+        while edge:
+            row, column = edge.popleft()
+            total += float(values[row, column])
+            near = {(row + down, column + right) for down, right in _NEIGHBOURS} & left
+            left -= near
+            edge.extend(near)
+        totals.append(total)
+    return totals
+
+
+def path_scores(places: Floats) -> dict[str, float]:
+    """Whether an object goes evenly and straight from its first place to its last.
+
+    Args:
+        places: (N, K, 2) rows and columns in pixels along N paths of K points; NaN where there is
+            none, and a path with a NaN counts for `seen` alone.
+
+    Returns:
+        Means over the paths without NaN whose ends differ; NaN if there is none.
+        `straightness`: distance of the ends over the length of the way, in (0, 1]; 1 is a straight
+            line.
+        `monotonicity`: share of the steps that go forward (by more than a hundredth of the whole)
+            as seen from the first place to the last. Even motion has 1, a jump 1 / (K - 1).
+        `largest_step`: the largest step over the mean step, at least 1; even motion has 1, a jump
+            K - 1.
+        `seen`: share of all points, on all paths, where there is one.
+    """
+    seen: Bools = np.asarray(np.isfinite(places).all(-1))
+    whole = places[seen.all(1)]
+    span = whole[:, -1] - whole[:, 0]
+    distance = np.hypot(span[:, 0], span[:, 1])
+    whole, span, distance = whole[distance > 0], span[distance > 0], distance[distance > 0]
+    steps = np.diff(whole, axis=1)
+    lengths = np.hypot(steps[..., 0], steps[..., 1])
+    forward = (steps * span[:, None]).sum(-1) / np.square(distance)[:, None]
+    scores = {"straightness": np.nan, "monotonicity": np.nan, "largest_step": np.nan}
+    if len(whole):
+        scores = {
+            "straightness": float((distance / lengths.sum(1)).mean()),
+            "monotonicity": float((forward > 0.01).mean(1).mean()),
+            "largest_step": float((lengths.max(1) / lengths.mean(1)).mean()),
+        }
+    return {**scores, "seen": float(seen.mean())}

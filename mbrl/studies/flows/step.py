@@ -1,12 +1,14 @@
-"""Training steps of one flow in a process of its own, to be timed and weighed from outside.
+"""What training steps of one flow cost: seconds, memory, and communication.
 
     python -m mbrl.studies.flows.step '{"flow": {...}, "train": {...}, "shape": [1, 64, 64], ...}'
 
-Prints one JSON object: seconds of every step by the clock and of CPU, the process's largest
-resident memory, and, for several ranks, what their communication costs. A process of its own,
-because memory that was once asked for stays with a process, and because ranks are processes.
+`run_steps` starts this program once for each rank and returns its JSON: seconds of every step by
+the clock and of CPU, the largest resident memory, and, for several ranks, what communication costs.
+Steps have processes of their own because a process does not give memory back, and because ranks are
+processes. `saved_bytes` counts what the backward pass needs instead of measuring it, and `look`
+says whether the machine is idle enough for the clock to be trusted.
 
-Ranks meet over gloo on the loopback device, through a file. Each has one thread. A step there is
+Ranks meet over gloo on the loopback device, through a file. Each has one thread. Their steps are
 DistributedDataParallel's: gradients are averaged while the backward pass goes on. The same step
 under `no_sync` communicates nothing; both take turns, and the difference of two that follow each
 other is what communication adds. `all_reduce_s` is the sum over ranks of one vector as long as all
@@ -21,9 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -31,40 +33,34 @@ from torch import Tensor, distributed, nn
 
 from mbrl.errors import TrainingError
 from mbrl.studies.flows.settings import FlowStudySettings
+from mbrl.studies.flows.train import build, loss_of, optimizer_of
 from mbrl.studies.trial import ONE_CORE
 
 Way = Callable[[], contextlib.AbstractContextManager[None]]
 """Something that a step is taken inside of."""
 
 WARM_UP = 1
-"""Steps of each way before the clock runs: first calls allocate, and the first step that does not
-synchronise still talks, since DistributedDataParallel then settles the order of its buckets."""
+"""Steps of each way before the clock runs: first calls allocate, and in the first step without sync
+DistributedDataParallel still communicates, to settle the order of its buckets."""
+TRUSTED = 0.5
+"""Tasks of others, on average, up to which times of several ranks are worth quoting."""
+LOOK_S, PAUSE_S = 2.0, 0.05
+_LOADAVG = Path("/proc/loadavg")
 
 
 class Order(BaseModel):
-    """What to do.
-
-    Attributes:
-        config: the flow, and how it is trained.
-        shape: (C, H, W) of the images, which are random.
-        levels: V.
-        batch: images of a step on each rank.
-        steps: to be timed.
-        rank: of this process.
-        ranks: processes that share the gradient.
-        meeting: the file through which they meet.
-    """
+    """Which steps to take, on random images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    config: FlowStudySettings
-    shape: tuple[int, int, int]
+    config: FlowStudySettings  # the flow, and how it is trained
+    shape: tuple[int, int, int]  # (C, H, W)
     levels: int
-    batch: int
-    steps: int
-    rank: int = 0
-    ranks: int = 1
-    meeting: str = ""
+    batch: int  # images of a step on each rank
+    steps: int  # to be timed
+    rank: int = 0  # of this process
+    ranks: int = 1  # processes that share the gradient
+    meeting: str = ""  # the file through which they meet
 
 
 class Loss(nn.Module):
@@ -72,16 +68,12 @@ class Loss(nn.Module):
 
     def __init__(self, order: Order) -> None:
         """Build the flow of an order."""
-        from mbrl.studies.flows.train import build
-
         super().__init__()
         self.flow = build(order.shape, order.levels, order.config)
         self.bf16 = order.config.train.bf16
 
     def forward(self, batch: Tensor) -> Tensor:
         """Mean bits per dimension."""
-        from mbrl.studies.flows.train import loss_of
-
         return loss_of(self.flow, batch, None, self.bf16)
 
 
@@ -91,10 +83,87 @@ def random_images(shape: tuple[int, int, int], levels: int, count: int) -> Tenso
     return torch.randint(levels, (count, *shape), generator=generator).to(torch.uint8)
 
 
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def saved_bytes(run: Callable[[], Tensor], exclude: Iterable[Tensor] = ()) -> int:
+    """Bytes that the graph of `run()`, a loss, holds for its gradient: the same on every machine.
+
+    Every storage counts once and whole, even if only a view of it is saved; those of the tensors in
+    `exclude` do not count, and neither does memory that is allocated for a moment in between.
+
+    Raises:
+        ValueError: the result has no graph, so that nothing could have been saved.
+    """
+    excluded = {_address(tensor) for tensor in exclude}
+    sizes: dict[int, int] = {}
+    held: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        address = _address(tensor)
+        if address not in excluded and address not in sizes:
+            sizes[address] = tensor.untyped_storage().nbytes()
+            held.append(tensor.detach())  # no other storage may get this address
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        loss = run()
+    if loss.grad_fn is None:
+        raise ValueError("saved_bytes: expected a result with a graph, got one without")
+    return sum(sizes.values())
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident memory that this process has had.
+
+    `ru_maxrss` of a process begins with that of the one that started it, so the kernel's own count
+    of this program's memory is read where there is one (Linux: VmHWM).
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="ascii").splitlines() if status.exists() else []:
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# -- other work on the machine ---------------------------------------------------------------------
+
+
+class Load(NamedTuple):
+    """How many tasks want a core."""
+
+    before: float  # mean number running or waiting just now, without this one
+    average: float  # the system's load average over the last minute, our own work included
+
+
+def look(seconds: float = LOOK_S) -> Load:
+    """Do nothing for so long, and count the tasks of others.
+
+    The system's load average looks a minute back, so that after a process of our own it still
+    counts that one. It stands for `before` too where there is no /proc/loadavg (outside Linux).
+    """
+    average = os.getloadavg()[0]
+    counts = []
+    for _ in range(max(1, round(seconds / PAUSE_S))):
+        time.sleep(PAUSE_S)
+        try:
+            running = _LOADAVG.read_text(encoding="ascii").split()[3].partition("/")[0]
+        except OSError:
+            return Load(average, average)
+        counts.append(max(0, int(running) - 1))
+    return Load(sum(counts) / len(counts), average)
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
 def take(order: Order) -> dict[str, Any]:
     """Take the steps of an order in this process; all ranks together."""
-    from mbrl.studies.flows.train import optimizer_of
-
     torch.manual_seed(0)
     module = Loss(order)
     batch = random_images(order.shape, order.levels, order.batch)
@@ -128,23 +197,6 @@ def step(module: nn.Module, batch: Tensor, optimizer: torch.optim.Optimizer, way
         optimizer.step()
 
 
-def peak_rss_bytes() -> int:
-    """The largest resident memory that this process has had.
-
-    `ru_maxrss` of a process begins with that of the one that started it, so the kernel's own count
-    of this program's memory is read where there is one (Linux: VmHWM).
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def _timed(
     module: nn.Module,
     batch: Tensor,
@@ -152,7 +204,7 @@ def _timed(
     steps: int,
     ways: Mapping[str, Way],
 ) -> dict[str, list[float]]:
-    """Seconds of each step, by the clock and of CPU; ways take turns, so that all fare alike."""
+    """Seconds of each step, by the clock and of CPU; ways take turns on the same machine load."""
     found: dict[str, list[float]] = {}
     for turn in range(WARM_UP + steps):
         for name, way in ways.items():
@@ -182,16 +234,13 @@ def run_steps(order: Order, timeout_s: float = 1800.0) -> list[dict[str, Any]]:
     """Take steps in fresh processes, one for each rank; what each of them found.
 
     Raises:
-        TrainingError: a process failed, with what it said last.
+        TrainingError: a process failed, with the last line it printed.
     """
+    home = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **ONE_CORE, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
     with tempfile.TemporaryDirectory() as folder:
-        orders = [
-            order.model_copy(update={"rank": rank, "meeting": str(Path(folder) / "meeting")})
-            for rank in range(order.ranks)
-        ]
-        home = str(Path(__file__).resolve().parents[3])
-        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, **ONE_CORE, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
+        meeting = str(Path(folder) / "meeting")
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "mbrl.studies.flows.step", one.model_dump_json()],
@@ -200,43 +249,39 @@ def run_steps(order: Order, timeout_s: float = 1800.0) -> list[dict[str, Any]]:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for one in orders
+            for one in (
+                order.model_copy(update={"rank": rank, "meeting": meeting})
+                for rank in range(order.ranks)
+            )
         ]
         try:
-            said = [process.communicate(timeout=timeout_s) for process in processes]
+            printed = [process.communicate(timeout=timeout_s) for process in processes]
         finally:
             for process in processes:
                 process.kill()
-    for process, (_, errors) in zip(processes, said, strict=True):
+    for process, (_, errors) in zip(processes, printed, strict=True):
         if process.returncode != 0:
             last = " ".join(errors.strip().splitlines()[-1:])
             raise TrainingError(f"expected {order.steps} training steps, got an error: {last}")
-    return [json.loads(output.strip().splitlines()[-1]) for output, _ in said]
+    return [json.loads(output.strip().splitlines()[-1]) for output, _ in printed]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    order = Order.model_validate_json(given[0])
+def main(arguments: Sequence[str]) -> None:
+    """Take the steps of the order that a command line holds, and print what was found."""
+    order = Order.model_validate_json(arguments[0])
     torch.set_num_threads(1)
     if order.ranks > 1:
         distributed.init_process_group(
-            "gloo",
-            init_method=f"file://{order.meeting}",
-            rank=order.rank,
-            world_size=order.ranks,
+            "gloo", f"file://{order.meeting}", rank=order.rank, world_size=order.ranks
         )
     try:
-        print(json.dumps(take(order)))
+        print(json.dumps(take(order)), flush=True)
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
-    return 0
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # all is said: gloo's threads may abort a process that ends the usual way (pytorch issue 190489)
-    os._exit(code)
+    main(sys.argv[1:])
+    # at once: gloo's threads may abort a process that ends the usual way (pytorch issue 190489)
+    os._exit(0)

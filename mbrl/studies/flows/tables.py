@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mbrl.studies.flows.arms import DEFAULT, REFERENCE
 from mbrl.studies.flows.cost import MODES, SAMPLED
-from mbrl.studies.flows.load import TRUSTED
+from mbrl.studies.flows.step import TRUSTED
 from mbrl.studies.results import look, look_up
 from mbrl.studies.tables import (
     DASH,

@@ -3,7 +3,7 @@
 In: results and costs as they were written. Out: those that belong together, and for every other
 file why it was left out. Trials that differ in what makes numbers comparable are refused, since no
 choice among them would be right: their images (by digest), the settings that all arms share, and,
-of one arm, all but the seed. What numbers mean is not known here.
+of one arm, all but the seed. This module does not know what numbers mean.
 """
 
 import json
@@ -19,6 +19,10 @@ from mbrl.studies.results import trial_files
 from mbrl.studies.trial import is_current, read_result
 
 Tree = dict[str, Any]
+
+_SHARED = ("images", "quick", "train")
+"""Settings that are the same for all arms."""
+_DIGEST = "digest of the images"
 
 
 def as_tree(trial: Trial) -> Tree:
@@ -40,9 +44,9 @@ def expect_one_study(trials: Sequence[Mapping[str, Any]], folder: Path) -> None:
     by_arm: dict[str, Mapping[str, Any]] = {}
     for one in trials:
         like = by_arm.setdefault(one["arm"], one)
-        changed = _differences(_shared(trials[0]), _shared(one))
-        changed += _differences(_of_arm(like["settings"]), _of_arm(one["settings"]))
-        first = like if like is not one and _shared(trials[0]) == _shared(one) else trials[0]
+        others = _differences(_shared(trials[0]), _shared(one))
+        changed = others + differences(_of_arm(like["settings"]), _of_arm(one["settings"]))
+        first = trials[0] if others else like
         if changed:
             raise ConfigError(
                 f"bench flow: {folder}: expected results of the same images and settings, but "
@@ -78,8 +82,7 @@ def costs_of(
             continue
         side = json.loads(path.read_text(encoding="utf-8"))
         runs = [one for one in trials if one["arm"] == arm]
-        why = _unfit(side, cost.VERSION, runs or trials, list(_SHARED if not runs else []))
-        why = why or _elsewhere(side, machine)
+        why = _unfit(side, cost.VERSION, machine, runs or trials, () if runs else _SHARED)
         if why:
             bad[path.name] = why
         else:
@@ -102,36 +105,31 @@ def latency_of(
     if not path.exists():
         return {}, {}
     side = json.loads(path.read_text(encoding="utf-8"))
-    why = _unfit(side, latency.VERSION, trials, ["images", "quick"])
-    if why := why or _elsewhere(side, machine):
-        return {}, {path.name: why}
-    return side, {}
-
-
-_SHARED = ("images", "quick", "train")
-"""Settings that are the same for all arms."""
+    why = _unfit(side, latency.VERSION, machine, trials, ("images", "quick"))
+    return ({}, {path.name: why}) if why else (side, {})
 
 
 def _unfit(
-    side: Mapping[str, Any], version: int, runs: Sequence[Mapping[str, Any]], names: Sequence[str]
+    side: Mapping[str, Any],
+    version: int,
+    machine: Tree | None,
+    runs: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
 ) -> str:
-    """Why something beside the trials does not belong to them; empty if it does."""
+    """Why something beside the trials does not belong to them; empty if it does.
+
+    `names` are the settings that must be equal, all if empty; `machine` is that of other times.
+    """
     if side.get("version") != version:
         return "made by another version"
-    settings = side.get("settings", {})
     for one in runs[:1]:
-        mine, its = _of_arm(one["settings"]), _of_arm(settings)
+        mine, its = _of_arm(one["settings"]), _of_arm(side.get("settings", {}))
         if names:
             mine, its = ({name: tree.get(name) for name in names} for tree in (mine, its))
-        if changed := _differences(its, mine):
+        if changed := differences(its, mine):
             return f"made with other settings ({'; '.join(changed)})"
         if None not in (one.get("digest"), side.get("digest")) and one["digest"] != side["digest"]:
             return "made with other images"
-    return ""
-
-
-def _elsewhere(side: Mapping[str, Any], machine: Tree | None) -> str:
-    """Why times do not compare with those of a machine, if there is one; empty if they do."""
     other = machine is not None and side.get("machine") != machine
     return "timed on another machine" if other else ""
 
@@ -140,7 +138,7 @@ def _shared(one: Mapping[str, Any]) -> Tree:
     """What every result of a study has in common."""
     settings = _of_arm(one["settings"])
     return {
-        "digest of the images": one.get("digest"),
+        _DIGEST: one.get("digest"),
         "overrides": ", ".join(sorted(one.get("overrides", []))),
         **{name: settings.get(name) for name in _SHARED},
     }
@@ -156,8 +154,7 @@ def _of_arm(settings: Mapping[str, Any]) -> Tree:
 
 
 def _differences(old: Tree, new: Tree) -> list[str]:
-    """In what two trees differ; a digest that is not known differs from none."""
-    key = "digest of the images"
-    if None in (old.get(key, ""), new.get(key, "")):
-        old, new = ({k: v for k, v in tree.items() if k != key} for tree in (old, new))
+    """In what two trees of `_shared` differ; a digest that is not known differs from none."""
+    if None in (old[_DIGEST], new[_DIGEST]):
+        old, new = ({**tree, _DIGEST: None} for tree in (old, new))
     return differences(old, new)

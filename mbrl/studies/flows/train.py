@@ -28,9 +28,8 @@ from torch import Tensor
 from agents.numerics import autocast, restore_generator
 from mbrl.seeding import seed as derive
 from mbrl.studies import training
-from mbrl.studies.flows.bits import bits_per_dim, diverged, to_tensor
 from mbrl.studies.flows.images import ImageSet, load_images
-from mbrl.studies.flows.measure import QUICK, Sizes, measure
+from mbrl.studies.flows.measure import QUICK, Sizes, bits_per_dim, diverged, measure, to_tensor
 from mbrl.studies.flows.settings import FlowStudySettings, TrainSettings
 from mbrl.studies.flows.trial import Trial
 from mbrl.studies.training import BudgetedTraining, Tree

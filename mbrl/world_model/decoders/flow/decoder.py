@@ -1,7 +1,7 @@
 """The flow as a world model's decoder: p(x | z, h) by an invertible network, drawn in one pass."""
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mbrl.world_model.decoders.base import Decoder
 from mbrl.world_model.decoders.flow.image_flow import ImageFlow
@@ -35,11 +35,11 @@ class FlowDecoder(Decoder):
 
     @property
     def needs_initialise(self) -> bool:
-        """Whether no batch was seen yet."""
+        """Whether the flow has not seen a batch yet."""
         return not bool(self.flow.initialised)
 
     def initialise(
-        self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
+        self, image: Tensor, features: Tensor, generator: Generator | None = None
     ) -> None:
         """Let the activations of this batch, or of evenly spaced rows of it, be normalised."""
         self.flow.see(image)
@@ -47,7 +47,7 @@ class FlowDecoder(Decoder):
         self.flow.initialise(image[::every], features[::every], generator)
 
     def nats(
-        self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
+        self, image: Tensor, features: Tensor, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Nats of the whole frame, (N, 1); in training, pixels' marginals follow the images."""
         if self.training:
@@ -55,6 +55,6 @@ class FlowDecoder(Decoder):
         return -self.flow.log_prob(image, features, generator).unsqueeze(1), None
 
     @torch.no_grad()
-    def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, features: Tensor, generator: Generator | None = None) -> Tensor:
         """(N, F) to (N, C, H, W) uint8 levels, at the settings' temperature."""
         return self.flow.sample(len(features), features, generator=generator)

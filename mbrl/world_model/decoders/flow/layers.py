@@ -1,16 +1,30 @@
-"""Parts of a flow that are the same in every variant: small bijections and the zero convolution.
+"""The invertible layers of a flow, and the networks that its couplings ask.
 
-In: activations (N, C, H, W). Out: activations of as many numbers, and how much volumes grew. They
-know nothing of couplings, conditions or images. Bijections run in the precision of the activations,
-whatever autocast says: log-determinants are sums over thousands of numbers, and what is to be
-undone has to be exact.
+In: activations (N, C, H, W). Out: activations of as many numbers, and log|det|, by how much volumes
+grew. A coupling leaves one part of the activations unchanged and scales and shifts the rest by what
+a network reads in that part. These layers know neither how many steps there are nor which of them
+share a network.
+
+Bijections run in the precision of the activations, whatever autocast says: log-determinants are
+sums over thousands of numbers, and an inverse has to be exact. Networks may run in bfloat16. The
+inverse of a coupling asks its network again, though, and where its input differs in the last bit, a
+bfloat16 answer can differ in its third digit: over many steps, a round trip in bfloat16 is far less
+exact than one in float32.
 """
+
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mbrl.world_model.running import mean_of_ranks
+
+LOG_SCALE_LIMIT = 0.5
+"""A coupling scales by at most e^0.5, either way: away from data the factors of many steps
+multiply, and samples that start there would overflow."""
+LOG_GAIN_LIMIT = 2.0
+"""Features change the gain of a hidden layer by at most e^2, either way."""
 
 
 def full_precision(like: Tensor) -> torch.autocast:
@@ -23,36 +37,22 @@ def soft_clamp(x: Tensor, limit: float) -> Tensor:
     return limit * torch.tanh(x / limit)
 
 
-def squeeze(x: Tensor) -> Tensor:
-    """Squares of 2 x 2 pixels become channels: (N, C, H, W) to (N, 4 C, H / 2, W / 2)."""
-    return functional.pixel_unshuffle(x, 2)
-
-
-def unsqueeze(x: Tensor) -> Tensor:
-    """The inverse of `squeeze`."""
-    return functional.pixel_shuffle(x, 2)
-
-
-def checkerboard(height: int, width: int) -> Tensor:
-    """(1, 1, H, W): ones where row + column is even, else zeros."""
-    cells = torch.arange(height)[:, None] + torch.arange(width)
-    return (1 - cells % 2).float().view(1, 1, height, width)
-
-
 def border(like: Tensor) -> Tensor:
-    """(1, 1, H + 2, W + 2): ones around zeros, as the input channel by which padding shows."""
-    inside = like.new_zeros(1, 1, *like.shape[-2:])
-    return functional.pad(inside, (1, 1, 1, 1), value=1.0)
+    """(1, 1, H + 2, W + 2): ones around zeros, the input channel that marks the padding."""
+    return functional.pad(like.new_zeros(1, 1, *like.shape[-2:]), (1, 1, 1, 1), value=1.0)
 
 
-def mixed(z: Tensor, weight: Tensor) -> Tensor:
+def mix_channels(z: Tensor, weight: Tensor) -> Tensor:
     """Every pixel's channels times a matrix: (N, C, H, W) and (C, C) to (N, C, H, W).
 
-    A 1 x 1 convolution, but as a matrix product: graphics cards round what goes into convolutions
-    to ten bits (TF32) unless told otherwise, and nothing that was rounded so can be inverted.
+    A 1 x 1 convolution, but as a matrix product: GPUs round the inputs of convolutions to ten bits
+    (TF32) by default, and what is rounded so cannot be inverted.
     """
     with full_precision(z):
         return torch.matmul(weight, z.flatten(2)).unflatten(2, z.shape[2:])
+
+
+# -- layers with weights ---------------------------------------------------------------------------
 
 
 class ActNorm(nn.Module):
@@ -69,7 +69,7 @@ class ActNorm(nn.Module):
         """Let activations like x (N, C, H, W) have mean 0 and deviation 1.
 
         The statistics are those of all ranks together, so every rank gets the same weights. A
-        channel that is constant keeps a finite scale.
+        channel that is constant gets a finite scale.
         """
         wide = x.detach().double()
         moments = torch.stack([wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3))])
@@ -83,8 +83,8 @@ class InvertibleConv(nn.Module):
     """A learned mixing of the channels, W = P L (U + diag(s)), first a random rotation.
 
     One C x C parameter holds L below the diagonal, log |s| on it and U above it: the determinant is
-    a sum, and W can be inverted by substitution for as long as the weights are finite (Glow,
-    section 3.2).
+    a sum, and W can be inverted by substitution as long as the weights are finite (Glow, section
+    3.2).
     """
 
     order: Tensor
@@ -102,8 +102,12 @@ class InvertibleConv(nn.Module):
         self.register_buffer("sign", diagonal.sign().to(torch.get_default_dtype()))
         self._cached: tuple[int, Tensor] | None = None
 
+    def _identity(self) -> Tensor:
+        like = self.factors
+        return torch.eye(len(like), dtype=like.dtype, device=like.device)
+
     def _lower(self) -> Tensor:
-        return self.factors.tril(-1) + _identity(self.factors)
+        return self.factors.tril(-1) + self._identity()
 
     def _upper(self) -> Tensor:
         diagonal = self.sign * self.factors.diagonal().exp()
@@ -120,25 +124,21 @@ class InvertibleConv(nn.Module):
 
     @torch.no_grad()
     def inverse(self) -> Tensor:
-        """The inverse of W, (C, C); kept between calls while the module is in eval mode."""
+        """The inverse of W, (C, C); cached while the module is in eval mode."""
         version = self.factors._version
         if not self.training and self._cached is not None:
-            known, inverse = self._cached
+            cached_version, inverse = self._cached
             same = inverse.dtype == self.factors.dtype and inverse.device == self.factors.device
-            if known == version and same:
+            if cached_version == version and same:
                 return inverse
         with full_precision(self.factors):
             forward = torch.linalg.solve_triangular(
-                self._lower(), _identity(self.factors), upper=False, unitriangular=True
+                self._lower(), self._identity(), upper=False, unitriangular=True
             )
             inverse = torch.linalg.solve_triangular(self._upper(), forward, upper=True)
         inverse = inverse[:, self.order]
         self._cached = None if self.training else (version, inverse)
         return inverse
-
-
-def _identity(like: Tensor) -> Tensor:
-    return torch.eye(len(like), dtype=like.dtype, device=like.device)
 
 
 class ZeroConv(nn.Module):
@@ -166,3 +166,221 @@ class ZeroConv(nn.Module):
             with full_precision(y):
                 y = y + functional.conv2d(border(y), weight[:, self.inputs :])
         return y
+
+
+# -- couplings -------------------------------------------------------------------------------------
+
+
+def _scale_and_shift(raw: Tensor, affine: bool) -> tuple[Tensor | None, Tensor]:
+    """Log-scale (None if additive) and shift out of a network's output."""
+    if not affine:
+        return None, raw
+    shift, log_scale = raw.chunk(2, 1)
+    return soft_clamp(log_scale, LOG_SCALE_LIMIT), shift
+
+
+def _transform(z: Tensor, log_scale: Tensor | None, shift: Tensor) -> tuple[Tensor, Tensor]:
+    if log_scale is None:
+        return z + shift, z.new_zeros(len(z))
+    return torch.addcmul(shift, z, log_scale.exp()), log_scale.flatten(1).sum(1)
+
+
+def _invert(z: Tensor, log_scale: Tensor | None, shift: Tensor) -> Tensor:
+    z = z - shift
+    return z if log_scale is None else z * (-log_scale).exp()
+
+
+class Halves(nn.Module):
+    """Half of the channels stay, the other half is transformed (RealNVP, arXiv:1605.08803)."""
+
+    def __init__(self, channels: int, affine: bool, swapped: bool = False) -> None:
+        """Leave the first half unchanged, or the second if `swapped`."""
+        super().__init__()
+        self.affine, self.swapped = affine, swapped
+        self.inputs = channels // 2
+        self.outputs = channels if affine else channels // 2
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = z.chunk(2, 1)
+        return (second, first) if self.swapped else (first, second)
+
+    def _join(self, unchanged: Tensor, other: Tensor) -> Tensor:
+        return torch.cat([other, unchanged] if self.swapped else [unchanged, other], 1)
+
+    def unchanged(self, z: Tensor) -> Tensor:
+        """What the network reads, the same before and after."""
+        return self._split(z)[0]
+
+    def spread(self, unchanged: Tensor) -> Tensor:
+        """The transpose of `unchanged`: a gradient of that part, as a gradient of all of z."""
+        return self._join(unchanged, torch.zeros_like(unchanged))
+
+    def transform(self, z: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform z (N, C, H, W) by the network's output; returns z and log|det| (N,)."""
+        unchanged, other = self._split(z)
+        other, log_det = _transform(other, *_scale_and_shift(raw, self.affine))
+        return self._join(unchanged, other), log_det
+
+    def invert(self, z: Tensor, raw: Tensor) -> Tensor:
+        """The inverse of `transform`."""
+        unchanged, other = self._split(z)
+        return self._join(unchanged, _invert(other, *_scale_and_shift(raw, self.affine)))
+
+
+class Checkerboard(nn.Module):
+    """Every other pixel stays, as on a checkerboard, the others are transformed (RealNVP)."""
+
+    mask: Tensor
+
+    def __init__(
+        self, channels: int, height: int, width: int, affine: bool, swapped: bool = False
+    ) -> None:
+        """Leave pixels whose row + column is even unchanged, or the others if `swapped`."""
+        super().__init__()
+        self.affine = affine
+        self.inputs = channels
+        self.outputs = 2 * channels if affine else channels
+        odd = (torch.arange(height)[:, None] + torch.arange(width)) % 2
+        mask = (odd if swapped else 1 - odd).float().view(1, 1, height, width)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def unchanged(self, z: Tensor) -> Tensor:
+        """What the network reads, the same before and after; zeros elsewhere."""
+        return z * self.mask
+
+    def spread(self, unchanged: Tensor) -> Tensor:
+        """The transpose of `unchanged`."""
+        return unchanged * self.mask
+
+    def _scale_and_shift(self, raw: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Those of the other pixels; zeros where nothing changes."""
+        log_scale, shift = _scale_and_shift(raw, self.affine)
+        free = 1 - self.mask
+        return None if log_scale is None else log_scale * free, free * shift
+
+    def transform(self, z: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform z (N, C, H, W) by the network's output; returns z and log|det| (N,)."""
+        return _transform(z, *self._scale_and_shift(raw))
+
+    def invert(self, z: Tensor, raw: Tensor) -> Tensor:
+        """The inverse of `transform`."""
+        return _invert(z, *self._scale_and_shift(raw))
+
+
+# -- the network of a coupling ---------------------------------------------------------------------
+
+
+class Condition(NamedTuple):
+    """What a flow is conditioned on, at one scale; None where it is unconditional."""
+
+    map: Tensor | None  # (N, M, H, W)
+    vector: Tensor | None  # (N, F)
+
+
+class Prepared(NamedTuple):
+    """What an estimator makes of a condition, once for all steps that share it."""
+
+    context: Tensor  # (1 or N, width, H, W), what its first layer adds whatever z is
+    film: Tensor | None  # (N, 4, width), log-gain and shift of either hidden layer
+
+
+class Estimator(nn.Module):
+    """The network of a coupling: 3 x 3, 1 x 1, and a last layer that starts at zero.
+
+    The first layer reads the coupling's unchanged part, a channel that marks the padding, and the
+    condition's map; ActNorm and FiLM (arXiv:1709.07871) follow both hidden convolutions.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int | None, width: int, maps: int = 0, vector: int = 0
+    ) -> None:
+        """Build for (N, inputs, H, W), a condition of `maps` channels and a vector of that size.
+
+        `width` is that of both hidden layers. With `outputs` None, every step brings its own last
+        layer.
+        """
+        super().__init__()
+        self.inputs, self.width = inputs, width
+        self.enter = nn.Parameter(0.05 * torch.randn(width, inputs + 1 + maps, 3, 3))
+        self.middle = nn.Parameter(0.05 * torch.randn(width, width, 1, 1))
+        self.norms = nn.ModuleList([ActNorm(width), ActNorm(width)])
+        self.leave = None if outputs is None else ZeroConv(width, outputs, 3)
+        self.film = nn.Linear(vector, 4 * width) if vector else None
+        if self.film is not None:
+            nn.init.zeros_(self.film.weight)
+            nn.init.zeros_(self.film.bias)
+
+    def prepare(self, condition: Condition, like: Tensor) -> Prepared:
+        """What does not depend on z, for activations of the size of `like` (N, C, H, W)."""
+        with full_precision(like):
+            marks = self.enter[:, self.inputs : self.inputs + 1]
+            context = functional.conv2d(border(like), marks)
+        if condition.map is not None:
+            maps = self.enter[:, self.inputs + 1 :]
+            read = functional.conv2d(condition.map, maps, padding=1)
+            context = context.to(read.dtype) + read
+        if self.film is None:
+            return Prepared(context, None)
+        film = self.film(condition.vector).to(self.enter.dtype)
+        return Prepared(context, film.unflatten(1, (4, self.width)))
+
+    def _gain_and_shift(
+        self, layer: int, film: Tensor | None, step: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """ActNorm and FiLM after hidden convolution 0 or 1 as one; each (1 or N, width)."""
+        norm = cast(ActNorm, self.norms[layer])
+        log_gain, shift = norm.log_scale[None], None
+        if film is not None:
+            log_gain = log_gain + soft_clamp(film[:, 2 * layer], LOG_GAIN_LIMIT)
+            shift = film[:, 2 * layer + 1]
+        if step is not None:
+            log_gain = log_gain + step[2 * layer]
+            shift = step[2 * layer + 1][None] if shift is None else shift + step[2 * layer + 1]
+        gain = log_gain.exp()
+        bias = norm.bias * gain
+        return gain, bias if shift is None else bias + shift
+
+    def forward(
+        self, unchanged: Tensor, prepared: Prepared, step: Tensor | None, initialise: bool = False
+    ) -> Tensor:
+        """The second hidden layer, (N, inputs, H, W) to (N, width, H, W).
+
+        Args:
+            unchanged: the part that the coupling does not transform.
+            prepared: from `prepare`.
+            step: (4, width), a step's own log-gains and shifts, or None.
+            initialise: set both norms from these activations first.
+        """
+        x = unchanged
+        for layer, weight in enumerate((self.enter[:, : self.inputs], self.middle)):
+            context = prepared.context if layer == 0 else None
+            if initialise:
+                raw = functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
+                norm = cast(ActNorm, self.norms[layer])
+                norm.initialise(raw if context is None else raw + context)
+            gain, shift = self._gain_and_shift(layer, prepared.film, step)
+            x = _hidden(x, weight, context, gain, shift)
+        return x
+
+
+def _hidden(
+    x: Tensor, weight: Tensor, context: Tensor | None, gain: Tensor, shift: Tensor
+) -> Tensor:
+    """relu(gain * (conv(x) + context) + shift).
+
+    A gain that is the same for all samples goes into the weights: that saves a pass over the
+    largest activations there are, and storing them for the gradient.
+    """
+    padding = weight.shape[-1] // 2
+    if len(gain) > 1:
+        y = functional.conv2d(x, weight, padding=padding)
+        if context is not None:
+            y = y + context.to(y.dtype)
+        gain, shift = (part[..., None, None].to(y.dtype) for part in (gain, shift))
+        return torch.addcmul(shift, y, gain).relu_()
+    weight = weight * gain[0][:, None, None, None]
+    if context is None:
+        return functional.conv2d(x, weight, shift[0], padding=padding).relu_()
+    base = torch.addcmul(shift[..., None, None], context, gain[..., None, None].to(context.dtype))
+    y = functional.conv2d(x, weight, padding=padding)
+    return y.add_(base.to(y.dtype)).relu_()

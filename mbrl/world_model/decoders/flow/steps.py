@@ -2,48 +2,50 @@
 
 In: activations z (N, C, H, W) and a condition. Out: activations of the same shape, and log|det|.
 A Glow step is ActNorm, a 1 x 1 convolution, a coupling of halves; a RealNVP step has no
-convolution, and its couplings alternate in what they keep (checkerboard squares, then halves of the
-channels; ActNorm stands where that paper has batch normalisation). The stage knows three ways to
-remember what the gradient needs: all of it, one tensor per step, or only its own output.
+convolution, and its couplings alternate in what they leave unchanged (checkerboard squares, then
+halves of the channels; ActNorm stands where that paper has batch normalisation).
+
+A stage stores for the gradient all activations, one tensor per step, or its output alone. In the
+last case the backward pass inverts every step to find what went into it (RevNet, arXiv:1707.04585):
+the memory of training does not grow with the number of steps, and the price is one more pass
+through each network.
 """
 
-from typing import Literal, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from mbrl.world_model.decoders.flow.coupling import (
+from mbrl.world_model.decoders.flow.layers import (
+    ActNorm,
     Checkerboard,
     Condition,
     Estimator,
     Halves,
-    Prepared,
-)
-from mbrl.world_model.decoders.flow.layers import (
-    ActNorm,
     InvertibleConv,
+    Prepared,
     ZeroConv,
-    mixed,
+    mix_channels,
 )
-from mbrl.world_model.decoders.flow.reversible import reversible_steps
 from mbrl.world_model.settings import FlowSettings
 
 Kind = Literal["glow", "checkerboard", "halves"]
-Conditions = tuple[Tensor | None, Tensor | None]
+Conditions = Condition | Prepared
+"""What every step of a stage gets; prepared once if one network serves them all."""
 
 
 class Step(nn.Module):
     """What belongs to one step alone: its linear part and, by sharing mode, FiLM and last layer."""
 
     def __init__(self, channels: int, mixed: bool, width: int, outputs: int | None) -> None:
-        """Build for C channels.
+        """Build for C channels, with or without a 1 x 1 convolution (`mixed`).
 
-        Args:
-            channels: C.
-            mixed: with a 1 x 1 convolution.
-            width: of the network's hidden layers if the step has FiLM of its own, else 0.
-            outputs: of a last layer of its own, or None.
+        `width` is that of the network's hidden layers if the step has FiLM of its own, else 0;
+        `outputs` are the channels of its own last layer, or None.
         """
         super().__init__()
         self.norm = ActNorm(channels)
@@ -60,7 +62,7 @@ class Step(nn.Module):
         else:
             weight = self.mix.weight() * scale
             log_det = log_det + self.mix.log_det()
-            z = mixed(z, weight) + _wide(weight @ self.norm.bias)
+            z = mix_channels(z, weight) + _wide(weight @ self.norm.bias)
         return z, log_det * (z.shape[2] * z.shape[3])
 
     @torch.no_grad()
@@ -70,11 +72,21 @@ class Step(nn.Module):
         if self.mix is None:
             return z * _wide(scale) - _wide(self.norm.bias)
         weight = scale[:, None] * self.mix.inverse()
-        return mixed(z, weight) - _wide(self.norm.bias)
+        return mix_channels(z, weight) - _wide(self.norm.bias)
 
 
 def _wide(x: Tensor) -> Tensor:
     return x[:, None, None]
+
+
+def _coupling(
+    kind: Kind, shape: tuple[int, int, int], affine: bool, index: int
+) -> Halves | Checkerboard:
+    """The coupling of step `index`; those of RealNVP alternate."""
+    swapped = kind != "glow" and index % 2 == 1
+    if kind == "checkerboard":
+        return Checkerboard(*shape, affine, swapped)
+    return Halves(shape[0], affine, swapped)
 
 
 class Stage(nn.Module):
@@ -85,158 +97,236 @@ class Stage(nn.Module):
         shape: tuple[int, int, int],
         kind: Kind,
         settings: FlowSettings,
-        maps: int,
-        vector: int,
+        steps: int,
+        maps: int = 0,
+        vector: int = 0,
         core: Estimator | None = None,
-        steps: int | None = None,
     ) -> None:
-        """Build for activations of `shape` (C, H, W), conditions of `maps` and `vector`.
+        """Build K `steps` of a kind for activations of `shape` (C, H, W).
 
-        Args:
-            shape: (C, H, W) of the activations.
-            kind: of the steps.
-            settings: of the flow.
-            maps: channels of the condition's map.
-            vector: size of the condition's vector.
-            core: with `sharing: global` the one network of all stages; a stage keeps no hold of
-                it: who calls the stage brings it.
-            steps: K, if not the settings'.
+        The condition has `maps` channels and a vector of size `vector`. With `sharing: global`,
+        `core` is the one network of all stages.
         """
         super().__init__()
-        channels, height, width = shape
-        self.memory = settings.memory
-        count = settings.steps if steps is None else steps
-        affine = settings.coupling == "affine"
-
-        def coupling(index: int) -> Halves | Checkerboard:
-            swapped = kind != "glow" and index % 2 == 1
-            if kind == "checkerboard":
-                return Checkerboard(channels, height, width, affine, swapped)
-            return Halves(channels, affine, swapped)
-
-        couplings = [coupling(index) for index in range(count)]
-        self.couplings = nn.ModuleList(couplings)
+        self.shape, self.kind, self.memory = shape, kind, settings.memory
+        self._core = (core,)  # in a tuple, so that it is no submodule of every stage
+        affine, width, sharing = settings.coupling == "affine", settings.width, settings.sharing
+        couplings = [_coupling(kind, shape, affine, index) for index in range(steps)]
         inputs, outputs = couplings[0].inputs, couplings[0].outputs
-        sharing = settings.sharing
-        film = settings.width if sharing in ("level+film", "level+film+proj", "global") else 0
+        self.couplings = nn.ModuleList(couplings)
+        film = width if sharing in ("level+film", "level+film+proj", "global") else 0
         own = outputs if sharing == "level+film+proj" else None
-        self.steps = nn.ModuleList(Step(channels, kind == "glow", film, own) for _ in range(count))
-        networks = {"none": count, "global": 0}.get(sharing, 1)
-        shared_outputs = None if sharing == "level+film+proj" else outputs
+        self.steps = nn.ModuleList(Step(shape[0], kind == "glow", film, own) for _ in range(steps))
+        networks = {"none": steps, "global": 0}.get(sharing, 1)
+        last = None if sharing == "level+film+proj" else outputs
         self.networks = nn.ModuleList(
-            Estimator(inputs, shared_outputs, settings.width, maps, vector) for _ in range(networks)
+            Estimator(inputs, last, width, maps, vector) for _ in range(networks)
         )
         self.enter = nn.Conv2d(inputs, core.inputs, 1, bias=False) if core is not None else None
-        self.leave = ZeroConv(settings.width, outputs, 1) if core is not None else None
-
-    def _network(self, index: int, core: Estimator | None) -> Estimator:
-        if core is not None:
-            return core
-        return cast(Estimator, self.networks[index if len(self.networks) > 1 else 0])
+        self.leave = ZeroConv(width, outputs, 1) if core is not None else None
 
     def parts(self, index: int) -> tuple[Step, Halves | Checkerboard]:
         """The linear part of step `index`, and its coupling."""
         step, coupling = self.steps[index], self.couplings[index]
         return cast(Step, step), cast(Halves | Checkerboard, coupling)
 
-    def _conditions(self, condition: Condition, core: Estimator | None, like: Tensor) -> Conditions:
-        """What every step is told; prepared once if one network serves them all."""
-        if len(self.networks) > 1:
-            return condition.map, condition.vector
-        return tuple(self._network(0, core).prepare(condition, like))  # type: ignore[return-value]
+    def _network(self, index: int) -> Estimator:
+        (core,) = self._core
+        if core is not None:
+            return core
+        return cast(Estimator, self.networks[index if len(self.networks) > 1 else 0])
 
-    def weights(self, index: int, core: Estimator | None) -> list[Tensor]:
+    def _conditions(self, condition: Condition, like: Tensor) -> Conditions:
+        return condition if len(self.networks) > 1 else self._network(0).prepare(condition, like)
+
+    def weights(self, index: int) -> list[Tensor]:
         """All weights that step `index` depends on."""
-        modules = [self.steps[index], self._network(index, core), self.enter, self.leave]
+        modules = [self.steps[index], self._network(index), self.enter, self.leave]
         return [weight for module in modules if module for weight in module.parameters()]
 
     def raw(
-        self,
-        index: int,
-        kept: Tensor,
-        conditions: Conditions,
-        core: Estimator | None,
-        initialise: bool = False,
+        self, index: int, unchanged: Tensor, conditions: Conditions, initialise: bool = False
     ) -> Tensor:
-        """What step `index`'s network says, in the precision of `kept`."""
-        (step, _), network = self.parts(index), self._network(index, core)
-        prepared = (
-            network.prepare(Condition(*conditions), kept)
-            if len(self.networks) > 1
-            else _prepared(conditions)
-        )
-        read = kept if self.enter is None else self.enter(kept).to(kept.dtype)
-        hidden = network(read, prepared, step.film, initialise)
-        leave = step.leave or self.leave or network.leave
-        if leave is None:
-            raise ValueError("a coupling's network needs a last layer: expected one, got None")
-        return leave(hidden).to(kept.dtype)
+        """The output of step `index`'s network, in the precision of `unchanged`."""
+        (step, _), network = self.parts(index), self._network(index)
+        if isinstance(conditions, Condition):
+            conditions = network.prepare(conditions, unchanged)
+        read = unchanged if self.enter is None else self.enter(unchanged).to(unchanged.dtype)
+        hidden = network(read, conditions, step.film, initialise)
+        leave = cast(ZeroConv, step.leave or self.leave or network.leave)
+        return leave(hidden).to(unchanged.dtype)
 
-    def step(
-        self, index: int, z: Tensor, conditions: Conditions, core: Estimator | None
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, index: int, z: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
         """Step `index` forwards; log|det| is (N,)."""
         step, coupling = self.parts(index)
         z, log_det = step.linear(z)
-        z, more = coupling.transform(z, self.raw(index, coupling.kept(z), conditions, core))
+        z, more = coupling.transform(z, self.raw(index, coupling.unchanged(z), conditions))
         return z, more + log_det
 
-    def forward(
-        self, z: Tensor, condition: Condition, core: Estimator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """All steps; returns z (N, C, H, W) and log|det| (N,)."""
-        conditions = self._conditions(condition, core, z)
-        if self.memory == "reversible" and torch.is_grad_enabled():
-            return reversible_steps(self, z, conditions, core)
+        conditions = self._conditions(condition, z)
+        memory = self.memory if torch.is_grad_enabled() else "plain"
+        if memory == "reversible":
+            # mypy: torch does not type `Function.apply`
+            return _Reversible.apply(  # type: ignore[no-untyped-call]
+                self, type(conditions), z, *conditions, *_all_weights(self)
+            )
+        take: Callable[..., tuple[Tensor, Tensor]] = self.step
+        if memory == "checkpoint":
+            take = partial(checkpoint, take, use_reentrant=False, preserve_rng_state=False)
         total = z.new_zeros(len(z))
         for index in range(len(self.steps)):
-            if self.memory == "checkpoint" and torch.is_grad_enabled():
-                z, log_det = checkpoint(
-                    self.step,
-                    index,
-                    z,
-                    conditions,
-                    core,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
-            else:
-                z, log_det = self.step(index, z, conditions, core)
+            z, log_det = take(index, z, conditions)
             total = total + log_det
         return z, total
 
     @torch.no_grad()
-    def inverse(self, z: Tensor, condition: Condition, core: Estimator | None = None) -> Tensor:
+    def inverse(self, z: Tensor, condition: Condition) -> Tensor:
         """All steps backwards, in one pass."""
-        conditions = self._conditions(condition, core, z)
+        conditions = self._conditions(condition, z)
         for index in reversed(range(len(self.steps))):
             step, coupling = self.parts(index)
-            z = coupling.invert(z, self.raw(index, coupling.kept(z), conditions, core))
+            z = coupling.invert(z, self.raw(index, coupling.unchanged(z), conditions))
             z = step.linear_inverse(z)
         return z
 
     @torch.no_grad()
-    def initialise(
-        self, z: Tensor, condition: Condition, core: Estimator | None = None, first: bool = True
-    ) -> Tensor:
-        """Set every ActNorm from what reaches it; returns where z ends.
+    def initialise(self, z: Tensor, condition: Condition, first: bool = True) -> Tensor:
+        """Set every ActNorm from the activations that reach it; returns z after the last step.
 
         A network that serves many steps takes its statistics from the first of them; `first` says
-        whether `core` is met for the first time.
+        whether this is the first of the stages that share one.
         """
-        conditions = self._conditions(condition, core, z)
+        conditions = self._conditions(condition, z)
         for index in range(len(self.steps)):
             step, coupling = self.parts(index)
             step.norm.initialise(z)
             z, _ = step.linear(z)
-            fresh = len(self.networks) > 1 or (index == 0 and (core is None or first))
-            raw = self.raw(index, coupling.kept(z), conditions, core, fresh)
+            fresh = len(self.networks) > 1 or (index == 0 and (first or self._core[0] is None))
+            raw = self.raw(index, coupling.unchanged(z), conditions, fresh)
             z, _ = coupling.transform(z, raw)
         return z
 
 
-def _prepared(conditions: Conditions) -> Prepared:
-    context, film = conditions
-    if context is None:
-        raise ValueError("a shared network needs its context: expected a tensor, got None")
-    return Prepared(context, film)
+# -- gradients without stored activations ----------------------------------------------------------
+
+Sums = dict[Tensor, Tensor | None]
+"""Gradients of leaves, summed over the steps; None before the first."""
+
+
+def _all_weights(stage: Stage) -> list[Tensor]:
+    """The weights of all steps, each once, always in the same order."""
+    every = [stage.weights(index) for index in range(len(stage.steps))]
+    return list({id(weight): weight for part in every for weight in part}.values())
+
+
+class _Reversible(torch.autograd.Function):
+    """All steps of a stage, which saves its output alone for the gradient.
+
+    Inputs: stage, the kind of the conditions, z, the conditions' two tensors, then all weights.
+    Weights are inputs, not only attributes of the stage: gradients of a network that serves many
+    steps are summed inside, and hooks on a parameter (DistributedDataParallel's) fire once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        stage: Stage,
+        kind: Callable[..., Conditions],
+        z: Tensor,
+        *rest: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Take all steps, without a graph."""
+        device = z.device.type
+        ctx.stage, ctx.kind = stage, kind
+        ctx.autocast = {
+            "device_type": device,
+            "dtype": torch.get_autocast_dtype(device),
+            "enabled": torch.is_autocast_enabled(device),
+            "cache_enabled": False,  # a copy cached here would lack the graph it needs later
+        }
+        total = z.new_zeros(len(z))
+        with torch.autocast(**ctx.autocast):
+            for index in range(len(stage.steps)):
+                z, log_det = stage.step(index, z, kind(*rest[:2]))
+                total = total + log_det
+        ctx.save_for_backward(z, *rest)
+        return z, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, z_grad: Tensor, total_grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Walk back from the output, step by step."""
+        z, *saved = ctx.saved_tensors[:3]
+        needed = ctx.needs_input_grad[3:]
+        # the weights themselves, not what was saved: a hook may have saved a copy of those
+        inputs = [
+            *(
+                None if one is None else one.detach().requires_grad_(need)
+                for one, need in zip(saved, needed[:2], strict=True)
+            ),
+            *_all_weights(ctx.stage),
+        ]
+        pairs = zip(inputs, needed, strict=True)
+        sums: Sums = {one: None for one, need in pairs if need and one is not None}
+        conditions = ctx.kind(*inputs[:2])
+        with torch.autocast(**ctx.autocast):
+            for index in reversed(range(len(ctx.stage.steps))):
+                z, z_grad = _step_back(ctx.stage, index, z, z_grad, total_grad, conditions, sums)
+        grads = [None if one is None else sums.get(one) for one in inputs]
+        return None, None, z_grad if ctx.needs_input_grad[2] else None, *grads
+
+
+def _add(sums: Sums, leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
+    """Add gradients of `leaves` to their sums; None is zero."""
+    for leaf, grad in zip(leaves, grads, strict=True):
+        if grad is not None:
+            total = sums[leaf]
+            # autograd may hand the first one to other leaves as well, so it is not changed
+            sums[leaf] = grad.clone() if total is None else total.add_(grad)
+
+
+def _step_back(
+    stage: Stage,
+    index: int,
+    z: Tensor,
+    z_grad: Tensor,
+    total_grad: Tensor,
+    conditions: Conditions,
+    sums: Sums,
+) -> tuple[Tensor, Tensor]:
+    """Undo one step; adds the gradients of weights and conditions to `sums`.
+
+    One pass through the network serves the inverse and the gradient, since a coupling does not
+    change what its network reads.
+
+    Returns:
+        What went into the step, and its gradient.
+    """
+    step, coupling = stage.parts(index)
+    unchanged = coupling.unchanged(z).detach().requires_grad_()
+    with torch.enable_grad():
+        raw = stage.raw(index, unchanged, conditions)
+    middle = coupling.invert(z, raw.detach()).requires_grad_()
+    with torch.enable_grad():
+        out, log_det = coupling.transform(middle, raw)
+    through = [(out, z_grad), *([(log_det, total_grad)] if log_det.requires_grad else [])]
+    leaves = [one for one in (*conditions, *stage.weights(index)) if one in sums]
+    middle_grad, unchanged_grad, *grads = torch.autograd.grad(
+        [output for output, _ in through],
+        [middle, unchanged, *leaves],
+        [grad for _, grad in through],
+        allow_unused=True,
+    )
+    _add(sums, leaves, grads)
+    middle_grad = middle_grad + coupling.spread(unchanged_grad)
+    before = step.linear_inverse(middle.detach()).requires_grad_()
+    with torch.enable_grad():
+        out, log_det = step.linear(before)
+    leaves = [weight for weight in step.parameters() if weight in sums]
+    before_grad, *grads = torch.autograd.grad(
+        [out, log_det], [before, *leaves], [middle_grad, total_grad.sum()], allow_unused=True
+    )
+    _add(sums, leaves, grads)
+    return before.detach(), before_grad
