@@ -7,12 +7,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from mbrl.config.kinds import without_unknown
+
 
 def filled(old: Any, model: type[BaseModel]) -> Any:
     """A tree that an older version dumped, with the defaults of settings it did not know yet.
 
     One that is not valid any more is returned as it is, so that `differences` shows why.
     """
+    old = without_unknown(old, model)
     try:
         return model.model_validate(old).model_dump(mode="json")
     except ValidationError:

@@ -1,5 +1,7 @@
 """The mathematics of the world model's loss: pure functions of tensors, no state, no logging."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,47 @@ def gaussian_kl(q_mean: Tensor, q_std: Tensor, p_mean: Tensor, p_std: Tensor) ->
 
 
 def free_nats(kl: Tensor, floor: float) -> Tensor:
-    """Mean KL, not pushed below `floor` nats (the clip acts on the batch mean, as in Dreamer)."""
-    return kl.mean().clamp_min(floor)
+    """A KL that is not pushed once its mean is below `floor` nats, as in Dreamer.
+
+    Args:
+        kl: any shape, nats.
+        floor: nats.
+
+    Returns:
+        `kl`, or its shape full of `floor` where the mean of all of it is below.
+    """
+    return torch.where(kl.mean() >= floor, kl, floor)
+
+
+def weighted_sum(
+    terms: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor | float],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Tensor:
+    """The sum of the means of a loss's named terms, each times its weight, in their order.
+
+    Args:
+        terms: one number for each row that a term is of.
+        weights: of the same names.
+        shapes: of the same names, what each term must have.
+
+    Returns:
+        () float.
+
+    Raises:
+        ValueError: the names differ, or a term has another shape.
+    """
+    if not terms.keys() == weights.keys() == shapes.keys():
+        raise ValueError(
+            f"loss: expected a weight for each of {sorted(terms)}, got {sorted(weights)}"
+        )
+    for name, term in terms.items():
+        if term.shape != shapes[name]:
+            raise ValueError(
+                f"loss: term {name}: expected shape {tuple(shapes[name])}, got {tuple(term.shape)}"
+            )
+    parts = [weights[name] * term.mean() for name, term in terms.items()]
+    return sum(parts[1:], parts[0])
 
 
 def soft_free_nats(weight: Tensor, kl: Tensor, target: float) -> Tensor:

@@ -67,7 +67,7 @@ def roll_out(
     role: str = "drift",
     *,
     begin: Latent | None = None,
-    likeliest: bool = False,
+    mode: bool = False,
 ) -> Rollouts:
     """Observe `BURN_IN` rows of each window, then dream on with the real actions.
 
@@ -79,7 +79,7 @@ def roll_out(
         seed: of the measurement.
         role: names the random streams.
         begin: (B, ...) where dreams begin, instead of observing.
-        likeliest: dream with the prior's likeliest codes instead of draws from it.
+        mode: dream with the prior's most likely codes instead of draws from it.
     """
     if begin is None:
         codes = stream(seed, f"{role}/codes", model.device)
@@ -91,7 +91,7 @@ def roll_out(
     for step in range(1, max(horizons) + 1):
         action = frames.prev_action[starts + (BURN_IN - 1 + step)]
         imagined = model.imagine_step(
-            latent, torch.as_tensor(action, device=model.device), generator, likeliest=likeliest
+            latent, torch.as_tensor(action, device=model.device), generator, mode=mode
         )
         latent = imagined.latent
         rewards.append(imagined.reward.double().cpu().numpy())
@@ -164,7 +164,7 @@ def drift(
     origin = _truths(scene, first, frames, begin)
     if scene is not None:
         same = rollouts.latents[0][torch.as_tensor(chosen)]
-        calm = roll_out(model, frames, starts[chosen], horizons, seed, begin=same, likeliest=True)
+        calm = roll_out(model, frames, starts[chosen], horizons, seed, begin=same, mode=True)
         calm_pixels = stream(seed, "drift/likeliest/pixels", model.device)
     report = {}
     for horizon in horizons:

@@ -313,4 +313,4 @@ def _arms_with(summary: Summary, *names: str) -> list[str]:
 
 
 def _likelihood(trial: Mapping[str, Any]) -> str:
-    return str(trial["settings"]["world_model"]["decoder"]["likelihood"])
+    return str(trial["settings"]["world_model"]["decoder"].get("likelihood", "categorical"))

@@ -26,8 +26,8 @@ from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.probes import Labels, Targets, classification_report, not_seen_in
 from mbrl.studies.fidelity.readout import read_variables
 from mbrl.studies.training import BudgetedTraining
-from mbrl.world_model.encoder import Encoder
-from mbrl.world_model.settings import EncoderSettings
+from mbrl.world_model.encoder import NormalisedEncoder, Seen
+from mbrl.world_model.settings import NormalisedSettings
 
 if TYPE_CHECKING:
     from mbrl.studies.fidelity.frames import Frames
@@ -51,7 +51,7 @@ class LabelReader(nn.Module):
     def __init__(
         self,
         shape: tuple[int, int, int],
-        settings: EncoderSettings,
+        settings: NormalisedSettings,
         names: tuple[str, ...],
         classes: list[Labels],
         features: int = 256,
@@ -63,7 +63,7 @@ class LabelReader(nn.Module):
         """
         super().__init__()
         self.names, self.classes = names, classes
-        self.encoder = Encoder(
+        self.encoder = NormalisedEncoder(
             shape,
             features,
             settings.model_copy(
@@ -78,10 +78,10 @@ class LabelReader(nn.Module):
 
         In training mode the encoder takes the frames into its running statistics.
         """
-        frames = obs.permute(0, 3, 1, 2).float() / 255
+        seen = Seen(obs.permute(0, 3, 1, 2).float() / 255)
         if self.training:
-            self.encoder.see(frames)
-        return self.out(silu(self.encoder(frames))).split(self.sizes, 1)
+            self.encoder.learn(seen)
+        return self.out(silu(self.encoder(seen))).split(self.sizes, 1)
 
     @torch.no_grad()
     def guesses(self, obs: NDArray[np.uint8]) -> Labels:
@@ -105,7 +105,7 @@ class SupervisedTraining(BudgetedTraining):
     at_once = 16
 
     def __init__(
-        self, trial: "Trial", game: "Game", settings: EncoderSettings, frames: "Frames"
+        self, trial: "Trial", game: "Game", settings: NormalisedSettings, frames: "Frames"
     ) -> None:
         """Build the reader, and take up the newest checkpoint if there is one.
 

@@ -40,6 +40,7 @@ from mbrl.studies.fidelity.scene import require_backdrops
 from mbrl.studies.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.studies.fidelity.trials import MEASURES, Trial, is_done, named_folders, refuse_others
 from mbrl.studies.training import BudgetedTraining, curve
+from mbrl.world_model.settings import NormalisedSettings
 
 UPDATES_AT_ONCE = 4
 FRAMES_SEED = 0
@@ -127,7 +128,9 @@ def _model_world(trial: Trial, game: Game, stores: Stores) -> Made | None:
 def _read_labels(trial: Trial, game: Game, stores: Stores) -> Made | None:
     """Train an encoder on the labels and score it; None if a signal came."""
     train, held_out = load_frames(stores[0]), load_frames(stores[1])
-    encoder = trial.config(game.env).world_model.encoder
+    encoder = NormalisedSettings.model_validate(
+        trial.config(game.env).world_model.encoder.model_dump()
+    )
     with SupervisedTraining(trial, game, encoder, train) as training:
         if not training.go_on():
             return None

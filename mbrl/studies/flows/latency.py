@@ -1,4 +1,4 @@
-"""How long 64 images take to draw: PixelCNN's samplers, and a flow of a decoder's size.
+"""How long 64 images take to draw: by a PixelCNN, and by a flow of a decoder's size.
 
 Of the study's size, and of a game's whole frames if the study's are smaller.
 
@@ -6,9 +6,8 @@ Of the study's size, and of a game's whole frames if the study's are smaller.
 
 The PixelCNN is the world model's decoder (`configs/atari.yaml`: stacks on blocks of pixels, 2
 layers), without a condition and trained for a few hundred updates on the same images, since how
-many passes its fastest sampler takes depends on what was learnt. Only exact samplers compete; all
-draw the same images from the same noise (`mbrl/world_model/decoders/sampling.py`). CPU time of one
-thread, the faster of two passes after one to warm up, for samplers and flows alike. The flows of
+many passes its sampler takes depends on what was learnt. CPU time of one thread, the faster of two
+passes after one to warm up, for PixelCNN and flows alike. The flows of
 the study are timed by `cost.py`; they have 32 steps for each scale, many more than a decoder needs,
 so that one of 6 steps and width 32 stands beside them here, without a condition and untrained: how
 long its one pass takes does not depend on what was learnt.
@@ -27,22 +26,20 @@ from mbrl.studies.flows.images import ImageSet, drawn_sources, load_images, name
 from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.trial import command_line
 from mbrl.studies.flows.trials import Trial, is_fresh, known_digest
-from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder
-from mbrl.world_model.decoders.sampling import sample_blocks
-from mbrl.world_model.settings import DecoderSettings, FlowSettings
+from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder, sample_blocks
+from mbrl.world_model.decoders.settings import FlowSettings, PixelCNNSettings
 
-DECODER = DecoderSettings(channels=32, layers=2, block=4, map_products=16, head_units=16)
+DECODER = PixelCNNSettings(channels=32, layers=2, block=4, map_products=16, head_units=16)
 """As in `configs/atari.yaml`."""
 FLOW = FlowSettings(scales=3, steps=6, width=32)
 """As large as a world model's decoder; of fewer scales where images cannot be halved so often."""
 UPDATES, UPDATES_QUICK, BATCH, LR = 300, 2, 16, 2e-3
-SAMPLERS = ("fixed_point", "wavefront", "cached")
 NAME = "pixelcnn.latency.json"
 VERSION = 3
 
 
 def latencies(images: ImageSet, updates: int) -> dict[str, float]:
-    """CPU milliseconds for 64 images by each sampler, after so many updates of training.
+    """CPU milliseconds for 64 images by the sampler, after so many updates of training.
 
     Raises:
         ConfigError: the images cannot be cut into the decoder's blocks.
@@ -60,10 +57,7 @@ def latencies(images: ImageSet, updates: int) -> dict[str, float]:
     decoder.eval()
     features = torch.ones(SAMPLED, 1)
     noise = decoder.gumbel(SAMPLED, features.device, torch.Generator().manual_seed(0))
-    return {
-        sampler: cpu_ms_of(partial(sample_blocks, decoder, sampler, features, noise))
-        for sampler in SAMPLERS
-    }
+    return {"fixed_point": cpu_ms_of(partial(sample_blocks, decoder, features, noise))}
 
 
 def flow_ms(images: ImageSet) -> float:
@@ -113,4 +107,4 @@ def run(trial: Trial) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(run, "Time PixelCNN's samplers on the images of the study.", None))
+    sys.exit(command_line(run, "Time PixelCNN's sampler on the images of the study.", None))

@@ -8,7 +8,7 @@ into what moves; without this, the first hundreds of updates only learn the back
 import torch
 from torch import Tensor, nn
 
-from mbrl.world_model.running import mean_of_ranks, next_rate
+from mbrl.world_model.normalise import mean_of_ranks, next_rate
 
 
 def zero_last_layer(head: nn.Sequential) -> None:

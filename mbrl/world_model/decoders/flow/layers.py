@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbrl.world_model.running import mean_of_ranks
+from mbrl.world_model.normalise import mean_of_ranks
 
 
 def full_precision(like: Tensor) -> torch.autocast:
