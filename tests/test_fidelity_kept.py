@@ -173,7 +173,7 @@ def test_a_result_of_a_core_is_not_gone_on_with_on_a_card(tmp_path: Path) -> Non
 def test_a_setting_that_did_not_exist_counts_with_its_default(tmp_path: Path) -> None:
     new = make_trial(tmp_path).settings(GAME.env)
     old = json.loads(json.dumps(new))
-    del old["world_model"]["kl"]["warmup_updates"]
+    del old["world_model"]["kl"]["free_nats"]
     assert changed_settings(old, new) == []
     old["world_model"]["gone"] = 1
     assert changed_settings(old, new) != []

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fidelity_trials import GAME, TINY, make_trial, write_trial
+from fidelity_trials import GAME, TINY, make_trial, tiny, write_trial
 from rich.console import Console
 
 from mbrl.errors import ConfigError
@@ -53,10 +53,13 @@ def test_aggregate_reads_all_trials_that_are_there(tmp_path: Path) -> None:
     assert summary["arms"]["world_models"]["ball_recall"]["mean"] is None
     assert summary["runs"]["pixelcnn"]["seeds"] == [0, 1]
     assert summary["commit"] == "abc, def-dirty"
-    overrides = " ".join(f"'{one}'" if " " in one or "[" in one else one for one in TINY)
+    overrides = {
+        arm: " ".join(f"'{one}'" if " " in one or "[" in one else one for one in tiny(arm))
+        for arm in summary["arms"]
+    }
     wanted = [("world_models", 1, 15), ("pixelcnn", 2, 30)]
     assert summary["command"] == " && ".join(
-        f"mbrl bench fidelity synthetic_pong {overrides} --arms {arm} --seeds {seeds} "
+        f"mbrl bench fidelity synthetic_pong {overrides[arm]} --arms {arm} --seeds {seeds} "
         f"--minutes {minutes} --steps 800 --quick"
         for arm, seeds, minutes in wanted
     )
@@ -98,20 +101,20 @@ def test_times_on_a_card_are_left_out_and_its_name_stands_for_the_processor(tmp_
     drawn = {"ball_recall": 1.0, "sample_ms_per_frame": 3.0}
     write_trial(make_trial(tmp_path, device="cuda"), drawn, machine=CARD)
     elsewhere = {"machine": {"vectors": "AVX2"}, "trained_here": False, "other_machines": [CARD]}
-    write_trial(make_trial(tmp_path, arm="deconv_mse", device="cuda"), drawn, **elsewhere)
+    write_trial(make_trial(tmp_path, arm="pixelcnn_1", device="cuda"), drawn, **elsewhere)
     write_trial(make_trial(tmp_path, arm="pixelcnn_past"), drawn, machine={"vectors": "AVX2"})
     summary = aggregate(GAME.name, tmp_path / "results")
     rows = summary_rows(summary)
     shown = {row[0]: dict(zip(rows.head, row, strict=True)) for row in rows.rows}
     card, moved, here = (
-        shown[ARMS[arm].title] for arm in ("pixelcnn", "deconv_mse", "pixelcnn_past")
+        shown[ARMS[arm].title] for arm in ("pixelcnn", "pixelcnn_1", "pixelcnn_past")
     )
     assert (card["train, ms"], card["sample, ms"], card["processor"]) == ("–", "–", "a card")
     assert (moved["train, ms"], moved["sample, ms"], moved["processor"]) == ("–", "3.0", "a card")
     assert (here["train, ms"], here["processor"]) == ("3.8", "AVX2")  # 0.3 s for 80 rows
     assert summary["measured_on"] == [{"vectors": "AVX2"}]
     of_card, of_cpu = summary["command"].split(" && ")
-    assert "--arms pixelcnn,deconv_mse " in of_card and of_card.endswith("--device cuda")
+    assert "--arms pixelcnn,pixelcnn_1 " in of_card and of_card.endswith("--device cuda")
     assert "cuda" not in of_cpu
 
 

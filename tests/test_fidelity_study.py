@@ -152,13 +152,13 @@ def test_a_failed_trial_is_named_the_others_go_on_and_the_exit_code_is_one(
     started = out.parent / "started"
     code = f"import sys; open({str(started)!r}, 'a').write('x'); sys.exit('no more memory')"
     monkeypatch.setattr(Trial, "command", [sys.executable, "-c", code])
-    words = ["bench", "fidelity", GAME.name, *TINY, "--arms", "pixelcnn,deconv_mse", "--seeds", "2"]
+    words = ["bench", "fidelity", GAME.name, *TINY, "--arms", "pixelcnn,pixelcnn_3", "--seeds", "2"]
     words += ["--steps", str(STEPS), "--out", str(out), "--results", str(out / "results")]
     assert main(words) == 1
     at_once, said = capsys.readouterr()
     assert at_once.count("failed with exit code 1: no more memory") == 4
     assert "pixelcnn seed 0 failed with exit code 1: no more memory" in said
-    assert "deconv_mse seed 1 failed" in said and "the same command goes on" in said
+    assert "pixelcnn_3 seed 1 failed" in said and "the same command goes on" in said
     assert started.read_text() == "xxxx"
 
 

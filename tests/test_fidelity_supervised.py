@@ -17,9 +17,9 @@ from mbrl.studies.fidelity.supervised import LabelReader, SupervisedTraining, su
 from mbrl.studies.fidelity.tables import tables
 from mbrl.studies.fidelity.trial import FRAMES_SEED, run
 from mbrl.studies.fidelity.trials import Trial
-from mbrl.world_model.settings import EncoderSettings
+from mbrl.world_model.settings import NormalisedSettings
 
-SETTINGS = EncoderSettings(channels=(4, 4), hidden=16)
+SETTINGS = NormalisedSettings(channels=(4, 4), hidden=16)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from mbrl.world_model.losses import (
     inverse_cdf_sample,
     soft_free_nats,
     two_hot_cross_entropy,
+    weighted_sum,
 )
 
 
@@ -63,15 +64,25 @@ def test_gaussian_kl_agrees_with_torch_distributions():
 
 def test_free_nats_clips_the_mean_and_not_each_row():
     kl = torch.tensor([0.0, 4.0])
-    assert free_nats(kl, 1.0).item() == 2.0
-    assert free_nats(kl, 3.0).item() == 3.0
+    assert free_nats(kl, 1.0).tolist() == [0.0, 4.0]
+    assert free_nats(kl, 3.0).tolist() == [3.0, 3.0]
 
 
 def test_free_nats_give_no_gradient_below_the_floor_and_full_gradient_above():
     for floor, expected in ((3.0, 0.0), (1.0, 0.5)):
         kl = torch.tensor([0.0, 4.0], requires_grad=True)
-        free_nats(kl, floor).backward()
+        free_nats(kl, floor).mean().backward()
         assert kl.grad is not None and kl.grad.tolist() == [expected, expected]
+
+
+def test_weighted_sum_is_of_the_means_and_refuses_what_it_does_not_expect():
+    terms = {"frame": torch.tensor([4.0]), "reward": torch.tensor([[1.0, 2.0], [3.0, 6.0]])}
+    weights, shapes = {"frame": 2.0, "reward": 0.5}, {"frame": (1,), "reward": (2, 2)}
+    assert weighted_sum(terms, weights, shapes).item() == 2 * 4 + 0.5 * 3
+    with pytest.raises(ValueError, match=r"each of \['frame', 'reward'\], got \['frame'\]"):
+        weighted_sum(terms, {"frame": 2.0}, shapes)
+    with pytest.raises(ValueError, match=r"term reward: expected shape \(4,\), got \(2, 2\)"):
+        weighted_sum(terms, weights, {**shapes, "reward": (4,)})
 
 
 BINS = torch.tensor([-2.0, 0.0, 1.0, 4.0])
