@@ -79,7 +79,7 @@ def test_weighted_sum_is_of_the_means_and_refuses_what_it_does_not_expect():
     terms = {"frame": torch.tensor([4.0]), "reward": torch.tensor([[1.0, 2.0], [3.0, 6.0]])}
     weights, shapes = {"frame": 2.0, "reward": 0.5}, {"frame": (1,), "reward": (2, 2)}
     assert weighted_sum(terms, weights, shapes).item() == 2 * 4 + 0.5 * 3
-    with pytest.raises(ValueError, match=r"each of \['frame', 'reward'\], got \['frame'\]"):
+    with pytest.raises(ValueError, match=r"weights of \['frame', 'reward'\], got \['frame'\]"):
         weighted_sum(terms, {"frame": 2.0}, shapes)
     with pytest.raises(ValueError, match=r"term reward: expected shape \(4,\), got \(2, 2\)"):
         weighted_sum(terms, weights, {**shapes, "reward": (4,)})

@@ -29,15 +29,7 @@ def gaussian_kl(q_mean: Tensor, q_std: Tensor, p_mean: Tensor, p_std: Tensor) ->
 
 
 def free_nats(kl: Tensor, floor: float) -> Tensor:
-    """A KL that is not pushed once its mean is below `floor` nats, as in Dreamer.
-
-    Args:
-        kl: any shape, nats.
-        floor: nats.
-
-    Returns:
-        `kl`, or its shape full of `floor` where the mean of all of it is below.
-    """
+    """A KL in nats of any shape, or that shape full of `floor` once its mean is below (Dreamer)."""
     return torch.where(kl.mean() >= floor, kl, floor)
 
 
@@ -46,28 +38,17 @@ def weighted_sum(
     weights: Mapping[str, Tensor | float],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Tensor:
-    """The sum of the means of a loss's named terms, each times its weight, in their order.
-
-    Args:
-        terms: one number for each row that a term is of.
-        weights: of the same names.
-        shapes: of the same names, what each term must have.
-
-    Returns:
-        () float.
+    """The means of a loss's named terms, each times its weight, summed in their order: ().
 
     Raises:
-        ValueError: the names differ, or a term has another shape.
+        ValueError: the names differ, or a term does not have its shape.
     """
     if not terms.keys() == weights.keys() == shapes.keys():
-        raise ValueError(
-            f"loss: expected a weight for each of {sorted(terms)}, got {sorted(weights)}"
-        )
+        raise ValueError(f"loss: expected weights of {sorted(terms)}, got {sorted(weights)}")
     for name, term in terms.items():
         if term.shape != shapes[name]:
-            raise ValueError(
-                f"loss: term {name}: expected shape {tuple(shapes[name])}, got {tuple(term.shape)}"
-            )
+            expected = f"expected shape {tuple(shapes[name])}, got {tuple(term.shape)}"
+            raise ValueError(f"loss: term {name}: {expected}")
     parts = [weights[name] * term.mean() for name, term in terms.items()]
     return sum(parts[1:], parts[0])
 

@@ -17,20 +17,25 @@ def mean_of_ranks(mean: Tensor) -> Tensor:
     return mean
 
 
-def next_rate(batches: Tensor, slowest: float) -> Tensor:
-    """Weight of the newest batch, given how many there were, itself included."""
-    return (1 / batches).clamp_min(slowest)
+def follow(running: Tensor, newest: Tensor, batches: Tensor, slowest: float) -> None:
+    """Move a running statistic in place towards that of the newest batch.
+
+    Args:
+        running: the statistic of all batches so far.
+        newest: of the same shape, this rank's alone.
+        batches: (), how many there were, the newest included.
+        slowest: the least weight of the newest one.
+    """
+    running += (1 / batches).clamp_min(slowest) * (mean_of_ranks(newest) - running)
 
 
 class MeanFrame(nn.Module):
-    """The running per-pixel mean of the frames trained on: cumulative first, then moving.
+    """The running per-pixel mean of the frames trained on.
 
     With a floor, frames are also divided by the running deviation of each pixel, or by the floor
     where that is larger: a ball that is seldom anywhere then weighs as much as a score that always
-    shows.
-
-    Where other means are given to `update` and to `forward`, those are subtracted, and the
-    deviation is the root mean square of what is left of all frames.
+    shows. Where other means are given to `update` and to `forward`, those are subtracted, and the
+    deviation is the root mean square of what is left.
     """
 
     mean: Tensor
@@ -50,20 +55,13 @@ class MeanFrame(nn.Module):
 
     @torch.no_grad()
     def update(self, frames: Tensor, before: Tensor | None = None) -> None:
-        """Take in a batch of frames.
-
-        Args:
-            frames: (..., C, H, W).
-            before: of the same shape, what is subtracted instead of the mean; either in every
-                call, here and to `forward`, or in none.
-        """
+        """Take in a batch (..., C, H, W) of frames, and what is subtracted from them if given."""
         frames = frames.flatten(0, -4)  # (N, C, H, W)
         self.batches += 1
-        rate = next_rate(self.batches, self.slowest_rate)
-        self.mean += rate * (mean_of_ranks(frames.mean(0)) - self.mean)
+        follow(self.mean, frames.mean(0), self.batches, self.slowest_rate)
         if self.floor is not None:
             left = frames if before is None else frames - before.flatten(0, -4)
-            self.square += rate * (mean_of_ranks(left.square().mean(0)) - self.square)
+            follow(self.square, left.square().mean(0), self.batches, self.slowest_rate)
 
     def forward(self, frames: Tensor, before: Tensor | None = None) -> Tensor:
         """Subtract the mean frame, or `before`, and with a floor divide by the deviation."""
@@ -105,12 +103,7 @@ class Standardised(nn.Module):
         mean, variance = self.mean, self.variance
         if self.training and len(raw) > 1:
             variance, mean = torch.var_mean(raw, 0, correction=0)
-            self._follow(mean.detach(), variance.detach())
+            self.batches += 1
+            follow(self.mean, mean.detach(), self.batches, self.slowest_rate)
+            follow(self.variance, variance.detach(), self.batches, self.slowest_rate)
         return (raw - mean) * torch.rsqrt(variance + 1e-8) * self.scale + self.shift
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        self.batches += 1
-        rate = next_rate(self.batches, self.slowest_rate)
-        self.mean += rate * (mean_of_ranks(mean) - self.mean)
-        self.variance += rate * (mean_of_ranks(variance) - self.variance)

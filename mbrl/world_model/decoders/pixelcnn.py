@@ -147,15 +147,6 @@ class MaskedHead(nn.Module):
         return logits.unflatten(1, context.shape[:3]).permute(1, 2, 3, 0, 4)
 
 
-def subpixel_nats(logits: Tensor, blocks: Tensor) -> Tensor:
-    """Nats of sub-pixels (N, h, w, S) under logits (N, h, w, S, V): (N, S * h * w) float32."""
-    logits, target = logits.permute(3, 0, 1, 2, 4), blocks.permute(3, 0, 1, 2)  # as they lie
-    nats = functional.cross_entropy(
-        logits.flatten(0, 3).float(), target.flatten().long(), reduction="none"
-    )
-    return nats.view(target.shape).transpose(0, 1).flatten(1)
-
-
 class PixelCNNDecoder(Decoder):
     """Autoregressive categorical likelihood over V intensity levels per channel."""
 
@@ -219,7 +210,7 @@ class PixelCNNDecoder(Decoder):
         return list(pairs), self.local_start(spatial)
 
     def logits(self, blocks: Tensor, conditions: Conditions) -> Tensor:
-        """Logits of each sub-pixel given those before it: (N, h, w, S) to (N, h, w, S, V)."""
+        """Of each sub-pixel given those before it: (N, h, w, S) to (N, h, w, S, V)."""
         embedded = self.table[blocks.long()]  # (N, h, w, S, E)
         context = functional.silu(self._skips(embedded.flatten(-2), conditions))
         logits: Tensor = self.head(context.permute(0, 2, 3, 1), embedded)
@@ -250,7 +241,13 @@ class PixelCNNDecoder(Decoder):
         if self.marginal is not None and self.training:
             self.marginal.update(image)
         blocks = to_blocks(image, self.block)
-        return subpixel_nats(self.logits(blocks, self.conditions(features)), blocks)
+        logits = self.logits(blocks, self.conditions(features))
+        # as they lie in memory: (S, N, h, w, V) and (S, N, h, w)
+        logits, target = logits.permute(3, 0, 1, 2, 4), blocks.permute(3, 0, 1, 2)
+        nats = functional.cross_entropy(
+            logits.flatten(0, 3).float(), target.flatten().long(), reduction="none"
+        )
+        return nats.view(target.shape).transpose(0, 1).flatten(1)
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -278,14 +275,13 @@ class PixelCNNDecoder(Decoder):
 def sample_blocks(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> Tensor:
     """Draw one frame for each row of features.
 
-    It computes in float32 whatever the training did: other orders of the same sums must give the
-    same frame, and in bfloat16 the rounding alone decides about one pixel in some ten thousands.
-    In float32 a difference needs two levels to be level to within 1e-6 of a nat.
+    In float32 whatever the training did: in bfloat16 the rounding alone decides about one pixel in
+    some ten thousands, and other orders of the same sums should give the same frame.
 
     Args:
         decoder: the distribution.
-        features: (N, F) what to condition on.
-        noise: (N, h, w, S, V) Gumbel noise, as `PixelCNNDecoder.gumbel` draws it.
+        features: (N, F), what to condition on.
+        noise: (N, h, w, S, V), as `PixelCNNDecoder.gumbel` draws it.
 
     Returns:
         (N, h, w, S) uint8 levels, on the grid of blocks.
@@ -320,14 +316,9 @@ def fixed_point(
 
 
 def downstream(changed: Tensor, reach: int) -> Tensor:
-    """Blocks whose field holds a changed one.
+    """Blocks (N, h, w) whose field holds a changed one.
 
-    Args:
-        changed: (N, h, w) bool.
-        reach: blocks that a block sees up, to the left, and above to the right: L + 1.
-
-    Returns:
-        (N, h, w) bool.
+    A block sees `reach` blocks, L + 1, up, to the left, and above to the right.
     """
     mark = changed.unsqueeze(1).float()
     above = functional.pad(mark, (reach, reach, reach, 0))[:, :, :-1]
@@ -352,11 +343,7 @@ class BlockHead:
         self.units = head.units
 
     def draw(self, skips: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw blocks given their contexts.
-
-        Args:
-            skips: (M, F) sums of the stacks' skip connections.
-            bias: (M, S, V) Gumbel noise plus the logits that all frames start from.
+        """Draw blocks given sums of skip connections (M, F) and what is added to logits (M, S, V).
 
         Returns:
             Levels (M, S), and what stands for them on the way in, (M, S E).
@@ -431,10 +418,7 @@ class Stacks:
             self.v[index + 1][cells] = self.v[index][cells] + gated
 
     def draw(self, cells: Tensor) -> Tensor:
-        """Draw blocks anew, given those to their left and the vertical stack.
-
-        Args:
-            cells: (M,).
+        """Draw blocks (M,) anew, given those to their left and the vertical stack.
 
         Returns:
             (M,) bool: which blocks changed.

@@ -26,7 +26,17 @@ class DecoderSettings(Settings):
     sees_hidden: bool = Field(True, description="condition on the time state h as well as on z")
 
 
-class PixelCNNSettings(DecoderSettings):
+class MappedSettings(DecoderSettings):
+    """A decoder that lays (z, h) out as maps; see `decoders.condition`."""
+
+    hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
+    map_products: int = Field(
+        0, ge=0, description="maps of the condition that are a profile over rows times one over "
+        "columns"
+    )  # fmt: skip
+
+
+class PixelCNNSettings(MappedSettings):
     """Pixel after pixel, each given those before it."""
 
     kind: Literal["pixelcnn"] = Field("pixelcnn", description="pixel after pixel")
@@ -38,14 +48,10 @@ class PixelCNNSettings(DecoderSettings):
     embedding: int = Field(4, ge=1, description="numbers that stand for a pixel's level")
     head_units: int = Field(32, ge=1, description="hidden units of each sub-pixel")
     map_channels: int = Field(16, ge=1, description="maps of the spatial condition")
-    map_products: int = Field(
-        0, ge=0, description="further maps of it, each a profile over rows times one over columns"
-    )
-    hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
     marginal: bool = Field(True, description="start from each pixel's running level frequencies")
 
 
-class DeconvSettings(DecoderSettings):
+class DeconvSettings(MappedSettings):
     """All pixels at once, independent given (z, h)."""
 
     kind: Literal["deconv"] = Field("deconv", description="all pixels at once")
@@ -53,11 +59,6 @@ class DeconvSettings(DecoderSettings):
         "categorical", description="a distribution over levels, or the squared error"
     )
     channels: int = Field(16, ge=1, description="base maps")
-    map_products: int = Field(
-        0, ge=0, description="maps of the condition that are a profile over rows times one over "
-        "columns"
-    )  # fmt: skip
-    hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
     marginal: bool = Field(
         True, description="start from each pixel's running level frequencies; categorical only"
     )
@@ -102,15 +103,11 @@ class FlowSettings(Settings):
     )
 
 
-class FlowDecoderSettings(DecoderSettings):
+class FlowDecoderSettings(MappedSettings):
     """All pixels at once, by an invertible network."""
 
     kind: Literal["flow"] = Field("flow", description="all at once by an invertible network")
     map_channels: int = Field(16, ge=1, description="maps of the spatial condition")
-    map_products: int = Field(
-        0, ge=0, description="further maps of it, each a profile over rows times one over columns"
-    )
-    hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
     flow: FlowSettings = FlowSettings()
 
 
