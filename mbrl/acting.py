@@ -37,7 +37,6 @@ class ActingPolicy(Protocol):
 
     def reset(self, num_envs: int) -> None:
         """Forget everything and prepare for that many slots."""
-        ...
 
     def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
         """Choose one action per slot: obs (E, *obs_shape), is_first (E,) to actions (E, ...)."""

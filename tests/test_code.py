@@ -87,13 +87,6 @@ def test_gaussian_sample_is_mean_plus_scaled_noise():
     assert z.std().item() == pytest.approx(0.5, abs=0.01)
 
 
-def test_gaussian_kl_by_hand():
-    code = GaussianCode(GaussianSettings(groups=2))
-    q = torch.tensor([1.0, 1.0, math.log(2), math.log(2)])
-    p = torch.zeros(4)  # mean 0, log std 0
-    assert code.kl(q, p).item() == pytest.approx(4 - math.log(4), abs=1e-6)
-
-
 def test_statistics_are_float32_whatever_the_networks_ran_in():
     for settings in (CategoricalSettings(groups=2, classes=3), GaussianSettings(groups=2)):
         code = CODES.made_by(settings)(settings)

@@ -24,19 +24,15 @@ class Code(Protocol):
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Turn raw outputs (..., raw_size) into float32 parameters of the same size."""
-        ...
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw z (..., size), differentiable with respect to the parameters."""
-        ...
 
     def mode(self, params: Tensor) -> Tensor:
         """The z (..., size) of the highest probability, or density."""
-        ...
 
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """KL(q || p) in nats, (...,)."""
-        ...
 
 
 class CategoricalCode:

@@ -5,12 +5,11 @@ pixels (a plain encoder collapsed under every decoder tried): the encoder sees t
 running mean frame, each convolution is normalised, and what comes out is standardised across
 frames, so that the code differs between frames from the first update on.
 
-With `subtract_past` the encoder sees what is new in a frame: it subtracts the mean of the earlier
-frames of the episode. KL(q(z | x) || p(z | h)) charges a code for what the past does not tell, and
-nothing for repeating what it does. A code that sees whole frames therefore fills up with static
-backgrounds, where these differ between episodes. One that sees what is new leaves the background
-to the recurrent state. (Predictive coding sends the residual as well: Rao & Ballard, Nature
-Neuroscience 2:79, 1999.) With `keep_whole` it sees both.
+With `subtract_past` the encoder subtracts the mean of the earlier frames of the episode. Repeating
+what the past tells costs a code no KL to the prior, so one that sees whole frames fills up with
+backgrounds that differ between episodes. One that sees what is new leaves them to the recurrent
+state. (Predictive coding sends the residual as well: Rao & Ballard, Nature Neuroscience 2:79,
+1999.) With `keep_whole` it sees both.
 """
 
 from abc import ABC, abstractmethod
@@ -55,12 +54,12 @@ class Encoder(nn.Module, ABC):
         """Put frames beside what is remembered of those before them.
 
         Args:
-            memory: of N sequences, or B.
+            memory: of the sequences before these frames.
             frames: one of each sequence, (N, C, H, W), or T of each, (B, T, C, H, W).
             is_first: (N,) or (B, T) bool, where an episode starts and the past is forgotten.
 
         Returns:
-            What `forward` is to be shown, and the memory after the last frame.
+            What `forward` is shown, and the memory after the last frame.
         """
         return Seen(frames), memory
 
@@ -69,15 +68,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, seen: Seen, context: Tensor | None = None) -> Tensor:
-        """Map frames to raw parameters of the posterior.
-
-        Args:
-            seen: (..., C, H, W), intensities in [0, 1].
-            context: (..., context), where the encoder was built for one.
-
-        Returns:
-            (..., raw_size).
-        """
+        """Frames (..., C, H, W), and a context (..., D) if built for one, to (..., raw_size)."""
 
 
 class NormalisedEncoder(Encoder):
@@ -122,11 +113,9 @@ class NormalisedEncoder(Encoder):
         self.norm = nn.LayerNorm(settings.hidden) if settings.norm != "none" else nn.Identity()
         self.out = nn.Linear(settings.hidden, raw_size)
         self.location_size = raw_size if location_size is None else location_size
-        self.standardised = (
-            Standardised(self.location_size, settings.deviation)
-            if settings.deviation is not None
-            else None
-        )
+        self.standardised: Standardised | None = None
+        if settings.deviation is not None:
+            self.standardised = Standardised(self.location_size, settings.deviation)
 
     def initial(self, n: int) -> Memory:
         """The mean of earlier frames (n, C, H, W), if it is subtracted, and their number (n,).

@@ -43,8 +43,7 @@ class WorldModel(nn.Module):
         """Build for one environment's spaces.
 
         Raises:
-            ConfigError: the observation is not a uint8 image, or the action is neither Discrete nor
-                a one-dimensional Box.
+            ConfigError: it cannot model such observations or actions, or not with these settings.
         """
         super().__init__()
         self.settings = settings

@@ -6,20 +6,17 @@ with a VAE's code: PixelVAE, arXiv:1611.05013, and VLAE, arXiv:1611.02731). Two 
 convolutions, so that no mask is needed: the vertical one sees whole rows above, the horizontal one
 the row so far.
 
-The stacks work on blocks of b x b pixels (space to depth), because convolutions at full resolution
-are most of the cost: at 64 x 64, blocks of 4 make a frame about ten times cheaper. Nothing is lost
-by it: within a block a masked head (MADE, arXiv:1502.03509) models the sub-pixels and their
-channels one after another, so the likelihood is still exact and still autoregressive in every
-pixel. With L layers a block depends on L + 1 rows of blocks above it and on the blocks up to L + 1
-to its left, nothing else; a receptive field this small cannot place an object, which is why the
-condition enters not only as a global bias but also as a spatial map, at every gate and once more
-past all gates.
+The stacks work on blocks of b x b pixels: at 64 x 64, blocks of 4 make a frame about ten times
+cheaper. Within a block a masked head (MADE, arXiv:1502.03509) models the sub-pixels and their
+channels one after another, so the likelihood stays exact and autoregressive in every pixel. With L
+layers a block depends on L + 1 rows of blocks above it and on L + 1 blocks to its left. A field
+this small cannot place an object. Therefore the condition enters not only as a global bias but also
+as a spatial map, at every gate and once more past all gates.
 
-Samples are drawn all blocks at once: guess the whole frame, then draw blocks anew from the frame so
-far, again and again until nothing changes. Every block depends on earlier ones only, so the fixed
-point is unique and is the frame that drawing one sub-pixel after another gives. Game frames reach
-it in tens of passes (Wiggers & Hoogeboom, arXiv:2002.09928). After the first pass only blocks are
-computed whose field holds a block that has just changed.
+Samples are drawn all blocks at once: guess the frame, then draw blocks anew from the frame so far,
+until nothing changes. Every block depends on earlier ones only, so the fixed point is the frame
+that drawing one sub-pixel after another gives. Game frames reach it in tens of passes (Wiggers &
+Hoogeboom, arXiv:2002.09928), each of the blocks alone whose field holds one that has just changed.
 """
 
 import itertools
@@ -105,8 +102,7 @@ def from_blocks(blocks: Tensor, channels: int, block: int) -> Tensor:
 def level_features(levels: int, count: int) -> Tensor:
     """What stands for each level on the way in, (V, count): cosines of growing frequency.
 
-    Fixed, so that no gradient has to be scattered back into a table; with `count` = V - 1 they tell
-    all levels apart linearly (they are the discrete cosine transform), with fewer smoothly.
+    They are fixed, so that no gradient has to be scattered back into a table.
     """
     frequency = math.pi * torch.arange(1, count + 1)
     return torch.cos((torch.arange(levels)[:, None] + 0.5) / levels * frequency)
@@ -115,8 +111,7 @@ def level_features(levels: int, count: int) -> Tensor:
 class MaskedHead(nn.Module):
     """Logits of the S sub-pixels of a block, each given the context and the sub-pixels before it.
 
-    One hidden layer with `units` of its own for each sub-pixel: those of sub-pixel s see the
-    sub-pixels before s only (MADE, Germain et al., arXiv:1502.03509).
+    One hidden layer, with `units` for each sub-pixel that see the sub-pixels before it only.
     """
 
     mask: Tensor
