@@ -119,10 +119,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
-        """Start N new dreams; a seed makes them repeatable.
-
-        All dreams share one random stream: of a list of seeds it takes the first.
-        """
+        """Start N new dreams; a seed, of several the first, makes all of them repeatable."""
         first = seed[0] if isinstance(seed, list) and seed else seed
         number = first if isinstance(first, int) else None
         super().reset(seed=number)

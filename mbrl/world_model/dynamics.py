@@ -14,15 +14,11 @@ from mbrl.world_model.latent import Latent
 
 
 def cut_at_starts(is_first: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Lay the pieces between episode starts out as rows of their own.
-
-    Args:
-        is_first: (B, T) bool. The start of a row always starts a piece.
+    """Lay the pieces between episode starts (B, T) out as rows of their own.
 
     Returns:
-        row: (B, T) int64, the piece each step belongs to.
-        column: (B, T) int64, its place in the piece.
-        pieces: how many there are.
+        The piece each step belongs to and its place in it, each (B, T) int64, and how many pieces
+        there are. The start of a row always starts one.
     """
     starts = is_first.clone()
     starts[:, 0] = True

@@ -24,15 +24,15 @@ class Decoder(nn.Module, ABC):
     def nats(
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """What an image costs, variable by variable.
+        """What an image costs, variable by variable: nats whose sum is -log p.
 
         Args:
             image: (N, C, H, W) integer levels.
             features: (N, F).
-            generator: random stream of whatever training draws.
+            generator: random stream of whatever is drawn.
 
         Returns:
-            (N, variables) nats, in any order, whose sum is -log p.
+            (N, variables), in any order.
         """
 
     @property
@@ -43,15 +43,10 @@ class Decoder(nn.Module, ABC):
     def initialise(
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
     ) -> None:
-        """Set what depends on data, from one batch, before the first update; most have nothing.
+        """Set what depends on data, from one batch as in `nats`, before the first update.
 
         With several ranks every one calls this, with a batch of its own, and ends with the same
-        weights.
-
-        Args:
-            image: (N, C, H, W) integer levels.
-            features: (N, F).
-            generator: random stream of whatever is drawn.
+        weights. Most decoders have nothing to set.
         """
 
     @abstractmethod

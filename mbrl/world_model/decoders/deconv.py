@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mbrl.world_model.decoders.base import Decoder
-from mbrl.world_model.decoders.condition import SpatialCondition
+from mbrl.world_model.decoders.condition import SpatialCondition, condition_vector
 from mbrl.world_model.decoders.marginal import PixelMarginal, zero_last_layer
 from mbrl.world_model.decoders.settings import DeconvSettings
 from mbrl.world_model.losses import inverse_cdf_sample
@@ -27,9 +27,7 @@ class DeconvDecoder(Decoder):
         self.gaussian = settings.likelihood == "mse"
         channels, height, width = shape
         maps = 2 * settings.channels
-        self.condition = nn.Sequential(
-            nn.Linear(features, settings.hidden), nn.LayerNorm(settings.hidden), nn.SiLU()
-        )
+        self.condition = condition_vector(features, settings.hidden)
         self.spatial = SpatialCondition(settings.hidden, maps, settings.map_products, height, width)
         outputs = channels if self.gaussian else channels * levels
         self.head = nn.Sequential(

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from mbrl.errors import ConfigError
 from mbrl.world_model.decoders.base import Decoder
-from mbrl.world_model.decoders.condition import SpatialCondition
+from mbrl.world_model.decoders.condition import SpatialCondition, condition_vector
 from mbrl.world_model.decoders.marginal import PixelMarginal
 from mbrl.world_model.decoders.settings import PixelCNNSettings
 
@@ -165,9 +165,7 @@ class PixelCNNDecoder(Decoder):
             )
         maps, layers, embedding = settings.channels, settings.layers, settings.embedding
         subpixels = block * block * channels
-        self.condition = nn.Sequential(
-            nn.Linear(features, settings.hidden), nn.LayerNorm(settings.hidden), nn.SiLU()
-        )
+        self.condition = condition_vector(features, settings.hidden)
         self.spatial = SpatialCondition(
             settings.hidden,
             settings.map_channels,
@@ -359,7 +357,7 @@ class BlockHead:
 
 
 class Stacks:
-    """Both stacks for any set of blocks, everything kept.
+    """Both stacks for any set of blocks, with all that was computed before.
 
     Maps are tables with a row for each cell. Cells are the blocks of all images, and around each
     image a frame of zeros, one block wide, above and beside: neighbours are neighbours at the

@@ -87,8 +87,8 @@ class FlowSettings(Settings):
     )
     memory: Literal["plain", "checkpoint", "reversible"] = Field(
         "plain",
-        description="kept for the gradient: all activations; one per step; or the last one only, "
-        "from which the others are recomputed",
+        description="what the gradient is made from: all activations; one per step; or the last "
+        "one only, from which the others are recomputed",
     )
     marginal: bool = Field(
         True,
