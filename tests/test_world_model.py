@@ -135,25 +135,18 @@ def test_imagined_step_has_float32_tensors_without_gradient(bf16, bfloat16_every
         assert tensor.dtype == torch.float32 and not tensor.requires_grad and len(tensor) == 4
 
 
-def test_imagined_step_depends_on_the_action_and_repeats_with_its_generator():
-    model = make(bf16=False)
-    start = model.initial(2, torch.device("cpu"))
-    steps = [model.imagine_step(start, torch.tensor([1, 2]), generator(7)) for _ in range(2)]
-    assert torch.equal(steps[0].latent.features, steps[1].latent.features)
-    hidden = steps[0].latent.hidden
-    assert not torch.equal(hidden[0], hidden[1])
-
-
-def test_an_imagined_step_of_the_mode_draws_nothing():
+def test_imagined_step_depends_on_the_action_and_on_its_generator_unless_it_takes_the_mode():
     model, start = make(bf16=False), torch.device("cpu")
-    steps = [
-        model.imagine_step(model.initial(2, start), torch.tensor([1, 2]), generator(i), mode=k)
-        for i, k in ((0, True), (1, True), (1, False))
-    ]
-    calm, again, drawn = (step.latent for step in steps)
-    assert torch.equal(calm.code, again.code) and not torch.equal(calm.code, drawn.code)
-    prior = model.code.normalise(model.dynamics.prior(calm.hidden))
-    assert torch.equal(calm.code, model.code.mode(prior))
+    once, again, other, calm, calm_too = (
+        model.imagine_step(model.initial(2, start), torch.tensor([1, 2]), generator(i), mode=mode)
+        for i, mode in ((7, False), (7, False), (8, False), (0, True), (1, True))
+    )
+    assert torch.equal(once.latent.features, again.latent.features)
+    assert not torch.equal(once.latent.code, other.latent.code)
+    assert not torch.equal(once.latent.hidden[0], once.latent.hidden[1])
+    prior = model.code.normalise(model.dynamics.prior(calm.latent.hidden))
+    assert torch.equal(calm.latent.code, model.code.mode(prior))
+    assert torch.equal(calm.latent.code, calm_too.latent.code)
 
 
 def test_decoded_images_have_the_format_of_the_environment():
