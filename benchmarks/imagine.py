@@ -90,7 +90,7 @@ def make_dream(config: Config, dreams: int) -> DreamEnv:
     nothing = model.initial(dreams, frames.device)
     no_action = torch.zeros(dreams, dtype=torch.int64)
     first = torch.ones(dreams, dtype=torch.bool)
-    starts = model.observe(nothing, no_action, frames, first, generator)
+    starts = model.observe(nothing, no_action, frames, first, generator).latent
     return DreamEnv(model, action_space, starts, dreams, generator)
 
 

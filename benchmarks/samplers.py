@@ -2,6 +2,12 @@
 
     python -m benchmarks.samplers [--rounds 3] [--threads 1] [--updates 150]
 
+The decoder's own sampler is `fixed_point`. Three others draw the same frames and are here to be
+compared with it: `naive`, one pass over the whole frame for every sub-pixel; `cached`, pixel after
+pixel, but nothing computed twice (Fast PixelCNN++, Ramachandran et al., arXiv:1704.06001); and
+`wavefront`, the same with all blocks at once that have what they need. A block sees at most L + 1
+blocks to its right in the rows above, so block (i, j) can be drawn in step j + (L + 2) i.
+
 Batches of 16 frames of 64 x 64 pixels and 16 levels, from the two decoders of `DECODERS`: stacks on
 blocks of 4 x 4 pixels, and on single pixels. Both have 3 layers and were trained for a few hundred
 updates on frames of `reverie/Pong-v0`, given its state; how many passes `fixed_point` takes depends
@@ -18,6 +24,7 @@ the clock is the CPU time of the process, which other work on the machine hardly
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +35,17 @@ from torch import Tensor
 
 from benchmarks.measure import Row, alternate, options, report
 from envs.pong import STATE, PongEnv
-from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder, from_blocks
-from mbrl.world_model.decoders.sampling import count_fixed_point, sample_blocks
-from mbrl.world_model.settings import DecoderSettings
+from mbrl.world_model.decoders.pixelcnn import (
+    PixelCNNDecoder,
+    Stacks,
+    fixed_point,
+    from_blocks,
+)
+from mbrl.world_model.decoders.settings import PixelCNNSettings
 
 DECODERS = {
-    "4 x 4 blocks": DecoderSettings(channels=32, layers=3, block=4),
-    "single pixels": DecoderSettings(channels=16, layers=3, block=1),
+    "4 x 4 blocks": PixelCNNSettings(channels=32, layers=3, block=4),
+    "single pixels": PixelCNNSettings(channels=16, layers=3, block=1),
 }
 BATCH, SIZE, LEVELS = 16, 64, 16
 FEW_PASSES = 32
@@ -67,7 +78,7 @@ def frames(count: int) -> tuple[Tensor, Tensor]:
 
 
 def trained(
-    settings: DecoderSettings, images: Tensor, features: Tensor, updates: int
+    settings: PixelCNNSettings, images: Tensor, features: Tensor, updates: int
 ) -> PixelCNNDecoder:
     """A decoder after some updates."""
     torch.manual_seed(0)
@@ -83,6 +94,56 @@ def trained(
     return decoder.eval()
 
 
+def naive(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> Tensor:
+    """One full pass for every sub-pixel."""
+    conditions = decoder.conditions(features)
+    blocks = torch.zeros(noise.shape[:-1], dtype=torch.uint8)
+    for row, column, s in np.ndindex(*blocks.shape[1:]):
+        scores = decoder.logits(blocks, conditions) + noise
+        blocks[:, row, column, s] = scores[:, row, column, s].argmax(-1).to(torch.uint8)
+    return blocks
+
+
+def cached(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> Tensor:
+    """Pixel after pixel, nothing computed twice."""
+    stacks = Stacks(decoder, features, noise)
+    for row in stacks.cells.unbind(1):  # (N, w)
+        stacks.enter_down(row.flatten())
+        for index in range(len(stacks.layers)):
+            stacks.down(index, row.flatten())
+        for cells in row.unbind(1):
+            stacks.draw(cells)
+    return stacks.drawn()
+
+
+def wavefront(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> Tensor:
+    """All blocks whose field is known at the same time, along diagonals."""
+    stacks = Stacks(decoder, features, noise)
+    layers, (_, height, width) = len(stacks.layers), stacks.cells.shape
+    rows = torch.arange(height)
+
+    def wave(step: int) -> Tensor:
+        """Cells of the blocks (i, j) with j + (L + 2) i = step."""
+        first = max(0, -(-(step - width + 1) // (layers + 2)))
+        chosen = rows[first : step // (layers + 2) + 1]
+        return stacks.cells[:, chosen, step - (layers + 2) * chosen].flatten()
+
+    for step in range(-layers, width + (layers + 2) * (height - 1)):
+        stacks.enter_down(wave(step + layers))  # the vertical stack runs ahead: it looks right
+        for index in range(layers):
+            stacks.down(index, wave(step + layers - 1 - index))
+        stacks.draw(wave(step))
+    return stacks.drawn()
+
+
+SAMPLERS: dict[str, Callable[[PixelCNNDecoder, Tensor, Tensor], Tensor]] = {
+    "naive": naive,
+    "cached": cached,
+    "wavefront": wavefront,
+    "fixed_point": lambda *given: fixed_point(*given)[0],
+}
+
+
 @dataclass(frozen=True)
 class Drawn:
     """What one sampler drew."""
@@ -94,18 +155,19 @@ class Drawn:
 def draw(decoder: PixelCNNDecoder, sampler: str, features: Tensor, noise: Tensor) -> Drawn:
     """Draw one batch, and take the CPU time."""
     start = time.process_time()
-    blocks = sample_blocks(decoder, sampler, features, noise)
+    with torch.no_grad():
+        blocks = SAMPLERS[sampler](decoder, features, noise)
     return Drawn(blocks, time.process_time() - start)
 
 
 @torch.no_grad()
 def seconds_of_passes(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> float:
     """CPU seconds that `naive` takes, from a few of its passes."""
-    conditions = decoder._conditions(features)
+    conditions = decoder.conditions(features)
     blocks = torch.zeros(noise.shape[:-1], dtype=torch.uint8)
     start = time.process_time()
     for _ in range(FEW_PASSES):
-        (decoder._logits(blocks, conditions) + noise).argmax(-1)
+        (decoder.logits(blocks, conditions) + noise).argmax(-1)
     return (time.process_time() - start) / FEW_PASSES * SIZE * SIZE
 
 
@@ -115,7 +177,7 @@ def differing_in_bf16(
 ) -> int:
     """Pixels that would be others if their logits were computed in bfloat16."""
     with torch.autocast("cpu", torch.bfloat16):
-        logits = decoder._logits(blocks, decoder._conditions(features))
+        logits = decoder.logits(blocks, decoder.conditions(features))
     return int(((logits + noise).argmax(-1) != blocks).sum())
 
 
@@ -155,7 +217,7 @@ def measure(
     drawn = from_blocks(reference.blocks, 1, decoder.block)
     with torch.no_grad():
         bits = -decoder.log_prob(drawn, condition).mean() / np.log(2)
-        passes = count_fixed_point(decoder, condition, noise)[1]
+        passes = fixed_point(decoder, condition, noise)[1]
     return rows, {
         "settings": DECODERS[name].model_dump(),
         "naive_measured_whole": whole,

@@ -112,7 +112,7 @@ def peer_arms(made: dict[str, ReplayStore]) -> dict[str, WorldModelLearner]:
 
 def _traits(config: Config, one: WorldModelLearner) -> str:
     decoder = config.world_model.decoder
-    kind = decoder.kind if decoder.kind == "pixelcnn" else f"{decoder.kind} {decoder.likelihood}"
+    kind = f"{decoder.kind} {getattr(decoder, 'likelihood', '')}".strip()
     decoded = "all rows" if decoder.fraction == 1 else f"{decoder.fraction:.0%} of rows"
     precision = "bf16" if config.world_model.bf16 else "fp32"
     return f"{_millions(count(one.model.parameters()))}, {kind}, {decoded} decoded, {precision}"

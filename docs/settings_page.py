@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from envs.settings import ANY, DEFAULTS
+from mbrl.config.kinds import models_of
 from mbrl.config.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,22 +42,23 @@ A run folder belongs to its settings: another command on the same folder is refu
 
 
 def sections(model: type[BaseModel], name: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every section of the settings with its dotted name, outermost first."""
+    """Every section of the settings with its dotted name, outermost first; one for each kind."""
     yield name, model
     for key, field in model.model_fields.items():
-        inner = _section(field)
-        if inner is not None:
+        for inner in models_of(field):
             yield from sections(inner, f"{name}.{key}".lstrip("."))
 
 
 def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The settings of one section that are not sections themselves."""
-    return {key: field for key, field in model.model_fields.items() if _section(field) is None}
+    return {key: field for key, field in model.model_fields.items() if not models_of(field)}
 
 
-def _section(field: FieldInfo) -> type[BaseModel] | None:
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+def _title(name: str, model: type[BaseModel]) -> str:
+    """A section's name, and its kind if there are several."""
+    kind = model.model_fields.get("kind")
+    only = kind is not None and len(get_args(kind.annotation)) == 1
+    return f"`{name}`, `kind: {kind.default}`" if kind is not None and only else f"`{name}`"
 
 
 def type_text(field: FieldInfo) -> str:
@@ -117,7 +119,7 @@ def configuration() -> str:
             for key, field in settings(model).items()
         ]  # fmt: skip
         about = (model.__doc__ or "").strip().split("\n\n")[0]
-        title = f"### `{name}`" if name else "### Top level"
+        title = f"### {_title(name, model)}" if name else "### Top level"
         if rows:
             table = markdown_table(["setting", "type", "default", "meaning"], rows)
             parts.append(f"{title}\n\n{' '.join(about.split())}\n\n{table}")

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from agents.numerics import restore_generator
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
-from mbrl.world_model.past import Past
 
 Array = NDArray[np.generic]
 
@@ -38,7 +37,6 @@ class ActingPolicy(Protocol):
 
     def reset(self, num_envs: int) -> None:
         """Forget everything and prepare for that many slots."""
-        ...
 
     def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
         """Choose one action per slot: obs (E, *obs_shape), is_first (E,) to actions (E, ...)."""
@@ -105,7 +103,7 @@ class LatentPolicy:
             torch.as_tensor(obs, device=self.device),
             torch.as_tensor(is_first, device=self.device),
             self.generator,
-        )
+        ).latent
         features = self.latent.features.cpu()
         action = self.newest().act(features, explore=explore, generator=self.action_generator)
         self.prev_action = action.to(self.device)
@@ -113,24 +111,20 @@ class LatentPolicy:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Memory of the slots and the random stream; the weights are saved by their owners."""
-        state = {
+        return {
             "hidden": self.latent.hidden,
             "code": self.latent.code,
+            **self.latent.memory,
             "prev_action": self.prev_action,
             "generator": self.generator.get_state(),
             "action_generator": self.action_generator.get_state(),
         }
-        if (past := self.latent.past) is not None:
-            state |= {"past_mean": past.mean, "past_count": past.count}
-        return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Continue exactly where `state_dict` was taken."""
-        past = None
-        if "past_mean" in state:
-            past = Past(state["past_mean"].to(self.device), state["past_count"].to(self.device))
+        memory = {name: state[name].to(self.device) for name in self.latent.memory}
         hidden, code = state["hidden"].to(self.device), state["code"].to(self.device)
-        self.latent = Latent(hidden, code, past)
+        self.latent = Latent(hidden, code, memory)
         self.prev_action = state["prev_action"].to(self.device)
         restore_generator(self.generator, state["generator"])
         restore_generator(self.action_generator, state["action_generator"])

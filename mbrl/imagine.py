@@ -19,6 +19,9 @@ from mbrl.errors import TrainingError
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
 
 class DreamEnv:
     """N dreams at once over a world model.
@@ -88,7 +91,7 @@ class DreamEnv:
         return imagined.latent.features, imagined.reward, imagined.continue_prob, {}
 
 
-class DreamVectorEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], Any, Any]):
+class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
     """The gymnasium face of a dream, with NEXT_STEP autoreset.
 
     A dream terminates when a coin with the model's continue probability says so and is truncated
@@ -115,11 +118,8 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], Any, Any]):
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start N new dreams; a seed makes them repeatable.
-
-        All dreams share one random stream: of a list of seeds it takes the first.
-        """
+    ) -> tuple[Floats, dict[str, Any]]:
+        """Start N new dreams; a seed, of several the first, makes all of them repeatable."""
         first = seed[0] if isinstance(seed, list) and seed else seed
         number = first if isinstance(first, int) else None
         super().reset(seed=number)
@@ -128,20 +128,11 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[NDArray[np.float32], Any, Any]):
         self.age[:], self.done[:] = 0, False
         return self.dream.reset().cpu().numpy(), {}
 
-    def step(
-        self, actions: Any
-    ) -> tuple[
-        NDArray[np.float32],
-        NDArray[np.float32],
-        NDArray[np.bool_],
-        NDArray[np.bool_],
-        dict[str, Any],
-    ]:
+    def step(self, actions: Any) -> tuple[Floats, Floats, Bools, Bools, dict[str, Any]]:
         """Imagine one step of the dreams that go on, and restart those that had ended."""
         dream, ended = self.dream, self.done.copy()
-        _, reward, continue_prob, _ = dream.step(
-            torch.as_tensor(np.asarray(actions), device=dream.device)
-        )
+        action = torch.as_tensor(np.asarray(actions), device=dream.device)
+        _, reward, continue_prob, _ = dream.step(action)
         coin = torch.rand(self.num_envs, generator=dream.generator, device=dream.device)
         terminated = (coin >= continue_prob).cpu().numpy() & ~ended
         rewards = np.where(ended, np.float32(0), reward.cpu().numpy()).astype(np.float32)

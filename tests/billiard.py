@@ -13,7 +13,7 @@ import torch
 from envs import EnvSettings
 from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Game, RamVariable, SceneObject
-from mbrl.world_model.latent import Filtered, ImaginedStep, Latent
+from mbrl.world_model.latent import ImaginedStep, Latent, Observed
 
 SIZE, DARK, BRIGHT = 16, 40, 240
 FIELD, EDGE = (1, 0, 16, 13), (1, 14, 16, 15)
@@ -137,10 +137,16 @@ class Oracle(torch.nn.Module):
         code = torch.cat([number.unsqueeze(-1) / 2**14, *parts], -1)
         return Latent(torch.full((*number.shape, 1), 0.5), code)
 
-    def filter(self, batch, generator):
-        latent = self.latents(numbers(batch.obs))
+    def initial(self, n, device):
+        return None
+
+    def inputs(self, batch):
+        return batch.prev_action, batch.obs, batch.is_first
+
+    def observe(self, latent, prev_action, obs, is_first, generator):
+        latent = self.latents(numbers(obs))
         named = latent.code[..., :1]
-        return Filtered(latent, torch.cat([named, 3 - named], -1))
+        return Observed(latent, torch.cat([named, 3 - named], -1))
 
     def frame_nats(self, obs, latent, generator=None):
         return 1.0 + 10.0 * (numbers(obs) != named(latent.code))
@@ -148,7 +154,7 @@ class Oracle(torch.nn.Module):
     def decode(self, latent, generator):
         return self.look_up(named(latent.code), "obs")
 
-    def imagine_step(self, latent, action, generator, *, likeliest=False):
+    def imagine_step(self, latent, action, generator, *, mode=False):
         number = named(latent.code) + 1
         assert torch.equal(action, self.look_up(number, "prev_action"))
         going_on = 1.0 - self.look_up(number, "terminated").float()
@@ -167,6 +173,6 @@ class Blind(Oracle):
     def decode(self, latent, generator):
         return torch.full((len(latent.code), SIZE, SIZE, 1), DARK, dtype=torch.uint8)
 
-    def imagine_step(self, latent, action, generator, *, likeliest=False):
+    def imagine_step(self, latent, action, generator, *, mode=False):
         n = len(latent.code)
         return ImaginedStep(self.latents(torch.zeros(n)), torch.zeros(n), torch.ones(n))

@@ -21,6 +21,16 @@ TINY = (
 )
 
 
+def tiny(arm: str) -> tuple[str, ...]:
+    """Those of `TINY` that the arm's kind of encoder and decoder has."""
+    unknown: tuple[str, ...] = ()
+    if not arm.startswith("pixelcnn"):
+        unknown = ("world_model.decoder.layers", "world_model.decoder.map_channels")
+    if arm.startswith("world_models"):
+        unknown = ("world_model.decoder.", "world_model.encoder.")
+    return tuple(one for one in TINY if not one.startswith(unknown))
+
+
 def make_trial(out: Path, **changes: Any) -> Trial:
     given: dict[str, Any] = {
         "game": GAME.name,
@@ -28,7 +38,7 @@ def make_trial(out: Path, **changes: Any) -> Trial:
         "seed": 0,
         "minutes": 0.005,
         "steps": STEPS,
-        "overrides": TINY,
+        "overrides": tiny(changes.get("arm", "pixelcnn")),
         "out": out,
         "results": out / "results",
         "quick": True,

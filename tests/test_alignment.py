@@ -21,7 +21,7 @@ from mbrl.imagine import DreamEnv, DreamVectorEnv
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.report.dream_video import newest_sequences
-from mbrl.world_model.latent import ImaginedStep, Latent
+from mbrl.world_model.latent import ImaginedStep, Latent, Observed
 from mbrl.world_model.model import WorldModel
 
 OBS, ACTIONS = spaces.Box(0, 1, (8, 8, 1), np.uint8), spaces.Discrete(4)
@@ -139,9 +139,9 @@ def test_the_loss_gives_the_rnn_the_action_that_led_to_each_row(tmp_path, monkey
     rnn = Spy(model.dynamics, "sequence", monkeypatch)
     frames = Spy(model.encoder, "forward", monkeypatch)
     model.loss(batch)
-    (codes, action, is_first), _ = rnn.only
+    (codes, action, is_first, _), _ = rnn.only
     (seen, *_), _ = frames.only
-    step, led_here, _ = spelled(seen.reshape(*batch.shape, 1, 8, 8).movedim(2, -1).numpy())
+    step, led_here, _ = spelled(seen.frames.movedim(2, -1).numpy())
     assert (is_first.numpy() == (step == 0)).all()
     one_hot = np.eye(4)[led_here] * (step > 0)[..., None]
     assert (action.numpy() == one_hot).all()
@@ -167,22 +167,22 @@ def test_the_loss_gives_the_heads_what_arrived_with_each_row(tmp_path, monkeypat
 def plant_pictures(model, monkeypatch):
     """The state of each row is replaced by what its picture spells."""
 
-    def posterior(seen, action, is_first, generator):
+    def follow(latent, prev_action, seen, is_first, generator):
         pictures = seen.frames.movedim(2, -1).numpy()
         step, _, length = (torch.as_tensor(part).float() for part in spelled(pictures))
         hidden = torch.zeros(*is_first.shape, model.settings.hidden)
         hidden[..., 0], hidden[..., 1] = step, length
         flat = torch.zeros(*is_first.shape, model.code.raw_size)
-        return hidden, torch.zeros(*is_first.shape, model.code.size), flat
+        return Observed(Latent(hidden, torch.zeros(*is_first.shape, model.code.size)), flat)
 
-    monkeypatch.setattr(model, "_posterior", posterior)
+    monkeypatch.setattr(model, "_follow", follow)
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.3])
 def test_the_decoder_gets_each_picture_with_its_own_state(tmp_path, monkeypatch, fraction):
     batch, model = sampled(collected(tmp_path)), world_model(decoder={"fraction": fraction})
     plant_pictures(model, monkeypatch)
-    decoder = Spy(model.decoder, "objective", monkeypatch)
+    decoder = Spy(model.decoder, "nats", monkeypatch)
     model.loss(batch, torch.Generator().manual_seed(0))
     (image, features, _), _ = decoder.only
     step, _, length = spelled(image.movedim(1, -1).numpy())

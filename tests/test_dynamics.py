@@ -3,7 +3,8 @@ import torch
 
 from mbrl.world_model.code import CategoricalCode
 from mbrl.world_model.dynamics import Dynamics, cut_at_starts
-from mbrl.world_model.settings import CodeSettings
+from mbrl.world_model.latent import Latent
+from mbrl.world_model.settings import CategoricalSettings
 
 F, T = False, True
 
@@ -11,7 +12,7 @@ F, T = False, True
 @pytest.fixture
 def dynamics():
     torch.manual_seed(0)
-    code = CategoricalCode(CodeSettings(groups=2, classes=3))
+    code = CategoricalCode(CategoricalSettings(groups=2, classes=3))
     return Dynamics(code, action_size=4, hidden=8, prior_hidden=5)
 
 
@@ -23,15 +24,14 @@ def test_cut_at_starts_by_hand():
 
 
 def test_cut_at_starts_of_rows_without_any_start_gives_one_piece_each():
-    row, column, pieces = cut_at_starts(torch.zeros(3, 4, dtype=torch.bool))
+    is_first = torch.zeros(3, 4, dtype=torch.bool)
+    row, column, pieces = cut_at_starts(is_first)
     assert row.tolist() == [[i] * 4 for i in range(3)] and pieces == 3
-    assert column.tolist() == [[0, 1, 2, 3]] * 3
+    assert column.tolist() == [[0, 1, 2, 3]] * 3 and not is_first.any()
 
 
-def test_cut_at_starts_does_not_change_its_input():
-    is_first = torch.zeros(2, 3, dtype=torch.bool)
-    cut_at_starts(is_first)
-    assert not is_first.any()
+def nothing(batch):
+    return Latent(torch.zeros(batch, 8), torch.zeros(batch, 6))
 
 
 def random_sequences(batch=6, length=12):
@@ -45,14 +45,14 @@ def random_sequences(batch=6, length=12):
 def test_sequence_equals_single_steps_with_resets(dynamics):
     codes, actions, is_first = random_sequences()
     assert is_first.any() and not is_first[:, 0].all()
-    hidden, code = torch.zeros(6, 8), torch.zeros(6, 6)
-    steps = []
+    before = Latent(torch.rand(6, 8), torch.rand(6, 6))
+    hidden, code, steps = before.hidden, before.code, []
     for t in range(codes.shape[1]):
         keep = (~is_first[:, t : t + 1]).float()
         hidden = dynamics.step(hidden * keep, code * keep, actions[:, t] * keep)
         code = codes[:, t]
         steps.append(hidden)
-    states = dynamics.sequence(codes, actions, is_first)
+    states = dynamics.sequence(codes, actions, is_first, before)
     torch.testing.assert_close(states, torch.stack(steps, 1), atol=1e-5, rtol=0)
 
 
@@ -60,9 +60,9 @@ def test_states_after_a_start_do_not_depend_on_what_was_before(dynamics):
     codes, actions, is_first = random_sequences(batch=1, length=8)
     is_first[:] = F
     is_first[:, 3] = T
-    states = dynamics.sequence(codes, actions, is_first)
+    states = dynamics.sequence(codes, actions, is_first, nothing(1))
     codes[:, :3], actions[:, :4] = 7.0, -7.0  # the action that "led to" a first row is not real
-    after = dynamics.sequence(codes, actions, is_first)
+    after = dynamics.sequence(codes, actions, is_first, nothing(1))
     assert torch.equal(states[:, 3:], after[:, 3:])
     assert not torch.allclose(states[:, :3], after[:, :3])
 
@@ -72,7 +72,7 @@ def test_state_depends_on_codes_before_it_and_on_the_action_that_led_to_it(dynam
     is_first[:] = F
     codes.requires_grad_(True)
     actions.requires_grad_(True)
-    dynamics.sequence(codes, actions, is_first)[0, 2].sum().backward()
+    dynamics.sequence(codes, actions, is_first, nothing(1))[0, 2].sum().backward()
     assert (codes.grad[0].abs().sum(-1) > 0).tolist() == [T, T, F, F, F]
     assert (actions.grad[0].abs().sum(-1) > 0).tolist() == [T, T, T, F, F]
 

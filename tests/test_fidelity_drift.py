@@ -83,9 +83,9 @@ def test_dreams_of_likeliest_codes_are_free_of_the_noise_of_drawing_them():
     class Unsteady(Oracle):
         """Whatever it draws shows an empty field; its likeliest codes are right."""
 
-        def imagine_step(self, latent, action, generator, *, likeliest=False):
+        def imagine_step(self, latent, action, generator, *, mode=False):
             imagined = super().imagine_step(latent, action, generator)
-            right = torch.full_like(imagined.latent.hidden, float(likeliest))
+            right = torch.full_like(imagined.latent.hidden, float(mode))
             return replace(imagined, latent=Latent(right, imagined.latent.code))
 
         def decode(self, latent, generator):

@@ -119,9 +119,9 @@ def test_an_old_state_costs_what_it_costs_more_than_a_young_one():
     class Ageing(Oracle):
         """A row costs a nat for every hundred before it, and 50 with another one's code."""
 
-        def filter(self, batch, generator):
-            found = super().filter(batch, generator)
-            age = torch.arange(batch.obs.shape[1]).expand(batch.obs.shape[:2])
+        def observe(self, latent, prev_action, obs, is_first, generator):
+            found = super().observe(latent, prev_action, obs, is_first, generator)
+            age = torch.arange(obs.shape[1]).expand(obs.shape[:2])
             return replace(found, latent=Latent(age.unsqueeze(-1).float(), found.latent.code))
 
         def frame_nats(self, obs, latent, generator=None):
@@ -157,7 +157,8 @@ def test_the_rate_is_the_kl_of_the_loss(changes):
     model = real_model(decoder={"kind": "deconv"}, **changes)
     batch = HELD_OUT.batch(np.array([0, 130]), 12)
     _, metrics, _ = model.loss(batch, torch.Generator().manual_seed(5))
-    seen = model.filter(batch, torch.Generator().manual_seed(5))
+    start = model.initial(2, model.device)
+    seen = model.observe(start, *model.inputs(batch), torch.Generator().manual_seed(5))
     dynamics, static = rates(model, seen.posterior.flatten(0, 1), seen.latent.hidden.flatten(0, 1))
     assert float(dynamics.mean()) == pytest.approx(float(metrics["kl"]), rel=1e-4)
     assert static.shape == (24,) and (static > 0).all()

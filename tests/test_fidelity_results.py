@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fidelity_trials import GAME, TINY, make_trial, write_trial
+from fidelity_trials import GAME, TINY, make_trial, tiny, write_trial
 from rich.console import Console
 
 from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
@@ -40,10 +40,13 @@ def test_aggregate_reads_all_trials_that_are_there(tmp_path: Path) -> None:
     assert summary["arms"]["world_models"]["ball_recall"]["mean"] is None
     assert summary["runs"]["pixelcnn"]["seeds"] == [0, 1]
     assert summary["commit"] == "abc, def-dirty"
-    overrides = " ".join(f"'{one}'" if " " in one or "[" in one else one for one in TINY)
+    overrides = {
+        arm: " ".join(f"'{one}'" if " " in one or "[" in one else one for one in tiny(arm))
+        for arm in summary["arms"]
+    }
     wanted = [("world_models", 1, 15), ("pixelcnn", 2, 30)]
     assert summary["command"] == " && ".join(
-        f"mbrl bench fidelity synthetic_pong {overrides} --arms {arm} --seeds {seeds} "
+        f"mbrl bench fidelity synthetic_pong {overrides[arm]} --arms {arm} --seeds {seeds} "
         f"--minutes {minutes} --quick --steps 800"
         for arm, seeds, minutes in wanted
     )

@@ -18,9 +18,9 @@ from mbrl.studies.fidelity.tables import tables
 from mbrl.studies.fidelity.train import FRAMES_SEED, run
 from mbrl.studies.fidelity.trial import Trial
 from mbrl.studies.results import look_up, read_trials
-from mbrl.world_model.settings import EncoderSettings
+from mbrl.world_model.settings import NormalisedSettings
 
-SETTINGS = EncoderSettings(channels=(4, 4), hidden=16)
+SETTINGS = NormalisedSettings(channels=(4, 4), hidden=16)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.world_model.decoders.flow import FlowDecoder
 from mbrl.world_model.decoders.flow.image_flow import Uniform, Variational
-from mbrl.world_model.settings import DecoderSettings, FlowSettings, WorldModelSettings
+from mbrl.world_model.decoders.settings import FlowDecoderSettings, FlowSettings
+from mbrl.world_model.settings import WorldModelSettings
 
 FLOW = {"kind": "flow", "flow": {"scales": 2, "steps": 2, "width": 8}}
 
@@ -23,7 +24,7 @@ FLOW = {"kind": "flow", "flow": {"scales": 2, "steps": 2, "width": 8}}
 def decoder(shape=(2, 8, 8), levels=2, **flow):
     torch.manual_seed(0)
     values = {"scales": 2, "steps": 2, "width": 8, **flow}
-    made = DecoderSettings(kind="flow", hidden=8, map_channels=4, flow=FlowSettings(**values))
+    made = FlowDecoderSettings(hidden=8, map_channels=4, flow=FlowSettings(**values))
     return FlowDecoder(shape, levels, FEATURES, made)
 
 
@@ -67,8 +68,8 @@ def test_the_density_of_learned_noise_integrates_to_one():
 def test_nats_are_those_of_the_frame_and_samples_are_levels(dequantisation):
     made = decoder(dequantisation=dequantisation)
     image, features = image_of(made), torch.randn(3, FEATURES)
-    nats, further = made.nats(image, features, generator())
-    assert nats.shape == (3, 1) and further is None
+    nats = made.nats(image, features, generator())
+    assert nats.shape == (3, 1)
     torch.testing.assert_close(made.log_prob(image, features, generator()), -nats[:, 0])
     drawn = made.sample(features, generator())
     assert drawn.shape == image.shape and drawn.dtype == torch.uint8 and drawn.max() <= 1
@@ -88,7 +89,7 @@ def test_the_decoder_initialises_once_and_from_all_of_a_large_batch():
 def test_features_move_the_likelihood_and_learn_from_it():
     made = shaken(decoder())
     image, features = image_of(made), torch.randn(3, FEATURES, requires_grad=True)
-    nats, _ = made.nats(image, features, generator())
+    nats = made.nats(image, features, generator())
     (gradient,) = torch.autograd.grad(nats.sum(), features)
     assert (gradient.abs().sum(1) > 0).all()
 
@@ -182,8 +183,7 @@ def test_a_flow_that_is_not_finite_stops_training(store):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"likelihood": "mse"}, "a flow has its own likelihood"),
-        ({"loss_floor": 0.1}, "loss_floor must be 0 for decoder.kind: flow"),
+        ({"likelihood": "mse"}, "Extra inputs are not permitted"),
         ({"flow": {"steps": 1}}, "greater than or equal to 2"),
         ({"flow": {"sharing": "all"}}, "level\\+film\\+proj"),
         ({"flow": {"layers": 1}}, "Extra inputs are not permitted"),

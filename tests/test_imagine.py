@@ -55,11 +55,11 @@ def test_reset_draws_real_starts_only():
 def test_step_returns_what_the_action_led_to():
     env = dream(3)
     env.reset()
-    obs, reward, cont, info = env.step(torch.tensor([0, 1, 2, 1]))
+    obs, reward, continue_prob, info = env.step(torch.tensor([0, 1, 2, 1]))
     assert obs[:, 1].tolist() == [4.0] * 4
     assert obs[:, 0].tolist() == [0.0, 1.0, 2.0, 1.0]
     assert reward.tolist() == [4.0] * 4
-    assert cont.tolist() == [1.0] * 4
+    assert continue_prob.tolist() == [1.0] * 4
     assert info == {}
 
 

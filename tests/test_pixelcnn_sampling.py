@@ -1,27 +1,26 @@
 import math
 
+import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
-from mbrl.world_model.decoders import sampling
-from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder, from_blocks
-from mbrl.world_model.decoders.sampling import (
-    SAMPLERS,
-    count_fixed_point,
+from mbrl.world_model.decoders import pixelcnn
+from mbrl.world_model.decoders.pixelcnn import (
+    PixelCNNDecoder,
     downstream,
+    fixed_point,
+    from_blocks,
     sample_blocks,
 )
-from mbrl.world_model.settings import DecoderSettings
+from mbrl.world_model.decoders.settings import PixelCNNSettings
 
 FEATURES, LEVELS, N = 6, 4, 3
-FAST = sorted(set(SAMPLERS) - {"naive"})
 
 
 def decoder(shape, **settings):
     """A decoder whose weights are all random, the marginal too."""
     small = {"channels": 6, "map_channels": 4, "hidden": 8, "embedding": 3, "head_units": 4}
-    made = PixelCNNDecoder(shape, LEVELS, FEATURES, DecoderSettings(**{**small, **settings}))
+    made = PixelCNNDecoder(shape, LEVELS, FEATURES, PixelCNNSettings(**{**small, **settings}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in made.parameters():
@@ -39,82 +38,58 @@ def drawing(made, n=N, seed=1):
     return features, made.gumbel(n, features.device, generator)
 
 
-def expect_same_frames(made, features, noise):
-    expected = sample_blocks(made, "naive", features, noise)
-    assert expected.dtype == torch.uint8
+@torch.no_grad()
+def one_by_one(made, features, noise):
+    """The reference: one full pass for every sub-pixel."""
+    conditions = made.conditions(features)
+    blocks = torch.zeros(noise.shape[:-1], dtype=torch.uint8, device=noise.device)
+    for row, column, s in np.ndindex(*blocks.shape[1:]):
+        scores = made.logits(blocks, conditions) + noise
+        blocks[:, row, column, s] = scores[:, row, column, s].argmax(-1).to(torch.uint8)
+    return blocks
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        *(
+            ((channels, 12, 10), {"layers": layers, "block": 2, "marginal": marginal})
+            for channels in (1, 3)
+            for layers, marginal in ((1, True), (2, False), (3, True), (5, True), (8, False))
+        ),
+        *(((1, 12, 10), {"layers": layers}) for layers in (1, 2, 3, 5, 8)),
+        *(((3, 5, 6), {"layers": layers}) for layers in (1, 3, 8)),
+        *((odd, {}) for odd in ((1, 3, 16), (1, 16, 3), (1, 1, 9), (1, 9, 1))),
+    ],
+)
+def test_frames_are_those_that_are_drawn_one_sub_pixel_after_the_other(shape, settings):
+    made = decoder(shape, **settings)
+    features, noise = drawing(made)
+    expected = one_by_one(made, features, noise)
     assert expected.float().std() > 0.3  # blank frames would prove nothing
-    for sampler in FAST:
-        drawn = sample_blocks(made, sampler, features, noise)
-        assert drawn.dtype == torch.uint8 and drawn.shape == expected.shape
-        assert torch.equal(drawn, expected), sampler
+    drawn = sample_blocks(made, features, noise)
+    assert drawn.dtype == torch.uint8 and torch.equal(drawn, expected)
 
 
-@pytest.mark.parametrize("marginal", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("layers", [1, 2, 3, 5, 8])
-def test_all_samplers_draw_the_same_frames_from_blocks(layers, channels, marginal):
-    made = decoder((channels, 12, 10), layers=layers, block=2, marginal=marginal)
-    expect_same_frames(made, *drawing(made))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("layers", [1, 2, 3, 5, 8])
-def test_all_samplers_draw_the_same_frames_from_single_pixels(layers, channels):
-    made = decoder((channels, 12, 10) if channels == 1 else (channels, 5, 6), layers=layers)
-    expect_same_frames(made, *drawing(made, n=2))
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 16), (1, 16, 3), (1, 1, 9), (1, 9, 1)])
-def test_all_samplers_draw_the_same_frames_of_odd_shapes(shape):
-    made = decoder(shape, layers=2)
-    expect_same_frames(made, *drawing(made))
-
-
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_the_setting_chooses_the_sampler_and_changes_no_frame(sampler, monkeypatch):
-    used, sample = [], SAMPLERS[sampler]
-
-    def spy(*arguments):
-        used.append(sampler)
-        return sample(*arguments)
-
-    made = decoder((1, 6, 4), sampler=sampler)
-    monkeypatch.setitem(SAMPLERS, sampler, spy)
+def test_samples_are_images_and_repeat_with_their_generator():
+    made = decoder((1, 6, 4))
     features, _ = drawing(made)
     drawn = made.sample(features, torch.Generator().manual_seed(3))
     noise = made.gumbel(N, features.device, torch.Generator().manual_seed(3))
-    assert used == [sampler]
-    assert drawn.shape == (N, 1, 6, 4)
-    assert torch.equal(drawn, from_blocks(sample_blocks(made, "naive", features, noise), 1, 1))
+    assert torch.equal(drawn, from_blocks(one_by_one(made, features, noise), 1, 1))
+    assert drawn.shape == (N, 1, 6, 4) and not made.sample(features.requires_grad_()).requires_grad
 
 
-def test_an_unknown_sampler_is_refused_and_fixed_point_is_the_default():
-    with pytest.raises(ValidationError, match="sampler"):
-        DecoderSettings(sampler="slow")
-    assert DecoderSettings().sampler == "fixed_point"
-
-
-@pytest.mark.parametrize("sampler", FAST)
-def test_every_sampler_is_exact_within_bfloat16_autocast_because_it_computes_in_float32(sampler):
+def test_samples_are_exact_within_bfloat16_autocast_because_they_are_drawn_in_float32():
     made = decoder((1, 12, 10), layers=2, block=2)
     features, noise = drawing(made, n=20)
-    expected = sample_blocks(made, "cached", features, noise)
+    expected = one_by_one(made, features, noise)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(sample_blocks(made, sampler, features, noise), expected)
+        assert torch.equal(sample_blocks(made, features, noise), expected)
         assert torch.equal(
-            sample_blocks(made, sampler, features.bfloat16().float(), noise),
-            (sample_blocks(made, "cached", features.bfloat16(), noise)),
+            sample_blocks(made, features.bfloat16().float(), noise),
+            sample_blocks(made, features.bfloat16(), noise),
         )
-
-
-@pytest.mark.parametrize("sampler", FAST)
-def test_a_frame_does_not_depend_on_the_others_in_its_batch(sampler):
-    made = decoder((1, 8, 8), layers=3)
-    features, noise = drawing(made, n=5)
-    together = sample_blocks(made, sampler, features, noise)
-    for index in range(5):
-        alone = sample_blocks(made, sampler, features[index : index + 1], noise[index : index + 1])
-        assert torch.equal(alone[0], together[index])
 
 
 def test_downstream_by_hand():
@@ -136,11 +111,11 @@ def test_downstream_is_where_logits_change_when_a_block_does(layers):
     features, _ = drawing(made, n=1)
     blocks = torch.randint(LEVELS, (1, 6, 11, 4), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        conditions = made._conditions(features)
+        conditions = made.conditions(features)
         for place in ((0, 0), (0, 10), (1, 5), (5, 3)):
             other = blocks.clone()
             other[0, *place] = (other[0, *place] + 1) % LEVELS
-            moved = made._logits(other, conditions) - made._logits(blocks, conditions)
+            moved = made.logits(other, conditions) - made.logits(blocks, conditions)
             changed = torch.zeros(1, 6, 11, dtype=torch.bool)
             changed[0, *place] = True
             moved[0, *place] = 0  # sub-pixels of the block itself are drawn in order anyway
@@ -155,7 +130,7 @@ def test_fixed_point_draws_every_block_once_and_then_only_what_may_have_changed(
     made = decoder((1, 16, 16), layers=2)
     features, noise = drawing(made)
     with torch.no_grad():
-        _, passes = count_fixed_point(made, features, noise)
+        _, passes = fixed_point(made, features, noise)
         assert passes[0] == N * 256 and len(passes) <= 257
         assert sum(passes) < 20 * N * 256
         for name, weight in made.named_parameters():  # now no block sees another
@@ -163,38 +138,17 @@ def test_fixed_point_draws_every_block_once_and_then_only_what_may_have_changed(
                 weight.zero_()
             if name.startswith(("local", "global", "head.context")):
                 weight.zero_()
-        _, passes = count_fixed_point(made, features, noise)
+        _, passes = fixed_point(made, features, noise)
         assert passes == [N * 256]  # the guess was right
 
 
-def test_large_batches_are_drawn_in_parts_without_any_difference(monkeypatch):
+@pytest.mark.parametrize("images", [1, 2])
+def test_large_batches_are_drawn_in_parts_without_any_difference(monkeypatch, images):
     made = decoder((1, 6, 4), layers=2)
     features, noise = drawing(made, n=7)
-    whole = sample_blocks(made, "fixed_point", features, noise)
-    monkeypatch.setattr(sampling, "CELLS_AT_ONCE", 2 * 24 + 1)
-    assert torch.equal(sample_blocks(made, "fixed_point", features, noise), whole)
-
-
-@pytest.mark.parametrize("sampler", FAST)
-def test_frequencies_follow_the_likelihood(sampler):
-    made = decoder((1, 1, 2), layers=1)
-    values = torch.cartesian_prod(torch.arange(LEVELS), torch.arange(LEVELS)).to(torch.uint8)
-    images, n = values.view(-1, 1, 1, 2), 20_000
-    feature = torch.randn(1, FEATURES, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        probs = made.log_prob(images, feature.expand(len(images), -1)).exp()
-    assert probs.sum().item() == pytest.approx(1, abs=1e-5)
-    noise = made.gumbel(n, feature.device, torch.Generator().manual_seed(5))
-    drawn = sample_blocks(made, sampler, feature.expand(n, -1), noise).flatten(1).long()
-    counts = torch.bincount(drawn[:, 0] * LEVELS + drawn[:, 1], minlength=len(images)) / n
-    assert ((counts - probs).abs() <= 4 * (probs * (1 - probs) / n).sqrt() + 1e-3).all()
-
-
-def test_samplers_leave_no_gradients():
-    made = decoder((1, 4, 4))
-    features, noise = drawing(made)
-    for sampler in SAMPLERS:
-        assert not sample_blocks(made, sampler, features.requires_grad_(), noise).requires_grad
+    whole = sample_blocks(made, features, noise)
+    monkeypatch.setattr(pixelcnn, "CELLS_AT_ONCE", images * 24 + 1)
+    assert torch.equal(sample_blocks(made, features, noise), whole)
 
 
 def test_gumbel_noise_has_the_mean_and_spread_of_the_distribution():

@@ -6,6 +6,7 @@ from simple_world import ACTIONS, IMAGE, generator, make, random_batch
 from tiny import model_settings
 
 from mbrl.errors import ConfigError
+from mbrl.world_model.encoder import Seen
 from mbrl.world_model.latent import Latent
 
 # -- conversions ----------------------------------------------------------------------------------
@@ -62,7 +63,7 @@ def test_more_levels_than_pixel_values_are_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decoder": {"kind": "pixelcnn", "likelihood": "mse"}}, "mse needs"),
+        ({"posterior": "recurrent", "encoder": {"kind": "world_models"}}, "needs encoder.kind"),
         ({"posterior": "recurrent", "joint": False}, "joint: false needs posterior: frame"),
         ({"heads": {"reward_bins": 40}}, "odd"),
     ],
@@ -79,32 +80,49 @@ def test_contradicting_settings_are_refused(changes, message):
     "encoder", [{}, {"subtract_past": True}, {"subtract_past": True, "keep_whole": True}]
 )
 @pytest.mark.parametrize("posterior", ["frame", "recurrent"])
-def test_observing_step_by_step_gives_the_states_that_training_saw(posterior, encoder):
+def test_observing_step_by_step_or_in_parts_gives_the_states_that_training_saw(posterior, encoder):
     """With codes that are not random: the most likely class has nearly all the weight."""
     model = make(bf16=False, posterior=posterior, code={"unimix": 0.0}, encoder=encoder).eval()
     with torch.no_grad():
         model.encoder.out.weight *= 1e4
     batch = random_batch(batch=3, length=7)
     trained = model.loss(batch, generator())[2]
-    latent = model.initial(3, torch.device("cpu"))
+    inputs = model.inputs(batch)
+    in_parts = []
+    for cuts in ((3, 4), (1,) * 7):
+        latent, parts = model.initial(3, torch.device("cpu")), []
+        for part in zip(*(each.split(cuts, 1) for each in inputs), strict=True):
+            parts.append(model.observe(latent, *part).latent)
+            latent = parts[-1].last
+        in_parts.append(parts)
+    latent, single = model.initial(3, torch.device("cpu")), []
     for t in range(7):
-        latent = model.observe(
-            latent,
-            torch.as_tensor(batch.prev_action[:, t]),
-            torch.as_tensor(batch.obs[:, t]),
-            torch.as_tensor(batch.is_first[:, t]),
-        )
-        torch.testing.assert_close(latent.hidden, trained.hidden[:, t], atol=1e-5, rtol=0)
-        torch.testing.assert_close(latent.code, trained.code[:, t], atol=1e-5, rtol=0)
+        latent = model.observe(latent, *(each[:, t] for each in inputs)).latent
+        single.append(Latent(latent.hidden.unsqueeze(1), latent.code.unsqueeze(1)))
+    for parts in (*in_parts, single):
+        for name in ("hidden", "code"):
+            got = torch.cat([getattr(part, name) for part in parts], 1)
+            torch.testing.assert_close(got, getattr(trained, name), atol=1e-5, rtol=0)
+
+
+def test_observing_sequences_gives_the_posterior_of_every_frame():
+    model, batch = make(bf16=False).eval(), random_batch()
+    seen = model.observe(model.initial(3, torch.device("cpu")), *model.inputs(batch), generator(3))
+    frames = torch.as_tensor(batch.obs).movedim(-1, 2) / model.high
+    posterior = model.code.normalise(model.encoder(Seen(frames)))
+    torch.testing.assert_close(seen.posterior, posterior)
+    _, _, trained = model.loss(batch, generator(3))
+    torch.testing.assert_close(seen.latent.hidden, trained.hidden)
+    torch.testing.assert_close(seen.latent.code, trained.code)
 
 
 def test_observe_forgets_at_a_start():
     model, device = make(), torch.device("cpu")
     obs = torch.as_tensor(random_batch().obs[:, 0])
     first, action = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
-    fresh = model.observe(model.initial(3, device), action, obs, first, generator())
+    fresh = model.observe(model.initial(3, device), action, obs, first, generator()).latent
     used = Latent(torch.full((3, 24), 5.0), torch.full((3, 24), 5.0))
-    after = model.observe(used, action + 2, obs, first, generator())
+    after = model.observe(used, action + 2, obs, first, generator()).latent
     assert torch.equal(fresh.hidden, after.hidden) and torch.equal(fresh.code, after.code)
 
 
@@ -117,25 +135,18 @@ def test_imagined_step_has_float32_tensors_without_gradient(bf16, bfloat16_every
         assert tensor.dtype == torch.float32 and not tensor.requires_grad and len(tensor) == 4
 
 
-def test_imagined_step_depends_on_the_action_and_repeats_with_its_generator():
-    model = make(bf16=False)
-    start = model.initial(2, torch.device("cpu"))
-    steps = [model.imagine_step(start, torch.tensor([1, 2]), generator(7)) for _ in range(2)]
-    assert torch.equal(steps[0].latent.features, steps[1].latent.features)
-    hidden = steps[0].latent.hidden
-    assert not torch.equal(hidden[0], hidden[1])
-
-
-def test_an_imagined_step_of_likeliest_codes_draws_nothing():
+def test_imagined_step_depends_on_the_action_and_on_its_generator_unless_it_takes_the_mode():
     model, start = make(bf16=False), torch.device("cpu")
-    steps = [
-        model.imagine_step(model.initial(2, start), torch.tensor([1, 2]), generator(i), likeliest=k)
-        for i, k in ((0, True), (1, True), (1, False))
-    ]
-    calm, again, drawn = (step.latent for step in steps)
-    assert torch.equal(calm.code, again.code) and not torch.equal(calm.code, drawn.code)
-    prior = model.code.normalise(model.dynamics.prior(calm.hidden))
-    assert torch.equal(calm.code, model.code.likeliest(prior))
+    once, again, other, calm, calm_too = (
+        model.imagine_step(model.initial(2, start), torch.tensor([1, 2]), generator(i), mode=mode)
+        for i, mode in ((7, False), (7, False), (8, False), (0, True), (1, True))
+    )
+    assert torch.equal(once.latent.features, again.latent.features)
+    assert not torch.equal(once.latent.code, other.latent.code)
+    assert not torch.equal(once.latent.hidden[0], once.latent.hidden[1])
+    prior = model.code.normalise(model.dynamics.prior(calm.latent.hidden))
+    assert torch.equal(calm.latent.code, model.code.mode(prior))
+    assert torch.equal(calm.latent.code, calm_too.latent.code)
 
 
 def test_decoded_images_have_the_format_of_the_environment():

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.settings import DreamPolicySettings
+from mbrl.config.kinds import without_unknown
 from mbrl.config.schema import (
     CollectSettings,
     Config,
@@ -28,7 +29,7 @@ BREAKOUT = {"id": "MinAtar/Breakout-v1"}
 
 def model_settings(**changes: Any) -> WorldModelSettings:
     """A world model of a few thousand weights; nested changes are merged."""
-    return WorldModelSettings(**merged(MODEL_TREE, changes))
+    return WorldModelSettings(**without_unknown(merged(MODEL_TREE, changes), WorldModelSettings))
 
 
 def config(run_dir: Path, **changes: Any) -> Config:
@@ -56,7 +57,7 @@ def config(run_dir: Path, **changes: Any) -> Config:
             dir=run_dir, checkpoint_every_steps=32, video=False, tensorboard=False, threads=1
         ).model_dump(),
     }
-    return Config(**merged(tree, changes))
+    return Config(**without_unknown(merged(tree, changes), Config))
 
 
 def merged(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

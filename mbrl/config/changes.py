@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from mbrl.config.kinds import without_unknown
 from mbrl.config.removed import REMOVED
 from mbrl.errors import ConfigError
 
@@ -28,7 +29,7 @@ def revive(old: Mapping[str, Any], model: type[Model]) -> Model:
         said = "; ".join(_said(name, value) for name, value in removed.items())
         raise ConfigError(f"expected settings that still exist, got {said}")
     try:
-        return model.model_validate(tree)
+        return model.model_validate(without_unknown(tree, model))
     except ValidationError as error:
         names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
         raise ConfigError(f"expected settings of this version, got others in {names}") from error
@@ -45,7 +46,7 @@ def filled(old: Any, model: type[BaseModel], at: str = "") -> Any:
     """
     tree, removed = _without_removed(old, at)
     with contextlib.suppress(ValidationError):  # `differences` shows why
-        tree = model.model_validate(tree).model_dump(mode="json")
+        tree = model.model_validate(without_unknown(tree, model)).model_dump(mode="json")
     for name, value in removed.items():
         *sections, key = name.removeprefix(f"{at}.").split(".")
         section = tree

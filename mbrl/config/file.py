@@ -6,7 +6,8 @@ know what any setting means; the model classes do.
 
 Rules of stacking: `extends: base.yaml` or a list of files, relative to the file that says it; they
 are merged from left to right, then the file itself on top. Sections merge key by key; every other
-value, a list for example, replaces. An override replaces whatever it names, a whole section too.
+value, a list for example, replaces. An override replaces whatever it names, a whole section too. A
+layer that changes the `kind` of a section drops what earlier layers said of other kinds.
 
 Checks that compare several settings of one section can only run once each of them is right by
 itself, so their mistakes come in a second round. How YAML is read: `mbrl.config.yaml`.
@@ -17,12 +18,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from mbrl.config import kinds
 from mbrl.config.removed import REMOVED
 from mbrl.config.yaml import Dumper, Loader, parse_value
 from mbrl.errors import ConfigError
@@ -106,14 +108,15 @@ def _checked(
 ) -> Model:
     """Make the instance, or raise with all mistakes, those found before included."""
     known = dict(_known_settings(model))
-    values, places = _merge(assignments)
+    values, places = _merge(assignments, dict(kinds.sections(model)))
     refused = {**_misplaced_bools(values, known), **_removed(values, known)}
     mistakes += [Mistake(_place(name, places, root), text) for name, text in refused.items()]
     try:
         config = model.model_validate(values)
     except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            name, text = _about(_name_in(values, detail), _say(detail, known), known)
+        for raw in error.errors(include_url=False):
+            detail, said = kinds.as_written(raw, model)
+            name, text = _about(_name_in(values, detail), said or _say(detail, known), known)
             if name not in refused:
                 dotted = f"{'.'.join(name)}: " if name else ""
                 mistakes.append(Mistake(_place(name, places, root), dotted + text))
@@ -236,8 +239,12 @@ def _parse_overrides(overrides: Overrides, mistakes: list[Mistake]) -> list[_Ass
     return assignments
 
 
-def _merge(assignments: Sequence[_Assignment]) -> tuple[dict[str, Any], dict[Name, str]]:
+def _merge(
+    assignments: Sequence[_Assignment], in_kinds: Mapping[Name, kinds.Kinds]
+) -> tuple[dict[str, Any], dict[Name, str]]:
     """Apply assignments in order.
+
+    Where a layer sets the `kind` of a section, what earlier layers said of other kinds goes.
 
     Returns:
         The nested values, and for each name the place that set it last.
@@ -251,12 +258,22 @@ def _merge(assignments: Sequence[_Assignment]) -> tuple[dict[str, Any], dict[Nam
                 section[key] = {}
                 places[name[:depth]] = assignment.place
             section = section[key]
+        if name[-1] == "kind" and (found := in_kinds.get(name[:-1])):
+            known = found.keys(assignment.value) or section.keys()
+            for key in section.keys() - known:
+                if _layer(places[(*name[:-1], key)]) != _layer(assignment.place):
+                    del section[key]
         if not assignment.section or not isinstance(section.get(name[-1]), dict):
             section[name[-1]] = {} if assignment.section else assignment.value
             for stale in [old for old in places if old[: len(name)] == name]:
                 del places[stale]
         places[name] = assignment.place
     return values, places
+
+
+def _layer(place: str) -> str:
+    """What was written together: one file, or all overrides."""
+    return "overrides" if place.startswith("override ") else place.rpartition(":")[0]
 
 
 # Checking
@@ -268,15 +285,8 @@ def _known_settings(model: type[BaseModel], name: Name = ()) -> Iterator[tuple[N
         raise TypeError(f'{model.__name__}: expected model_config with extra="forbid"')
     for key, info in model.model_fields.items():
         yield (*name, key), info.annotation
-        for part in _leaves(info.annotation):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from _known_settings(part, (*name, key))
-
-
-def _leaves(annotation: Any) -> list[Any]:
-    """The types inside unions, lists, dicts and annotations."""
-    inner = get_args(annotation)
-    return [leaf for part in inner for leaf in _leaves(part)] if inner else [annotation]
+        for part in kinds.models_of(info):
+            yield from _known_settings(part, (*name, key))
 
 
 def _misplaced_bools(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[Name, str]:
@@ -284,7 +294,7 @@ def _misplaced_bools(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[
     found = {}
     for name, annotation in known.items():
         value = _value_at(values, name)
-        leaves = _leaves(annotation)
+        leaves = kinds.leaves(annotation)
         takes_bool = any(leaf in (bool, Any, object) for leaf in leaves)
         if isinstance(value, bool) and not takes_bool and (int in leaves or float in leaves):
             found[name] = f"{'.'.join(name)}: expected a number, got {str(value).lower()}"

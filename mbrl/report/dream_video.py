@@ -114,7 +114,7 @@ def imagine_open_loop(
     posterior: list[Latent] = []
     dream: list[Latent] = []
     for t in range(length):
-        seen = world_model.observe(seen, action[:, t], obs[:, t], is_first[:, t], generator)
+        seen = world_model.observe(seen, action[:, t], obs[:, t], is_first[:, t], generator).latent
         if t < context:
             dreamed = seen
         else:

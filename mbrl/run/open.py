@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from agents.model_free import saved_policy
 from envs import make_env
-from mbrl.acting import ActingPolicy, LatentPolicy, RandomPolicy
-from mbrl.actors import build_acting
+from mbrl.acting import ActingPolicy, RandomPolicy
+from mbrl.actors import SnapshotPolicy
 from mbrl.config.changes import revive
 from mbrl.config.schema import Config
 from mbrl.config.yaml import parse_value
@@ -27,8 +27,8 @@ from mbrl.run import checkpoint
 from mbrl.run.metrics import read_metrics
 from mbrl.run.record import read_result
 from mbrl.seeding import seed as stream
+from mbrl.world_model.model import WorldModel
 
-_CPU = torch.device("cpu")
 _SEARCHED = 16  # times as many rows are read as dreams begin at, of a replay that may be large
 
 
@@ -106,10 +106,10 @@ class OpenRun:
             policy = RandomPolicy(action_space, own)
         elif config.agent == "dream":
             state = self._state()
-            world_model, module = build_acting(config, observation_space, action_space)
-            world_model.load_state_dict(state["learner"]["model"])
-            module.load_state_dict(state["policy"]["module"])
-            policy = LatentPolicy(world_model, lambda: module, action_space, own, _CPU)
+            learned = state["policy"]
+            weights = {"policy": learned["module"], "version": learned["version"]}
+            weights["world_model"] = state["learner"]["model"]
+            policy = SnapshotPolicy(config, observation_space, action_space, own).load(weights)
         else:
             settings = config.ppo if config.agent == "ppo" else config.dqn
             saved = self._state()["agent"]
@@ -140,7 +140,7 @@ class OpenRun:
                 f"has, got agent={self.config.agent}"
             )
         observation_space, action_space = self._spaces()
-        model, _ = build_acting(self.config, observation_space, action_space)
+        model = WorldModel(observation_space, action_space, self.config.world_model).eval()
         model.load_state_dict(self._state()["learner"]["model"])
         generator = torch.Generator().manual_seed(stream(seed, "dream"))
         rng = np.random.default_rng(stream(seed, "replay"))
@@ -160,7 +160,9 @@ class OpenRun:
             sampler.refresh(store, [segments[index].name for index in sorted(picked)])
             batch = sampler.sample(learn.batch_size, learn.sequence_length, rng)
         alive = torch.as_tensor(~batch.terminated).flatten()
-        starts = model.filter(batch, generator).latent.flatten()[alive]
+        before = model.initial(learn.batch_size, torch.device("cpu"))
+        observed = model.observe(before, *model.inputs(batch), generator)
+        starts = observed.latent.flatten()[alive]
         return DreamVectorEnv(DreamEnv(model, action_space, starts, num_envs, generator), horizon)
 
     def _spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:

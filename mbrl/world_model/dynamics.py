@@ -10,18 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from mbrl.world_model.code import Code
+from mbrl.world_model.latent import Latent
 
 
 def cut_at_starts(is_first: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Lay the pieces between episode starts out as rows of their own.
-
-    Args:
-        is_first: (B, T) bool. The start of a row always starts a piece.
+    """Lay the pieces between episode starts (B, T) out as rows of their own.
 
     Returns:
-        row: (B, T) int64, the piece each step belongs to.
-        column: (B, T) int64, its place in the piece.
-        pieces: how many there are.
+        The piece each step belongs to and its place in it, each (B, T) int64, and how many pieces
+        there are. The start of a row always starts one.
     """
     starts = is_first.clone()
     starts[:, 0] = True
@@ -52,6 +49,7 @@ class Dynamics(nn.Module):
         w_ih, w_hh, b_ih, b_hh = self.gru.all_weights[0]
         inputs = nn.functional.linear(torch.cat([code, action], -1), w_ih, b_ih)
         states = nn.functional.linear(hidden, w_hh, b_hh)
+        # each (N, D)
         reset_in, update_in, new_in = inputs.float().chunk(3, -1)
         reset_h, update_h, new_h = states.float().chunk(3, -1)
         reset = torch.sigmoid(reset_in + reset_h)
@@ -59,21 +57,27 @@ class Dynamics(nn.Module):
         new = torch.tanh(new_in + reset * new_h)
         return torch.lerp(new, hidden, update)
 
-    def sequence(self, codes: Tensor, prev_action: Tensor, is_first: Tensor) -> Tensor:
+    def sequence(
+        self, codes: Tensor, prev_action: Tensor, is_first: Tensor, before: Latent
+    ) -> Tensor:
         """Run over whole sequences, starting anew wherever an episode does.
 
         Args:
             codes: (B, T, Z), the code of each row.
             prev_action: (B, T, A), the action that led to each row.
             is_first: (B, T) bool.
+            before: (B, ...), state and code before the first rows.
 
         Returns:
             (B, T, D): the state h_t of each row, which depends on rows before t only.
         """
-        prev_code = torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], 1)
-        inputs = torch.cat([prev_code, prev_action], -1) * (~is_first).unsqueeze(-1)
+        prev_code = torch.cat([before.code.unsqueeze(1), codes[:, :-1]], 1)  # (B, T, Z)
+        inputs = torch.cat([prev_code, prev_action], -1)  # (B, T, Z + A)
+        inputs = inputs * (~is_first).unsqueeze(-1)
         row, column, pieces = cut_at_starts(is_first)
         laid_out = inputs.new_zeros(pieces, inputs.shape[1], inputs.shape[2])
-        laid_out = laid_out.index_put((row, column), inputs)
-        states, _ = self.gru(laid_out)
-        return states[row, column]
+        laid_out = laid_out.index_put((row, column), inputs)  # (pieces, T, Z + A)
+        start = before.hidden.new_zeros(pieces, self.hidden_size)
+        start[row[:, 0]] = before.hidden * (~is_first[:, :1])  # (pieces, D)
+        states, _ = self.gru(laid_out, start.unsqueeze(0))  # (pieces, T, D)
+        return states[row, column]  # (B, T, D)

@@ -1,115 +1,77 @@
-"""The VAE's encoder: a frame in, the parameters of q(z | x) out.
+"""The VAE's encoder: a frame in, the raw parameters of q(z | x) out.
 
 Three things keep the code alive on game frames, where a static background drowns a few moving
 pixels (a plain encoder collapsed under every decoder tried): the encoder sees the frame minus the
 running mean frame, each convolution is normalised, and what comes out is standardised across
 frames, so that the code differs between frames from the first update on.
 
-With `subtract_past` it sees the frame minus the mean of those before it (see `past`), with
-`keep_whole` both.
+With `subtract_past` the encoder subtracts the mean of the earlier frames of the episode. Repeating
+what the past tells costs a code no KL to the prior, so one that sees whole frames fills up with
+backgrounds that differ between episodes. One that sees what is new leaves them to the recurrent
+state. (Predictive coding sends the residual as well: Rao & Ballard, Nature Neuroscience 2:79,
+1999.) With `keep_whole` it sees both.
 """
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mbrl.world_model.running import mean_of_ranks, next_rate
-from mbrl.world_model.settings import EncoderSettings
+from mbrl.world_model.latent import Memory
+from mbrl.world_model.normalise import MeanFrame, Standardised
+from mbrl.world_model.settings import NormalisedSettings
+
+LONGEST = 16
+"""Earlier frames in a mean. From then on it is a moving one: each frame moves it by 1 / LONGEST."""
 
 
-class MeanFrame(nn.Module):
-    """The running per-pixel mean of the frames trained on: cumulative first, then moving.
+@dataclass(frozen=True)
+class Seen:
+    """What an encoder is shown.
 
-    With a floor, frames are also divided by the running deviation of each pixel, or by the floor
-    where that is larger: a ball that is seldom anywhere then weighs as much as a score that always
-    shows.
-
-    Where other means are given to `update` and to `forward`, those are subtracted, and the
-    deviation is the root mean square of what is left: of full looks at first frames, as many as
-    sequences are short, and of what is new in all others.
+    Attributes:
+        frames: (..., C, H, W) float32, intensities.
+        before: of the same shape, what to subtract from each; None for the mean frame.
     """
 
-    mean: Tensor
-    square: Tensor
-    batches: Tensor
+    frames: Tensor
+    before: Tensor | None = None
 
-    def __init__(
-        self, shape: tuple[int, ...], floor: float | None = None, slowest_rate: float = 0.01
-    ) -> None:
-        """Start at zero frames seen; `shape` is (C, H, W), `floor` in units of intensity."""
-        super().__init__()
-        self.floor, self.slowest_rate = floor, slowest_rate
-        self.register_buffer("mean", torch.zeros(shape))
-        if floor is not None:
-            self.register_buffer("square", torch.zeros(shape))
-        self.register_buffer("batches", torch.zeros(()))
+    def at(self, t: int) -> "Seen":
+        """All sequences at time t: (B, T, ...) to (B, ...)."""
+        return Seen(self.frames[:, t], None if self.before is None else self.before[:, t])
 
-    @torch.no_grad()
-    def update(self, frames: Tensor, before: Tensor | None = None) -> None:
-        """Take in a batch of frames, with what is subtracted from them instead of their mean.
+
+class Encoder(nn.Module, ABC):
+    """Frames to raw posterior parameters; most encoders remember nothing between frames."""
+
+    def initial(self, n: int) -> Memory:
+        """What n sequences remember before their first frame."""
+        return {}
+
+    def look(self, memory: Memory, frames: Tensor, is_first: Tensor) -> tuple[Seen, Memory]:
+        """Put frames beside what is remembered of those before them.
 
         Args:
-            frames: (N, C, H, W).
-            before: of the same shape; either in every call, here and to `forward`, or in none.
+            memory: of the sequences before these frames.
+            frames: one of each sequence, (N, C, H, W), or T of each, (B, T, C, H, W).
+            is_first: (N,) or (B, T) bool, where an episode starts and the past is forgotten.
+
+        Returns:
+            What `forward` is shown, and the memory after the last frame.
         """
-        self.batches += 1
-        rate = next_rate(self.batches, self.slowest_rate)
-        self.mean += rate * (mean_of_ranks(frames.mean(0)) - self.mean)
-        if self.floor is not None:
-            left = frames if before is None else frames - before
-            self.square += rate * (mean_of_ranks(left.square().mean(0)) - self.square)
+        return Seen(frames), memory
 
-    def forward(self, frames: Tensor, before: Tensor | None = None) -> Tensor:
-        """Subtract the mean frame, or `before`, and with a floor divide by the deviation."""
-        left = frames - (self.mean if before is None else before)
-        if self.floor is None:
-            return left
-        variance = self.square - self.mean.square() if before is None else self.square
-        return left / variance.clamp_min(self.floor**2).sqrt()
+    def learn(self, seen: Seen) -> None:
+        """Take what is trained on into running statistics; most encoders have none."""
+
+    @abstractmethod
+    def forward(self, seen: Seen, context: Tensor | None = None) -> Tensor:
+        """Frames (..., C, H, W), and a context (..., D) if built for one, to (..., raw_size)."""
 
 
-class Standardised(nn.Module):
-    """Batch normalisation of the posterior's raw parameters: mean 0 and a set deviation at first.
-
-    A fresh encoder's outputs differ by a few hundredths between frames, so a sampled code says next
-    to nothing, the decoder learns to do without it, and no gradient ever comes back. Standardising
-    them forbids that (BN-VAE, Zhu et al., arXiv:2004.12585). In training the statistics are the
-    batch's, and the gradient goes through them: with running ones instead, the code of Pong stayed
-    empty. A batch should therefore hold many short sequences rather than few long ones. Afterwards
-    the running statistics are used: cumulative first, then moving.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    batches: Tensor
-
-    def __init__(self, size: int, deviation: float, slowest_rate: float = 0.05) -> None:
-        """Build for (N, size); `deviation` is what each parameter's spread starts at."""
-        super().__init__()
-        self.slowest_rate = slowest_rate
-        self.scale = nn.Parameter(torch.full((size,), deviation))
-        self.shift = nn.Parameter(torch.zeros(size))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("variance", torch.ones(size))
-        self.register_buffer("batches", torch.zeros(()))
-
-    def forward(self, raw: Tensor) -> Tensor:
-        """Standardise (N, size) to float32 (N, size)."""
-        raw = raw.float()
-        mean, variance = self.mean, self.variance
-        if self.training and len(raw) > 1:
-            variance, mean = torch.var_mean(raw, 0, correction=0)
-            self._follow(mean.detach(), variance.detach())
-        return (raw - mean) * torch.rsqrt(variance + 1e-8) * self.scale + self.shift
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        self.batches += 1
-        rate = next_rate(self.batches, self.slowest_rate)
-        self.mean += rate * (mean_of_ranks(mean) - self.mean)
-        self.variance += rate * (mean_of_ranks(variance) - self.variance)
-
-
-class Encoder(nn.Module):
+class NormalisedEncoder(Encoder):
     """Convolutions, then one dense layer, then the raw parameters of the posterior.
 
     The first convolution keeps the resolution if the frame is small (at most 16 pixels a side), so
@@ -120,7 +82,7 @@ class Encoder(nn.Module):
         self,
         shape: tuple[int, int, int],
         raw_size: int,
-        settings: EncoderSettings,
+        settings: NormalisedSettings,
         context: int = 0,
         location_size: int | None = None,
     ) -> None:
@@ -151,62 +113,71 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(settings.hidden) if settings.norm != "none" else nn.Identity()
         self.out = nn.Linear(settings.hidden, raw_size)
         self.location_size = raw_size if location_size is None else location_size
-        self.standardised = (
-            Standardised(self.location_size, settings.deviation)
-            if settings.deviation is not None
-            else None
-        )
+        self.standardised: Standardised | None = None
+        if settings.deviation is not None:
+            self.standardised = Standardised(self.location_size, settings.deviation)
 
-    @property
-    def expected(self) -> Tensor | None:
-        """(C, H, W), the mean frame; None unless past frames are to be subtracted.
+    def initial(self, n: int) -> Memory:
+        """The mean of earlier frames (n, C, H, W), if it is subtracted, and their number (n,).
 
-        It stands for them where there are none.
+        Before the first frame the mean frame stands for it.
         """
         if self.mean_frame is None or not self.subtracts_past:
-            return None
-        return self.mean_frame.mean
+            return {}
+        mean = self.mean_frame.mean
+        return {"past_mean": mean.repeat(n, 1, 1, 1), "past_count": mean.new_zeros(n)}
 
-    def see(self, frames: Tensor, before: Tensor | None = None) -> None:
-        """Take frames that are trained on into the running mean; arguments as in `forward`."""
-        self._expect_the_past(before)
-        if self.mean_frame is not None:
-            self.mean_frame.update(frames, before)
-        if self.whole_frame is not None:
-            self.whole_frame.update(frames)
-
-    def forward(
-        self, frames: Tensor, context: Tensor | None = None, before: Tensor | None = None
-    ) -> Tensor:
-        """Map frames to raw posterior parameters.
-
-        Args:
-            frames: (N, C, H, W), float in [0, 1].
-            context: (N, context), where the encoder was built for one.
-            before: (N, C, H, W), the mean of the frames before each, if the encoder subtracts it.
-
-        Returns:
-            (N, raw_size).
+    def look(self, memory: Memory, frames: Tensor, is_first: Tensor) -> tuple[Seen, Memory]:
+        """As in `Encoder`.
 
         Raises:
-            ValueError: `before` is missing, or is not subtracted.
+            ValueError: the memory is of an encoder that remembers nothing.
         """
-        self._expect_the_past(before)
-        shown = frames if self.mean_frame is None else self.mean_frame(frames, before)
-        if self.whole_frame is not None:
-            shown = torch.cat([shown, self.whole_frame(frames)], 1)
-        flat = self.convs(shown).flatten(1)
-        if context is not None:
-            flat = torch.cat([flat, context], -1)
-        raw: Tensor = self.out(nn.functional.silu(self.norm(self.dense(flat))))
-        if self.standardised is None:
-            return raw
-        location, spread = raw.tensor_split([self.location_size], -1)
-        return torch.cat([self.standardised(location), spread.float()], -1)
-
-    def _expect_the_past(self, before: Tensor | None) -> None:
-        if (before is not None) != self.subtracts_past:
-            expected = "the mean of the frames before each" if self.subtracts_past else "no past"
+        if self.mean_frame is None or not self.subtracts_past:
+            return Seen(frames), memory
+        if "past_mean" not in memory:
             raise ValueError(
-                f"encoder: expected {expected}, as subtract_past is {self.subtracts_past}"
+                "encoder: expected a memory of earlier frames, as encoder.subtract_past is true, "
+                "got none; start from what WorldModel.initial or observe returned"
             )
+        if is_first.ndim == 1:
+            before, memory = self._look_once(self.mean_frame.mean, memory, frames, is_first)
+            return Seen(frames, before), memory
+        means: list[Tensor] = []
+        for frame, first in zip(frames.unbind(1), is_first.unbind(1), strict=True):
+            before, memory = self._look_once(self.mean_frame.mean, memory, frame, first)
+            means.append(before)
+        return Seen(frames, torch.stack(means, 1)), memory  # (B, T, C, H, W)
+
+    @staticmethod
+    def _look_once(
+        expected: Tensor, memory: Memory, frames: Tensor, is_first: Tensor
+    ) -> tuple[Tensor, Memory]:
+        """The mean of the frames before these (N, C, H, W), and the memory with them in it."""
+        mean = torch.where(is_first[:, None, None, None], expected, memory["past_mean"])
+        count = (torch.where(is_first, 0, memory["past_count"]) + 1).clamp_max(LONGEST)
+        following = torch.lerp(mean, frames, 1 / count[:, None, None, None])
+        return mean, {"past_mean": following, "past_count": count}
+
+    def learn(self, seen: Seen) -> None:
+        """Take frames that are trained on into the mean frame and the pixels' deviations."""
+        if self.mean_frame is not None:
+            self.mean_frame.update(seen.frames, seen.before)
+        if self.whole_frame is not None:
+            self.whole_frame.update(seen.frames)
+
+    def forward(self, seen: Seen, context: Tensor | None = None) -> Tensor:
+        """As in `Encoder`."""
+        shown = seen.frames
+        if self.mean_frame is not None:
+            shown = self.mean_frame(seen.frames, seen.before)
+        if self.whole_frame is not None:
+            shown = torch.cat([shown, self.whole_frame(seen.frames)], -3)  # (..., 2 C, H, W)
+        flat = self.convs(shown.flatten(0, -4)).flatten(1)  # (N, maps * h * w)
+        if context is not None:
+            flat = torch.cat([flat, context.flatten(0, -2)], -1)  # (N, maps * h * w + context)
+        raw: Tensor = self.out(nn.functional.silu(self.norm(self.dense(flat))))  # (N, raw_size)
+        if self.standardised is not None:
+            location, spread = raw.tensor_split([self.location_size], -1)
+            raw = torch.cat([self.standardised(location), spread.float()], -1)
+        return raw.unflatten(0, shown.shape[:-3])  # (..., raw_size)

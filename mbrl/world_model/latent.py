@@ -1,13 +1,14 @@
 """The state a world model carries, and what its methods return of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from mbrl.world_model.past import Past
+Memory = Mapping[str, Tensor]
+"""What an encoder remembers of N sequences, (N, ...) each; only the encoder knows what it means."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,12 @@ class Latent:
     Attributes:
         hidden: (..., D) float32, deterministic RNN state.
         code: (..., Z) float32, stochastic code.
-        past: what `observe` has seen, where the encoder subtracts it; dreams have none.
+        memory: what the encoder remembers after the last step; dreams have none.
     """
 
     hidden: Tensor
     code: Tensor
-    past: Past | None = None
+    memory: Memory = field(default_factory=dict)
 
     @classmethod
     def cat(cls, parts: Sequence["Latent"]) -> Self:
@@ -33,8 +34,13 @@ class Latent:
 
     @property
     def features(self) -> Tensor:
-        """(..., Z + D), what heads and policies see."""
+        """(..., F), F = Z + D: what heads and policies see."""
         return torch.cat([self.code, self.hidden], -1)
+
+    @property
+    def last(self) -> "Latent":
+        """After the last step of sequences: (B, T, ...) to (B, ...), to be observed on from."""
+        return Latent(self.hidden[:, -1], self.code[:, -1], self.memory)
 
     def __getitem__(self, index: object) -> "Latent":
         """Index the leading axes of state and code, for dreaming on."""
@@ -50,12 +56,12 @@ class Latent:
 
 
 @dataclass(frozen=True)
-class Filtered:
-    """Real sequences, followed: their latents, and the parameters of q(z | x) that codes are of.
+class Observed:
+    """What observing leads to: latents, and the parameters of the q(z | x) their codes are of.
 
     Attributes:
-        latent: (B, T, ...).
-        posterior: (B, T, raw_size) float32, normalised.
+        latent: of one step (N, ...), or of sequences (B, T, ...).
+        posterior: (N, raw_size) or (B, T, raw_size) float32, normalised.
     """
 
     latent: Latent

@@ -1,19 +1,13 @@
 """The mathematics of the world model's loss: pure functions of tensors, no state, no logging."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 
 def categorical_kl(q_logits: Tensor, p_logits: Tensor) -> Tensor:
-    """KL(q || p) in nats, summed over the groups.
-
-    Args:
-        q_logits: (..., G, K), normalised or not.
-        p_logits: (..., G, K).
-
-    Returns:
-        (...,) float, >= 0.
-    """
+    """KL(q || p) in nats, summed over groups: logits (..., G, K), normalised or not, to (...,)."""
     q = q_logits.log_softmax(-1)
     p = p_logits.log_softmax(-1)
     return (q.exp() * (q - p)).sum((-2, -1))
@@ -27,20 +21,35 @@ def gaussian_kl(q_mean: Tensor, q_std: Tensor, p_mean: Tensor, p_std: Tensor) ->
 
 
 def free_nats(kl: Tensor, floor: float) -> Tensor:
-    """Mean KL, not pushed below `floor` nats (the clip acts on the batch mean, as in Dreamer)."""
-    return kl.mean().clamp_min(floor)
+    """A KL in nats of any shape, or that shape full of `floor` once its mean is below (Dreamer)."""
+    return torch.where(kl.mean() >= floor, kl, floor)
+
+
+def weighted_sum(
+    terms: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor | float],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Tensor:
+    """The means of a loss's named terms, each times its weight, summed in their order: ().
+
+    Raises:
+        ValueError: the names differ, or a term does not have its shape.
+    """
+    if not terms.keys() == weights.keys() == shapes.keys():
+        raise ValueError(f"loss: expected weights of {sorted(terms)}, got {sorted(weights)}")
+    for name, term in terms.items():
+        if term.shape != shapes[name]:
+            expected = f"expected shape {tuple(shapes[name])}, got {tuple(term.shape)}"
+            raise ValueError(f"loss: term {name}: {expected}")
+    parts = [weights[name] * term.mean() for name, term in terms.items()]
+    return sum(parts[1:], parts[0])
 
 
 def soft_free_nats(weight: Tensor, kl: Tensor, target: float) -> Tensor:
-    """The next weight of a KL that shall stay at `target` nats (VLAE, arXiv:1611.02731, app. C).
+    """The next weight () of a KL that is to stay at `target` nats (VLAE, arXiv:1611.02731, app. C).
 
-    A tenth more when the batch's mean KL is 5 % above the target, a tenth less when it is below;
+    A tenth more when the mean of `kl` is 5 % above the target, a tenth less when it is below;
     within (0, 1].
-
-    Args:
-        weight: (), the present weight.
-        kl: any shape, nats.
-        target: nats.
     """
     mean = kl.mean()
     up = torch.where(mean > 1.05 * target, 1.1, 1.0)
@@ -73,17 +82,10 @@ def two_hot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tenso
 
 
 def inverse_cdf_sample(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Sample class indices with one uniform number each.
+    """Sample class indices (...,) int64 of probabilities (..., K), with one uniform number each.
 
     On CPU this is several times cheaper than drawing one exponential number per class, which is
     what `torch.multinomial` and the Gumbel trick do.
-
-    Args:
-        probs: (..., K), summing to 1.
-        generator: the random stream, on the device of `probs`.
-
-    Returns:
-        (...,) int64 in [0, K).
     """
     cumulative = probs.cumsum(-1)
     uniform = torch.rand(probs.shape[:-1], generator=generator, device=probs.device)

@@ -1,19 +1,29 @@
-"""Settings of the world model; imports nothing heavy, so that checking a config is quick."""
+"""Settings of the world model; imports nothing heavy, so that checking a config is quick.
 
-from typing import Literal
+Encoders, codes and decoders come in kinds: a new one is a file with its class and one line in
+`ENCODERS`, `CODES` or `decoders.settings.DECODERS`.
+"""
+
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from mbrl.config.kinds import Kind, Kinds
 from mbrl.config.settings import Settings
+from mbrl.world_model.decoders.settings import DECODERS, DecoderSettings, PixelCNNSettings
+from mbrl.world_model.decoders.settings import FlowSettings as FlowSettings
 
 
 class EncoderSettings(Settings):
-    """The VAE's encoder."""
+    """The VAE's encoder: what all kinds have."""
 
-    kind: Literal["normalised", "world_models"] = Field(
-        "normalised",
-        description="ours; or the plain one of World Models (2018), which has no other settings",
-    )
+    kind: str = Field(description="which encoder")
+
+
+class NormalisedSettings(EncoderSettings):
+    """Our encoder: frames minus what was expected of them, and normalised maps."""
+
+    kind: Literal["normalised"] = Field("normalised", description="ours")
     channels: tuple[int, ...] = Field(
         (16, 32), description="maps of each conv; all but the first halve the image"
     )
@@ -49,122 +59,63 @@ class EncoderSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> "EncoderSettings":
-        if self.subtract_past and (self.kind == "world_models" or not self.subtract_mean):
-            raise ValueError(
-                "encoder.subtract_past: true needs encoder.kind: normalised and "
-                "encoder.subtract_mean: true"
-            )
+    def _consistent(self) -> "NormalisedSettings":
+        if self.subtract_past and not self.subtract_mean:
+            raise ValueError("encoder.subtract_past: true needs encoder.subtract_mean: true")
         if self.keep_whole and not self.subtract_past:
             raise ValueError("encoder.keep_whole: true needs encoder.subtract_past: true")
         return self
 
 
-class CodeSettings(Settings):
-    """The stochastic code z."""
+class WorldModelsEncoderSettings(EncoderSettings):
+    """The plain encoder of World Models (2018), for frames of 64 x 64."""
 
-    kind: Literal["categorical", "gaussian"] = Field(
-        "categorical", description="groups of one-hot variables, or a diagonal Gaussian"
-    )
-    groups: int = Field(16, ge=1, description="categorical variables, or Gaussian dimensions")
-    classes: int = Field(
-        16, ge=2, description="classes of each categorical variable; unused by gaussian"
-    )
+    kind: Literal["world_models"] = Field("world_models", description="that of 2018")
+
+
+ENCODERS = Kinds(
+    "normalised",
+    {
+        "normalised": Kind(NormalisedSettings, "mbrl.world_model.encoder:NormalisedEncoder"),
+        "world_models": Kind(
+            WorldModelsEncoderSettings, "mbrl.world_model.decoders.world_models:WorldModelsEncoder"
+        ),
+    },
+)
+"""All encoders by the name that `encoder.kind` gives."""
+
+
+class CodeSettings(Settings):
+    """The stochastic code z: what all kinds have."""
+
+    kind: str = Field(description="which code")
+    groups: int = Field(16, ge=1, description="variables of the code")
+
+
+class CategoricalSettings(CodeSettings):
+    """Groups of one-hot variables."""
+
+    kind: Literal["categorical"] = Field("categorical", description="one-hot variables")
+    classes: int = Field(16, ge=2, description="classes of each variable")
     unimix: float = Field(
         0.01, ge=0, lt=1, description="share of the uniform mixed into each categorical"
     )
 
 
-class FlowSettings(Settings):
-    """The flow decoder: RealNVP, Glow, or Glow whose steps share one coupling network."""
+class GaussianSettings(CodeSettings):
+    """A diagonal Gaussian."""
 
-    variant: Literal["glow", "realnvp"] = Field(
-        "glow",
-        description="1x1 convolutions and couplings of halves; or RealNVP's alternating "
-        "checkerboards and halves of the channels",
-    )
-    scales: int = Field(
-        3, ge=1, description="L; each halves the image's sides, which must allow it"
-    )
-    steps: int = Field(8, ge=2, description="K, steps of flow at each scale")
-    width: int = Field(64, ge=1, description="maps of the coupling network's hidden layers")
-    coupling: Literal["affine", "additive"] = Field(
-        "affine", description="couplings scale and shift, or only shift"
-    )
-    sharing: Literal["none", "level", "level+film", "level+film+proj", "global"] = Field(
-        "level+film+proj",
-        description="a network for every step; one per scale; one with gains and shifts of each "
-        "step's own; and with a last layer of each step's own (NanoFlow); one for all scales",
-    )
-    memory: Literal["plain", "checkpoint", "reversible"] = Field(
-        "plain",
-        description="kept for the gradient: all activations; one per step; or the last one only, "
-        "from which the others are recomputed",
-    )
-    marginal: bool = Field(
-        True,
-        description="send every pixel through its own running distribution first, so that what "
-        "never changes costs nothing; false: the even grid of published flows",
-    )
-    dequantisation: Literal["uniform", "variational"] = Field(
-        "uniform", description="the noise that fills a level's bin: uniform, or a flow of its own"
-    )
-    temperature: float = Field(
-        0.7, ge=0, description="deviation of what samples are made from; 1 is the model itself"
-    )
+    kind: Literal["gaussian"] = Field("gaussian", description="a diagonal Gaussian")
 
 
-class DecoderSettings(Settings):
-    """The observation likelihood p(x | z, h)."""
-
-    kind: Literal["pixelcnn", "deconv", "flow", "world_models"] = Field(
-        "pixelcnn",
-        description="pixel after pixel; all pixels at once; all at once by an invertible network; "
-        "or that of World Models (2018)",
-    )
-    likelihood: Literal["categorical", "mse"] = Field(
-        "categorical", description="mse is for deconv only; world_models is mse"
-    )
-    levels: int | None = Field(
-        None, ge=2, le=256, description="intensity levels V; default: 2 for binary frames, else 16"
-    )
-    channels: int = Field(16, ge=1, description="PixelCNN: maps F of each stack; deconv: base maps")
-    layers: int = Field(
-        2, ge=1, description="PixelCNN: gated layers L; the field reaches L + 1 rows up"
-    )
-    block: int = Field(
-        1, ge=1, description="PixelCNN: side of the pixel blocks its stacks work on; exact for any"
-    )
-    embedding: int = Field(4, ge=1, description="PixelCNN: numbers that stand for a pixel's level")
-    head_units: int = Field(32, ge=1, description="PixelCNN: hidden units of each sub-pixel")
-    map_channels: int = Field(16, ge=1, description="maps of the spatial condition")
-    map_products: int = Field(
-        0, ge=0, description="further maps of it, each a profile over rows times one over columns"
-    )
-    hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
-    input_dropout: float = Field(
-        0.0, ge=0, lt=1, description="PixelCNN: whole pixels hidden from the stack"
-    )
-    auxiliary: float = Field(
-        0.0,
-        ge=0,
-        description="PixelCNN: weight of a second, factorised guess at the frame, in training",
-    )
-    loss_floor: float = Field(
-        0.0, ge=0, description="nats of a pixel below which it counts as solved and is not pushed"
-    )
-    fraction: float = Field(
-        1.0, gt=0, le=1, description="share of the rows decoded in training, unbiased"
-    )
-    sampler: Literal["fixed_point", "wavefront", "cached", "naive"] = Field(
-        "fixed_point",
-        description="PixelCNN: how samples are drawn; all give the same frames, in different time",
-    )
-    marginal: bool = Field(
-        True, description="start from each pixel's running level frequencies; categorical only"
-    )
-    sees_hidden: bool = Field(True, description="condition on the time state h as well as on z")
-    flow: FlowSettings = FlowSettings()
+CODES = Kinds(
+    "categorical",
+    {
+        "categorical": Kind(CategoricalSettings, "mbrl.world_model.code:CategoricalCode"),
+        "gaussian": Kind(GaussianSettings, "mbrl.world_model.code:GaussianCode"),
+    },
+)
+"""All codes by the name that `code.kind` gives."""
 
 
 class KLSettings(Settings):
@@ -178,9 +129,6 @@ class KLSettings(Settings):
         gt=0,
         description="instead of free_nats: press the KL down to this many nats per frame; while it "
         "is below, the weight of the representation's KL shrinks",
-    )
-    warmup_updates: int = Field(
-        0, ge=0, description="updates over which the representation's KL grows to its weight"
     )
     dynamics: float = Field(
         1.0, ge=0, description="weight of KL(stop(q) || p), which trains the prior"
@@ -205,14 +153,14 @@ class HeadSettings(Settings):
 class WorldModelSettings(Settings):
     """VAE encoder, PixelCNN decoder and RNN dynamics, trained jointly."""
 
-    encoder: EncoderSettings = EncoderSettings()
-    code: CodeSettings = CodeSettings()
+    encoder: Annotated[EncoderSettings, ENCODERS] = NormalisedSettings()
+    code: Annotated[CodeSettings, CODES] = CategoricalSettings()
     hidden: int = Field(256, ge=1, description="D, size of the RNN state h")
     posterior: Literal["frame", "recurrent"] = Field(
         "frame", description="q(z | x), one pass over all rows; or q(z | x, h), a loop over time"
     )
     prior_hidden: int = Field(128, ge=1, description="width of the prior's hidden layer")
-    decoder: DecoderSettings = DecoderSettings()
+    decoder: Annotated[DecoderSettings, DECODERS] = PixelCNNSettings()
     heads: HeadSettings = HeadSettings()
     kl: KLSettings = KLSettings()
     joint: bool = Field(
@@ -226,19 +174,6 @@ class WorldModelSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "WorldModelSettings":
-        if self.decoder.kind == "pixelcnn" and self.decoder.likelihood == "mse":
-            raise ValueError(
-                "decoder.likelihood: mse needs decoder.kind: deconv; PixelCNN is categorical"
-            )
-        if self.decoder.kind == "flow" and self.decoder.likelihood == "mse":
-            raise ValueError(
-                "decoder.likelihood: mse needs decoder.kind: deconv; a flow has its own likelihood"
-            )
-        if self.decoder.kind == "flow" and self.decoder.loss_floor > 0:
-            raise ValueError(
-                "decoder.loss_floor must be 0 for decoder.kind: flow, whose pixels have no nats of "
-                f"their own, got {self.decoder.loss_floor}"
-            )
         if self.posterior == "recurrent" and self.encoder.kind == "world_models":
             raise ValueError("posterior: recurrent needs encoder.kind: normalised")
         if self.posterior == "recurrent" and not self.joint:

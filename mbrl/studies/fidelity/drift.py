@@ -74,12 +74,12 @@ def roll_out(
     role: str = "drift",
     *,
     begin: Latent | None = None,
-    likeliest: bool = False,
+    mode: bool = False,
 ) -> Rollouts:
     """Observe `BURN_IN` rows of each window, then dream on with the real actions.
 
     Windows start at rows `starts` (B,) and lie inside one episode up to the last horizon. With
-    `begin` (B, ...) dreams begin there instead of observing. `likeliest` dreams with the prior's
+    `begin` (B, ...) dreams begin there instead of observing. `mode` dreams with the prior's
     most probable codes instead of draws from it. `role` names the random streams.
     """
     if begin is None:
@@ -92,7 +92,7 @@ def roll_out(
     for step in range(1, max(horizons) + 1):
         action = frames.prev_action[starts + (BURN_IN - 1 + step)]
         imagined = model.imagine_step(
-            latent, torch.as_tensor(action, device=model.device), generator, likeliest=likeliest
+            latent, torch.as_tensor(action, device=model.device), generator, mode=mode
         )
         latent = imagined.latent
         rewards.append(imagined.reward.double().cpu().numpy())
@@ -144,7 +144,7 @@ def drift(
     if scene is not None and frames.ram is not None:
         judge = _Judge(scene, frames.ram, first, rollouts.rows(0)[chosen], rallies[chosen])
         same = rollouts.latents[0][index]
-        calm = roll_out(model, frames, starts[chosen], horizons, seed, begin=same, likeliest=True)
+        calm = roll_out(model, frames, starts[chosen], horizons, seed, begin=same, mode=True)
         calm_pixels = stream(seed, "drift/likeliest/pixels", model.device)
     report = {}
     for horizon in horizons:

@@ -150,7 +150,8 @@ def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not any(len(one["curve"]["cpu_minutes"]) > 1 for one in shown):
         return None
     decoders = [one["settings"]["world_model"]["decoder"] for one in shown]
-    calibrated = [one for one, d in zip(shown, decoders, strict=True) if d["likelihood"] != "mse"]
+    likelihoods = [decoder.get("likelihood", "categorical") for decoder in decoders]
+    calibrated = [one for one, kind in zip(shown, likelihoods, strict=True) if kind != "mse"]
     panels = [("kl", "KL of the code, nats per frame")]
     if calibrated:
         panels.append(("nats_per_frame", "pixels, nats per frame"))

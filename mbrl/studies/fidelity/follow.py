@@ -1,6 +1,6 @@
 """Real rows together with the latents that belong to them: what every measure starts from.
 
-Windows of held-out (or training) rows go through `WorldModel.filter`; the first `BURN_IN` rows of a
+Windows of held-out (or training) rows go through `WorldModel.observe`; the first `BURN_IN` rows of a
 window only warm the recurrent state up and are not measured, except where the window starts with
 its episode, whose first rows are a situation of their own. Nothing here judges anything.
 """
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.frames import Frames
-from mbrl.world_model.latent import Filtered, Latent
+from mbrl.world_model.latent import Latent, Observed
 from mbrl.world_model.model import WorldModel
 
 BURN_IN = 16  # rows observed before anything is measured
 LENGTH = 64  # rows of a window, burn-in included
-ROWS_PER_BATCH = 1024  # rows filtered at once: bounds the memory, changes nothing else
+ROWS_PER_BATCH = 1024  # rows observed at once: bounds the memory, changes nothing else
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,16 @@ def filtered(
     starts: NDArray[np.int64],
     length: int,
     generator: torch.Generator,
-) -> Filtered:
-    """`WorldModel.filter` of the windows (B, length) that start at `starts`, on the CPU."""
+) -> Observed:
+    """`WorldModel.observe` of the windows (B, length) that start at `starts`, on the CPU."""
     step = max(1, ROWS_PER_BATCH // length)
-    parts = [
-        model.filter(frames.batch(starts[i : i + step], length), generator)
-        for i in range(0, len(starts), step)
-    ]
+    parts = []
+    for i in range(0, len(starts), step):
+        batch = frames.batch(starts[i : i + step], length)
+        start = model.initial(len(batch.obs), model.device)
+        parts.append(model.observe(start, *model.inputs(batch), generator))
     latent = Latent.cat([part.latent.to("cpu") for part in parts])
-    return Filtered(latent, torch.cat([part.posterior for part in parts]).cpu())
+    return Observed(latent, torch.cat([part.posterior for part in parts]).cpu())
 
 
 def follow(

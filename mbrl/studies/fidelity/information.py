@@ -36,7 +36,7 @@ LAST, EVERY, WINDOWS = 8, 2, 64
 
 def is_calibrated(model: WorldModel) -> bool:
     """Whether the decoder's likelihood is one: a distribution over pixels, not a squared error."""
-    return model.settings.decoder.likelihood != "mse"
+    return getattr(model.settings.decoder, "likelihood", "categorical") != "mse"
 
 
 @torch.no_grad()

@@ -29,8 +29,8 @@ from mbrl.studies.fidelity.probes import Labels, Targets, classification_report,
 from mbrl.studies.fidelity.readout import categories_of, read_variables
 from mbrl.studies.fidelity.trial import Trial
 from mbrl.studies.training import BudgetedTraining
-from mbrl.world_model.encoder import Encoder
-from mbrl.world_model.settings import EncoderSettings
+from mbrl.world_model.encoder import NormalisedEncoder, Seen
+from mbrl.world_model.settings import NormalisedSettings
 
 BATCH = 64
 LEARNING_RATE, HALVED_AFTER = 1e-3, 2000
@@ -49,7 +49,7 @@ class LabelReader(nn.Module):
     def __init__(
         self,
         shape: tuple[int, int, int],
-        settings: EncoderSettings,
+        settings: NormalisedSettings,
         names: tuple[str, ...],
         classes: list[Labels],
         features: int = 256,
@@ -62,7 +62,7 @@ class LabelReader(nn.Module):
         super().__init__()
         self.names, self.classes = names, classes
         without = {"deviation": None, "subtract_past": False, "keep_whole": False}
-        self.encoder = Encoder(shape, features, settings.model_copy(update=without))
+        self.encoder = NormalisedEncoder(shape, features, settings.model_copy(update=without))
         self.sizes = [len(values) for values in classes]
         self.out = nn.Linear(features, sum(self.sizes))
 
@@ -71,10 +71,10 @@ class LabelReader(nn.Module):
 
         In training mode the encoder takes the frames into its running statistics.
         """
-        frames = obs.permute(0, 3, 1, 2).float() / 255
+        seen = Seen(obs.permute(0, 3, 1, 2).float() / 255)
         if self.training:
-            self.encoder.see(frames)
-        return self.out(silu(self.encoder(frames))).split(self.sizes, 1)
+            self.encoder.learn(seen)
+        return self.out(silu(self.encoder(seen))).split(self.sizes, 1)
 
     @torch.no_grad()
     def guesses(self, obs: NDArray[np.uint8]) -> Labels:
@@ -94,7 +94,9 @@ class SupervisedTraining(BudgetedTraining):
 
     at_once = 16
 
-    def __init__(self, trial: Trial, game: Game, settings: EncoderSettings, frames: Frames) -> None:
+    def __init__(
+        self, trial: Trial, game: Game, settings: NormalisedSettings, frames: Frames
+    ) -> None:
         """Build the reader, and take up the newest checkpoint if there is one.
 
         Raises:

@@ -25,6 +25,7 @@ from mbrl.studies.fidelity.pictures import draw
 from mbrl.studies.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.studies.fidelity.trial import Trial
 from mbrl.studies.training import BudgetedTraining, Tree
+from mbrl.world_model.settings import NormalisedSettings
 
 UPDATES_AT_ONCE = 4
 FRAMES_SEED = 0
@@ -81,7 +82,8 @@ def _model_world(trial: Trial) -> Tree | None:
 def _read_labels(trial: Trial) -> Tree | None:
     """Train an encoder on the labels and score it; None if a signal came."""
     game, (train, held_out) = GAMES[trial.game], map(load_frames, frames_of(trial))
-    reading = SupervisedTraining(trial, game, trial.config().world_model.encoder, train)
+    encoder = trial.config().world_model.encoder.model_dump()
+    reading = SupervisedTraining(trial, game, NormalisedSettings.model_validate(encoder), train)
     reader = reading.reader
     return reading.made(reader, lambda: supervised_report(reader, game, train, held_out))
 

@@ -1,12 +1,10 @@
-"""How long 64 images take to draw: PixelCNN's samplers, and a flow of a decoder's size.
+"""How long 64 images take to draw: by a PixelCNN, and by a flow of a decoder's size.
 
     python -m mbrl.studies.flows.latency pong --arm none ...
 
 The PixelCNN is the world model's decoder (`configs/atari.yaml`: stacks on blocks of pixels, 2
 layers), without a condition and trained for a few hundred updates on the same images, since how
-many passes its fastest sampler takes depends on what was learnt. Only exact samplers compete; all
-draw the same images from the same noise (`mbrl/world_model/decoders/sampling.py`). The flows of the
-study are timed by `cost.py`; they have 32 steps for each scale, many more than a decoder needs, so
+many passes its sampler takes depends on what was learnt. The flows of the study are timed by `cost.py`; they have 32 steps for each scale, many more than a decoder needs, so
 that one of 6 steps and width 32 stands beside them here, untrained, since how long its one pass
 takes does not depend on what was learnt. All times are CPU times of one thread, measured alike, for
 images of the study's size and, if those are smaller, of a game's whole frames.
@@ -25,22 +23,20 @@ from mbrl.studies.flows.measure import to_tensor
 from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.trial import Trial, command_line, is_fresh, known_digest
 from mbrl.world_model.decoders.flow.image_flow import most_scales
-from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder
-from mbrl.world_model.decoders.sampling import sample_blocks
-from mbrl.world_model.settings import DecoderSettings, FlowSettings
+from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder, sample_blocks
+from mbrl.world_model.decoders.settings import FlowSettings, PixelCNNSettings
 
-DECODER = DecoderSettings(channels=32, layers=2, block=4, map_products=16, head_units=16)
+DECODER = PixelCNNSettings(channels=32, layers=2, block=4, map_products=16, head_units=16)
 """As in `configs/atari.yaml`."""
 FLOW = FlowSettings(scales=3, steps=6, width=32)
 """As large as a world model's decoder; of fewer scales where images cannot be halved so often."""
 UPDATES, UPDATES_QUICK, BATCH, LR = 300, 2, 16, 2e-3
-SAMPLERS = ("fixed_point", "wavefront", "cached")
 NAME = "pixelcnn.latency.json"
 VERSION = 3
 
 
 def latencies(images: ImageSet, updates: int) -> dict[str, float]:
-    """CPU milliseconds for 64 images by each sampler, after so many updates of training."""
+    """CPU milliseconds for 64 images by the sampler, after so many updates of training."""
     torch.manual_seed(0)
     decoder = PixelCNNDecoder(images.shape, images.levels, 1, DECODER)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=LR)
@@ -54,8 +50,7 @@ def latencies(images: ImageSet, updates: int) -> dict[str, float]:
     decoder.eval()
     features = torch.ones(SAMPLED, 1)
     noise = decoder.gumbel(SAMPLED, features.device, torch.Generator().manual_seed(0))
-    draw = partial(sample_blocks, decoder)
-    return {name: cpu_ms_of(partial(draw, name, features, noise)) for name in SAMPLERS}
+    return {"fixed_point": cpu_ms_of(partial(sample_blocks, decoder, features, noise))}
 
 
 def flow_ms(images: ImageSet) -> float:
@@ -96,4 +91,4 @@ def run(trial: Trial) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(run, "Time PixelCNN's samplers on the images of the study.", None))
+    sys.exit(command_line(run, "Time PixelCNN's sampler on the images of the study.", None))

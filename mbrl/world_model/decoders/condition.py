@@ -1,7 +1,7 @@
 """Where on the frame is what: the condition (z, h) laid out as maps.
 
 Convolutions with a small field cannot place an object by themselves, nor can a single bias for all
-pixels. Every decoder that works on a grid is therefore told through maps, made here.
+pixels. Every decoder that works on a grid therefore gets maps, made here.
 """
 
 import math
@@ -9,6 +9,11 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def condition_vector(features: int, hidden: int) -> nn.Sequential:
+    """(z, h) to a vector: (N, features) to (N, hidden)."""
+    return nn.Sequential(nn.Linear(features, hidden), nn.LayerNorm(hidden), nn.SiLU())
 
 
 class SpatialCondition(nn.Module):

@@ -10,26 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mbrl.world_model.decoders.base import Decoder
-from mbrl.world_model.decoders.condition import SpatialCondition
+from mbrl.world_model.decoders.condition import SpatialCondition, condition_vector
 from mbrl.world_model.decoders.marginal import PixelMarginal, zero_last_layer
+from mbrl.world_model.decoders.settings import DeconvSettings
 from mbrl.world_model.losses import inverse_cdf_sample
-from mbrl.world_model.settings import DecoderSettings
 
 
 class DeconvDecoder(Decoder):
     """Features to a map of the image's size, then per-pixel means or logits."""
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, features: int, settings: DecoderSettings
+        self, shape: tuple[int, int, int], levels: int, features: int, settings: DeconvSettings
     ) -> None:
         """Build for images of `shape` (C, H, W) with `levels` values and (N, features)."""
         super().__init__(shape, levels, settings)
         self.gaussian = settings.likelihood == "mse"
         channels, height, width = shape
         maps = 2 * settings.channels
-        self.condition = nn.Sequential(
-            nn.Linear(features, settings.hidden), nn.LayerNorm(settings.hidden), nn.SiLU()
-        )
+        self.condition = condition_vector(features, settings.hidden)
         self.spatial = SpatialCondition(settings.hidden, maps, settings.map_products, height, width)
         outputs = channels if self.gaussian else channels * levels
         self.head = nn.Sequential(
@@ -53,16 +51,16 @@ class DeconvDecoder(Decoder):
 
     def nats(
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Tensor:
         """Nats of each pixel; for `mse` the squared error of intensities in [0, 1], as in 2018."""
         if self.gaussian:
             target = image.float() / (self.levels - 1)
-            return (self._outputs(features) - target).square().flatten(1), None
+            return (self._outputs(features) - target).square().flatten(1)
         if self.marginal is not None and self.training:
             self.marginal.update(image)
-        logits = self._logits(features).transpose(1, 2)
+        logits = self._logits(features).transpose(1, 2)  # (N, V, C, H, W)
         nats = functional.cross_entropy(logits, image.long(), reduction="none")
-        return nats.flatten(1), None
+        return nats.flatten(1)  # (N, C * H * W)
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:

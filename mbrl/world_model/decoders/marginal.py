@@ -8,7 +8,7 @@ into what moves; without this, the first hundreds of updates only learn the back
 import torch
 from torch import Tensor, nn
 
-from mbrl.world_model.running import mean_of_ranks, next_rate
+from mbrl.world_model.normalise import follow
 
 
 def zero_last_layer(head: nn.Sequential) -> None:
@@ -20,8 +20,8 @@ def zero_last_layer(head: nn.Sequential) -> None:
 class PixelMarginal(nn.Module):
     """Running frequencies of the V levels at every pixel, as logits to add to a decoder's own.
 
-    The mean over batches is cumulative first, then moving. A small share of the uniform keeps every
-    level possible: an object may appear where none was seen before.
+    A small share of the uniform keeps every level possible: an object may appear where none was
+    seen before.
     """
 
     frequency: Tensor
@@ -51,8 +51,7 @@ class PixelMarginal(nn.Module):
         counts = torch.bincount(cells.flatten(), minlength=self.frequency.numel())
         counts = counts.view(channels, height, width, levels).movedim(-1, 1)
         self.batches += 1
-        rate = next_rate(self.batches, self.slowest_rate)
-        self.frequency += rate * (mean_of_ranks(counts / len(image)) - self.frequency)
+        follow(self.frequency, counts / len(image), self.batches, self.slowest_rate)
 
     def forward(self) -> Tensor:
         """Log-probabilities (C, V, H, W)."""

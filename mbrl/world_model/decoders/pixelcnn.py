@@ -6,14 +6,17 @@ with a VAE's code: PixelVAE, arXiv:1611.05013, and VLAE, arXiv:1611.02731). Two 
 convolutions, so that no mask is needed: the vertical one sees whole rows above, the horizontal one
 the row so far.
 
-The stacks work on blocks of b x b pixels (space to depth), because convolutions at full resolution
-are most of the cost: at 64 x 64, blocks of 4 make a frame about ten times cheaper. Nothing is lost
-by it: within a block a masked head (MADE, arXiv:1502.03509) models the sub-pixels and their
-channels one after another, so the likelihood is still exact and still autoregressive in every
-pixel. With L layers a block depends on L + 1 rows of blocks above it and on the blocks up to L + 1
-to its left, nothing else; a receptive field this small cannot place an object, which is why the
-condition enters not only as a global bias but also as a spatial map, at every gate and once more
-past all gates.
+The stacks work on blocks of b x b pixels: at 64 x 64, blocks of 4 make a frame about ten times
+cheaper. Within a block a masked head (MADE, arXiv:1502.03509) models the sub-pixels and their
+channels one after another, so the likelihood stays exact and autoregressive in every pixel. With L
+layers a block depends on L + 1 rows of blocks above it and on L + 1 blocks to its left. A field
+this small cannot place an object. Therefore the condition enters not only as a global bias but also
+as a spatial map, at every gate and once more past all gates.
+
+Samples are drawn all blocks at once: guess the frame, then draw blocks anew from the frame so far,
+until nothing changes. Every block depends on earlier ones only, so the fixed point is the frame
+that drawing one sub-pixel after another gives. Game frames reach it in tens of passes (Wiggers &
+Hoogeboom, arXiv:2002.09928), each of the blocks alone whose field holds one that has just changed.
 """
 
 import itertools
@@ -25,12 +28,14 @@ from torch.nn import functional
 
 from mbrl.errors import ConfigError
 from mbrl.world_model.decoders.base import Decoder
-from mbrl.world_model.decoders.condition import SpatialCondition
+from mbrl.world_model.decoders.condition import SpatialCondition, condition_vector
 from mbrl.world_model.decoders.marginal import PixelMarginal
-from mbrl.world_model.decoders.sampling import gate, sample_blocks
-from mbrl.world_model.settings import DecoderSettings
+from mbrl.world_model.decoders.settings import PixelCNNSettings
 
 Conditions = tuple[list[tuple[Tensor, Tensor | None]], Tensor]
+"""What `PixelCNNDecoder.conditions` returns."""
+CELLS_AT_ONCE = 2**17
+"""Blocks in memory at a time; larger batches are drawn in parts, which changes no frame."""
 
 
 def shift_down(x: Tensor) -> Tensor:
@@ -41,6 +46,12 @@ def shift_down(x: Tensor) -> Tensor:
 def shift_right(x: Tensor) -> Tensor:
     """Move an image (N, C, H, W) one pixel right; the first column becomes zero."""
     return functional.pad(x, (1, 0, 0, 0))[..., :-1]
+
+
+def gate(x: Tensor) -> Tensor:
+    """tanh(a) * sigmoid(b) for the two halves of the channels."""
+    a, b = x.chunk(2, 1)
+    return torch.tanh(a) * torch.sigmoid(b)
 
 
 class GatedLayer(nn.Module):
@@ -91,8 +102,7 @@ def from_blocks(blocks: Tensor, channels: int, block: int) -> Tensor:
 def level_features(levels: int, count: int) -> Tensor:
     """What stands for each level on the way in, (V, count): cosines of growing frequency.
 
-    Fixed, so that no gradient has to be scattered back into a table; with `count` = V - 1 they tell
-    all levels apart linearly (they are the discrete cosine transform), with fewer smoothly.
+    They are fixed, so that no gradient has to be scattered back into a table.
     """
     frequency = math.pi * torch.arange(1, count + 1)
     return torch.cos((torch.arange(levels)[:, None] + 0.5) / levels * frequency)
@@ -101,8 +111,7 @@ def level_features(levels: int, count: int) -> Tensor:
 class MaskedHead(nn.Module):
     """Logits of the S sub-pixels of a block, each given the context and the sub-pixels before it.
 
-    One hidden layer with `units` of its own for each sub-pixel: those of sub-pixel s see the
-    sub-pixels before s only (MADE, Germain et al., arXiv:1502.03509).
+    One hidden layer, with `units` for each sub-pixel that see the sub-pixels before it only.
     """
 
     mask: Tensor
@@ -133,44 +142,13 @@ class MaskedHead(nn.Module):
         return logits.unflatten(1, context.shape[:3]).permute(1, 2, 3, 0, 4)
 
 
-class AuxiliaryHead(nn.Module):
-    """A second guess at the frame from the spatial condition alone, every sub-pixel at once.
-
-    It cannot lean on earlier pixels, so what it learns has to come from (z, h) (AGAVE, Lucas and
-    Verbeek, arXiv:1711.11479). Used in training only.
-    """
-
-    def __init__(self, maps: int, hidden: int, subpixels: int, levels: int) -> None:
-        """Build for spatial conditions of `maps` channels."""
-        super().__init__()
-        self.subpixels = subpixels
-        last = nn.Linear(hidden, subpixels * levels)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(nn.Linear(maps, hidden), nn.SiLU(), last)
-
-    def forward(self, spatial: Tensor) -> Tensor:
-        """Map (N, maps, h, w) to logits (N, h, w, S, V)."""
-        logits: Tensor = self.layers(spatial.permute(0, 2, 3, 1))
-        return logits.unflatten(-1, (self.subpixels, -1))
-
-
-def subpixel_nats(logits: Tensor, blocks: Tensor) -> Tensor:
-    """Nats of sub-pixels (N, h, w, S) under logits (N, h, w, S, V): (N, S * h * w) float32."""
-    logits, target = logits.permute(3, 0, 1, 2, 4), blocks.permute(3, 0, 1, 2)  # as they lie
-    nats = functional.cross_entropy(
-        logits.flatten(0, 3).float(), target.flatten().long(), reduction="none"
-    )
-    return nats.view(target.shape).transpose(0, 1).flatten(1)
-
-
 class PixelCNNDecoder(Decoder):
     """Autoregressive categorical likelihood over V intensity levels per channel."""
 
     table: Tensor
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, features: int, settings: DecoderSettings
+        self, shape: tuple[int, int, int], levels: int, features: int, settings: PixelCNNSettings
     ) -> None:
         """Build for images of `shape` (C, H, W) with `levels` values and (N, features).
 
@@ -187,9 +165,7 @@ class PixelCNNDecoder(Decoder):
             )
         maps, layers, embedding = settings.channels, settings.layers, settings.embedding
         subpixels = block * block * channels
-        self.condition = nn.Sequential(
-            nn.Linear(features, settings.hidden), nn.LayerNorm(settings.hidden), nn.SiLU()
-        )
+        self.condition = condition_vector(features, settings.hidden)
         self.spatial = SpatialCondition(
             settings.hidden,
             settings.map_channels,
@@ -206,54 +182,32 @@ class PixelCNNDecoder(Decoder):
         # one more input channel marks the inside of the image: padding is no black pixel
         self.vertical_in = nn.Conv2d(subpixels * embedding + 1, maps, (1, 3), padding=(0, 1))
         self.horizontal_in = nn.Conv2d(subpixels * embedding + 1, maps, 1)
-        self.stack = nn.ModuleList(GatedLayer(maps) for _ in range(layers))
+        self.layers = [GatedLayer(maps) for _ in range(layers)]
+        self.stack = nn.ModuleList(self.layers)
         self.head = MaskedHead(maps, subpixels, embedding, levels, settings.head_units)
         self.marginal = PixelMarginal(shape, levels) if settings.marginal else None
-        self.auxiliary = (
-            AuxiliaryHead(self.spatial.channels, settings.hidden, subpixels, levels)
-            if settings.auxiliary > 0
-            else None
-        )
 
-    def _conditions(self, features: Tensor) -> Conditions:
-        """What (z, h) adds, on the grid of blocks."""
-        condition = self.condition(features)
-        return self._biases(condition, self.spatial(condition))
-
-    def _biases(self, condition: Tensor, spatial: Tensor) -> Conditions:
-        """The biases that a condition vector and a spatial condition amount to.
+    def conditions(self, features: Tensor) -> Conditions:
+        """What (z, h) adds, on the grid of blocks.
 
         Returns:
             The bias of each layer's horizontal and vertical gates, each (N, 2F, h, w), None for the
             last layer's vertical one; and what the sum of the skip connections starts from,
             (N, F, h, w).
         """
+        condition = self.condition(features)
+        spatial = self.spatial(condition)
         bias = self.local_bias(spatial) + self.global_bias(condition)[..., None, None]
         parts = bias.chunk(2 * len(self.stack) - 1, 1)
         pairs = itertools.zip_longest(parts[::2], parts[1::2])
         return list(pairs), self.local_start(spatial)
 
-    def _visible(self, blocks: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        """In training with input dropout, (N, h, w, S): which pixels the decoder may see."""
-        if not (self.training and self.settings.input_dropout > 0):
-            return None
-        pixels = (*blocks.shape[:3], self.block**2)
-        draw = torch.rand(pixels, generator=generator, device=blocks.device)
-        return (draw >= self.settings.input_dropout).repeat_interleave(self.shape[0], -1)
-
-    def _logits(
-        self,
-        blocks: Tensor,
-        conditions: Conditions,
-        visible: Tensor | None = None,
-    ) -> Tensor:
-        """Logits of each sub-pixel given those before it: (N, h, w, S) to (N, h, w, S, V)."""
-        embedded = self.table[blocks.long()]
-        if visible is not None:
-            embedded = embedded * visible.unsqueeze(-1)
+    def logits(self, blocks: Tensor, conditions: Conditions) -> Tensor:
+        """Of each sub-pixel given those before it: (N, h, w, S) to (N, h, w, S, V)."""
+        embedded = self.table[blocks.long()]  # (N, h, w, S, E)
         context = functional.silu(self._skips(embedded.flatten(-2), conditions))
         logits: Tensor = self.head(context.permute(0, 2, 3, 1), embedded)
-        return logits + self._start()
+        return logits + self.start()
 
     def _skips(self, flat: Tensor, conditions: Conditions) -> Tensor:
         """Both stacks: embedded blocks (N, h, w, S E) to what goes to the head, (N, F, h, w)."""
@@ -266,7 +220,7 @@ class PixelCNNDecoder(Decoder):
             skips = skips + skip
         return skips
 
-    def _start(self) -> Tensor:
+    def start(self) -> Tensor:
         """The logits that all frames start from, (h, w, S, V) or (S, V) float32."""
         if self.marginal is None:
             return self.head.bias
@@ -275,30 +229,28 @@ class PixelCNNDecoder(Decoder):
 
     def nats(
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Nats of each sub-pixel; with `decoder.auxiliary`, also the weighted auxiliary nats."""
+    ) -> Tensor:
+        """Nats of each sub-pixel, (N, S * h * w)."""
         if self.marginal is not None and self.training:
             self.marginal.update(image)
         blocks = to_blocks(image, self.block)
-        condition = self.condition(features)
-        spatial = self.spatial(condition)
-        biases = self._biases(condition, spatial)
-        logits = self._logits(blocks, biases, self._visible(blocks, generator))
-        nats = subpixel_nats(logits, blocks)
-        if self.auxiliary is None or not self.training:
-            return nats, None
-        guess = self.auxiliary(spatial) + self._start()
-        return nats, self.settings.auxiliary * subpixel_nats(guess, blocks).sum(1)
+        logits = self.logits(blocks, self.conditions(features))
+        # as they lie in memory: (S, N, h, w, V) and (S, N, h, w)
+        logits, target = logits.permute(3, 0, 1, 2, 4), blocks.permute(3, 0, 1, 2)
+        nats = functional.cross_entropy(
+            logits.flatten(0, 3).float(), target.flatten().long(), reduction="none"
+        )
+        return nats.view(target.shape).transpose(0, 1).flatten(1)
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw free-running samples, (N, F) to (N, C, H, W) uint8 levels.
 
-        The Gumbel noise of every pixel is drawn once; every `decoder.sampler` then gives the same
-        images, in different time (`mbrl.world_model.decoders.sampling`).
+        With the Gumbel noise of every sub-pixel and level drawn, sampling is deterministic: a
+        sub-pixel takes the level with the largest logit plus noise (the Gumbel-max trick).
         """
         noise = self.gumbel(len(features), features.device, generator)
-        blocks = sample_blocks(self, self.settings.sampler, features, noise)
+        blocks = sample_blocks(self, features, noise)
         return from_blocks(blocks, self.shape[0], self.block)
 
     def gumbel(self, n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
@@ -307,3 +259,202 @@ class PixelCNNDecoder(Decoder):
         grid = (height // self.block, width // self.block, self.block**2 * channels)
         uniform = torch.rand((n, *grid, self.levels), generator=generator, device=device)
         return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+
+
+# -- sampling -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def sample_blocks(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> Tensor:
+    """Draw one frame for each row of features.
+
+    In float32 whatever the training did: in bfloat16 the rounding alone decides about one pixel in
+    some ten thousands, and other orders of the same sums should give the same frame.
+
+    Args:
+        decoder: the distribution.
+        features: (N, F), what to condition on.
+        noise: (N, h, w, S, V), as `PixelCNNDecoder.gumbel` draws it.
+
+    Returns:
+        (N, h, w, S) uint8 levels, on the grid of blocks.
+    """
+    images = max(1, CELLS_AT_ONCE // (noise.shape[1] * noise.shape[2]))
+    parts = zip(features.float().split(images), noise.split(images), strict=True)
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.cat([fixed_point(decoder, *part)[0] for part in parts])
+
+
+def fixed_point(
+    decoder: PixelCNNDecoder, features: Tensor, noise: Tensor
+) -> tuple[Tensor, list[int]]:
+    """As `sample_blocks`, at once and in the precision around it.
+
+    Returns:
+        (N, h, w, S) levels, and how many blocks were drawn in each pass.
+    """
+    stacks = Stacks(decoder, features, noise)
+    stacks.guess()
+    places = stacks.cells
+    dirty, passes = places.flatten(), []
+    while len(dirty):
+        passes.append(len(dirty))
+        stacks.enter_down(dirty)
+        for index in range(len(stacks.layers)):
+            stacks.down(index, dirty)
+        changed = torch.zeros(places.shape, dtype=torch.bool, device=places.device)
+        changed.view(-1)[stacks.inside[dirty]] = stacks.draw(dirty)
+        dirty = places[downstream(changed, len(stacks.layers) + 1)]
+    return stacks.drawn(), passes
+
+
+def downstream(changed: Tensor, reach: int) -> Tensor:
+    """Blocks (N, h, w) whose field holds a changed one.
+
+    A block sees `reach` blocks, L + 1, up, to the left, and above to the right.
+    """
+    mark = changed.unsqueeze(1).float()
+    above = functional.pad(mark, (reach, reach, reach, 0))[:, :, :-1]
+    left = functional.pad(mark, (reach, 0))[..., :-1]
+    below = functional.max_pool2d(above, (reach, 2 * reach + 1), stride=1)
+    right = functional.max_pool2d(left, (1, reach), stride=1)
+    return (below + right).squeeze(1) > 0
+
+
+class BlockHead:
+    """The masked head, one sub-pixel after the other instead of all at once."""
+
+    def __init__(self, decoder: PixelCNNDecoder) -> None:
+        """Take the head's weights, masked and split by sub-pixel."""
+        head = decoder.head
+        self.context, self.table, self.weight = head.context, decoder.table, head.weight
+        before = (head.before.weight * head.mask).t()
+        self.before = [
+            before[: s * self.table.shape[1], s * head.units : (s + 1) * head.units]
+            for s in range(head.subpixels)
+        ]
+        self.units = head.units
+
+    def draw(self, skips: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw blocks given sums of skip connections (M, F) and what is added to logits (M, S, V).
+
+        Returns:
+            Levels (M, S), and what stands for them on the way in, (M, S E).
+        """
+        base = self.context(functional.silu(skips))
+        size, units = self.table.shape[1], self.units
+        subpixels = len(self.before)
+        levels = torch.empty(len(skips), subpixels, dtype=torch.int64, device=skips.device)
+        embedded = skips.new_empty(len(skips), subpixels * size)
+        for s in range(subpixels):
+            hidden = base[:, s * units : (s + 1) * units]
+            if s > 0:
+                hidden = torch.addmm(hidden, embedded[:, : s * size], self.before[s])
+            scores = torch.addmm(bias[:, s], functional.silu(hidden), self.weight[s])
+            torch.argmax(scores, 1, out=levels[:, s])
+            embedded[:, s * size : (s + 1) * size] = self.table[levels[:, s]]
+        return levels, embedded
+
+
+class Stacks:
+    """Both stacks for any set of blocks, with all that was computed before.
+
+    Maps are tables with a row for each cell. Cells are the blocks of all images, and around each
+    image a frame of zeros, one block wide, above and beside: neighbours are neighbours at the
+    borders, too. `inside` maps a cell to its block in tables without frames.
+    """
+
+    def __init__(self, decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> None:
+        """Make empty tables for a batch of features (N, F) and noise (N, h, w, S, V)."""
+        conditions, start = decoder.conditions(features)
+        n, maps, height, width = start.shape
+        self.row_length = width + 2
+        image, row, column = torch.meshgrid(
+            *(torch.arange(size, device=start.device) for size in (n, height, width)), indexing="ij"
+        )
+        self.cells = (image * (height + 1) + row + 1) * self.row_length + column + 1
+        count = n * (height + 1) * self.row_length + 1
+        self.inside = self.cells.new_zeros(count)
+        self.inside[self.cells.flatten()] = torch.arange(n * height * width, device=start.device)
+        self.seen = start.new_zeros(count, decoder.vertical_in.in_channels)
+        self.v = [start.new_zeros(count, maps) for _ in conditions]
+        self.h = [start.new_zeros(count, maps) for _ in conditions]
+        self.start, self.h_bias = _table(start), [_table(h) for h, _ in conditions]
+        self.v_bias = [_table(v) for _, v in conditions if v is not None]
+        self.noise = (noise + decoder.start()).flatten(0, 2)
+        self.levels = torch.zeros(self.noise.shape[:2], dtype=torch.uint8, device=noise.device)
+        self.head = BlockHead(decoder)
+        self.first = _matrix(decoder.vertical_in), _matrix(decoder.horizontal_in)
+        self.layers = [
+            tuple(
+                _matrix(conv) for conv in (layer.vertical, layer.link, layer.horizontal, layer.out)
+            )
+            for layer in decoder.layers
+        ]
+        self.gates = [torch.empty_like(bias) for bias in self.h_bias]  # with the link from above
+        above = [-self.row_length - 1, -self.row_length, -self.row_length + 1]
+        self.above = torch.tensor(above, device=start.device)
+        self.around = torch.tensor([*above, -1, 0, 1], device=start.device)
+
+    def enter_down(self, cells: Tensor) -> None:
+        """Compute the vertical stack's input at cells (M,)."""
+        self.v[0][cells] = _product(self.first[0], self.seen[cells[:, None] + self.above])
+
+    def down(self, index: int, cells: Tensor) -> None:
+        """Compute layer `index` of the vertical stack; its input is known around the cells."""
+        vertical, link, horizontal, _ = self.layers[index]
+        inside = self.inside[cells]
+        a = _product(vertical, self.v[index][cells[:, None] + self.around])
+        self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + horizontal[1]
+        if index < len(self.v_bias):
+            gated = gate(a + self.v_bias[index][inside])
+            self.v[index + 1][cells] = self.v[index][cells] + gated
+
+    def draw(self, cells: Tensor) -> Tensor:
+        """Draw blocks (M,) anew, given those to their left and the vertical stack.
+
+        Returns:
+            (M,) bool: which blocks changed.
+        """
+        inside = self.inside[cells]
+        skips, h = self.start[inside], _product(self.first[1], self.seen[cells - 1])
+        for index, (_, _, (weight, _), out) in enumerate(self.layers):
+            self.h[index][cells] = h
+            pair = torch.cat([self.h[index][cells - 1], h], 1)
+            gated = gate(torch.addmm(self.gates[index][inside], pair, weight))
+            residual, skip = _product(out, gated).chunk(2, 1)
+            h, skips = h + residual, skips + skip
+        drawn, embedded = self.head.draw(skips, self.noise[inside])
+        levels = drawn.to(torch.uint8)
+        changed = (levels != self.levels[inside]).any(1)
+        self.levels[inside] = levels
+        self.seen[cells] = functional.pad(embedded, (0, 1), value=1.0)
+        return changed
+
+    def guess(self) -> None:
+        """Take for every block what it would be without any other."""
+        levels = self.noise.argmax(2)
+        embedded = self.head.table[levels].flatten(1)
+        self.levels = levels.to(torch.uint8)
+        self.seen[self.cells.flatten()] = functional.pad(embedded, (0, 1), value=1.0)
+
+    def drawn(self) -> Tensor:
+        """What is drawn so far, (N, h, w, S)."""
+        return self.levels.view(*self.cells.shape, -1)
+
+
+def _table(maps: Tensor) -> Tensor:
+    """Maps (N, F, h, w) as a table (N h w, F)."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+
+
+def _matrix(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """A convolution as a matrix product on flattened windows: weight (K F_in, F_out), bias."""
+    if layer.bias is None:
+        raise ValueError("expected a convolution with a bias, got one without")
+    return layer.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous(), layer.bias
+
+
+def _product(matrix: tuple[Tensor, Tensor], windows: Tensor) -> Tensor:
+    """Windows (M, K, F_in) or (M, K F_in) to (M, F_out)."""
+    return torch.addmm(matrix[1], windows.flatten(1), matrix[0])

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from mbrl.errors import ConfigError
 from mbrl.world_model.decoders.base import Decoder
-from mbrl.world_model.settings import DecoderSettings
+from mbrl.world_model.decoders.settings import WorldModelsDecoderSettings
+from mbrl.world_model.encoder import Encoder, Seen
+from mbrl.world_model.settings import WorldModelsEncoderSettings
 
 SIZE = 64
 
@@ -27,14 +29,18 @@ def expect_size(shape: tuple[int, int, int]) -> None:
         )
 
 
-class WorldModelsEncoder(nn.Module):
+class WorldModelsEncoder(Encoder):
     """Frames (N, C, 64, 64) to raw posterior parameters, with no protection against collapse."""
 
-    expected: Tensor | None = None
-    """As in `Encoder`: it does not subtract what it has seen."""
-
-    def __init__(self, shape: tuple[int, int, int], raw_size: int) -> None:
-        """Build for frames of `shape` (C, 64, 64).
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        raw_size: int,
+        settings: WorldModelsEncoderSettings,
+        context: int = 0,
+        location_size: int | None = None,
+    ) -> None:
+        """Build for frames of `shape` (C, 64, 64), without a context.
 
         Raises:
             ConfigError: the frames have another size.
@@ -49,22 +55,21 @@ class WorldModelsEncoder(nn.Module):
         self.convs = nn.Sequential(*layers)
         self.out = nn.Linear(256 * 2 * 2, raw_size)
 
-    def see(self, frames: Tensor, before: Tensor | None = None) -> None:
-        """Do nothing: this encoder keeps no statistics of frames."""
-
-    def forward(
-        self, frames: Tensor, context: Tensor | None = None, before: Tensor | None = None
-    ) -> Tensor:
-        """Map frames, float in [0, 1], to (N, raw_size)."""
-        raw: Tensor = self.out(self.convs(frames).flatten(1))
-        return raw
+    def forward(self, seen: Seen, context: Tensor | None = None) -> Tensor:
+        """As in `Encoder`; it sees whole frames."""
+        flat = self.convs(seen.frames.flatten(0, -4)).flatten(1)  # (N, 256 * 2 * 2)
+        return self.out(flat).unflatten(0, seen.frames.shape[:-3])  # (..., raw_size)
 
 
 class WorldModelsDecoder(Decoder):
     """Features to the mean of every pixel; its nats are squared errors of intensities in [0, 1]."""
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, features: int, settings: DecoderSettings
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        features: int,
+        settings: WorldModelsDecoderSettings,
     ) -> None:
         """Build for images of `shape` (C, 64, 64) and (N, features).
 
@@ -90,10 +95,10 @@ class WorldModelsDecoder(Decoder):
 
     def nats(
         self, image: Tensor, features: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Squared error of each pixel's intensity."""
+    ) -> Tensor:
+        """Squared error of each pixel's intensity, (N, C * H * W)."""
         target = image.float() / (self.levels - 1)
-        return (self._means(features) - target).square().flatten(1), None
+        return (self._means(features) - target).square().flatten(1)
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Generator, Tensor
 
 from mbrl.world_model.decoders.base import Decoder
 from mbrl.world_model.decoders.flow.image_flow import ImageFlow
-from mbrl.world_model.settings import DecoderSettings
+from mbrl.world_model.decoders.settings import FlowDecoderSettings
 
 INITIAL_ROWS = 256
 """Rows of the first batch that the flow is initialised from, at most."""
@@ -15,7 +15,7 @@ class FlowDecoder(Decoder):
     """A conditional `ImageFlow`; its nats are those of the whole frame, and a bound."""
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, features: int, settings: DecoderSettings
+        self, shape: tuple[int, int, int], levels: int, features: int, settings: FlowDecoderSettings
     ) -> None:
         """Build for images of `shape` (C, H, W) with `levels` values and (N, features).
 
@@ -46,13 +46,11 @@ class FlowDecoder(Decoder):
         every = -(-len(image) // INITIAL_ROWS)
         self.flow.initialise(image[::every], features[::every], generator)
 
-    def nats(
-        self, image: Tensor, features: Tensor, generator: Generator | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def nats(self, image: Tensor, features: Tensor, generator: Generator | None = None) -> Tensor:
         """Nats of the whole frame, (N, 1); in training, pixels' marginals follow the images."""
         if self.training:
             self.flow.see(image)
-        return -self.flow.log_prob(image, features, generator).unsqueeze(1), None
+        return -self.flow.log_prob(image, features, generator).unsqueeze(1)
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: Generator | None = None) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbrl.world_model.running import mean_of_ranks
+from mbrl.world_model.normalise import mean_of_ranks
 
 LOG_SCALE_LIMIT = 0.5
 """A coupling scales by at most e^0.5, either way: away from data the factors of many steps
