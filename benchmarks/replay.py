@@ -24,7 +24,7 @@ from benchmarks.measure import Contestant, Row, alternate, options, report, time
 from benchmarks.synthetic import moving_square
 from mbrl.episode import Episode
 from mbrl.replay import ReplayStore, SequenceSampler
-from mbrl.replay.tape import FragmentTable
+from mbrl.replay.sampler import FragmentTable
 
 Sampler = Callable[[np.random.Generator], object]
 

@@ -20,10 +20,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs import EnvSettings, VectorEnv
+from envs import EnvSettings, VectorEnv, make_env
 from mbrl.acting import ActingPolicy
 from mbrl.config.schema import CollectSettings
-from mbrl.episode import Array, Episode
+from mbrl.episode import CAUSED, COLUMNS, Array, Episode, action_type
 from mbrl.replay import ReplayStore
 from mbrl.seeding import seed
 
@@ -102,23 +102,29 @@ class Collector:
         self.slots = [_Slot() for _ in range(settings.num_envs)]
         self.is_first = np.ones(settings.num_envs, np.bool_)
         self.policy: ActingPolicy | None = None
-        space = self.vector.single_action_space
-        action_shape: tuple[int, ...] = space.shape or ()
-        rows = settings.fragment_steps + 1
-        e, obs_space = settings.num_envs, self.vector.single_observation_space
-        self._obs = np.zeros((e, rows, *obs_space.shape), obs_space.dtype)
-        action_dtype = np.int64 if isinstance(space, spaces.Discrete) else np.float32
-        self._actions = np.zeros((e, rows, *action_shape), action_dtype)
-        self._rewards = np.zeros((e, rows), np.float32)
-        self._flags = np.zeros((3, e, rows), np.bool_)
-        self._ram: NDArray[np.uint8] | None = None  # made once the environments are reset
+        e = settings.num_envs
         self._rows = np.zeros(e, np.int64)  # of each slot, not yet cut
         self._opened_s = np.zeros(e)  # when each slot's fragment began
         self._all = np.arange(e)
         for i in range(e):
             self._start_episode(i)
-        if self.vector.ram is not None:
-            self._ram = np.zeros((e, rows, self.vector.ram.shape[1]), np.uint8)
+        self._columns = self._make_columns(e, settings.fragment_steps + 1)
+
+    def _make_columns(self, e: int, rows: int) -> dict[str, Array]:
+        """Room for so many rows of every slot, by the name of the column."""
+        action_shape, action_dtype = action_type(self.vector.single_action_space)
+        made: dict[str, Array] = {
+            name: np.zeros((e, rows, *seen.shape[1:]), seen.dtype)
+            for name, seen in self._seen().items()
+        }
+        made["actions"] = np.zeros((e, rows, *action_shape), action_dtype)
+        made |= {name: np.zeros((e, rows), dtype) for name, dtype in CAUSED.items()}
+        return {name: made[name] for name in COLUMNS if name in made}
+
+    def _seen(self) -> dict[str, Array]:
+        """What every slot shows now, by column."""
+        ram = self.vector.ram
+        return {"obs": self.vector.obs} if ram is None else {"obs": self.vector.obs, "ram": ram}
 
     # -- collecting -------------------------------------------------------------------------------
 
@@ -129,8 +135,7 @@ class Collector:
 
         Args:
             steps: a multiple of the number of environments.
-            policy: chooses the actions; told to forget everything if it is another object than the
-                last call's.
+            policy: chooses the actions; it is reset if it is another object than in the last call.
             env_steps_total: steps of the whole run before this call, recorded with the data.
 
         Raises:
@@ -168,27 +173,22 @@ class Collector:
         Python runs per slot only where an episode or a fragment ends: in a small game anything done
         for every slot and step costs as much as the game.
         """
-        obs, ram = self.vector.obs, self.vector.ram
-        actions = policy.act(obs, self.is_first)
+        row = self._seen()
+        row["actions"] = actions = policy.act(row["obs"], self.is_first)
         result = self.vector.step(actions)
-        here = (self._all, self._rows)
-        self._obs[here] = obs
-        if self._ram is not None and ram is not None:
-            self._ram[here] = ram
-        self._actions[here] = actions
-        self._rewards[here] = result.rewards
-        self._flags[:, *here] = result.terminateds, result.truncateds, result.life_loss
+        for name, column in self._columns.items():
+            column[self._all, self._rows] = row[name] if name in row else getattr(result, name)
         counted = ~result.crashed
         self._rows += counted  # what a crashed slot wrote is overwritten by its next step
         ended = result.terminateds | result.truncateds
         np.logical_or(ended, result.crashed, out=self.is_first)
         full = self._rows == self.settings.fragment_steps
+        arrived = self._seen()
         late = time.monotonic() - self._opened_s > self.settings.fragment_s
         for i in np.flatnonzero(self.is_first | full | late).tolist():
             if ended[i]:
-                self._obs[i, self._rows[i]] = result.obs[i]
-                if self._ram is not None and self.vector.ram is not None:
-                    self._ram[i, self._rows[i]] = self.vector.ram[i]
+                for name, seen in arrived.items():
+                    self._columns[name][i, self._rows[i]] = seen[i]
             self._cut(i, cuts[i], ended=bool(ended[i]))
             if ended[i]:
                 returns.append(self.slots[i].total)
@@ -203,29 +203,22 @@ class Collector:
         if rows:
             n = rows + int(ended)
             if ended:
-                self._actions[i, rows] = 0
-                self._rewards[i, rows] = 0
-                self._flags[:, i, rows] = False
-            actions, rewards = self._actions[i, :n].copy(), self._rewards[i, :n].copy()
-            terminateds, truncateds, life_loss = self._flags[:, i, :n].copy()
+                for name in ("actions", *CAUSED):
+                    self._columns[name][i, rows] = 0
+            columns: dict[str, Any] = {k: v[i, :n].copy() for k, v in self._columns.items()}
+            version = 0 if self.policy is None else self.policy.version
             cuts.append(
                 partial(
                     Episode,
                     eps_id=slot.eps_id,
                     t0=slot.t0,
-                    obs=self._obs[i, :n].copy(),
-                    actions=actions,
-                    rewards=rewards,
-                    terminateds=terminateds,
-                    truncateds=truncateds,
-                    life_loss=life_loss,
-                    ram=None if self._ram is None else self._ram[i, :n].copy(),
-                    policy_version=self.policy.version if self.policy is not None else 0,
+                    policy_version=version,
                     ended=ended,
+                    **columns,
                 )
             )
-            slot.actions.append(actions[:rows])
-            slot.total += float(rewards.sum(dtype=np.float64))
+            slot.actions.append(columns["actions"][:rows])
+            slot.total += float(columns["rewards"].sum(dtype=np.float64))
             slot.t0 += rows
             self._rows[i] = 0
         self._opened_s[i] = time.monotonic()
@@ -240,10 +233,7 @@ class Collector:
         number = self.slots[i].episode + 1
         episode_seed = self._episode_seed(i, number)
         name = f"reverie/{self.root_seed}/{self.writer}/{i}/{number}"
-        self.slots[i] = _Slot(
-            episode=number,
-            eps_id=str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
-        )
+        self.slots[i] = _Slot(number, str(uuid.uuid5(uuid.NAMESPACE_OID, name)))
         self._opened_s[i] = time.monotonic()
         self.vector.reset(i, episode_seed)
         self.is_first[i] = True
@@ -252,15 +242,9 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """Where every slot is: enough to play its open episode again."""
+        none = self._columns["actions"][0, :0]
         slots = [
-            {
-                "episode": slot.episode,
-                "eps_id": slot.eps_id,
-                "t0": slot.t0,
-                "total": slot.total,
-                "actions": np.concatenate([self._actions[0, :0], *slot.actions]),
-            }
-            for slot in self.slots
+            {**vars(slot), "actions": np.concatenate([none, *slot.actions])} for slot in self.slots
         ]
         return {
             "incarnation": self.incarnation,
@@ -273,14 +257,9 @@ class Collector:
         """Play the open episodes again, so that collecting goes on as if it had never stopped."""
         self.incarnation = state["incarnation"]
         self.writer = _writer(self.index, self.incarnation)
+        dtype = self._columns["actions"].dtype
         for i, saved in enumerate(state["slots"]):
-            self.slots[i] = _Slot(
-                episode=saved["episode"],
-                eps_id=saved["eps_id"],
-                t0=saved["t0"],
-                total=saved["total"],
-                actions=[np.asarray(saved["actions"], self._actions.dtype)],
-            )
+            self.slots[i] = _Slot(**{**saved, "actions": [np.asarray(saved["actions"], dtype)]})
             self._opened_s[i] = time.monotonic()
             self.vector.reset(i, self._episode_seed(i, saved["episode"]))
         expected: NDArray[np.generic] = state["obs"]
@@ -304,6 +283,13 @@ def _writer(index: int, incarnation: int) -> str:
 
 
 def next_incarnation(store: ReplayStore, index: int) -> int:
-    """How often the collector with this index has to be told from those who wrote before it."""
+    """How many collectors with this index wrote to the store before, for a new one's names."""
     writers = {info.writer.partition("r")[::2] for info in store.segments()}
     return max((int(rank or 0) + 1 for name, rank in writers if name == f"c{index}"), default=0)
+
+
+def spaces_of(env: EnvSettings) -> tuple[spaces.Space[np.ndarray], spaces.Space[np.ndarray]]:
+    """Observation and action space of an environment, which is made and closed to see them."""
+    probe = make_env(env)
+    probe.close()  # type: ignore[no-untyped-call]
+    return probe.observation_space, probe.action_space

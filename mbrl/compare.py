@@ -7,7 +7,6 @@ being stopped. All agents share the env section, the evaluation seeds and the co
 """
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mbrl.cluster import available_cores
 from mbrl.config.schema import Config, load
 from mbrl.config.yaml import parse_value
 from mbrl.errors import ConfigError, MbrlError
@@ -111,7 +111,7 @@ def _children(
 ) -> list[Child]:
     """One run per agent and seed, by the command a user would type."""
     budget = load(config_path, given).env_steps
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // jobs))} if jobs > 1 else {}
 
     def done(result: Path) -> bool:
         return result.exists() and json.loads(result.read_text())["env_steps"] >= budget

@@ -11,6 +11,7 @@ import numpy as np
 
 from envs import EnvError, EnvSettings, VectorEnv
 from mbrl.acting import ActingPolicy
+from mbrl.config.schema import Config
 from mbrl.errors import CollectError
 from mbrl.seeding import seed
 
@@ -113,3 +114,12 @@ def evaluate(
     finally:
         vector.close()
     return EvalResult(returns, lengths, seeds)
+
+
+def judge(policy: ActingPolicy, config: Config, *, final: bool = False) -> EvalResult:
+    """Evaluate as a run's config says; the last evaluation of a run has episodes of its own."""
+    settings = config.evaluate
+    episodes = settings.final_episodes if final else settings.episodes
+    return evaluate(
+        policy, config.env, episodes, settings.seed, settings.num_envs, settings.explore
+    )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from agents.numerics import restore_generator
 from mbrl.config.schema import LearnModelSettings
 from mbrl.device import pick_device
-from mbrl.episode import SequenceBatch
+from mbrl.episode import SequenceBatch, action_type
 from mbrl.errors import TrainingError
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
@@ -101,15 +101,11 @@ class WorldModelLearner:
         self.updates = 0
         self.rng = np.random.default_rng(seed(root_seed, "replay", rank))
         self.generator = torch.Generator(self.device).manual_seed(seed(root_seed, "code", rank))
-        shape = action_space.shape or ()
         self.sampler = SequenceSampler(
-            capacity_steps=capacity_steps,
-            obs_shape=observation_space.shape or (),
-            obs_dtype=observation_space.dtype or np.dtype(np.uint8),
-            action_shape=shape,
-            action_dtype=np.dtype(
-                np.int64 if isinstance(action_space, spaces.Discrete) else np.float32
-            ),
+            capacity_steps,
+            observation_space.shape or (),
+            observation_space.dtype or np.dtype(np.uint8),
+            *action_type(action_space),
             directory=ring_directory,
         )
 
@@ -171,7 +167,7 @@ class WorldModelLearner:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         failed = (~torch.isfinite(norm)).float()
-        # the fused optimiser skips the step on the device when told so, without synchronising
+        # the fused optimiser skips the step on the device by this flag, without synchronising
         self.optimizer.found_inf = failed  # type: ignore[attr-defined]
         self.updates += 1
         for group in self.optimizer.param_groups:
@@ -198,7 +194,7 @@ class WorldModelLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken.
 
-        On another kind of device all but the codes' random stream does: see `agents.streams`.
+        On another kind of device all but the codes' random stream does: see `agents.numerics`.
         """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -6,41 +6,41 @@ in this process (`mbrl.actors`, `mbrl.learn_model`). All ratios are counts (repl
 imagined steps per collected step), so a result does not depend on how fast the machine is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from agents.dream_ppo import DreamPPO, PolicyLearningError
 from agents.numerics import restore_generator
-from envs import make_env
 from mbrl import baseline
 from mbrl.acting import LatentPolicy
-from mbrl.actors import (
-    LocalCollectors,
-    RemoteCollectors,
-    evaluate_snapshot,
-    snapshot,
-    start_ray,
-)
-from mbrl.collect import Receipt
+from mbrl.actors import Evaluations, LocalCollectors, RemoteCollectors
+from mbrl.cluster import start_ray
+from mbrl.collect import Receipt, spaces_of
 from mbrl.config.schema import Config
 from mbrl.device import pick_device
 from mbrl.errors import TrainingError
-from mbrl.evaluate import EvalResult, evaluate
+from mbrl.evaluate import EvalResult, judge
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import RemoteLearners, WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.report.dream_video import write_dream_video
 from mbrl.run.run import Run
+from mbrl.schedule import Every, Ratio
 from mbrl.seeding import seed
 
 State = dict[str, Any]
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> dict[str, Any]:
     """Run, or resume, one training run to its end.
+
+    Args:
+        config: the run.
+        on_iteration: called with the open run after each iteration. It may look, end the run with
+            `Run.request_stop`, or raise, which ends it as a crash would.
 
     Returns:
         What `result.json` holds.
@@ -48,7 +48,7 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
         MbrlError: bad settings, bad data, or learning that cannot go on; what was collected and
             checkpointed before is on disk.
-        SystemExit: with code 0, after a checkpoint, when a signal asked the run to stop.
+        SystemExit: with code 0, after a checkpoint, when the run was asked to stop.
     """
     pick_device(config.device)  # before there is a folder
     run = Run(config)
@@ -56,9 +56,9 @@ def train(config: Config) -> dict[str, Any]:
         if run.finished:
             return run.result()
         if config.agent != "dream":
-            return baseline.train(run)
+            return baseline.train(run, on_iteration)
         crew = Crew(run)
-        run.heed_signals()
+        run.handle_signals()
         try:
             more = run.env_steps < config.env_steps
             if more:
@@ -75,8 +75,9 @@ def train(config: Config) -> dict[str, Any]:
                 crew.log(receipts, model_metrics, policy_metrics)
                 crew.evaluate(last=run.env_steps >= config.env_steps)
                 if crew.checkpoint_due() or not more:
-                    run.save(crew.state_dict(replay))
-                    crew.evict()
+                    crew.save(replay)
+                if on_iteration is not None:
+                    on_iteration(run)
             if run.stopping and run.env_steps < config.env_steps:
                 raise SystemExit(0)
             return run.finish(crew.final_evaluation())
@@ -94,9 +95,7 @@ class Crew:
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         start_ray(config)
-        probe = make_env(config.env)
-        self.observation_space, self.action_space = probe.observation_space, probe.action_space
-        probe.close()  # type: ignore[no-untyped-call]
+        self.observation_space, self.action_space = spaces_of(config.env)
         self.store = ReplayStore(
             run.dir / "replay", env_id=config.env.id or config.env.factory or ""
         )
@@ -116,13 +115,17 @@ class Crew:
             device=str(device),
         )
         self.dream_generator = torch.Generator(self.device).manual_seed(seed(config.seed, "dream"))
-        self.row_credit = self.dream_credit = 0.0
+        learn, policy = config.learn_model, config.policy
+        self.updates = Ratio(learn.train_ratio, lot=learn.batch_size * learn.sequence_length)
+        self.rounds = Ratio(config.learn_policy.dream_ratio, lot=policy.dreams * policy.horizon)
+        self.evaluations_every = Every(config.evaluate.every_steps)
+        self.checkpoints_every = Every(config.run.checkpoint_every_steps)
+        self.evaluations = Evaluations(run)
         self.collectors: LocalCollectors | RemoteCollectors = (
             RemoteCollectors(run, self.store)
             if config.collect.num_collectors
             else LocalCollectors(run, self.store, self.latent_policy("act"), self.action_space)
         )
-        self.evaluating: list[tuple[int, Any]] = []
         if state is not None:
             self._restore(state)
             self.publish()
@@ -163,14 +166,10 @@ class Crew:
     def learn_model(self, receipts: list[Receipt]) -> tuple[dict[str, float], Any]:
         """Train the world model on `train_ratio` replayed rows per collected step."""
         self.run.progress.update(phase="learn model")
-        settings = self.config.learn_model
-        rows_per_update = settings.batch_size * settings.sequence_length
-        self.row_credit += settings.train_ratio * sum(receipt.steps for receipt in receipts)
         # a fragment owes at least one update, see `Config`, but for a shorter one at the very end
-        updates = max(1, int(self.row_credit // rows_per_update))
-        self.row_credit -= updates * rows_per_update
+        updates = self.updates.due(sum(receipt.steps for receipt in receipts), at_least=1)
         metrics, starts = self.learner.learn(updates)
-        self.run.spend(replayed_rows=updates * rows_per_update, model_updates=updates)
+        self.run.spend(replayed_rows=updates * self.updates.lot, model_updates=updates)
         return metrics, starts
 
     def learn_policy(self, starts: Any, receipts: list[Receipt]) -> dict[str, float]:
@@ -178,26 +177,21 @@ class Crew:
         self.run.progress.update(
             phase="learn policy", replayed_rows=int(self.run.budget["replayed_rows"])
         )
-        settings = self.config.policy
-        steps_per_round = settings.dreams * settings.horizon
-        ratio = self.config.learn_policy.dream_ratio
-        self.dream_credit += ratio * sum(receipt.steps for receipt in receipts)
-        rounds = int(self.dream_credit // steps_per_round)
-        self.dream_credit -= rounds * steps_per_round
+        rounds = self.rounds.due(sum(receipt.steps for receipt in receipts))
         if rounds == 0:
             return {}
         dream = DreamEnv(
             self.learner.model,
             self.action_space,
             starts.to(self.device),
-            settings.dreams,
+            self.config.policy.dreams,
             self.dream_generator,
         )
         try:
             metrics = self.policy.learn(dream, rounds)
         except PolicyLearningError as error:
             raise TrainingError(f"policy: {error}") from error
-        self.run.spend(imagined_steps=rounds * steps_per_round, policy_rounds=rounds)
+        self.run.spend(imagined_steps=rounds * self.rounds.lot, policy_rounds=rounds)
         return metrics
 
     def publish(self) -> None:
@@ -209,27 +203,19 @@ class Crew:
 
         With Ray collectors the evaluation runs beside training and is recorded when it is done.
         """
-        every = self.config.evaluate.every_steps
-        due = self.run.env_steps // every > self._evaluated // every
+        due = self.evaluations_every.due(self.run.env_steps)
         if due and not last:
-            self._evaluated = self.run.env_steps
-            self.evaluating.append((self.run.env_steps, self._begin_evaluation()))
+            self.evaluations_every.done(self.run.env_steps)
+            self.evaluations.begin(self.learner.model, self.policy, self.latent_policy)
         if due or last:
             self._film()
-        self._record_evaluations(wait=last or not self.config.collect.num_collectors)
+        self.evaluations.record(wait=last or not self.config.collect.num_collectors)
 
     def final_evaluation(self) -> EvalResult:
         """The last evaluation, in this process, with `final_episodes`."""
         self.run.progress.update(phase="evaluate")
-        settings = self.config.evaluate
-        result = evaluate(
-            self.latent_policy("evaluate", self.run.env_steps),
-            self.config.env,
-            settings.final_episodes,
-            settings.seed,
-            settings.num_envs,
-            settings.explore,
-        )
+        policy = self.latent_policy("evaluate", self.run.env_steps)
+        result = judge(policy, self.config, final=True)
         self.run.record_evaluation(result, self.run.env_steps)
         return result
 
@@ -255,21 +241,26 @@ class Crew:
         self.run.log.write("train", self.run.env_steps, {**collect, **named})
 
     def checkpoint_due(self) -> bool:
-        """Whether a checkpoint boundary was passed in this iteration."""
-        every = self.config.run.checkpoint_every_steps
-        due = self.run.env_steps // every > self._saved // every
-        if due:
-            self._saved = self.run.env_steps
-        return due
+        """Whether a checkpoint boundary was passed since the last checkpoint."""
+        return self.checkpoints_every.due(self.run.env_steps)
 
     # -- saving and resuming ----------------------------------------------------------------------
 
-    _evaluated = 0
-    _saved = 0
+    def save(self, replay: State) -> None:
+        """Write a checkpoint, then delete the oldest segments that none needs any more.
+
+        Args:
+            replay: the segments it stands on, from `refresh_replay`.
+        """
+        self.checkpoints_every.done(self.run.env_steps)
+        self.run.save(self.state_dict(replay))
+        limit = self.config.replay.max_disk_gb
+        if limit is not None:
+            self.store.evict(int(limit * 1e9))
 
     def state_dict(self, replay: State) -> State:
-        """Everything the run continues from; `replay` tells the segments it was made with."""
-        self._record_evaluations(wait=True)
+        """Everything the run continues from."""
+        self.evaluations.record(wait=True)
         pins = self.store.pin(replay["pins"])  # a segment may have broken since it was loaded
         here = set(pins)
         order = [name for name in replay["order"] if name in here]
@@ -278,8 +269,11 @@ class Crew:
             "learner": self.learner.state_dict(),
             "policy": self.policy.get_state(),
             "dream_generator": self.dream_generator.get_state(),
-            "credits": [self.row_credit, self.dream_credit],
-            "marks": [self._evaluated, self.run.env_steps],
+            "credits": [self.updates.state_dict(), self.rounds.state_dict()],
+            "marks": [
+                self.evaluations_every.state_dict(),
+                self.checkpoints_every.state_dict(),
+            ],
             "collectors": self.collectors.state_dict(),
         }
 
@@ -288,15 +282,12 @@ class Crew:
         self.learner.load_state_dict(state["learner"])
         self.policy.set_state(state["policy"])
         restore_generator(self.dream_generator, state["dream_generator"])
-        self.row_credit, self.dream_credit = state["credits"]
-        self._evaluated, self._saved = state["marks"]
+        for ratio, credit in zip((self.updates, self.rounds), state["credits"], strict=True):
+            ratio.load_state_dict(credit)
+        every = (self.evaluations_every, self.checkpoints_every)
+        for boundary, last in zip(every, state["marks"], strict=True):
+            boundary.load_state_dict(last)
         self.collectors.load_state_dict(state["collectors"])
-
-    def evict(self) -> None:
-        """Delete the oldest segments beyond the limit on disk; never one a checkpoint stands on."""
-        limit = self.config.replay.max_disk_gb
-        if limit is not None:
-            self.store.evict(int(limit * 1e9))
 
     def close(self) -> None:
         """End everyone who was started."""
@@ -332,33 +323,6 @@ class Crew:
             seed(self.config.seed, role, *index),
             self.device,
         )
-
-    def _begin_evaluation(self) -> Any:
-        """An EvalResult, or the promise of one if actors are at work."""
-        settings, index = self.config.evaluate, self.run.env_steps
-        self.run.progress.update(phase="evaluate")
-        if self.config.collect.num_collectors:
-            weights = ray.put(snapshot(self.learner.model, self.policy))
-            return ray.remote(num_cpus=0)(evaluate_snapshot).remote(self.config, weights, index)
-        return evaluate(
-            self.latent_policy("evaluate", index),
-            self.config.env,
-            settings.episodes,
-            settings.seed,
-            settings.num_envs,
-            settings.explore,
-        )
-
-    def _record_evaluations(self, wait: bool) -> None:
-        """Record evaluations in the order they were begun, as far as they are done."""
-        while self.evaluating:
-            env_steps, result = self.evaluating[0]
-            if isinstance(result, ray.ObjectRef):
-                if not wait and not ray.wait([result], timeout=0)[0]:
-                    return
-                result = ray.get(result)
-            self.run.record_evaluation(result, env_steps)
-            self.evaluating.pop(0)
 
     def _film(self) -> None:
         if self.config.run.video:

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mbrl.episode import Episode
+from mbrl.episode import Episode, uncovered
 from mbrl.errors import ReplayError
 from mbrl.replay import SegmentVersionError, decode_segment, encode_segment
-from mbrl.replay.segment import cut, read_header, uncovered
+from mbrl.replay.segment import read_header
 
 
 def make_episode(
@@ -215,7 +215,7 @@ def test_rows_that_break_the_contract_are_refused():
 
 def test_a_cut_episode_ends_only_with_its_last_row():
     episode = make_episode(5)
-    head, tail = cut(episode, 0, 3), cut(episode, 3, 5)
+    head, tail = episode.cut(0, 3), episode.cut(3, 5)
     assert (head.t0, head.rows, head.ended) == (0, 3, False)
     assert (tail.t0, tail.rows, tail.ended, tail.obs[0, 0, 0, 0]) == (3, 2, True, 4)
 
@@ -257,7 +257,7 @@ def test_one_byte_of_memory_changes_the_hash():
 
 
 def test_memory_is_cut_with_its_rows():
-    assert cut(with_ram(make_episode(4)), 1, 3).ram[:, 0].tolist() == [5, 10]
+    assert with_ram(make_episode(4)).cut(1, 3).ram[:, 0].tolist() == [5, 10]
 
 
 def test_memory_of_the_wrong_kind_is_refused():

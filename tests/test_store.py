@@ -15,7 +15,7 @@ from test_segment import assert_equal, make_episode
 
 from mbrl.errors import ReplayError
 from mbrl.replay import ReplayStore, SegmentVersionError, format_stats
-from mbrl.replay.names import parse_name
+from mbrl.replay.store import parse_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,7 +103,7 @@ def test_parquet_file_with_a_foreign_name_is_quarantined(store):
 
 def test_newer_format_is_refused_and_left_in_place(store, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("mbrl.replay.header.FORMAT", "reverie-replay/2")
+        patch.setattr("mbrl.replay.segment.FORMAT", "reverie-replay/2")
         (info,) = fill(store, 1)
     with pytest.raises(SegmentVersionError, match=r"got reverie-replay/2"):
         ReplayStore(store.directory).read(info)

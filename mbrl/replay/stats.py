@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from mbrl.replay.header import NO_LAYOUT, FragmentInfo, SegmentHeader
-from mbrl.replay.segment import uncovered
+from mbrl.episode import uncovered
+from mbrl.replay.segment import NO_LAYOUT, FragmentInfo, SegmentHeader
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,9 +102,9 @@ class Run:
         return result
 
     def __enter__(self) -> Self:
-        """Show progress and heed signals."""
+        """Show progress and handle signals."""
         self.progress.__enter__()
-        self.heed_signals()
+        self.handle_signals()
         return self
 
     def __exit__(
@@ -120,7 +120,7 @@ class Run:
         self.log.close()
         self._lock.close()
 
-    def heed_signals(self) -> None:
+    def handle_signals(self) -> None:
         """Turn SIGTERM and SIGINT into a request to stop safely, until the folder is left.
 
         To be called once more after Ray has started, which installs a handler of its own. Outside
@@ -135,6 +135,10 @@ class Run:
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopping:
             raise KeyboardInterrupt
+        self.request_stop()
+
+    def request_stop(self) -> None:
+        """Ask the run to end at its next safe point, with a checkpoint, as a first signal does."""
         self.stopping = True
         self.progress.print("stopping at the next safe point; the same command resumes")
 
