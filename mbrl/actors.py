@@ -39,19 +39,11 @@ class LocalCollectors:
 
     actor_restarts = 0
 
-    def __init__(
-        self,
-        run: Run,
-        store: ReplayStore,
-        policy: LatentPolicy,
-        action_space: Space,
-    ) -> None:
+    def __init__(self, run: Run, store: ReplayStore, policy: LatentPolicy) -> None:
         """Open the environments."""
-        config = run.config
-        incarnation = next_incarnation(store, 0)
-        self.collector = Collector(config.env, config.collect, store, config.seed, 0, incarnation)
+        self.collector = _collector(run.config, store, 0)
         self.policy = policy
-        self.random = RandomPolicy(action_space, seed(config.seed, "prefill"))
+        self.random = RandomPolicy(policy.action_space, seed(run.config.seed, "prefill"))
         self.begun = (0, 0)
 
     def begin(self, steps: int, env_steps_total: int) -> None:
@@ -98,15 +90,12 @@ class CollectorActor:
         Ray runs this again when it restarts the actor after a crash.
         """
         torch.set_num_threads(1)
-        incarnation = next_incarnation(store, index)
-        self.collector = Collector(
-            config.env, config.collect, store, config.seed, index, incarnation
-        )
-        vector = self.collector.vector
-        spaces_ = (vector.single_observation_space, vector.single_action_space)
-        stream = (index, incarnation)
-        self.random = RandomPolicy(spaces_[1], seed(config.seed, "prefill", *stream))
-        self.policy = SnapshotPolicy(config, *spaces_, seed(config.seed, "act", *stream))
+        self.collector = _collector(config, store, index)
+        stream = (index, self.collector.incarnation)
+        seen = self.collector.vector.single_observation_space
+        actions = self.collector.vector.single_action_space
+        self.random = RandomPolicy(actions, seed(config.seed, "prefill", *stream))
+        self.policy = SnapshotPolicy(config, seen, actions, seed(config.seed, "act", *stream))
 
     def pid(self) -> int:
         """The process id, for tests that end this process."""
@@ -116,6 +105,12 @@ class CollectorActor:
         """Collect with these weights, or at random if there are none yet."""
         policy = self.random if weights is None else self.policy.load(weights)
         return self.collector.collect(steps, policy, env_steps_total)
+
+
+def _collector(config: Config, store: ReplayStore, index: int) -> Collector:
+    """A collector that plays other episodes than those of its index who wrote here before."""
+    incarnation = next_incarnation(store, index)
+    return Collector(config.env, config.collect, store, config.seed, index, incarnation)
 
 
 class RemoteCollectors:
@@ -128,30 +123,29 @@ class RemoteCollectors:
     def __init__(self, run: Run, store: ReplayStore) -> None:
         """Start the actors."""
         self.run, self.store, config = run, store, run.config
-        self.count = config.collect.num_collectors
         # a fraction of a core each: collectors wait for the learners most of the time
         actor = ray.remote(num_cpus=0.25, max_restarts=-1, max_task_retries=0)(CollectorActor)
-        self.actors = [actor.remote(config, index, store) for index in range(self.count)]
+        count = config.collect.num_collectors
+        self.actors = [actor.remote(config, index, store) for index in range(count)]
         self.weights: Any = None
         self.begun: list[tuple[int, Any]] = []
-        self.total = 0
-        self.known: set[str] = set()
+        self.total, self.known = 0, set[str]()
         self.actor_restarts = 0
 
     def begin(self, steps: int, env_steps_total: int) -> None:
         """Start collecting; each actor takes an equal share."""
         self.total = env_steps_total
         self.known = {info.name for info in self.store.segments()}
-        weights = None if env_steps_total == 0 else self.weights
-        self.weights_in_use = weights
-        share = steps // self.count
-        self.begun = [
-            (share, actor.collect.remote(share, env_steps_total, weights)) for actor in self.actors
-        ]
+        self.weights_in_use = None if env_steps_total == 0 else self.weights
+        share = steps // len(self.actors)
+        self.begun = [(share, self._ask(index, share)) for index in range(len(self.actors))]
+
+    def _ask(self, index: int, share: int) -> Any:
+        return self.actors[index].collect.remote(share, self.total, self.weights_in_use)
 
     def finish(self) -> list[Receipt]:
         """Wait for all shares, collecting again what a dead actor did not commit."""
-        return [self._finish(index) for index in range(self.count)]
+        return [self._finish(index) for index in range(len(self.actors))]
 
     def _finish(self, index: int) -> Receipt:
         share, promise = self.begun[index]
@@ -165,11 +159,10 @@ class RemoteCollectors:
                 raise
             except ray.exceptions.RayActorError as error:
                 self._await_restart(index, error)
-                committed = self._committed(index)
-                if committed:
+                if committed := self._committed(index):
                     # it died after its one commit: nothing is missing but the scores
-                    return Receipt(committed, [], [], 0, 0, 0.0)
-                promise = self.actors[index].collect.remote(share, self.total, self.weights_in_use)
+                    return Receipt(committed, [], 0, 0, 0.0)
+                promise = self._ask(index, share)
         raise CollectError(
             f"collector {index}: expected it to come back, but it died 100 times in one fragment; "
             f"look at the actor's log for the reason"
@@ -228,10 +221,7 @@ class Evaluations:
         self.begun: list[tuple[int, Any]] = []
 
     def begin(
-        self,
-        world_model: WorldModel,
-        policy: DreamPPO,
-        acting: Callable[[str, int], LatentPolicy],
+        self, world_model: WorldModel, policy: DreamPPO, acting: Callable[[str, int], LatentPolicy]
     ) -> None:
         """Judge these weights; `acting` makes the policy that does so in this process."""
         config, index = self.run.config, self.run.env_steps

@@ -13,12 +13,10 @@ counted and starts a new episode instead.
 import time
 import uuid
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from envs import EnvSettings, VectorEnv, make_env
 from mbrl.acting import ActingPolicy
@@ -26,9 +24,6 @@ from mbrl.config.schema import CollectSettings
 from mbrl.episode import CAUSED, COLUMNS, Array, Episode, action_type
 from mbrl.replay import ReplayStore
 from mbrl.seeding import seed
-
-_Cut = partial[Episode]
-"""A fragment that only lacks the run's step count, which is known when the call ends."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,6 @@ class Receipt:
     Attributes:
         steps: environment steps, crashed ones not counted.
         returns: undiscounted returns of the episodes that ended.
-        lengths: their lengths in steps.
         env_restarts: environments remade so far by this collector.
         unrepeatable: open episodes that could not be played again on resume, so far.
         seconds: how long it took.
@@ -46,7 +40,6 @@ class Receipt:
 
     steps: int
     returns: list[float]
-    lengths: list[int]
     env_restarts: int
     unrepeatable: int
     seconds: float
@@ -58,10 +51,7 @@ class _Slot:
 
     Attributes:
         episode: its number in this slot.
-        eps_id: its UUID.
-        t0: steps that were cut off as fragments.
-        total: rewards of those steps.
-        actions: of those steps, one array per fragment.
+        t0, total, actions: steps cut off as fragments, their rewards, and an array per fragment.
     """
 
     episode: int = -1
@@ -91,8 +81,8 @@ class Collector:
             store: where fragments go.
             root_seed: the run's seed.
             index: number of this collector; part of every seed it makes.
-            incarnation: how often this collector was restarted after a crash; a restarted one plays
-                new episodes instead of repeating those of its predecessor.
+            incarnation: how many collectors with this index there were before; a new one plays new
+                episodes instead of repeating theirs.
         """
         self.settings, self.store, self.root_seed = settings, store, root_seed
         self.index, self.incarnation = index, incarnation
@@ -151,22 +141,21 @@ class Collector:
             self.policy = policy
         self._opened_s[:] = began
         # by slot, so that the order of rows does not depend on when the clock cut a fragment
-        cuts: list[list[_Cut]] = [[] for _ in range(e)]
+        cuts: list[list[dict[str, Any]]] = [[] for _ in range(e)]
         returns: list[float] = []
-        lengths: list[int] = []
         taken = 0
         while taken < steps:
-            taken += self._step(policy, cuts, returns, lengths)
+            taken += self._step(policy, cuts, returns)
         total = env_steps_total + taken
         for i in range(e):
             self._cut(i, cuts[i], ended=False)
-        fragments = [cut(env_steps_total=total) for slot in cuts for cut in slot]
+        fragments = [Episode(env_steps_total=total, **cut) for slot in cuts for cut in slot]
         self.store.commit(fragments, self.writer, total)
         seconds = time.monotonic() - began
-        return Receipt(taken, returns, lengths, self.vector.restarts, self.unrepeatable, seconds)
+        return Receipt(taken, returns, self.vector.restarts, self.unrepeatable, seconds)
 
     def _step(
-        self, policy: ActingPolicy, cuts: list[list[_Cut]], returns: list[float], lengths: list[int]
+        self, policy: ActingPolicy, cuts: list[list[dict[str, Any]]], returns: list[float]
     ) -> int:
         """One step of every environment; returns how many of them counted.
 
@@ -192,31 +181,25 @@ class Collector:
             self._cut(i, cuts[i], ended=bool(ended[i]))
             if ended[i]:
                 returns.append(self.slots[i].total)
-                lengths.append(self.slots[i].t0)
             if self.is_first[i]:
                 self._start_episode(i)
         return int(counted.sum())
 
-    def _cut(self, i: int, cuts: list[_Cut], ended: bool) -> None:
-        """Close slot i's rows as a fragment, with the final observation if the episode ended."""
+    def _cut(self, i: int, cuts: list[dict[str, Any]], ended: bool) -> None:
+        """Close slot i's rows as a fragment, with the final observation if the episode ended.
+
+        It is an `Episode` but for the run's step count, which is known when the call ends.
+        """
         slot, rows = self.slots[i], int(self._rows[i])
         if rows:
             n = rows + int(ended)
             if ended:
                 for name in ("actions", *CAUSED):
                     self._columns[name][i, rows] = 0
-            columns: dict[str, Any] = {k: v[i, :n].copy() for k, v in self._columns.items()}
+            columns = {name: values[i, :n].copy() for name, values in self._columns.items()}
             version = 0 if self.policy is None else self.policy.version
-            cuts.append(
-                partial(
-                    Episode,
-                    eps_id=slot.eps_id,
-                    t0=slot.t0,
-                    policy_version=version,
-                    ended=ended,
-                    **columns,
-                )
-            )
+            stamps = {"eps_id": slot.eps_id, "t0": slot.t0, "policy_version": version}
+            cuts.append({**columns, **stamps, "ended": ended})
             slot.actions.append(columns["actions"][:rows])
             slot.total += float(columns["rewards"].sum(dtype=np.float64))
             slot.t0 += rows
@@ -231,11 +214,10 @@ class Collector:
     def _start_episode(self, i: int) -> None:
         """Reset environment i with the next seed of its own."""
         number = self.slots[i].episode + 1
-        episode_seed = self._episode_seed(i, number)
         name = f"reverie/{self.root_seed}/{self.writer}/{i}/{number}"
         self.slots[i] = _Slot(number, str(uuid.uuid5(uuid.NAMESPACE_OID, name)))
         self._opened_s[i] = time.monotonic()
-        self.vector.reset(i, episode_seed)
+        self.vector.reset(i, self._episode_seed(i, number))
         self.is_first[i] = True
 
     # -- stopping and resuming --------------------------------------------------------------------
@@ -243,12 +225,10 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """Where every slot is: enough to play its open episode again."""
         none = self._columns["actions"][0, :0]
-        slots = [
-            {**vars(slot), "actions": np.concatenate([none, *slot.actions])} for slot in self.slots
-        ]
+        joined = [np.concatenate([none, *slot.actions]) for slot in self.slots]
         return {
             "incarnation": self.incarnation,
-            "slots": slots,
+            "slots": [{**vars(s), "actions": a} for s, a in zip(self.slots, joined, strict=True)],
             "is_first": self.is_first.copy(),
             "obs": self.vector.obs.copy(),
         }
@@ -262,11 +242,9 @@ class Collector:
             self.slots[i] = _Slot(**{**saved, "actions": [np.asarray(saved["actions"], dtype)]})
             self._opened_s[i] = time.monotonic()
             self.vector.reset(i, self._episode_seed(i, saved["episode"]))
-        expected: NDArray[np.generic] = state["obs"]
         for i, slot in enumerate(self.slots):
-            if self.vector.replay(i, slot.actions[0]) and np.array_equal(
-                self.vector.obs[i], expected[i]
-            ):
+            played = self.vector.replay(i, slot.actions[0])
+            if played and np.array_equal(self.vector.obs[i], state["obs"][i]):
                 self.is_first[i] = bool(state["is_first"][i])
             else:
                 self.unrepeatable += 1

@@ -90,11 +90,9 @@ class WorldModelLearner:
             torch.manual_seed(seed(root_seed, "world_model"))
             self.model = WorldModel(observation_space, action_space, model).to(self.device)
         loss = _Loss(self.model)
-        self.loss: nn.Module = (
-            nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
-            if world_size > 1
-            else loss
-        )
+        self.loss: nn.Module = loss
+        if world_size > 1:
+            self.loss = nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.lr, eps=settings.adam_eps, fused=True
         )
@@ -133,10 +131,10 @@ class WorldModelLearner:
                 step.
         """
         sums: Metrics = {}
-        kept: list[Latent] = []
+        starts: list[Latent] = []
         bad = torch.zeros((), device=self.device)
         rows_per_update = self.batch_size * self.settings.sequence_length
-        first_kept = updates - -(-self.settings.max_starts // rows_per_update)
+        enough = -(-self.settings.max_starts // rows_per_update)
         self.model.train()
         for update in range(updates):
             batch = self.sampler.sample(self.batch_size, self.settings.sequence_length, self.rng)
@@ -146,10 +144,9 @@ class WorldModelLearner:
             bad += failed
             for name, value in metrics.items():
                 sums[name] = sums[name] + value if name in sums else value
-            if update >= first_kept:
-                flat = latent.flatten()
-                alive = torch.as_tensor(~batch.terminated, device=self.device).flatten()
-                kept.append(flat[alive])
+            if update >= updates - enough:
+                alive = torch.as_tensor(~batch.terminated, device=self.device)
+                starts.append(latent.flatten()[alive.flatten()])
         self.model.eval()
         if bad:
             raise TrainingError(
@@ -157,8 +154,8 @@ class WorldModelLearner:
                 f"finite (they were not applied); lower learn_model.lr, or look at the rewards "
                 f"in replay"
             )
-        starts = Latent.cat(kept)[-self.settings.max_starts :]
-        return {name: float(value) / updates for name, value in sums.items()}, starts
+        means = {name: float(value) / updates for name, value in sums.items()}
+        return means, Latent.cat(starts)[-self.settings.max_starts :]
 
     def _update(self, batch: SequenceBatch) -> tuple[Metrics, Latent, Tensor]:
         """One gradient step; the last value is 1 if it was skipped as something was not finite."""
@@ -177,9 +174,8 @@ class WorldModelLearner:
 
     def model_state(self) -> dict[str, Tensor]:
         """The weights, on the CPU."""
-        return {
-            name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()
-        }
+        weights = self.model.state_dict()
+        return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning continues from: weights, optimiser, streams, counters."""
@@ -246,16 +242,12 @@ class RemoteLearners:
             arguments: of `WorldModelLearner`, without rank and world size.
             settings: tell how many actors, and what they ask Ray for.
         """
-        self.count = settings.num_learners
+        count = settings.num_learners
         actor = ray.remote(num_gpus=settings.gpus_per_learner, num_cpus=1)(_LearnerActor)
-        self.actors = [actor.remote() for _ in range(self.count)]
+        self.actors = [actor.remote() for _ in range(count)]
         address = ray.get(self.actors[0].address.remote())
-        ray.get(
-            [
-                one.start.remote(address, arguments, rank, self.count)
-                for rank, one in enumerate(self.actors)
-            ]
-        )
+        ranked = enumerate(self.actors)
+        ray.get([one.start.remote(address, arguments, rank, count) for rank, one in ranked])
         self.model = WorldModel(
             arguments["observation_space"], arguments["action_space"], arguments["model"]
         ).eval()
@@ -270,8 +262,7 @@ class RemoteLearners:
 
     def segments(self) -> list[str]:
         """As `WorldModelLearner.segments`, of rank 0."""
-        names: list[str] = ray.get(self.actors[0].segments.remote())
-        return names
+        return list(ray.get(self.actors[0].segments.remote()))
 
     def learn(self, updates: int) -> tuple[dict[str, float], Latent]:
         """As `WorldModelLearner.learn`; metrics are averaged, starts come from every rank."""
@@ -291,12 +282,10 @@ class RemoteLearners:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Give every rank the weights and its own streams (rank 0's if their number differs)."""
         ranks = state.get("ranks") or []
-        same = len(ranks) == self.count
-        loads = []
-        for rank, one in enumerate(self.actors):
-            own = ranks[rank] if same else {}
-            loads.append(one.load_state_dict.remote({**state, **own}))
-        ray.get(loads)
+        if len(ranks) != len(self.actors):
+            ranks = [{}] * len(self.actors)
+        pairs = zip(self.actors, ranks, strict=True)
+        ray.get([one.load_state_dict.remote({**state, **own}) for one, own in pairs])
         self._pull()
 
     def close(self) -> None:

@@ -120,11 +120,13 @@ class Crew:
         self.rounds = Ratio(config.learn_policy.dream_ratio, lot=policy.dreams * policy.horizon)
         self.evaluations_every = Every(config.evaluate.every_steps)
         self.checkpoints_every = Every(config.run.checkpoint_every_steps)
+        self.ratios = (self.updates, self.rounds)
+        self.boundaries = (self.evaluations_every, self.checkpoints_every)
         self.evaluations = Evaluations(run)
         self.collectors: LocalCollectors | RemoteCollectors = (
             RemoteCollectors(run, self.store)
             if config.collect.num_collectors
-            else LocalCollectors(run, self.store, self.latent_policy("act"), self.action_space)
+            else LocalCollectors(run, self.store, self.latent_policy("act"))
         )
         if state is not None:
             self._restore(state)
@@ -247,15 +249,10 @@ class Crew:
     # -- saving and resuming ----------------------------------------------------------------------
 
     def save(self, replay: State) -> None:
-        """Write a checkpoint, then delete the oldest segments that none needs any more.
-
-        Args:
-            replay: the segments it stands on, from `refresh_replay`.
-        """
+        """Write a checkpoint that stands on `replay`, then delete the oldest segments beyond it."""
         self.checkpoints_every.done(self.run.env_steps)
         self.run.save(self.state_dict(replay))
-        limit = self.config.replay.max_disk_gb
-        if limit is not None:
+        if (limit := self.config.replay.max_disk_gb) is not None:
             self.store.evict(int(limit * 1e9))
 
     def state_dict(self, replay: State) -> State:
@@ -269,11 +266,8 @@ class Crew:
             "learner": self.learner.state_dict(),
             "policy": self.policy.get_state(),
             "dream_generator": self.dream_generator.get_state(),
-            "credits": [self.updates.state_dict(), self.rounds.state_dict()],
-            "marks": [
-                self.evaluations_every.state_dict(),
-                self.checkpoints_every.state_dict(),
-            ],
+            "credits": [ratio.state_dict() for ratio in self.ratios],
+            "marks": [every.state_dict() for every in self.boundaries],
             "collectors": self.collectors.state_dict(),
         }
 
@@ -282,11 +276,10 @@ class Crew:
         self.learner.load_state_dict(state["learner"])
         self.policy.set_state(state["policy"])
         restore_generator(self.dream_generator, state["dream_generator"])
-        for ratio, credit in zip((self.updates, self.rounds), state["credits"], strict=True):
+        for ratio, credit in zip(self.ratios, state["credits"], strict=True):
             ratio.load_state_dict(credit)
-        every = (self.evaluations_every, self.checkpoints_every)
-        for boundary, last in zip(every, state["marks"], strict=True):
-            boundary.load_state_dict(last)
+        for every, mark in zip(self.boundaries, state["marks"], strict=True):
+            every.load_state_dict(mark)
         self.collectors.load_state_dict(state["collectors"])
 
     def close(self) -> None:

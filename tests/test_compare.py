@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.compare import _ratio, compare, summarise
+from mbrl.compare import best_rival_ratio, compare, summarise
 from mbrl.config.schema import load
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.run import checkpoint
@@ -86,7 +86,7 @@ def test_steps_ratio_is_taken_against_the_best_rival_at_its_own_final_score(tmp_
         "dqn": [write_run(tmp_path / "q", "dqn", 0, [[0, 0.0], [100, 2.0]])],
         "random": [write_run(tmp_path / "r", "random", 0, [[100, 9.0]])],
     }
-    ratio = _ratio(runs, ["dream", "ppo", "dqn", "random"])
+    ratio = best_rival_ratio(runs, ["dream", "ppo", "dqn", "random"])
     assert ratio is not None
     assert (ratio["against"], ratio["threshold"]) == ("dqn", 2.0)
     assert ratio["value"] == pytest.approx(2.0)  # 100 steps against 50
@@ -94,7 +94,7 @@ def test_steps_ratio_is_taken_against_the_best_rival_at_its_own_final_score(tmp_
 
 def test_steps_ratio_needs_a_rival(tmp_path: Path) -> None:
     runs = {"dream": [write_run(tmp_path / "d", "dream", 0, [[0, 0.0], [100, 4.0]])]}
-    assert _ratio(runs, ["dream"]) is None
+    assert best_rival_ratio(runs, ["dream"]) is None
 
 
 @pytest.mark.parametrize("agents", [["dream", "sac"], ["ppo", "ppo"]])

@@ -287,22 +287,6 @@ def test_refresh_skips_a_broken_segment_and_goes_on(tmp_path):
     assert sampler.refresh(store) == 0
 
 
-@pytest.mark.parametrize("seen", [0, 2, 4])
-def test_compaction_behind_a_samplers_back_brings_no_row_twice(tmp_path, seen):
-    store, sampler = ReplayStore(tmp_path), make(7)
-    for number in range(1, seen + 1):
-        store.commit([episode(number, 3)], "a", number)
-        sampler.refresh(store)
-    for number in range(seen + 1, 5):
-        store.commit([episode(number, 3)], "a", number)
-    store.compact(1 << 20)
-    assert sampler.refresh(store) == 3 * (4 - seen)
-    assert tape(sampler) == "| 2002 | 3000 3001 3002 | 4000 4001 4002"
-    store.commit([episode(5, 3)], "a", 5)
-    store.compact(1 << 20)
-    assert sampler.refresh(store) == 3
-
-
 def test_too_little_replay_is_refused_with_a_way_out():
     sampler = make()
     with pytest.raises(ReplayError, match="holds 0 rows; collect more"):

@@ -272,12 +272,13 @@ def test_restore_goes_on_without_segments_that_broke_after_the_pin(store, broken
 
 def test_evict_deletes_the_oldest_but_nothing_that_is_needed(store):
     infos = fill(store, 6)
-    store.pin([infos[1].name], label="step-4")
+    store.pin([infos[1].name])
     size = max((store.data / s.name).stat().st_size for s in infos)
     assert store.evict(5 * size) == infos[:1]
-    assert store.evict(0, keep=[infos[3].name]) == []
-    store.unpin("step-4")
-    assert store.evict(0, keep=[infos[3].name]) == infos[1:3]
+    assert store.evict(0) == []
+    store.pin([infos[3].name])
+    assert store.evict(0) == infos[1:3]
+    store.pin([infos[5].name])
     assert store.evict(2 * size) == infos[3:4] and store.segments() == infos[4:]
 
 
@@ -286,51 +287,6 @@ def test_evict_spares_what_is_newer_than_any_ring_even_if_the_needed_one_broke(s
     store.pin([infos[1].name])
     break_and_read(store, infos[1])
     assert store.evict(0) == infos[:1] and store.segments() == infos[2:]
-
-
-def test_pin_label_must_be_a_file_name(store):
-    with pytest.raises(ReplayError, match="plain file name"):
-        store.pin([], label="../x")
-
-
-def test_compaction_keeps_every_row_and_the_order(store):
-    fill(store, 6)
-    before = list(store.episodes())
-    merged = store.compact(1 << 20)
-    assert len(merged) == 1 and store.segments() == merged
-    for left, right in zip(before, store.episodes(), strict=True):
-        assert_equal(left, right)
-    assert store.verify() == {}
-    assert store.commit([make_episode(eps_id="z")], "w", 99).seq == 6
-
-
-def test_compaction_respects_target_size_and_pins(store):
-    infos = fill(store, 6)
-    size = max((store.data / s.name).stat().st_size for s in infos)
-    store.pin([infos[2].name])
-    store.compact(2 * size)
-    assert [s.rows for s in store.segments()] == [10, 5, 10, 5]
-    assert infos[2] in store.segments()
-
-
-def test_crash_inside_compaction_duplicates_no_row_and_is_cleaned_up(store, monkeypatch):
-    fill(store, 3)
-    before = list(store.episodes())
-
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pathlib.Path.unlink", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.compact(1 << 20)
-    assert len(store.segments()) == 4
-    assert len(list(store.episodes())) == len(before)
-    assert store.stats().rows == sum(e.rows for e in before)
-    store.compact(1 << 20)
-    assert len(store.segments()) == 1
-    for left, right in zip(before, store.episodes(), strict=True):
-        assert_equal(left, right)
 
 
 def test_rows_committed_twice_are_read_once(store):
@@ -355,7 +311,7 @@ def test_stats_are_computed_by_hand(store):
     assert (stats.policy_version_min, stats.policy_version_max) == (7, 7)
     text = format_stats(stats)
     assert "2 whole, 1 in part" in text and "mean 4.00 (min 3.00, max 5.00)" in text
-    assert stats.as_dict()["compression"] == stats.raw_bytes / stats.disk_bytes
+    assert stats.compression == stats.raw_bytes / stats.disk_bytes
 
 
 def test_stats_of_an_empty_store_and_of_no_store(store):

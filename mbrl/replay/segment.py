@@ -183,10 +183,8 @@ def describe(layouts: Iterable[Layout]) -> str:
 
 def footer_fields(layout: Layout, fragments: Sequence[FragmentInfo]) -> dict[str, str]:
     """Write a footer as text fields, all but the SHA-256."""
-    listed = [
-        {("return" if k == "reward_sum" else k): v for k, v in vars(fragment).items()}
-        for fragment in fragments
-    ]
+    names = {"reward_sum": "return"}
+    listed = [{names.get(k, k): v for k, v in vars(one).items()} for one in fragments]
     # written only where there is a column, so that files without one stay what they always were
     ram = {"ram_bytes": str(layout.ram_bytes)} if layout.ram_bytes else {}
     return {
@@ -412,11 +410,10 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
         "actions": _action_column(_joined(episodes, "actions"), no_action, layout),
         "rewards": pa.array(_joined(episodes, "rewards"), mask=no_action),
         **{name: pa.array(_joined(episodes, name)) for name in _FLAGS},
-        **{
-            name: pa.array(np.repeat([getattr(episode, name) for episode in episodes], rows))
-            for name in _STAMPS
-        },
     }
+    for name in _STAMPS:
+        stamps = [getattr(episode, name) for episode in episodes]
+        columns[name] = pa.array(np.repeat(stamps, rows))
     if layout.ram_bytes:
         kept = [episode.ram for episode in episodes if episode.ram is not None]
         columns["ram"] = _binary(kept, layout.ram_bytes)
