@@ -62,7 +62,7 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
         try:
             more = run.env_steps < config.env_steps
             if more:
-                crew.collectors.begin(crew.first_steps(), run.env_steps)
+                crew.collectors.begin(crew.next_steps(), run.env_steps)
             while more:
                 receipts = crew.collect()
                 replay = crew.refresh_replay()
@@ -134,12 +134,10 @@ class Crew:
 
     # -- the verbs --------------------------------------------------------------------------------
 
-    def first_steps(self) -> int:
-        """Steps of the first fragment of this process: the prefill, unless the run resumes."""
-        return self.config.collect.prefill_steps if self.run.env_steps == 0 else self.next_steps()
-
     def next_steps(self) -> int:
-        """Steps of the next fragment: an iteration's, or what is left, in whole environments."""
+        """Steps of the next fragment, in whole environments: the prefill, then an iteration's."""
+        if self.run.env_steps == 0:
+            return self.config.collect.prefill_steps
         width = self.config.collectors * self.config.collect.num_envs
         left = self.config.env_steps - self.run.env_steps
         return max(0, min(self.config.collect.steps_per_iteration, -(-left // width) * width))

@@ -135,7 +135,7 @@ def test_interleaved_fragments_of_several_episodes_are_stitched():
         for number in (1, 2):
             sampler.add(episode(number, 3, t0=t0, ended=t0 == 3))
     assert tape(sampler) == ("| 1000 1001 1002 1003 1004 1005 | 2000 2001 2002 2003 2004 2005")
-    assert (sampler.num_rows, sampler.num_steps) == (12, 10)
+    assert sampler.num_rows == 12
 
 
 def test_a_missing_fragment_is_a_marked_gap():
@@ -158,7 +158,6 @@ def test_rows_that_are_live_already_are_dropped():
     assert sampler.add(episode(1, 4, ended=False)) == 0
     assert sampler.add(episode(1, 4, t0=2)) == 2
     assert tape(sampler) == "| 1000 1001 1002 1003 1004 1005"
-    assert sampler.num_steps == 5
 
 
 def test_oldest_rows_go_when_the_ring_is_full():
@@ -166,7 +165,7 @@ def test_oldest_rows_go_when_the_ring_is_full():
     for number in (1, 2, 3):
         sampler.add(episode(number, 3))
     assert tape(sampler) == "| 1001 1002 | 2000 2001 2002 | 3000 3001 3002"
-    assert (sampler.num_rows, sampler.num_steps) == (8, 5)
+    assert sampler.num_rows == 8
     sampler.add(episode(4, 20))
     assert tape(sampler) == "| " + " ".join(str(4000 + t) for t in range(12, 20))
     assert_aligned(every_window(sampler, 8))
@@ -295,17 +294,6 @@ def test_too_little_replay_is_refused_with_a_way_out():
     with pytest.raises(ReplayError, match="sequences of 5 rows: replay holds 4 rows"):
         sampler.sample(1, 5, np.random.default_rng(0))
     assert sampler.sample(1, 4, np.random.default_rng(0)).shape == (1, 4)
-
-
-def test_out_receives_the_frames_and_must_fit():
-    sampler = make()
-    sampler.add(episode(1, 9))
-    out = np.empty((3, 4, 2), np.int32)
-    batch = sampler.sample(3, 4, np.random.default_rng(0), out=out)
-    assert np.shares_memory(batch.obs, out)
-    assert_aligned(batch)
-    with pytest.raises(ValueError, match="out: expected a C-contiguous"):
-        sampler.sample(2, 4, np.random.default_rng(0), out=out)
 
 
 def test_box_actions_and_images_keep_their_shape(tmp_path):

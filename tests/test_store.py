@@ -39,7 +39,6 @@ def test_commit_is_visible_to_another_reader_and_read_back_equal(store):
     other = ReplayStore(store.directory)
     assert other.segments() == [info]
     assert_equal(other.read(info)[0], episode)
-    assert other.verify() == {}
 
 
 def test_file_name_is_the_index(store):
@@ -85,7 +84,6 @@ def test_broken_file_is_quarantined_counted_and_reading_goes_on(store, damage, c
             "swapped": (store.data / second.name).read_bytes(),
         }[damage]
     )
-    assert list(store.verify()) == [first.name]
     assert [len(store.read(s)) for s in store.segments()] == [0, 1]
     assert store.quarantined == 1 and "moved to bad/" in caplog.text
     assert store.segments() == [second]
@@ -183,13 +181,14 @@ def test_killed_writers_lose_at_most_what_was_not_committed(store):
     for name in ("a", "b"):
         numbers = [s.seq for s in store.segments() if s.writer == name]
         assert numbers == list(range(len(numbers)))
-    assert len(store.segments()) >= 30 and store.quarantined == 0 and store.verify() == {}
+    assert len(store.segments()) >= 30
+    assert len(list(store.episodes())) == len(store.segments()) and store.quarantined == 0
 
 
 def test_short_writes_are_completed(store, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, view: write(fd, view[:100]))
-    assert store.verify() == {} and len(store.read(fill(store, 1)[0])) == 1
+    assert len(store.read(fill(store, 1)[0])) == 1
 
 
 def test_rows_of_another_environment_are_refused(store):

@@ -22,7 +22,6 @@ import tempfile
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,20 +35,7 @@ from mbrl.replay.store import ReplayStore, SegmentInfo
 _RESERVE_BYTES = 16 << 20  # disk is claimed in pieces of this size
 
 
-_LABEL, _T0, _START, _ROWS, _ENDED = range(5)  # columns of the table of fragments
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tape:
-    """All live rows in reading order.
-
-    Attributes:
-        slots: (N,) int64, the ring slot of each tape position.
-        is_first: (N,) bool, the row does not continue the tape row before it; True at 0.
-    """
-
-    slots: NDArray[np.int64]
-    is_first: NDArray[np.bool_]
+_LABEL, _T0, _START, _ROWS = range(4)  # columns of the table of fragments
 
 
 class FragmentTable:
@@ -61,13 +47,11 @@ class FragmentTable:
 
     Attributes:
         rows: live rows.
-        ended: live final observations.
     """
 
     def __init__(self) -> None:
         self.rows = 0
-        self.ended = 0
-        self._table = np.zeros((1024, 5), np.int64)
+        self._table = np.zeros((1024, 4), np.int64)
         self._head = 0  # the oldest live fragment's index in _table
         self._tail = 0  # one behind the newest
         self._labels: dict[str, int] = {}
@@ -88,10 +72,9 @@ class FragmentTable:
         stop = piece.t0 + piece.rows
         self._spans[label].append((piece.t0, stop))
         self._stops[label] = max(self._stops[label], stop)
-        self._table[self._tail] = (label, piece.t0, start, piece.rows, piece.ended)
+        self._table[self._tail] = (label, piece.t0, start, piece.rows)
         self._tail += 1
         self.rows += piece.rows
-        self.ended += int(piece.ended)
 
     def drop_before(self, start: int) -> None:
         """Forget the rows that were added before the `start`-th one."""
@@ -103,9 +86,8 @@ class FragmentTable:
             self.rows -= gone
             if gone < fragment[_ROWS]:
                 spans.appendleft((t0 + gone, stop))
-                fragment += np.array([0, gone, gone, -gone, 0])
+                fragment += np.array([0, gone, gone, -gone])
                 return
-            self.ended -= int(fragment[_ENDED])
             self._head += 1
             if not spans:
                 del self._labels[self._names.pop(label)], self._spans[label], self._stops[label]
@@ -117,8 +99,13 @@ class FragmentTable:
             return []
         return list(self._spans[label])
 
-    def tape(self, capacity: int) -> Tape:
-        """Order the live rows; slots are modulo `capacity`."""
+    def tape(self, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """All live rows in reading order, of a ring of `capacity` slots.
+
+        Returns:
+            (N,) the ring slot of each tape position, and (N,) whether its row does not continue the
+            tape row before it; True at 0.
+        """
         live = self._table[self._head : self._tail]
         _, oldest, group = np.unique(live[:, _LABEL], return_index=True, return_inverse=True)
         live = live[np.lexsort((live[:, _T0], oldest[group]))]
@@ -131,11 +118,11 @@ class FragmentTable:
         is_first = np.zeros(len(slots), np.bool_)
         is_first[0] = True
         is_first[behind[:-1][~joined]] = True
-        return Tape(slots=slots, is_first=is_first)
+        return slots, is_first
 
     def _make_room(self) -> None:
         live = self._table[self._head : self._tail]
-        self._table = np.zeros((max(1024, 2 * len(live)), 5), np.int64)
+        self._table = np.zeros((max(1024, 2 * len(live)), 4), np.int64)
         self._table[: len(live)] = live
         self._head, self._tail = 0, len(live)
 
@@ -209,7 +196,7 @@ class SequenceSampler:
             raise _ring_error(error) from error
         self._total = 0  # rows ever added; row i lies in slot i % capacity
         self._fragments = FragmentTable()
-        self._tape: Tape | None = None
+        self._tape: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None
         self._seen: set[str] = set()
         self._loaded: deque[tuple[str, int]] = deque()  # segment, value of _total after it
 
@@ -229,11 +216,6 @@ class SequenceSampler:
     def num_rows(self) -> int:
         """Live rows, final observations included."""
         return self._fragments.rows
-
-    @property
-    def num_steps(self) -> int:
-        """Live rows that hold an action."""
-        return self._fragments.rows - self._fragments.ended
 
     @property
     def segments(self) -> list[str]:
@@ -292,20 +274,13 @@ class SequenceSampler:
         self._seen.update(by_name)
         return added
 
-    def sample(
-        self,
-        batch_size: int,
-        length: int,
-        rng: np.random.Generator,
-        out: Array | None = None,
-    ) -> SequenceBatch:
+    def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> SequenceBatch:
         """Draw windows of the tape, uniformly and with replacement.
 
         Args:
             batch_size: B.
             length: T, rows per sequence.
             rng: decides the starts; one call draws B integers from it.
-            out: (B, T, *obs_shape) C-contiguous buffer that receives `obs` (pinned memory, say).
 
         Returns:
             (B, T) rows in arrival order; arrays are the caller's.
@@ -323,13 +298,13 @@ class SequenceSampler:
             self._tape = self._fragments.tape(self.capacity)
         starts = rng.integers(rows, size=batch_size)
         positions = (starts[:, None] + np.arange(-1, length)) % rows
-        slots = self._tape.slots[positions]
+        slots, is_first = (column[positions] for column in self._tape)
+        columns = {name: self._ring[name].rows[slots] for name in SAMPLED if name != "obs"}
         obs = self._ring["obs"].rows
-        frames = _frame_buffer(out, (batch_size, length, *obs.shape[1:]), obs.dtype)
-        # "clip" skips the copy that "raise" makes of `out`; slots are in range by construction.
+        frames = np.empty((batch_size, length, *obs.shape[1:]), obs.dtype)
+        # "clip" skips the copy that "raise" makes of `out`; slots are in range by construction
         np.take(obs, slots[:, 1:], axis=0, out=frames, mode="clip")
-        columns: dict[str, Any] = {n: self._ring[n].rows[slots] for n in SAMPLED if n != "obs"}
-        return arrival(frames, is_first=self._tape.is_first[positions], **columns)
+        return arrival(frames, is_first=is_first, **columns)
 
     def _append(self, piece: Episode) -> None:
         """Write a fragment of at most `capacity` rows over the oldest rows."""
@@ -355,24 +330,14 @@ class SequenceSampler:
 
     def _load(self, store: ReplayStore, info: SegmentInfo) -> int | None:
         """Add one segment; None if the store could not read it."""
-        loaded = store.load(info)
+        episodes = store.read(info)
         self._seen.add(info.name)
-        if loaded is None:
+        if not episodes:
             return None
-        added = sum(map(self.add, loaded))
+        added = sum(map(self.add, episodes))
         if added:
             self._loaded.append((info.name, self._total))
         return added
-
-
-def _frame_buffer(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    if out is None:
-        return np.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-        raise ValueError(
-            f"out: expected a C-contiguous {dtype}{shape} buffer, got {out.dtype}{out.shape}"
-        )
-    return out
 
 
 def _ring_error(error: OSError) -> ReplayError:

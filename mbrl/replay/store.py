@@ -167,10 +167,7 @@ class ReplayStore:
         return info
 
     def segments(self) -> list[SegmentInfo]:
-        """List the visible segments in collected order, from one listing of the folder.
-
-        A parquet file whose name is not a segment's is moved to `bad/` and counted.
-        """
+        """List the visible segments in collected order; other parquet files are moved to `bad/`."""
         found = []
         for name in os.listdir(self.data) if self.data.is_dir() else ():
             info = parse_name(name)
@@ -180,22 +177,18 @@ class ReplayStore:
                 self._quarantine(name, "its name is not a segment's")
         return sorted(found)
 
-    def load(self, info: SegmentInfo) -> list[Episode] | None:
+    def read(self, info: SegmentInfo) -> list[Episode]:
         """Read and prove one segment.
 
         Returns:
-            Its episodes. None if the file is broken, which is then moved to `bad/` and
-            counted, or if another process evicted it since the listing.
+            Its episodes. Empty if the file is broken, which is then moved to `bad/` and counted, or
+            if another process evicted it since the listing.
 
         Raises:
             SegmentVersionError: written by another version of the format; never moved.
             ReplayError: the disk refuses to read.
         """
-        return self._attempt(info, self._load)
-
-    def read(self, info: SegmentInfo) -> list[Episode]:
-        """Read the episodes of one segment; empty where `load` gives None."""
-        return self.load(info) or []
+        return self._attempt(info, self._load) or []
 
     def episodes(self) -> Iterator[Episode]:
         """Read the whole store in collected order, each (eps_id, t) once."""
@@ -216,20 +209,6 @@ class ReplayStore:
                     self._layout = header.layout
                     break
         return self._layout
-
-    def verify(self) -> dict[str, str]:
-        """Decode every segment and check its content hash; moves nothing.
-
-        Returns:
-            What is wrong, by file name; empty if all is well.
-        """
-        wrong = {}
-        for info in self.segments():
-            try:
-                self._load(info)
-            except (ReplayError, OSError) as error:
-                wrong[info.name] = str(error)
-        return wrong
 
     def pin(self, names: Sequence[str]) -> list[str]:
         """Record that the checkpoint needs these segments and no others: they are not evicted.
