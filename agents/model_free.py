@@ -391,3 +391,31 @@ class ModelFree:
             with contextlib.suppress(OSError):  # RLlib's result folder; only an empty one goes
                 Path(self._algo.logdir).rmdir()
             self._algo = None
+
+
+def saved_policy(
+    settings: PPOSettings | DQNSettings,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    state: State,
+    seed: int,
+) -> ModelFreePolicy:
+    """The policy that `ModelFree.get_state` holds, without an environment and without Ray.
+
+    Args:
+        settings: those the baseline was built with.
+        observation_space: as the baseline's.
+        action_space: as the baseline's.
+        state: of `get_state`.
+        seed: of the random actions.
+    """
+    kind: Kind = state["kind"]
+    config = ppo_config(settings) if isinstance(settings, PPOSettings) else dqn_config(settings, 0)
+    spaces = {DEFAULT_MODULE_ID: (observation_space, action_space)}
+    with torch.random.fork_rng(devices=[]):
+        module = config.get_multi_rl_module_spec(spaces=spaces).build()[DEFAULT_MODULE_ID]
+    if kind == "dqn":
+        module.make_target_networks()
+    module.load_state_dict(state["module"])
+    epsilon = settings.epsilon_end if isinstance(settings, DQNSettings) else 0.0
+    return ModelFreePolicy(kind, module, action_space, int(state["version"]), epsilon, seed)

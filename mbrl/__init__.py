@@ -1,13 +1,61 @@
 """Reverie: train agents inside a learned world model. Start reading at `mbrl/train.py`.
 
+From Python:
+
+    result = mbrl.train("quickstart", env_steps=2000)
+    run = mbrl.open_run("runs/quickstart")
+    action = run.agent().act(observation)
+
 Importing the package only checks that the import names `agents` and `envs`, which other projects
-use too, lead to ours; nothing heavy is loaded.
+use too, lead to ours; everything heavy loads at its first use.
 """
 
+import logging
+import os
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mbrl.config.schema import load_config
+    from mbrl.run.open import OpenRun, open_run
 
 __version__ = "0.1.0"
+__all__ = ["OpenRun", "load_config", "open_run", "train"]
+
+_HOMES = {
+    "OpenRun": "mbrl.run.open",
+    "load_config": "mbrl.config.schema",
+    "open_run": "mbrl.run.open",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what the package offers at its first use."""
+    if name == "train":  # the module, which can be called: see its last lines
+        quiet_libraries()
+        return import_module("mbrl.train")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mbrl' has no attribute {name!r}")
+    quiet_libraries()
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def quiet_libraries() -> None:
+    """Keep Ray on this machine, and from burying our own output; to be called before its import.
+
+    Ray turns 127.0.0.1 into the machine's public address, and listens there, unless the first of
+    these variables is set. Joining a cluster is still possible.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
+    # RLlib deprecates a class of its own that it still makes itself, and Ray says how it is secured
+    for chatty in ("ray._common.deprecation", "ray._private.authentication"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def _check_siblings() -> None:

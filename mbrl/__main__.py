@@ -1,7 +1,6 @@
-"""The `mbrl` command: parse, load the config, call one function, say errors in one paragraph."""
+"""The `mbrl` command: parse, load the config, call one function, print errors as one paragraph."""
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from envs.errors import EnvError
+from mbrl import quiet_libraries
 from mbrl.errors import MbrlError
 
 
@@ -206,20 +206,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find_config(name: str) -> Path:
-    """A config file by path, else by name among those shipped with the package."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    here = Path(__file__).resolve().parent
-    for folder in (here / "configs", here.parent / "configs"):
-        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
-            if candidate.is_file():
-                return candidate
-    return path
-
-
 def _train(options: argparse.Namespace) -> None:
+    from mbrl.config.file import dump, find_config
     from mbrl.config.schema import load
 
     config = load(find_config(options.config), options.overrides)
@@ -227,8 +215,6 @@ def _train(options: argparse.Namespace) -> None:
         print(f"{options.config}: fine")
         return
     if options.print_config:
-        from mbrl.config.file import dump
-
         print(dump(config), end="")
         return
     quiet_libraries()
@@ -248,6 +234,7 @@ def _compare(options: argparse.Namespace) -> None:
     # SIGTERM ends a comparison as Ctrl-C does: the runs at work checkpoint, no more are started
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from mbrl.compare import compare
+    from mbrl.config.file import find_config
 
     compare(
         find_config(options.config),
@@ -299,6 +286,7 @@ def _check_env(options: argparse.Namespace) -> int:
     from envs.settings import EnvSettings
 
     if options.id.endswith((".yaml", ".yml")):
+        from mbrl.config.file import find_config
         from mbrl.config.schema import load
 
         settings = load(find_config(options.id)).env
@@ -318,22 +306,6 @@ def _replay_stats(options: argparse.Namespace) -> None:
             f"{options.dir}: expected a replay store (a folder with data/), found none"
         )
     print(format_stats(ReplayStore(folder).stats()))
-
-
-def quiet_libraries() -> None:
-    """Keep Ray on this machine, and from burying our own output; to be called before its import.
-
-    Ray turns 127.0.0.1 into the machine's public address, and listens there, unless it is told that
-    there will be no cluster. Joining one is still possible.
-    """
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # RLlib deprecates a class of its own that it still makes itself, and Ray says how it is secured
-    for chatty in ("ray._common.deprecation", "ray._private.authentication"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
 
 
 if __name__ == "__main__":

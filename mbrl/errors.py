@@ -14,6 +14,10 @@ class ConfigError(MbrlError):
     """A setting is unknown, of the wrong type, out of range, or contradicts another."""
 
 
+class DiskError(MbrlError):
+    """A file cannot be written: the disk is full, or refuses."""
+
+
 class ReplayError(MbrlError):
     """Replay cannot be read, written or sampled as asked."""
 

@@ -6,7 +6,10 @@ in this process (`mbrl.actors`, `mbrl.learn_model`). All ratios are counts (repl
 imagined steps per collected step), so a result does not depend on how fast the machine is.
 """
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from mbrl.acting import LatentPolicy
 from mbrl.actors import Evaluations, LocalCollectors, RemoteCollectors
 from mbrl.cluster import start_ray
 from mbrl.collect import Receipt, spaces_of
-from mbrl.config.schema import Config
+from mbrl.config.schema import Config, load_config
 from mbrl.device import pick_device
 from mbrl.errors import TrainingError
 from mbrl.evaluate import EvalResult, judge
@@ -321,3 +324,14 @@ class Crew:
             path = self.run.dir / "videos" / f"dream-{self.run.env_steps:09d}.mp4"
             generator = torch.Generator(self.device).manual_seed(seed(self.config.seed, "video"))
             write_dream_video(path, self.learner.model, self.store, generator, self.device)
+
+
+class _CallableModule(ModuleType):
+    """Makes `mbrl.train(...)` work before and after something imports this file as a module."""
+
+    def __call__(self, config: Config | Path | str, **settings: Any) -> dict[str, Any]:
+        """`train`, with the settings as `mbrl.load_config` takes them."""
+        return train(load_config(config, **settings))
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mbrl.config.schema import load
-from mbrl.run.progress import read_metrics
+from mbrl.run.metrics import read_metrics
 from mbrl.train import train
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "atari_pong.yaml"

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -58,33 +59,20 @@ def test_every_array_dtype_comes_back_as_an_array(tmp_path: Path, dtype: str) ->
     assert loaded["one"] == array[1, 2]
 
 
-def test_numbers_strings_and_containers_keep_value_and_type(tmp_path: Path) -> None:
-    state = {
-        "int": 2**200,
-        "negative zero": -0.0,
-        "third": 1 / 3,
-        "infinities": [float("inf"), float("-inf")],
-        "text": "λ \x00 é",
-        "bytes": b"\x00\xff",
-        "none": None,
-        "bools": (True, False),
-        "nested": {"a": [{"b": ((1,), [])}], "empty": {}},
-        "$dollar": {"$tensor": "not a tensor"},
-    }
-    loaded = round_trip(tmp_path, state)
-    assert loaded == state
-    assert repr(loaded) == repr(state)  # tells 1 from True, -0.0 from 0.0, tuples from lists
-
-
-def test_nan_comes_back_as_nan(tmp_path: Path) -> None:
-    loaded = round_trip(tmp_path, {"x": float("nan"), "t": torch.tensor(float("nan"))})
-    assert np.isnan(loaded["x"])
-    assert torch.isnan(loaded["t"])
-
-
-def test_integer_keys_stay_integers_beside_their_strings(tmp_path: Path) -> None:
-    state = {"adam": {0: "int", "0": "string", None: "none", True: "bool"}}
-    assert {1: "a"} != {"1": "a"}
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"int": 2**200, "negative zero": -0.0, "third": 1 / 3, "text": "λ \x00 é"},
+        {"infinities": [math.inf, -math.inf], "nan": math.nan, "none": None, "bytes": b"\x00\xff"},
+        {"bools": (True, False), "nested": {"a": [{"b": ((1,), [])}], "empty": {}}},
+        {"$dollar": {"$tensor": "not a tensor"}},
+        {"adam": {0: "int", "0": "string", None: "none", True: "bool"}},
+    ],
+)
+def test_numbers_strings_and_containers_keep_value_and_type(
+    tmp_path: Path, state: dict[str, Any]
+) -> None:
+    # the text tells 1 from True, 1 from "1", -0.0 from 0.0 and tuples from lists
     assert repr(round_trip(tmp_path, state)) == repr(state)
 
 
@@ -94,12 +82,14 @@ def test_ordered_dict_comes_back_as_a_dict_in_the_same_order(tmp_path: Path) -> 
     assert list(loaded) == ["b", "a"]
 
 
-def test_empty_and_scalar_tensors_keep_their_shape(tmp_path: Path) -> None:
-    state = {"empty": torch.empty(0, 3), "scalar": torch.tensor(2.5), "zero_d": np.array(4)}
-    loaded = round_trip(tmp_path, state)
-    assert loaded["empty"].shape == (0, 3)
-    assert loaded["scalar"].shape == ()
-    assert loaded["zero_d"].shape == ()
+def test_empty_scalar_reversed_and_read_only_arrays_are_stored_as_they_are(tmp_path: Path) -> None:
+    frozen = np.arange(3)
+    frozen.flags.writeable = False
+    tensors = {"empty": torch.empty(0, 3), "scalar": torch.tensor(2.5), "zero_d": np.array(4)}
+    arrays = {"reversed": np.arange(3)[::-1], "frozen": frozen}
+    loaded = round_trip(tmp_path, {**tensors, **arrays})
+    assert [tuple(loaded[name].shape) for name in tensors] == [(0, 3), (), ()]
+    assert [loaded[name].tolist() for name in arrays] == [[2, 1, 0], [0, 1, 2]]
 
 
 def test_views_and_shared_tensors_come_back_equal_and_apart(tmp_path: Path) -> None:
@@ -110,47 +100,6 @@ def test_views_and_shared_tensors_come_back_equal_and_apart(tmp_path: Path) -> N
     assert loaded["t"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
     loaded["base"].zero_()
     assert loaded["again"].tolist() == base.tolist()
-
-
-def test_reversed_and_read_only_arrays_are_stored(tmp_path: Path) -> None:
-    frozen = np.arange(3)
-    frozen.flags.writeable = False
-    loaded = round_trip(tmp_path, {"reversed": np.arange(3)[::-1], "frozen": frozen})
-    assert loaded["reversed"].tolist() == [2, 1, 0]
-    assert loaded["frozen"].tolist() == [0, 1, 2]
-
-
-def test_optimizer_goes_on_exactly_after_a_round_trip(tmp_path: Path) -> None:
-    def build() -> tuple[torch.nn.Linear, torch.optim.Adam]:
-        torch.manual_seed(0)
-        net = torch.nn.Linear(3, 2)
-        return net, torch.optim.Adam(net.parameters(), lr=0.1)
-
-    def learn(net: torch.nn.Linear, optimizer: torch.optim.Adam) -> None:
-        optimizer.zero_grad()
-        net(torch.ones(4, 3)).square().sum().backward()
-        optimizer.step()
-
-    net, optimizer = build()
-    learn(net, optimizer)
-    state = round_trip(tmp_path, {"net": net.state_dict(), "optimizer": optimizer.state_dict()})
-    other, other_optimizer = build()
-    other.load_state_dict(state["net"])
-    other_optimizer.load_state_dict(state["optimizer"])
-    for pair in ((net, optimizer), (other, other_optimizer)):
-        learn(*pair)
-    assert bits(net.weight.detach()) == bits(other.weight.detach())
-
-
-def test_random_generators_go_on_exactly_after_a_round_trip(tmp_path: Path) -> None:
-    rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
-    state = {"numpy": rng.bit_generator.state, "torch": generator.get_state()}
-    loaded = round_trip(tmp_path, state)
-    expected = rng.random(3).tolist(), torch.rand(3, generator=generator).tolist()
-    again, again_torch = np.random.default_rng(), torch.Generator()
-    again.bit_generator.state = loaded["numpy"]
-    again_torch.set_state(loaded["torch"])
-    assert (again.random(3).tolist(), torch.rand(3, generator=again_torch).tolist()) == expected
 
 
 @pytest.mark.parametrize(
@@ -247,18 +196,21 @@ def test_missing_tensor_file_is_found(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
 
 
-def test_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path, 1, {})
-    (path / "done").write_text(json.dumps({"format": "reverie-checkpoint/9"}))
-    with pytest.raises(CheckpointError, match=r"expected format reverie-checkpoint/1, found .*/9"):
-        checkpoint.load(tmp_path)
-
-
-@pytest.mark.parametrize(("key", "value"), [("step", 2), ("files", {}), ("files", None)])
-def test_done_that_tells_another_story_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+@pytest.mark.parametrize(
+    ("done", "said"),
+    [
+        ({"format": "reverie-checkpoint/9"}, r"expected format reverie-checkpoint/1, found .*/9"),
+        ({"step": 2}, "it was written as step 2"),
+        ({"files": {}}, "is not what was written"),
+        ({"files": None}, "is not what was written"),
+    ],
+)
+def test_a_seal_of_another_checkpoint_is_refused(
+    tmp_path: Path, done: dict[str, Any], said: str
+) -> None:
     path = checkpoint.save(tmp_path, 1, {}) / "done"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with pytest.raises(CheckpointError, match="is damaged"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **done}))
+    with pytest.raises(CheckpointError, match=said):
         checkpoint.load(tmp_path)
 
 
@@ -300,13 +252,16 @@ def test_crash_before_latest_moved_resumes_from_what_latest_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.save(tmp_path, 1, {"x": 1})
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError):
-        patch.setattr(checkpoint, "_point_latest", _raise_no_space)
+    replace = os.replace
+
+    def full_at_the_end(source: Path, target: Path) -> None:
+        if target.name == "latest":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space left"):
+        patch.setattr(os, "replace", full_at_the_end)
         checkpoint.save(tmp_path, 2, {"x": 2})
     assert checkpoint.load(tmp_path) == (1, {"x": 1})
     checkpoint.save(tmp_path, 2, {"x": 3})
     assert checkpoint.load(tmp_path) == (2, {"x": 3})
-
-
-def _raise_no_space(folder: Path, name: str) -> None:
-    raise OSError(28, "No space left on device")

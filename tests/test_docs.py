@@ -17,8 +17,9 @@ from docs_generator import load_generator
 from PIL import Image
 
 from envs.settings import EnvSettings
-from mbrl.__main__ import _parser, find_config
+from mbrl.__main__ import _parser
 from mbrl.config import file as config_file
+from mbrl.config.file import find_config
 from mbrl.config.schema import Config, load
 from mbrl.report.video import write_video
 from mbrl.studies.fidelity import arms as fidelity_arms

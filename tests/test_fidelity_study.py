@@ -18,7 +18,7 @@ from mbrl.__main__ import main
 from mbrl.errors import ConfigError
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint, provenance
-from mbrl.run.progress import read_metrics
+from mbrl.run.metrics import read_metrics
 from mbrl.studies.fidelity import trial as trial_module
 from mbrl.studies.fidelity.arms import SUPERVISED
 from mbrl.studies.fidelity.frames import collect_frames

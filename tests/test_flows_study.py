@@ -16,7 +16,7 @@ from flow_trials import TINY, make_trial, write_images, write_trial
 
 from mbrl.__main__ import main
 from mbrl.errors import ConfigError
-from mbrl.run.progress import read_metrics
+from mbrl.run.metrics import read_metrics
 from mbrl.studies.flows import train as train_module
 from mbrl.studies.flows.arms import ARMS, choose
 from mbrl.studies.flows.images import Source, load_images

@@ -20,7 +20,7 @@ from mbrl.errors import TrainingError
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint
-from mbrl.run.progress import read_metrics
+from mbrl.run.metrics import read_metrics
 from mbrl.studies.fidelity.trial import run as run_trial
 from mbrl.train import train
 from mbrl.world_model.decoders.sampling import sample_blocks

@@ -55,33 +55,24 @@ def make_result(runs: list[RunRecord], **changes: Any) -> dict[str, Any]:
     for name in dict.fromkeys(run.agent for run in runs):
         own = [run for run in runs if run.agent == name]
         returns = [run.evaluation["mean"] for run in own]
-        seeds = {
-            str(run.seed): {
-                "curve": run.curve,
-                "final": run.evaluation["mean"],
-                "wall_time_s": run.wall_time_s,
-                "budget": run.budget,
-            }
-            for run in own
-        }
         agents[name] = {
             "returns": returns,
             "iqm": float(np.mean(returns)),
             "ci95": [min(returns), max(returns)],
             "curve": own[0].curve,
-            "seeds": seeds,
+            "seeds": {
+                str(run.seed): {
+                    name: getattr(run, name) for name in ("curve", "wall_time_s", "budget")
+                }
+                for run in own
+            },
         }
+    ratio = {"threshold": 1.0, "against": "ppo", "value": 3.0, "ci95": [2.0, 4.0], "at_least": True}
     return {
         "env_id": "MinAtar/Breakout-v1",
         "env_steps": 200,
         "agents": agents,
-        "steps_ratio": {
-            "threshold": 1.0,
-            "against": "ppo",
-            "value": 3.0,
-            "ci95": [2.0, 4.0],
-            "at_least": True,
-        },
+        "steps_ratio": ratio,
         "command": "mbrl compare configs/minatar.yaml --agents dream,ppo --seeds 2",
         "commit": COMMIT,
         "machine": {"cpu": "Some CPU", "cores": 2, "ram_gb": 24.0, "gpus": []},
@@ -173,13 +164,9 @@ def test_comparison_works_from_the_contract_alone(tmp_path: Path) -> None:
     result = {"env_id": "X", "env_steps": 200, "agents": agents, "steps_ratio": None}
     page = Page(write_compare_report(tmp_path / "report.html", result))
     assert page.open == []
-    assert "needs" not in page.text.split("Learning curves")[0].split("Only one seed")[0]
-
-
-def test_ratio_without_a_value_is_told_as_such(tmp_path: Path, runs: list[RunRecord]) -> None:
-    ratio = {"threshold": 9.0, "against": "ppo", "value": None, "ci95": None}
-    result = make_result(runs, steps_ratio=ratio)
-    text = Page(write_compare_report(tmp_path / "report.html", result, runs)).text
+    assert "the environment steps of" not in page.text
+    result["steps_ratio"] = {"threshold": 9.0, "against": "ppo", "value": None, "ci95": None}
+    text = Page(write_compare_report(tmp_path / "report.html", result)).text
     assert "dream did not reach the return of 9 at which it was to be compared with ppo" in text
 
 
@@ -223,17 +210,17 @@ def test_report_of_one_run_shows_curve_metrics_and_settings(
 
 def test_report_of_a_run_without_evaluations_on_the_way(tmp_path: Path) -> None:
     run = make_run(tmp_path, curve=[], budget={})
-    assert Page(write_run_report(tmp_path / "run.html", run)).open == []
+    assert Page(write_run_report(tmp_path / "run.html", run)).tags.count("svg") == 1
 
 
-def test_few_seeds_dirty_code_and_lower_bounds_are_warned_of(
-    tmp_path: Path, runs: list[RunRecord]
-) -> None:
+def test_few_seeds_dirty_code_and_lower_bounds_are_warned_of(runs: list[RunRecord]) -> None:
     warnings = " ".join(compare_warnings(make_result(runs, commit=f"{COMMIT}-dirty"), runs))
     assert "Only 2 seeds" in warnings
     assert "changes that are in no commit" in warnings
     assert "ppo did not reach a return of 1 within its budget" in warnings
     assert "different" not in warnings
+    fewer = " ".join(compare_warnings(make_result(runs[:3]), runs[:3]))
+    assert "The agents have different numbers of seeds: dream 2, ppo 1." in fewer
 
 
 @pytest.mark.parametrize(
@@ -250,11 +237,6 @@ def test_runs_that_do_not_compare_are_warned_of(
 ) -> None:
     runs = [make_run(tmp_path, "dream"), make_run(tmp_path, "ppo", **changes)]
     assert said in " ".join(compare_warnings(make_result(runs), runs))
-
-
-def test_different_numbers_of_seeds_are_warned_of(tmp_path: Path, runs: list[RunRecord]) -> None:
-    warnings = compare_warnings(make_result(runs[:3]), runs[:3])
-    assert "The agents have different numbers of seeds: dream 2, ppo 1." in warnings
 
 
 def test_five_clean_seeds_need_no_warning(tmp_path: Path) -> None:
@@ -281,7 +263,7 @@ def test_unfinished_run_is_an_error_with_the_way_out(tmp_path: Path) -> None:
 
 def test_curves_png_shows_every_agent_in_its_colour(tmp_path: Path) -> None:
     curves = {"dream": [[[0, 0], [100, 5]]] * 2, "other": [[[0, 1], [100, math.nan], [200, 2]]]}
-    path = plots.plot_curves(tmp_path / "a" / "curves.png", curves, title="T", threshold=3)
+    path = plots.plot_curves(tmp_path / "a" / "curves.png", curves, title="T")
     with Image.open(path) as image:
         assert image.width > 1000
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)

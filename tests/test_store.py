@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from test_segment import assert_equal, make_episode
 
-from mbrl.errors import ReplayError
+from mbrl.errors import DiskError, ReplayError
 from mbrl.replay import ReplayStore, SegmentVersionError, format_stats
 from mbrl.replay.store import parse_name
 
@@ -144,7 +144,7 @@ def test_full_disk_is_a_plain_error_and_leaves_nothing(store, monkeypatch, call)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with pytest.raises(ReplayError, match="No space left on device; free disk space"):
+        with pytest.raises(DiskError, match="No space left on device; free disk space"):
             store.commit([make_episode(eps_id="z")], "w", 9)
     assert len(list(store.data.iterdir())) == 1
     assert list((store.directory / "_tmp").iterdir()) == []

@@ -25,7 +25,7 @@ from mbrl.config.schema import load
 from mbrl.errors import CollectError, ConfigError, TrainingError
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint
-from mbrl.run.progress import read_metrics
+from mbrl.run.metrics import read_metrics
 from mbrl.run.run import Run
 from mbrl.train import train
 

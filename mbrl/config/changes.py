@@ -1,30 +1,88 @@
 """What changed between the settings that something was made with and those of now.
 
-Both are plain trees, as a config dumps them; the old one may be of an older version.
+Both are plain trees, as a config dumps them; the old one may be of an older version. A setting that
+the older version did not have counts with its default, and one that is removed since
+(`mbrl.config.removed`) does not count where it had no effect.
 """
 
-from typing import Any
+import contextlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from mbrl.config.removed import REMOVED
+from mbrl.errors import ConfigError
 
-def filled(old: Any, model: type[BaseModel]) -> Any:
-    """A tree that an older version dumped, with the defaults of settings it did not know yet.
+Model = TypeVar("Model", bound=BaseModel)
 
-    One that is not valid any more is returned as it is, so that `differences` shows why.
+
+def revive(old: Mapping[str, Any], model: type[Model]) -> Model:
+    """The settings that an older version dumped, as an instance of this version's class.
+
+    Raises:
+        ConfigError: a removed setting had an effect, or a setting is not valid any more.
     """
+    tree, removed = _without_removed(old)
+    if removed:
+        said = "; ".join(_said(name, value) for name, value in removed.items())
+        raise ConfigError(f"expected settings that still exist, got {said}")
     try:
-        return model.model_validate(old).model_dump(mode="json")
-    except ValidationError:
-        return old
+        return model.model_validate(tree)
+    except ValidationError as error:
+        names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+        raise ConfigError(f"expected settings of this version, got others in {names}") from error
+
+
+def filled(old: Any, model: type[BaseModel], at: str = "") -> Any:
+    """A tree that an older version dumped, as this version would dump it.
+
+    Args:
+        old: the tree; where it is not valid any more, nothing is filled in, so that `differences`
+            shows why. Removed settings that had an effect stay in it.
+        model: the class of its settings.
+        at: the dotted name of the section that it is, if it is not the whole config.
+    """
+    tree, removed = _without_removed(old, at)
+    with contextlib.suppress(ValidationError):  # `differences` shows why
+        tree = model.model_validate(tree).model_dump(mode="json")
+    for name, value in removed.items():
+        *sections, key = name.removeprefix(f"{at}.").split(".")
+        section = tree
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    return tree
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
     """Dotted names in which two trees of plain values differ, sorted, with both values."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{at}: {old} became {new}"]
+        if old == new:
+            return []
+        return [_said(at, old) if at in REMOVED else f"{at}: {old} became {new}"]
     return [
         difference
         for key in sorted({*old, *new})
         for difference in differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
     ]
+
+
+def _without_removed(old: Any, at: str = "") -> tuple[Any, dict[str, Any]]:
+    """A tree without removed settings, and by dotted name those of them that had an effect."""
+    if not isinstance(old, Mapping):
+        return old, {}
+    tree: dict[str, Any] = {}
+    removed: dict[str, Any] = {}
+    for key, value in old.items():
+        name = f"{at}.{key}" if at else key
+        if name not in REMOVED:
+            tree[key], inner = _without_removed(value, name)
+            removed |= inner
+        elif value != REMOVED[name][0]:
+            removed[name] = value
+    return tree, removed
+
+
+def _said(name: str, value: Any) -> str:
+    return f"{name}: {value} ({REMOVED[name][1]})"

@@ -23,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from mbrl.config.removed import REMOVED
 from mbrl.config.yaml import Dumper, Loader, parse_value
 from mbrl.errors import ConfigError
 
@@ -53,15 +54,17 @@ class _Assignment:
     section: bool = False
 
 
-def load(
-    model: type[Model], path: str | Path | None = None, overrides: Sequence[str] = ()
-) -> Model:
+Overrides = Sequence[str] | Mapping[str, Any]
+"""`a.b=value` with the value as in YAML, or values by dotted name; later ones win."""
+
+
+def load(model: type[Model], path: str | Path | None = None, overrides: Overrides = ()) -> Model:
     """Read a config file, stack it on what it extends, apply overrides and check everything.
 
     Args:
         model: the class to make; every model in it must forbid extra keys.
         path: the YAML file; None for the defaults and overrides alone.
-        overrides: `a.b=value`, the value written as in YAML; later ones win.
+        overrides: what is changed on top.
 
     Returns:
         The checked instance.
@@ -70,20 +73,48 @@ def load(
         ConfigError: a file cannot be read, or there are mistakes; the message lists all of them.
         TypeError: a model class would silently ignore unknown keys.
     """
-    known = dict(_known_settings(model))
     mistakes: list[Mistake] = []
     assignments = [] if path is None else _read(Path(path), (), mistakes)
     assignments += _parse_overrides(overrides, mistakes)
+    return _checked(
+        model, assignments, mistakes, "settings" if path is None else _shown(Path(path))
+    )
+
+
+def change(config: Model, overrides: Overrides) -> Model:
+    """A copy of a config with some settings changed, all checked anew.
+
+    Raises:
+        ConfigError: there are mistakes; the message lists all of them.
+    """
+    mistakes: list[Mistake] = []
+    assignments = [*_settings_of(config.model_dump()), *_parse_overrides(overrides, mistakes)]
+    return _checked(type(config), assignments, mistakes, "settings")
+
+
+def _settings_of(section: Mapping[str, Any], name: Name = ()) -> Iterator[_Assignment]:
+    """The settings of a config made before, as a file of all of them would give them."""
+    for key, value in section.items():
+        is_section = isinstance(value, Mapping)
+        yield _Assignment((*name, key), value if not is_section else None, "settings", is_section)
+        if is_section:
+            yield from _settings_of(value, (*name, key))
+
+
+def _checked(
+    model: type[Model], assignments: Sequence[_Assignment], mistakes: list[Mistake], root: str
+) -> Model:
+    """Make the instance, or raise with all mistakes, those found before included."""
+    known = dict(_known_settings(model))
     values, places = _merge(assignments)
-    root = "settings" if path is None else _shown(Path(path))
-    bools = _misplaced_bools(values, known)
-    mistakes += [Mistake(_place(name, places, root), text) for name, text in bools.items()]
+    refused = {**_misplaced_bools(values, known), **_removed(values, known)}
+    mistakes += [Mistake(_place(name, places, root), text) for name, text in refused.items()]
     try:
         config = model.model_validate(values)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name, text = _about(_name_in(values, detail), _say(detail, known), known)
-            if name not in bools:
+            if name not in refused:
                 dotted = f"{'.'.join(name)}: " if name else ""
                 mistakes.append(Mistake(_place(name, places, root), dotted + text))
     if mistakes:
@@ -102,6 +133,15 @@ def dump(config: BaseModel) -> str:
     """
     values = config.model_dump(mode="json")
     return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def find_config(name: str | Path) -> Path:
+    """A config file by path, else by name among those shipped with the package."""
+    path = Path(name)
+    package = Path(__file__).resolve().parents[1]
+    folders = (package / "configs", package.parent / "configs")
+    shipped = [folder / file for folder in folders for file in (path.name, f"{path.name}.yaml")]
+    return next((file for file in (path, *shipped) if file.is_file()), path)
 
 
 # Reading
@@ -123,13 +163,11 @@ def _read(path: Path, chain: tuple[Path, ...], mistakes: list[Mistake]) -> list[
     inherited: list[_Assignment] = []
     for assignment in own:
         if assignment.name == ("extends",):
-            for parent in _parents(assignment, mistakes):
-                if not (path.parent / parent).is_file():
-                    mistakes.append(
-                        Mistake(assignment.place, f"extends: {_no_file(path.parent / parent)}")
-                    )
-                    continue
-                inherited += _read(path.parent / parent, (*chain, path), mistakes)
+            for parent in (path.parent / name for name in _parents(assignment, mistakes)):
+                if parent.is_file():
+                    inherited += _read(parent, (*chain, path), mistakes)
+                else:
+                    mistakes.append(Mistake(assignment.place, f"extends: {_no_file(parent)}"))
     return inherited + [assignment for assignment in own if assignment.name[0] != "extends"]
 
 
@@ -139,7 +177,8 @@ def _assignments(
     """Walk the mappings of a document; whatever is not a mapping is one value."""
     if not isinstance(node, yaml.MappingNode):
         place = f"{shown}:{node.start_mark.line + 1}"
-        mistakes.append(Mistake(place, f"expected a mapping of settings, got {_kind(node)}"))
+        got = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        mistakes.append(Mistake(place, f"expected a mapping of settings, got {got}"))
         return
     first_line: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -147,32 +186,23 @@ def _assignments(
         place = f"{shown}:{line}"
         key = loader.construct_object(key_node, deep=True)
         dotted = ".".join((*name, str(key)))
+        wrong = None
         if not isinstance(key, str):
-            mistakes.append(Mistake(place, f"{dotted}: expected a name as key, got {key!r}"))
+            wrong = f"expected a name as key, got {key!r}"
         elif key in first_line:
-            mistakes.append(
-                Mistake(
-                    place,
-                    f"{dotted}: expected each key once, got it again after line {first_line[key]}",
-                )
-            )
+            wrong = f"expected each key once, got it again after line {first_line[key]}"
         elif len(name) > DEEPEST:
-            mistakes.append(
-                Mistake(place, f"{dotted}: expected fewer levels, got an alias of itself")
-            )
+            wrong = "expected fewer levels, got an alias of itself"
+        if wrong is not None:
+            mistakes.append(Mistake(place, f"{dotted}: {wrong}"))
+            continue
+        first_line[key] = line
+        if isinstance(value_node, yaml.MappingNode):
+            yield _Assignment((*name, key), None, place, section=True)
+            yield from _assignments(loader, value_node, (*name, key), shown, mistakes)
         else:
-            first_line[key] = line
-            if isinstance(value_node, yaml.MappingNode):
-                yield _Assignment((*name, key), None, place, section=True)
-                yield from _assignments(loader, value_node, (*name, key), shown, mistakes)
-            else:
-                value = loader.construct_object(value_node, deep=True)
-                yield _Assignment((*name, key), value, place)
-
-
-def _kind(node: yaml.Node) -> str:
-    """What a node is, in words."""
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+            value = loader.construct_object(value_node, deep=True)
+            yield _Assignment((*name, key), value, place)
 
 
 def _parents(extends: _Assignment, mistakes: list[Mistake]) -> list[str]:
@@ -185,8 +215,11 @@ def _parents(extends: _Assignment, mistakes: list[Mistake]) -> list[str]:
     return []
 
 
-def _parse_overrides(overrides: Sequence[str], mistakes: list[Mistake]) -> list[_Assignment]:
-    """`a.b=value` strings as assignments."""
+def _parse_overrides(overrides: Overrides, mistakes: list[Mistake]) -> list[_Assignment]:
+    """Overrides as assignments."""
+    if isinstance(overrides, Mapping):
+        items = overrides.items()
+        return [_Assignment(tuple(k.split(".")), v, f"override {k!r}") for k, v in items]
     assignments = []
     for override in overrides:
         place = f"override {override!r}"
@@ -250,14 +283,29 @@ def _misplaced_bools(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[
     """Numbers given as true or false, which pydantic would read as 1 and 0."""
     found = {}
     for name, annotation in known.items():
-        value: Any = values
-        for key in name:
-            value = value.get(key) if isinstance(value, dict) else None
+        value = _value_at(values, name)
         leaves = _leaves(annotation)
         takes_bool = any(leaf in (bool, Any, object) for leaf in leaves)
         if isinstance(value, bool) and not takes_bool and (int in leaves or float in leaves):
             found[name] = f"{'.'.join(name)}: expected a number, got {str(value).lower()}"
     return found
+
+
+def _removed(values: dict[str, Any], known: Mapping[Name, Any]) -> dict[Name, str]:
+    """Settings that are no more, each with what to do instead."""
+    removed = {tuple(dotted.split(".")): said for dotted, (_, said) in REMOVED.items()}
+    return {
+        name: f"{'.'.join(name)}: {said}"
+        for name, said in removed.items()
+        if name not in known and _value_at(values, name) is not None
+    }
+
+
+def _value_at(values: Any, name: Name) -> Any:
+    """What was given for a setting; None if nothing was."""
+    for key in name:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
 
 
 def _name_in(values: dict[str, Any], detail: ErrorDetails) -> Name:

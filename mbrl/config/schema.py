@@ -7,7 +7,7 @@ module imports neither Ray nor the algorithms, so a check takes no longer than r
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -212,10 +212,26 @@ class Config(Settings):
         return self
 
 
-def load(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def load(path: Path | str, overrides: config_file.Overrides = ()) -> Config:
     """Read a config file, apply overrides, check everything.
 
     Raises:
         ConfigError: with every mistake found, each with its file and line.
     """
-    return config_file.load(Config, Path(path), list(overrides))
+    return config_file.load(Config, path, overrides)
+
+
+def load_config(config: Config | Path | str, **settings: Any) -> Config:
+    """The settings of a run, as Python values.
+
+    Args:
+        config: a YAML file, the name of a shipped one ("quickstart"), or settings made before.
+        settings: what is changed, such as `env_steps=500`; below the top level by dotted name:
+            `**{"env.id": "ALE/Pong-v5"}`. A section replaces the whole section.
+
+    Raises:
+        ConfigError: with every mistake found, each with its file and line.
+    """
+    if isinstance(config, Config):
+        return config_file.change(config, settings) if settings else config
+    return load(config_file.find_config(config), settings)

@@ -23,7 +23,6 @@ from typing import TypeVar
 
 from mbrl.episode import Episode, uncovered
 from mbrl.errors import ReplayError
-from mbrl.replay import files
 from mbrl.replay.segment import (
     Layout,
     SegmentHeader,
@@ -35,6 +34,7 @@ from mbrl.replay.segment import (
     read_header,
 )
 from mbrl.replay.stats import ReplayStats, summarise
+from mbrl.run import durable
 
 STALE_AFTER_S = 3600.0  # no writer needs an hour for one file
 
@@ -161,7 +161,7 @@ class ReplayStore:
         if seq is None:
             seq = 1 + max((s.seq for s in self.segments() if s.writer == writer), default=-1)
         info = describe_segment(read_header(data), env_steps_total, writer, seq)
-        files.publish(data, self.data / info.name, self._temporary)
+        durable.write_atomically(self.data / info.name, data, self._temporary)
         self._layout = layout
         self._next_seq[writer] = seq + 1
         return info
@@ -221,9 +221,8 @@ class ReplayStore:
         """
         here = {info.name for info in self.segments()}
         kept = [name for name in names if name in here]
-        files.publish(
-            json.dumps(kept, indent=0).encode(), self._pins / "checkpoint.json", self._temporary
-        )
+        pins = json.dumps(kept, indent=0)
+        durable.write_atomically(self._pins / "checkpoint.json", pins, self._temporary)
         self._lose(set(names) - here)
         return kept
 
@@ -262,12 +261,12 @@ class ReplayStore:
         back = [name for name in names if name not in here and (outside / name).exists()]
         self.excuse(set(names) - here.union(back))
         for name in back:
-            files.move(outside / name, self.data)
+            durable.move(outside / name, self.data)
         wanted = {info.name: info for info in self.segments() if info.name in set(names)}
         oldest = _oldest_place(names) or (-1, "", -1)
         for info in self.segments():
             if info.name not in wanted and info.place > oldest:
-                files.move(self.data / info.name, outside)
+                durable.move(self.data / info.name, outside)
         self._next_seq.clear()
         return [wanted[name] for name in names if name in wanted]
 
@@ -304,7 +303,7 @@ class ReplayStore:
     def sweep(self, max_age_s: float = STALE_AFTER_S) -> int:
         """Delete unfinished files that killed writers left; returns how many."""
         self._swept = True
-        return files.sweep(self._temporary, max_age_s)
+        return durable.sweep(self._temporary, max_age_s)
 
     def stats(self) -> ReplayStats:
         """Total up names and footers; no row is decoded.
@@ -376,7 +375,7 @@ class ReplayStore:
         return None
 
     def _quarantine(self, name: str, reason: str) -> None:
-        if files.move(self.data / name, self.directory / "bad"):
+        if durable.move(self.data / name, self.directory / "bad"):
             self.quarantined += 1
             _log.warning("replay file %s moved to bad/ and ignored: %s", name, reason)
 

@@ -23,6 +23,7 @@ Curves = Mapping[str, Sequence[ArrayLike]]
 # Legible on white and on near black, and apart from each other for most colour-blind readers.
 _COLOURS = {"dream": "#e4572e", "ppo": "#3b82d6", "dqn": "#17a673", "random": "#8a8f98"}
 _MORE_COLOURS = ("#a463d1", "#c79a16", "#d6558b", "#5aa7b8")
+_STEPS = "real environment steps"
 _INK = "#5a5e66"  # becomes the page's own text colour in an SVG
 
 
@@ -33,31 +34,19 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     return {name: _COLOURS.get(name) or spare[name] for name in names}
 
 
-def plot_curves(
-    path: Path | str,
-    curves: Curves,
-    *,
-    title: str = "",
-    xlabel: str = "real environment steps",
-    ylabel: str = "return",
-    threshold: float | None = None,
-) -> Path:
+def plot_curves(path: Path, curves: Curves, title: str = "") -> Path:
     """Draw every seed's learning curve and the mean of each agent into a PNG.
 
     Args:
         path: ends in .png; its folder is made if missing.
         curves: per agent one (points, 2) array per seed: x, then score. NaN scores are left out.
         title: above the axes.
-        xlabel: what x is.
-        ylabel: what the score is.
-        threshold: a dashed line at this score, if given.
 
     Returns:
         The path.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = _curves_figure(curves, title, xlabel, ylabel, threshold, size=(7.2, 4.2))
+    figure = _curves_figure(curves, title, _STEPS, None, size=(7.2, 4.2))
     with style():
         figure.savefig(path, dpi=160, facecolor="white")
     return path
@@ -66,8 +55,7 @@ def plot_curves(
 def curves_svg(
     curves: Curves,
     *,
-    xlabel: str = "real environment steps",
-    ylabel: str = "return",
+    xlabel: str = _STEPS,
     threshold: float | None = None,
     time_axis: bool = False,
 ) -> str:
@@ -76,14 +64,13 @@ def curves_svg(
     Args:
         curves: as `plot_curves`.
         xlabel: what x is.
-        ylabel: what the score is.
         threshold: a dashed line at this score, if given.
         time_axis: x is seconds; minutes or hours are shown, and named behind `xlabel`.
     """
     if time_axis:
         curves, unit = _in_minutes_or_hours(curves)
         xlabel = f"{xlabel}, {unit}"
-    return to_svg(_curves_figure(curves, "", xlabel, ylabel, threshold, size=(7.2, 3.9)))
+    return to_svg(_curves_figure(curves, "", xlabel, threshold, size=(7.2, 3.9)))
 
 
 def metrics_svg(series: Mapping[str, ArrayLike], columns: int = 3) -> str:
@@ -114,7 +101,6 @@ def _curves_figure(
     curves: Curves,
     title: str,
     xlabel: str,
-    ylabel: str,
     threshold: float | None,
     size: tuple[float, float],
 ) -> Figure:
@@ -127,7 +113,7 @@ def _curves_figure(
         if threshold is not None:
             axes.axhline(threshold, color=_INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel("return")
         axes.set_title(title, loc="left", fontsize=12)
         axes.set_xlim(left=0)
         axes.margins(x=0.02)

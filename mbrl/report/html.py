@@ -1,8 +1,8 @@
 """Reports: finished runs go in, one self-contained HTML file comes out.
 
-Everything is inside the file (figures as SVG, videos as base64, styles), so it can be mailed, put
-on a wiki or opened without a network. The words and the layout are in `report.html.j2`; here is
-what they are filled with, and every reason to doubt a number that can be found in the data.
+Figures are SVG and videos base64 inside the file, so it can be mailed or opened without a network.
+The words and the layout are in `report.html.j2`; here is what they are filled with, and every
+reason to doubt a number that can be found in the data.
 """
 
 import base64
@@ -61,18 +61,18 @@ def write_compare_report(
     """
     agents: Mapping[str, Any] = result["agents"]
     curves = {name: _seed_curves(agent) for name, agent in agents.items()}
-    over_time = {
-        name: [run.curve_over_time() for run in runs if run.agent == name and len(run.metrics) > 0]
-        for name in agents
-    }
-    over_time = {n: c for n, all_c in over_time.items() if (c := [x for x in all_c if x])}
+    over_time: dict[str, list[list[list[float]]]] = {}
+    for run in runs:
+        if run.agent in agents and (curve := run.curve_over_time()):
+            over_time.setdefault(run.agent, []).append(curve)
     ratio = result.get("steps_ratio")
     names = list(agents)
     rest = f" against {', '.join(names[1:])}" if len(names) > 1 else ""
-    figures = [_figure(curves_svg(curves, threshold=ratio and ratio.get("threshold")), "steps")]
+    steps = curves_svg(curves, threshold=ratio and ratio.get("threshold"))
+    figures = [{"svg": Markup(steps), "kind": "steps"}]
     if over_time:
         svg = curves_svg(over_time, xlabel="wall-clock time of a run", time_axis=True)
-        figures.append(_figure(svg, "time"))
+        figures.append({"svg": Markup(svg), "kind": "time"})
     return render(
         path,
         "report/report.html.j2",
@@ -82,7 +82,7 @@ def write_compare_report(
         figures=figures,
         palette=colours(names),
         rows=_agent_rows(agents),
-        budget=_budget_table({n: _budgets(a) for n, a in agents.items()}),
+        budget=_budget_table({n: list(a.get("seeds", {}).values()) for n, a in agents.items()}),
         warnings=compare_warnings(result, runs),
         protocol=_protocol(result, runs),
         configs=_configs(runs),
@@ -101,10 +101,12 @@ def write_run_report(path: Path | str, run: RunRecord, videos: Sequence[Path | s
     Returns:
         The path.
     """
-    figures = [_figure(curves_svg({run.agent: [run.curve]}), "steps")] if len(run.curve) else []
-    series = _metric_series(run.metrics)
-    if series:
-        figures.append(_figure(metrics_svg(series), "metrics"))
+    figures = []
+    if len(run.curve):
+        svg = curves_svg({run.agent: [run.curve]})
+        figures.append({"svg": Markup(svg), "kind": "steps"})
+    if series := _metric_series(run.metrics):
+        figures.append({"svg": Markup(metrics_svg(series)), "kind": "metrics"})
     warnings = ["One run of one seed says little about the method: see mbrl compare."]
     return render(
         path,
@@ -115,7 +117,7 @@ def write_run_report(path: Path | str, run: RunRecord, videos: Sequence[Path | s
         run=run,
         figures=figures,
         palette=colours([run.agent]),
-        budget=_budget_table({run.agent: [_with_time(run.budget, run.wall_time_s)]}),
+        budget=_budget_table({run.agent: [vars(run)]}),
         warnings=warnings + commit_warnings([run.commit]),
         protocol=_protocol(
             {"env_id": run.env_id, "seeds": [run.seed], "commit": run.commit}, [run]
@@ -202,22 +204,14 @@ def _ci95(agent: Mapping[str, Any]) -> tuple[float, float]:
     return low, high
 
 
-def _with_time(budget: Mapping[str, float], wall_time_s: float) -> dict[str, float]:
-    return {**budget, "wall_time_s": wall_time_s}
-
-
-def _budgets(agent: Mapping[str, Any]) -> list[dict[str, float]]:
-    seeds = agent.get("seeds", {}).values()
-    return [_with_time(s.get("budget", {}), s.get("wall_time_s", math.nan)) for s in seeds]
-
-
-def _budget_table(budgets: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
-    """One row per count, one cell per agent: the mean over its seeds."""
+def _budget_table(agents: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One row per count, one cell per agent: the mean over its seeds' `budget` and time."""
+    budgets = {
+        name: [{**s.get("budget", {}), "wall_time_s": s.get("wall_time_s")} for s in seeds]
+        for name, seeds in agents.items()
+    }
     found = dict.fromkeys(chain.from_iterable(chain.from_iterable(budgets.values())))
-    order = [
-        *[k for k in _BUDGET_WORDS if k in found],
-        *[k for k in found if k not in _BUDGET_WORDS],
-    ]
+    order = sorted(found, key=[*_BUDGET_WORDS, *found].index)
     table = []
     for key in order:
         cells = []
@@ -240,22 +234,22 @@ def _configs(runs: Sequence[RunRecord]) -> dict[str, str]:
 
 def _protocol(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> dict[str, Any]:
     """What was compared, on what terms and on which machine, as name and value."""
-    card: dict[str, Any] = {"environment": result["env_id"]}
+    terms: dict[str, Any] = {"environment": result["env_id"]}
     if "env_steps" in result:
-        card["budget"] = f"{_number(result['env_steps'])} real environment steps per run"
+        terms["budget"] = f"{_number(result['env_steps'])} real environment steps per run"
     episodes = {int(run.evaluation["episodes"]) for run in runs if "episodes" in run.evaluation}
     if episodes:
-        card["evaluation"] = (
+        terms["evaluation"] = (
             f"{' or '.join(map(_number, sorted(episodes)))} episodes on the real environment, "
             "the same seeds for every agent"
         )
     if result.get("seeds"):
-        card["seeds"] = ", ".join(map(str, result["seeds"]))
-    card |= next((_env_card(run.config["env"]) for run in runs if "env" in run.config), {})
+        terms["seeds"] = ", ".join(map(str, result["seeds"]))
+    terms |= next((_env_terms(run.config["env"]) for run in runs if "env" in run.config), {})
     if result.get("machine"):
-        card["machine"] = machine_text(result["machine"])
-    card |= {k: result[k] for k in ("commit", "command") if result.get(k)}
-    return card
+        terms["machine"] = machine_text(result["machine"])
+    terms |= {k: result[k] for k in ("commit", "command") if result.get(k)}
+    return terms
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
@@ -266,7 +260,7 @@ def machine_text(machine: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
-def _env_card(env: Mapping[str, Any]) -> dict[str, Any]:
+def _env_terms(env: Mapping[str, Any]) -> dict[str, Any]:
     """The preprocessing in force, defaults filled in."""
     try:
         settings = EnvSettings.model_validate(env)
@@ -297,18 +291,14 @@ def _embed(videos: Sequence[Path | str], folder: Path) -> list[dict[str, Any]]:
         fits = size <= room
         room -= size if fits else 0
         data = base64.b64encode(video.read_bytes()).decode("ascii") if fits else ""
-        url = f"data:{kind};base64,{data}" if fits else _link(video, folder)
+        url = (
+            f"data:{kind};base64,{data}"
+            if fits
+            else Path(os.path.relpath(video, folder)).as_posix()
+        )
         name = video.stem.replace("_", " ")
         shown.append({"name": name, "kind": kind, "url": url, "embedded": fits, "bytes": size})
     return shown
-
-
-def _link(target: Path, folder: Path) -> str:
-    return Path(os.path.relpath(target, folder)).as_posix()
-
-
-def _figure(svg: str, kind: str) -> dict[str, Any]:
-    return {"svg": Markup(svg), "kind": kind}
 
 
 def _yaml(value: Any) -> str:
@@ -338,9 +328,8 @@ def render(path: Path | str, template: str, **content: Any) -> Path:
 
     Args:
         path: the file; its folder is made if missing.
-        template: relative to the package `mbrl`; has the filters `number` and `duration`, and may
-        include
-            `report/report.css`.
+        template: relative to the package `mbrl`. It has the filters `number` and `duration`, and
+            may include `report/report.css`.
         content: what the template names.
     """
     path = Path(path)

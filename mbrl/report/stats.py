@@ -1,12 +1,10 @@
 """Statistics of few runs: what may be claimed from a handful of seeds, and how surely.
 
-Scores and learning curves go in, estimates with bootstrap intervals come out; every function is a
-formula on numpy arrays and takes its random generator as an argument. It knows nothing of agents,
-files or plots.
+Scores and learning curves go in, estimates with bootstrap intervals come out. Every function is a
+formula on numpy arrays and takes its random generator as an argument.
 
 Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
-NeurIPS 2021, arXiv:2108.13264 (interquartile mean, stratified bootstrap, probability of
-improvement).
+NeurIPS 2021, arXiv:2108.13264 (interquartile mean, stratified bootstrap).
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +24,8 @@ def iqm(scores: ArrayLike) -> Floats:
         scores: (..., n) float, n >= 1 runs.
 
     Returns:
-        (...,) float64. From each end floor(n / 4) values are cut, so with fewer than four runs it
-        is the plain mean.
+        (...,) float64. From each end floor(n / 4) values are cut: with fewer than four runs it is
+        the plain mean.
 
     Raises:
         ValueError: no scores, or one that is not a number.
@@ -66,28 +64,6 @@ def stratified_bootstrap_ci(
         raise ValueError("expected the scores of at least one task, got none")
     resampled = [task[rng.integers(len(task), size=(reps, len(task)))] for task in tasks]
     return _interval(statistic(np.concatenate(resampled, axis=1)), level)
-
-
-def probability_of_improvement(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> float:
-    """Probability that a run of X beats a run of Y on a task drawn at random; ties count half.
-
-    Args:
-        x: one (runs,) array per task.
-        y: the same tasks in the same order; the numbers of runs may differ.
-
-    Returns:
-        In [0, 1]: the mean over tasks of the Mann-Whitney statistic U / (runs of x * runs of y).
-
-    Raises:
-        ValueError: the numbers of tasks differ, or there is none.
-    """
-    if len(x) != len(y) or not x:
-        raise ValueError(f"expected the same tasks for both, got {len(x)} and {len(y)}")
-    per_task = []
-    for a, b in zip(x, y, strict=True):
-        difference = _scores(a)[:, None] - _scores(b)[None, :]
-        per_task.append(np.mean((difference > 0) + 0.5 * (difference == 0)))
-    return float(np.mean(per_task))
 
 
 def align(curves: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
@@ -132,20 +108,11 @@ def steps_to_threshold(curve: ArrayLike, threshold: float) -> float:
         if it is there already (an upper bound); inf if it is never reached.
     """
     clean = _curve(curve)
-    return float(first_crossing(clean[:, 0], clean[None, :, 1], threshold)[0])
+    return float(_first_crossing(clean[:, 0], clean[None, :, 1], threshold)[0])
 
 
-def first_crossing(steps: Floats, scores: Floats, threshold: float) -> Floats:
-    """`steps_to_threshold` of many curves on one grid.
-
-    Args:
-        steps: (G,) ascending.
-        scores: (curves, G).
-        threshold: the score to reach.
-
-    Returns:
-        (curves,), inf where a curve never reaches it.
-    """
+def _first_crossing(steps: Floats, scores: Floats, threshold: float) -> Floats:
+    """`steps_to_threshold` of curves (curves, G) on one grid (G,)."""
     reached = scores >= threshold
     after = reached.argmax(axis=1)  # 0 also where nothing is reached; replaced below
     before = np.maximum(after - 1, 0)
@@ -163,21 +130,17 @@ class StepsRatio:
 
     Attributes:
         threshold: the score.
-        value: steps of B / steps of A, by their mean curves; above 1, A is the thriftier. None if A
+        value: steps of B / steps of A, by their mean curves; above 1, A needs fewer. None if A
             does not reach the score, or B had reached it before it was first evaluated.
         ci95: percentile interval over seeds; None with `value`, or if both have one seed only.
         at_least: B does not reach the score within its budget; `value` and `ci95` are then lower
             bounds, made with the budget.
-        steps_a: env steps of A's mean curve, or None if it does not reach the score.
-        steps_b: the same of B.
     """
 
     threshold: float
     value: float | None
     ci95: tuple[float, float] | None
     at_least: bool
-    steps_a: float | None
-    steps_b: float | None
 
 
 def steps_ratio(
@@ -202,24 +165,21 @@ def steps_ratio(
         reps: bootstrap replicates.
         level: of the interval, in (0, 1).
 
-    Returns:
-        The ratio with its interval.
-
     Raises:
         ValueError: as `align`.
     """
     grid_a, scores_a = align(curves_a)
     grid_b, scores_b = align(curves_b)
-    steps_a = float(first_crossing(grid_a, scores_a.mean(axis=0)[None], threshold)[0])
-    steps_b = float(first_crossing(grid_b, scores_b.mean(axis=0)[None], threshold)[0])
+    steps_a = float(_first_crossing(grid_a, scores_a.mean(axis=0)[None], threshold)[0])
+    steps_b = float(_first_crossing(grid_b, scores_b.mean(axis=0)[None], threshold)[0])
     budget_b = grid_b[-1]
     value = ci95 = None
     # else B crossed before it was first evaluated, nobody knows when
     seen_below = scores_b.mean(axis=0)[0] < threshold
     if np.isfinite(steps_a) and seen_below:
         value = min(steps_b, budget_b) / max(steps_a, 1.0)
-        crossing_a = first_crossing(grid_a, _mean_of_resamples(scores_a, reps, rng), threshold)
-        crossing_b = first_crossing(grid_b, _mean_of_resamples(scores_b, reps, rng), threshold)
+        crossing_a = _first_crossing(grid_a, _mean_of_resamples(scores_a, reps, rng), threshold)
+        crossing_b = _first_crossing(grid_b, _mean_of_resamples(scores_b, reps, rng), threshold)
         ratios = np.minimum(crossing_b, budget_b) / np.maximum(crossing_a, 1.0)  # x / inf is 0
         if max(len(scores_a), len(scores_b)) > 1:
             ci95 = _interval(ratios, level)
@@ -228,8 +188,6 @@ def steps_ratio(
         value=value,
         ci95=ci95,
         at_least=value is not None and not np.isfinite(steps_b),
-        steps_a=steps_a if np.isfinite(steps_a) else None,
-        steps_b=steps_b if np.isfinite(steps_b) else None,
     )
 
 

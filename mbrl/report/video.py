@@ -22,7 +22,7 @@ _INK = (235, 235, 235)
 _TEXT_PX = 12
 
 
-def write_video(path: Path | str, frames: Frames, fps: float, scale: int = 1) -> Path:
+def write_video(path: Path, frames: Frames, fps: float, scale: int = 1) -> Path:
     """Write an MP4 (H.264) that every browser plays.
 
     Args:
@@ -40,7 +40,6 @@ def write_video(path: Path | str, frames: Frames, fps: float, scale: int = 1) ->
     """
     import imageio_ffmpeg
 
-    path = Path(path)
     frames = _even(enlarge(_checked(frames), scale))
     if fps <= 0:
         raise ValueError(f"expected fps > 0, got {fps}")
@@ -62,22 +61,12 @@ def write_video(path: Path | str, frames: Frames, fps: float, scale: int = 1) ->
     return path
 
 
-def write_gif(path: Path | str, frames: Frames, fps: float, scale: int = 1) -> Path:
-    """Write an endless GIF, for places that play no video.
+def write_gif(path: Path, frames: Frames, fps: float, scale: int = 1) -> Path:
+    """Write an endless GIF, for places that play no video; otherwise as `write_video`.
 
-    Args:
-        path: ends in .gif; its folder is made if missing.
-        frames: (n, H, W, 3) uint8, n >= 1.
-        fps: frames per second, in (0, 50]: viewers slow faster ones down.
-        scale: whole factor by which pixels are enlarged, without smoothing.
-
-    Returns:
-        The path. Colours are reduced to one palette of 256 for all frames.
-
-    Raises:
-        ValueError: the frames have another shape or type, or fps or scale is out of range.
+    `fps` is in (0, 50], as viewers slow faster ones down. Colours are reduced to one palette of 256
+    for all frames.
     """
-    path = Path(path)
     if not 0 < fps <= 50:
         raise ValueError(f"expected fps in (0, 50], got {fps}")
     frames = enlarge(_checked(frames), scale)
@@ -101,27 +90,16 @@ def write_gif(path: Path | str, frames: Frames, fps: float, scale: int = 1) -> P
 
 
 def enlarge(frames: Frames, scale: int) -> Frames:
-    """Repeat every pixel `scale` times in both directions.
-
-    Raises:
-        ValueError: scale is not a whole number >= 1.
-    """
-    if not isinstance(scale, int | np.integer) or scale < 1:
-        raise ValueError(f"expected a scale that is a whole number >= 1, got {scale!r}")
-    if scale == 1:
-        return frames
+    """Repeat every pixel `scale` times in both directions; ValueError if it is below 1."""
+    if scale < 1:
+        raise ValueError(f"expected a scale >= 1, got {scale!r}")
     return frames.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def label(frames: Frames, text: str) -> Frames:
-    """Put a line of small text above the frames.
+    """Put a line of small text above the frames: (n, H, W, 3) to (n, H + 16, W, 3) uint8.
 
-    Args:
-        frames: (n, H, W, 3) uint8.
-        text: cut off at the right edge if the frames are narrow.
-
-    Returns:
-        (n, H + 16, W, 3) uint8.
+    The text is cut off at the right edge if the frames are narrow.
     """
     frames = _checked(frames)
     strip = Image.new("RGB", (frames.shape[2], _TEXT_PX + 4), _PAPER)
@@ -131,62 +109,29 @@ def label(frames: Frames, text: str) -> Frames:
     return np.concatenate([band, frames], axis=1)
 
 
-def frame_border(
-    frames: Frames,
-    colour: tuple[int, int, int] = CONTEXT_END,
-    *,
-    first: int = 0,
-    last: int | None = None,
-    width: int = 2,
-) -> Frames:
-    """Paint a border over the edge of frames `first` to `last`, both included.
-
-    Args:
-        frames: (n, H, W, 3) uint8.
-        colour: RGB, 0 to 255.
-        first: index of the first frame with a border; for a dream, where its context ends.
-        last: index of the last one; None for the end.
-        width: pixels.
-
-    Returns:
-        A copy of the same shape.
-    """
+def frame_border(frames: Frames, first: int, width: int) -> Frames:
+    """A copy of frames (n, H, W, 3) with a border, `width` pixels wide, from frame `first` on."""
     bordered = _checked(frames).copy()
-    part = bordered[first : None if last is None else last + 1]
     for edge in (np.s_[:, :width], np.s_[:, -width:], np.s_[:, :, :width], np.s_[:, :, -width:]):
-        part[edge] = colour
+        bordered[first:][edge] = CONTEXT_END
     return bordered
 
 
-def grid(rows: Sequence[Sequence[Frames]], gap: int = 2) -> Frames:
-    """Lay out equally long clips in rows and columns, with a thin line between them.
-
-    Args:
-        rows: clips (n, H, W, 3) uint8, all of one shape, as many in each row.
-        gap: pixels between clips.
-
-    Returns:
-        (n, rows * H + gaps, columns * W + gaps, 3) uint8.
+def beside(clips: Sequence[Frames], gap: int = 2) -> Frames:
+    """Lay out clips (n, H, W, 3) of one shape beside each other, `gap` pixels between them.
 
     Raises:
-        ValueError: no clips, rows of different lengths, or clips of different shapes.
+        ValueError: no clips, or clips of different shapes.
     """
-    shapes = {_checked(clip).shape for row in rows for clip in row}
-    lengths = {len(row) for row in rows}
-    if len(shapes) != 1 or len(lengths) != 1:
-        raise ValueError(
-            f"expected rows of equal length with clips of one shape, got rows of {sorted(lengths)} "
-            f"clips and shapes {sorted(shapes)}"
-        )
+    shapes = {_checked(clip).shape for clip in clips}
+    if len(shapes) != 1:
+        raise ValueError(f"expected clips of one shape, got shapes {sorted(shapes)}")
     n, height, width, _ = next(iter(shapes))
-    columns = next(iter(lengths))
-    size = (len(rows) * (height + gap) - gap, columns * (width + gap) - gap)
-    canvas = np.empty((n, *size, 3), dtype=np.uint8)
+    canvas = np.empty((n, height, len(clips) * (width + gap) - gap, 3), dtype=np.uint8)
     canvas[:] = _SEPARATOR
-    for i, row in enumerate(rows):
-        for j, clip in enumerate(row):
-            y, x = i * (height + gap), j * (width + gap)
-            canvas[:, y : y + height, x : x + width] = clip
+    for column, clip in enumerate(clips):
+        left = column * (width + gap)
+        canvas[:, :, left : left + width] = clip
     return canvas
 
 
@@ -203,7 +148,7 @@ def dream_grid(
         scale: whole factor by which pixels are enlarged, before borders and labels are drawn.
 
     Returns:
-        (T, height, width, 3) uint8 with labels above each row.
+        (T, height, width, 3) uint8 with a label above each row.
 
     Raises:
         ValueError: the three differ in shape, or context is not in [0, T].
@@ -215,16 +160,13 @@ def dream_grid(
         )
     if not 0 <= context <= real.shape[1]:
         raise ValueError(f"expected context in [0, {real.shape[1]}], got {context}")
-    bordered = [
-        frame_border(enlarge(clip, scale), first=context, width=max(1, scale // 3))
-        for clip in dream
-    ]
+    bordered = [frame_border(enlarge(clip, scale), context, max(1, scale // 3)) for clip in dream]
     rows = [
         ("real", [enlarge(clip, scale) for clip in real]),
         ("reconstruction", [enlarge(clip, scale) for clip in reconstruction]),
         (f"dream (red: after {context} frames of context)", bordered),
     ]
-    return np.concatenate([label(grid([clips]), text) for text, clips in rows], axis=1)
+    return np.concatenate([label(beside(clips), text) for text, clips in rows], axis=1)
 
 
 def _checked(frames: Frames) -> Frames:

@@ -20,7 +20,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -33,7 +32,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mbrl.errors import CheckpointError
+from mbrl.errors import CheckpointError, DiskError
+from mbrl.run import durable
 
 _FORMAT = "reverie-checkpoint/1"
 _NAME = re.compile(r"(\d{9,})(?:-(\d+))?")
@@ -75,16 +75,16 @@ def save(folder: Path | str, step: int, state: Mapping[str, Any]) -> Path:
             shutil.rmtree(stale)
         temporary.mkdir()
         save_file(tensors, temporary / _TENSORS)
-        _write(temporary / _STATE, json.dumps(tree, allow_nan=False))
-        files = {name: _seal(temporary / name) for name in (_TENSORS, _STATE)}
+        durable.sync(temporary / _TENSORS)
+        durable.write_synced(temporary / _STATE, json.dumps(tree, allow_nan=False).encode())
+        files = {name: _digest(temporary / name) for name in (_TENSORS, _STATE)}
         done = {"format": _FORMAT, "step": step, "files": files}
-        _write(temporary / _DONE, json.dumps(done, indent=1))
-        _sync_folder(temporary)
+        durable.write_synced(temporary / _DONE, json.dumps(done, indent=1).encode())
+        durable.sync(temporary)
         target = folder / _free_name(folder, step)
-        temporary.rename(target)
-        _sync_folder(folder)
-        _point_latest(folder, target.name)
-    except (OSError, SafetensorError) as error:
+        durable.rename(temporary, target)
+        durable.write_atomically(folder / _LATEST, f"{target.name}\n")
+    except (OSError, SafetensorError, DiskError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"cannot write the checkpoint of step {step} in {folder}: {error}. "
@@ -237,39 +237,10 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 # Bytes
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _point_latest(folder: Path, name: str) -> None:
-    pointer = folder / f".{_LATEST}"
-    _write(pointer, name + "\n")
-    pointer.replace(folder / _LATEST)
-    _sync_folder(folder)
-
-
 def _digest(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _seal(path: Path) -> dict[str, Any]:
-    """Force the file to disk and describe it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _digest(path)
 
 
 def _read_json(path: Path, checkpoint: Path) -> Any:
@@ -279,7 +250,7 @@ def _read_json(path: Path, checkpoint: Path) -> Any:
         raise _damaged(checkpoint, f"{path.name} cannot be read ({error})") from error
 
 
-# The tree. A JSON object whose only key starts with "$" stands for what JSON cannot say.
+# The tree. A JSON object whose only key starts with "$" stands for what JSON does not have.
 
 
 def _encode(value: Any, at: str, tensors: dict[str, torch.Tensor], storages: set[int]) -> Any:

@@ -27,7 +27,7 @@ class Child:
     Attributes:
         title: names it on the terminal.
         command: program and arguments.
-        log: gets what it says; made with its folder.
+        log: file for its output; made with its folder.
         done: whether its result is on disk.
         environment: variables on top of this process's own.
         summary: what it found, in a few words, asked once it is done.

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 from mbrl.errors import ConfigError
 
+_EXPERIMENT = "reverie"  # in MLflow
 _log = logging.getLogger(__name__)
 
 
@@ -30,10 +32,14 @@ class Mirror(Protocol):
         """Flush and finish."""
 
 
+Opener = Callable[[int | None], Mirror]
+"""Opens a tracker, given the env steps from which on earlier entries are void, or None."""
+
+
 class Mirrors:
     """All trackers of a run: opened at the first write, dropped one by one if they fail."""
 
-    def __init__(self, openers: Sequence[Callable[[int | None], Mirror]]) -> None:
+    def __init__(self, openers: Sequence[Opener]) -> None:
         self._openers = tuple(openers)
         self._open: list[Mirror] | None = None
         self._first_step: int | None = None
@@ -63,7 +69,7 @@ class Mirrors:
         self._open = None
 
 
-def _opened(opener: Callable[[int | None], Mirror], first_step: int | None) -> Mirror:
+def _opened(opener: Opener, first_step: int | None) -> Mirror:
     try:
         return opener(first_step)
     except Exception as error:
@@ -74,12 +80,16 @@ def _opened(opener: Callable[[int | None], Mirror], first_step: int | None) -> M
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, first_step: int | None) -> None:
+    """Event files in `<run folder>/tensorboard`."""
+
+    def __init__(self, run_dir: Path, first_step: int | None) -> None:
         from tensorboardX import SummaryWriter  # a twentieth of the import time of torch's own
 
         # Two writers within one second would share a file name; viewers read files in name order.
         self._writer = SummaryWriter(
-            str(folder), filename_suffix=f".{time.time_ns()}", purge_step=first_step
+            str(run_dir / "tensorboard"),
+            filename_suffix=f".{time.time_ns()}",
+            purge_step=first_step,
         )
 
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
@@ -92,12 +102,11 @@ class _TensorBoard:
 
 
 class _WandB:
-    def __init__(self, run_dir: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, run_dir: Path, first_step: int | None) -> None:
         wandb = _load("wandb")
         # The same identity after a resume, and a step axis of our own: W&B's must never go back.
         identity = _identity(run_dir / "wandb_id", lambda: uuid4().hex[:8])
-        defaults = {"dir": str(run_dir), "id": identity, "resume": "allow", "name": run_dir.name}
-        self._run = wandb.init(**{**defaults, **options})
+        self._run = wandb.init(dir=str(run_dir), id=identity, resume="allow", name=run_dir.name)
         self._run.define_metric("env_steps")
         self._run.define_metric("*", step_metric="env_steps")
 
@@ -109,12 +118,13 @@ class _WandB:
 
 
 class _MLflow:
-    def __init__(self, run_dir: Path, options: Mapping[str, Any]) -> None:
+    """MLflow's default server or file."""
+
+    def __init__(self, run_dir: Path, first_step: int | None) -> None:
         mlflow = _load("mlflow")
-        self._client = mlflow.MlflowClient(tracking_uri=options.get("tracking_uri"))
-        name = options.get("experiment", "reverie")
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name)
+        self._client = mlflow.MlflowClient()
+        found = self._client.get_experiment_by_name(_EXPERIMENT)
+        experiment = found.experiment_id if found else self._client.create_experiment(_EXPERIMENT)
 
         def start() -> str:
             return str(self._client.create_run(experiment, run_name=run_dir.name).info.run_id)
@@ -131,43 +141,23 @@ class _MLflow:
         self._client.set_terminated(self._run_id)
 
 
-def tensorboard(run_dir: Path | str) -> Callable[[int | None], Mirror]:
-    """TensorBoard event files in `<run_dir>/tensorboard`, by env steps."""
-    return lambda first_step: _TensorBoard(Path(run_dir) / "tensorboard", first_step)
+TRACKERS: dict[str, Callable[[Path, int | None], Mirror]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _WandB,
+    "mlflow": _MLflow,
+}
+"""By the setting of `run` that turns it on."""
 
 
-def wandb(run_dir: Path | str, **options: Any) -> Callable[[int | None], Mirror]:
-    """Weights & Biases; a resumed run goes on under the same identity.
-
-    Args:
-        run_dir: the run folder.
-        options: passed to `wandb.init`, such as `project`, or `mode="offline"`.
-
-    Returns:
-        An opener for `MetricsLog`.
+def opener(name: str, run_dir: Path) -> Opener:
+    """What opens one of `TRACKERS` for a run; after a resume it goes on under the same identity.
 
     Raises:
-        ConfigError: the extra is not installed.
+        ConfigError: its package is not installed.
     """
-    _load("wandb")
-    return lambda _: _WandB(Path(run_dir), options)
-
-
-def mlflow(run_dir: Path | str, **options: Any) -> Callable[[int | None], Mirror]:
-    """MLflow; a resumed run goes on under the same identity.
-
-    Args:
-        run_dir: the run folder.
-        options: `tracking_uri` (MLflow's own default if left out) and `experiment` ("reverie").
-
-    Returns:
-        An opener for `MetricsLog`.
-
-    Raises:
-        ConfigError: the extra is not installed.
-    """
-    _load("mlflow")
-    return lambda _: _MLflow(Path(run_dir), options)
+    if name != "tensorboard":  # the others are extras
+        _load(name)
+    return partial(TRACKERS[name], run_dir)
 
 
 def _load(module: str) -> Any:

@@ -49,12 +49,6 @@ def commit(home: Path = _HOME) -> str:
     return f"{head}-dirty" if _git(home, "status", "--porcelain", "--", *present) else head
 
 
-def package_versions() -> dict[str, str]:
-    """Version of every installed distribution, by lower-case name, sorted."""
-    found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
-    return dict(sorted(found.items()))
-
-
 def _cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -76,8 +70,8 @@ def machine(device: "torch.device | None" = None) -> dict[str, Any]:
     """Kind of machine.
 
     CPU model, its vector instructions and whether it computes in bfloat16, cores this process may
-    use, memory, GPUs, system, Python; and the `card` that is used with the version of torch that
-    runs there, if `device` is one.
+    use, memory, GPUs, system, Python; and, if `device` is a GPU, its name (`card`) and the version
+    of torch that runs there.
     """
     import torch
 
@@ -103,6 +97,6 @@ def machine(device: "torch.device | None" = None) -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """`commit`, `machine` and the versions of the `packages` that matter most, ready for JSON."""
-    versions = package_versions()
+    versions = {one.metadata["Name"].lower(): one.version for one in metadata.distributions()}
     packages = {name: versions[name] for name in _MAIN_PACKAGES if name in versions}
     return {"commit": commit(), "machine": machine(), "packages": packages}

@@ -13,12 +13,12 @@ from typing import Any, Self
 
 from mbrl.config.yaml import parse_value
 from mbrl.errors import MbrlError
-from mbrl.run.progress import read_metrics
+from mbrl.run.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One finished run, as its folder tells it.
+    """One finished run, as its folder records it.
 
     Attributes:
         run_dir: the run folder.
@@ -56,17 +56,13 @@ class RunRecord:
             MbrlError: the run has no complete `result.json`; it is unfinished or no run at all.
         """
         run_dir = Path(run_dir)
-        path = run_dir / "result.json"
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise MbrlError(
-                f"expected the result of a finished run in {path} ({error}); run the same command "
-                "again to finish it, or check the folder"
-            ) from error
+        result = read_result(run_dir)
         missing = [k for k in ("agent", "env_id", "seed", "env_steps", "eval") if k not in result]
         if missing:
-            raise MbrlError(f"expected {', '.join(missing)} in {path}: it is not a run's result")
+            raise MbrlError(
+                f"{run_dir}: expected {', '.join(missing)} in result.json, got none: it is not a "
+                "run's result"
+            )
         config_path = run_dir / "config.yaml"
         text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
         return cls(
@@ -88,3 +84,20 @@ class RunRecord:
         """[wall-clock seconds, mean return] of every evaluation."""
         lines = [line for line in self.metrics if line["kind"] == "eval" and "eval/mean" in line]
         return [[line["wall_time_s"], line["eval/mean"]] for line in lines]
+
+
+def read_result(run_dir: Path) -> dict[str, Any]:
+    """What the `result.json` of a finished run holds.
+
+    Raises:
+        MbrlError: there is none, or half of one; the run is unfinished or the folder no run's.
+    """
+    path = run_dir / "result.json"
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MbrlError(
+            f"expected the result of a finished run in {path} ({error}); run the same command "
+            "again to finish it, or check the folder"
+        ) from error
+    return result

@@ -8,26 +8,27 @@ settings that only say when to stop or where to show progress. The folder is loc
 at work.
 """
 
-import fcntl
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self, TextIO
+from types import FrameType
+from typing import Any, Self
 
 from mbrl.config import file as config_file
 from mbrl.config.changes import differences, filled
 from mbrl.config.schema import Config
 from mbrl.config.yaml import parse_value
-from mbrl.errors import ConfigError, MbrlError
+from mbrl.errors import ConfigError
 from mbrl.evaluate import EvalResult
 from mbrl.report.html import write_run_report
-from mbrl.run import checkpoint, mirrors, provenance
-from mbrl.run.progress import MetricsLog, Progress
-from mbrl.run.record import RunRecord
+from mbrl.run import checkpoint, provenance
+from mbrl.run.durable import lock_folder, write_atomically
+from mbrl.run.metrics import MetricsLog
+from mbrl.run.mirrors import TRACKERS, opener
+from mbrl.run.progress import Progress
+from mbrl.run.record import RunRecord, read_result
 
 # may differ between the command that started a run and the one that resumes it
 _FREE = ("env_steps", "run", "name", "device")
@@ -39,8 +40,8 @@ class Run:
     Attributes:
         config: the resolved settings.
         dir: the folder.
-        env_steps: real steps so far; set by whoever trains.
-        resumed: the state of the checkpoint this run goes on from, or None.
+        env_steps: real steps so far; set by the training loop.
+        resumed: the state of the checkpoint this run continues from, or None.
         stopping: a signal asked the run to end at the next safe point.
         curve: [env_steps, mean return] of every evaluation so far.
         budget: counts of what was spent, by name.
@@ -79,13 +80,8 @@ class Run:
             self.env_steps, self.resumed = checkpoint.load(self.checkpoints)
             self.curve = [list(point) for point in self.resumed["curve"]]
             self.budget = dict(self.resumed["budget"])
-        trackers = {
-            "tensorboard": mirrors.tensorboard,
-            "wandb": mirrors.wandb,
-            "mlflow": mirrors.mlflow,
-        }
-        wanted = [name for name in trackers if getattr(config.run, name)]
-        self.log = MetricsLog(self.dir, mirrors=[trackers[name](self.dir) for name in wanted])
+        wanted = [name for name in TRACKERS if getattr(config.run, name)]
+        self.log = MetricsLog(self.dir, mirrors=[opener(name, self.dir) for name in wanted])
         self.log.truncate_after(self.env_steps if self.resumed else -1)
         title = f"{config.env.id or config.env.factory} {config.agent} seed {config.seed}"
         self.progress = Progress(config.env_steps, start_steps=self.env_steps, title=title)
@@ -98,8 +94,7 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """What `result.json` holds."""
-        result: dict[str, Any] = json.loads((self.dir / "result.json").read_text())
-        return result
+        return read_result(self.dir)
 
     def __enter__(self) -> Self:
         """Show progress and handle signals."""
@@ -107,16 +102,11 @@ class Run:
         self.handle_signals()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Let go of the folder."""
+    def __exit__(self, *_: object) -> None:
+        """Restore the signal handlers and unlock the folder."""
         for number, handler in self._handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self.progress.__exit__(kind, error, trace)
+        self.progress.__exit__()
         self.log.close()
         self._lock.close()
 
@@ -217,24 +207,6 @@ class Run:
             write_atomically(path, json.dumps([*made_by, now], indent=1))
 
 
-def lock_folder(folder: Path) -> TextIO:
-    """Take a run folder for this process, until the returned file is closed.
-
-    Raises:
-        MbrlError: another process holds it.
-    """
-    lock = (folder / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise MbrlError(
-            f"{folder}: expected a run folder nobody is using, but another process holds it; "
-            f"wait for it, or choose another folder with run.dir=..."
-        ) from None
-    return lock
-
-
 def changed_settings(run_dir: Path, config: Config) -> list[str]:
     """Settings in which a run folder differs from `config`; none if it is new.
 
@@ -248,13 +220,3 @@ def changed_settings(run_dir: Path, config: Config) -> list[str]:
     new = config.model_dump(mode="json")
     old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
     return differences(old, new)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is, at any moment, whole: as before or as now."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

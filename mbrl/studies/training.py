@@ -22,7 +22,7 @@ import torch
 from mbrl.device import pick_device
 from mbrl.errors import ConfigError
 from mbrl.run import checkpoint, provenance
-from mbrl.run.progress import MetricsLog, read_metrics
+from mbrl.run.metrics import MetricsLog, read_metrics
 from mbrl.studies.trials import BaseTrial
 
 LINE_S = 20.0

@@ -185,7 +185,7 @@ def changed_sections(
     old: Mapping[str, Any], new: dict[str, Any], sections: Mapping[str, type[BaseModel]]
 ) -> list[str]:
     """Settings that differ; one that did not exist yet counts with its default."""
-    known = {name: filled(old.get(name, {}), model) for name, model in sections.items()}
+    known = {name: filled(old.get(name, {}), model, name) for name, model in sections.items()}
     return differences({**old, **known}, new)
 
 

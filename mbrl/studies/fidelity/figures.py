@@ -18,10 +18,10 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from mbrl.report.figures import style
-from mbrl.report.panels import beside, legend_below
 from mbrl.studies.fidelity.arms import ARMS, SUPERVISED, SWEEP
 from mbrl.studies.fidelity.results import look_up
 from mbrl.studies.fidelity.tables import objects
+from mbrl.studies.panels import beside, legend_below
 
 Summary = Mapping[str, Any]
 

@@ -23,8 +23,8 @@ from mbrl.config.schema import CollectSettings
 from mbrl.episode import Array, SequenceBatch, arrival
 from mbrl.errors import ReplayError
 from mbrl.replay import ReplayStore
+from mbrl.run.durable import lock_folder, write_atomically
 from mbrl.run.progress import Progress
-from mbrl.run.run import lock_folder, write_atomically
 from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.games import Act, Game
 

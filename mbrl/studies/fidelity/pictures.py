@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mbrl.report.panels import sheet
 from mbrl.studies.fidelity.drift import HORIZONS, rally_lengths, roll_out
 from mbrl.studies.fidelity.follow import BURN_IN, decoded, filtered, rng_of, stream
+from mbrl.studies.panels import sheet
 from mbrl.world_model.model import WorldModel
 
 if TYPE_CHECKING:

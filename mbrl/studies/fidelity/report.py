@@ -14,11 +14,11 @@ from markupsafe import Markup
 
 from mbrl.report.figures import to_svg
 from mbrl.report.html import commit_warnings, machine_text, render
-from mbrl.report.panels import data_url, save_png
 from mbrl.studies.fidelity.arms import ARMS, REFERENCE
 from mbrl.studies.fidelity.figures import colour, figures, main_arms
 from mbrl.studies.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.studies.fidelity.tables import tables
+from mbrl.studies.panels import data_url, save_png
 
 Summary = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mbrl.errors import ConfigError
 from mbrl.report.stats import stratified_bootstrap_ci
-from mbrl.run.run import write_atomically
+from mbrl.run.durable import write_atomically
 from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
 from mbrl.studies.fidelity.trials import MEASURES, named_folders
 from mbrl.studies.trials import is_current, read_result

@@ -30,7 +30,7 @@ from mbrl.device import reachable
 from mbrl.errors import MbrlError
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
-from mbrl.run.run import lock_folder, write_atomically
+from mbrl.run.durable import lock_folder, write_atomically
 from mbrl.studies.fidelity.arms import SUPERVISED
 from mbrl.studies.fidelity.frames import collect_frames, load_frames
 from mbrl.studies.fidelity.games import GAMES, Game

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from envs.settings import EnvSettings
+from mbrl.config.file import find_config
 from mbrl.config.schema import Config, LearnModelSettings, load
 from mbrl.errors import ConfigError
 from mbrl.studies import trials as kept
@@ -26,7 +27,6 @@ from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
 from mbrl.world_model.settings import WorldModelSettings
 
 _STUDY = "fidelity"
-BASE = f"{_STUDY}.yaml"
 MEASURES = 3
 """Version of `studies.fidelity.measure`: raised when a number changes its meaning. Without one:
 1."""
@@ -102,7 +102,7 @@ class Trial(kept.BaseTrial):
                 f"bench fidelity: arm {self.arm}: expected overrides of {', '.join(_HEEDED)}, as "
                 f"it has no more of a world model, got {unheard}; leave the arm out of --arms"
             )
-        config = load(_base(), [*ARMS[self.arm].overrides, *self.overrides])
+        config = load(find_config(_STUDY), [*ARMS[self.arm].overrides, *self.overrides])
         changes = {"env": env, "seed": self.seed, "env_steps": self.steps}
         return config.model_copy(update=changes)
 
@@ -127,13 +127,6 @@ def named_folders(results: Path, game: str) -> list[str]:
 def unheeded(overrides: Sequence[str]) -> str | None:
     """The first override that the arm that is given the labels would not heed, if there is any."""
     return next((one for one in overrides if one.partition("=")[0] not in _HEEDED), None)
-
-
-def _base() -> Path:
-    """`configs/fidelity.yaml`, of the checkout or of the installed package."""
-    package = Path(__file__).resolve().parents[2]
-    folders = (package / "configs", package.parent / "configs")
-    return next(folder / BASE for folder in folders if (folder / BASE).is_file())
 
 
 def plan(

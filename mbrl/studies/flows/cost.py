@@ -45,7 +45,7 @@ from safetensors.torch import save
 from torch import nn
 
 from mbrl.run import provenance
-from mbrl.run.run import write_atomically
+from mbrl.run.durable import write_atomically
 from mbrl.studies.flows import load
 from mbrl.studies.flows.images import SIDE, drawn_sources, load_images, name_of
 from mbrl.studies.flows.settings import FlowStudySettings

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from mbrl.report.figures import style, to_svg
 from mbrl.report.html import commit_warnings, machine_text, render
-from mbrl.report.panels import beside, data_url, legend_below, save_png, sheet
 from mbrl.studies.flows.arms import ARMS, DEFAULT, REFERENCE
 from mbrl.studies.flows.cost import MODES
 from mbrl.studies.flows.load import TRUSTED
 from mbrl.studies.flows.results import held_out_curve
 from mbrl.studies.flows.tables import is_busy, tables
+from mbrl.studies.panels import beside, data_url, legend_below, save_png, sheet
 
 Summary = Mapping[str, Any]
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from mbrl.errors import ConfigError
 from mbrl.report.stats import steps_to_threshold
-from mbrl.run.run import write_atomically
+from mbrl.run.durable import write_atomically
 from mbrl.studies.fidelity.results import Tree, by_arm_and_seed, combined, distinct
 from mbrl.studies.flows.arms import ARMS, REFERENCE
 from mbrl.studies.flows.together import costs_of, expect_one_study, latency_of, outdated

@@ -150,7 +150,7 @@ def _of_arm(settings: Mapping[str, Any]) -> Tree:
     shared = {name: value for name, value in settings.items() if name != "seed"}
     for name, model in SECTIONS.items():
         if isinstance(shared.get(name), Mapping):
-            shared[name] = filled(shared[name], model)
+            shared[name] = filled(shared[name], model, name)
     return shared
 
 

@@ -29,7 +29,7 @@ import torch
 
 from envs.errors import EnvError
 from mbrl.errors import MbrlError
-from mbrl.run.run import lock_folder, write_atomically
+from mbrl.run.durable import lock_folder, write_atomically
 from mbrl.studies.flows.bits import diverged
 from mbrl.studies.flows.images import ImageSet, Source, load_images
 from mbrl.studies.flows.measure import QUICK, Sizes, measure, timed

@@ -1,0 +1,241 @@
+"""A run folder opened from Python: its settings and numbers, its agent, its replay and its dreams.
+
+A run at work can be opened too: agent and dreams are then those of its newest checkpoint. Nothing
+is written, save that broken replay files are moved aside. Everything computes on the CPU.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from agents.model_free import saved_policy
+from envs import make_env
+from mbrl.acting import ActingPolicy, RandomPolicy
+from mbrl.actors import SnapshotPolicy
+from mbrl.config.changes import revive
+from mbrl.config.schema import Config
+from mbrl.config.yaml import parse_value
+from mbrl.errors import MbrlError
+from mbrl.imagine import DreamEnv, DreamVectorEnv
+from mbrl.replay import ReplayStore, SequenceSampler
+from mbrl.run import checkpoint
+from mbrl.run.metrics import read_metrics
+from mbrl.run.record import read_result
+from mbrl.seeding import seed as stream
+from mbrl.world_model.model import WorldModel
+
+_SEARCHED = 16  # times as many rows are read as dreams begin at, of a replay that may be large
+
+
+def open_run(path: Path | str) -> "OpenRun":
+    """Open a run folder, finished or not.
+
+    Raises:
+        MbrlError: it is no run folder.
+        ConfigError: it was made with settings that this version no longer has.
+    """
+    return OpenRun(path)
+
+
+class OpenRun:
+    """What a run folder holds.
+
+    Attributes:
+        dir: the folder.
+        config: the resolved settings.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """See `open_run`."""
+        self.dir = Path(path)
+        settings = self.dir / "config.yaml"
+        if not settings.is_file():
+            raise MbrlError(
+                f"{self.dir}: expected a run folder, with config.yaml in it, found none; "
+                "`mbrl train` makes one, by default runs/<name of the config>"
+            )
+        self.config = revive(parse_value(settings.read_text(encoding="utf-8")), Config)
+
+    def result(self) -> dict[str, Any]:
+        """What `result.json` holds.
+
+        Raises:
+            MbrlError: the run is unfinished.
+        """
+        return read_result(self.dir)
+
+    def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, or those of one kind, such as "train" or "eval"."""
+        return read_metrics(self.dir, kind)
+
+    def replay(self) -> ReplayStore:
+        """The real experience a dream run has collected.
+
+        Raises:
+            MbrlError: a baseline keeps none, or the run has not collected yet.
+        """
+        if not (self.dir / "replay" / "data").is_dir():
+            raise MbrlError(
+                f"{self.dir}: expected collected experience in replay/data, found none; "
+                f"only agent=dream stores it, and this run has agent={self.config.agent}"
+            )
+        return ReplayStore(self.dir / "replay")
+
+    def env(self) -> gym.Env[Any, Any]:
+        """One real environment, made as the run makes it."""
+        return make_env(self.config.env)
+
+    def agent(self, seed: int = 0) -> "Agent":
+        """The agent of the newest checkpoint.
+
+        Args:
+            seed: of its random stream: codes are samples, and so are actions that explore.
+
+        Raises:
+            CheckpointError: there is no checkpoint yet, or it is damaged.
+        """
+        config, own = self.config, stream(seed, "act")
+        observation_space, action_space = self._spaces()
+        policy: ActingPolicy
+        if config.agent == "random":
+            policy = RandomPolicy(action_space, own)
+        elif config.agent == "dream":
+            state = self._state()
+            learned = state["policy"]
+            weights = {"policy": learned["module"], "version": learned["version"]}
+            weights["world_model"] = state["learner"]["model"]
+            policy = SnapshotPolicy(config, observation_space, action_space, own).load(weights)
+        else:
+            settings = config.ppo if config.agent == "ppo" else config.dqn
+            saved = self._state()["agent"]
+            policy = saved_policy(settings, observation_space, action_space, saved, own)
+        return Agent(policy, observation_space, action_space)
+
+    def dream_env(self, num_envs: int = 8, horizon: int = 15, seed: int = 0) -> DreamVectorEnv:
+        """The world model of the newest checkpoint as an environment, without pixels.
+
+        Dreams begin at the latents of real rows, as many as an update of the world model replays,
+        drawn from segments of replay that are drawn at random; terminal rows are left out.
+
+        Args:
+            num_envs: N, dreams side by side.
+            horizon: steps after which a dream is truncated.
+            seed: of the starts and of the dreams.
+
+        Returns:
+            A `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset; observations are the features
+            (N, F) that the policy sees.
+
+        Raises:
+            MbrlError: the run has no world model, no replay or no checkpoint yet.
+        """
+        if self.config.agent != "dream":
+            raise MbrlError(
+                f"{self.dir}: expected a run with a world model to dream in, which agent=dream "
+                f"has, got agent={self.config.agent}"
+            )
+        observation_space, action_space = self._spaces()
+        model = WorldModel(observation_space, action_space, self.config.world_model).eval()
+        model.load_state_dict(self._state()["learner"]["model"])
+        generator = torch.Generator().manual_seed(stream(seed, "dream"))
+        rng = np.random.default_rng(stream(seed, "replay"))
+        store, learn = self.replay(), self.config.learn_model
+        segments, picked, rows = store.segments(), list[int](), 0
+        for index in rng.permutation(len(segments)):
+            if rows < _SEARCHED * learn.batch_size * learn.sequence_length:
+                picked.append(index)
+                rows += segments[index].rows
+        with SequenceSampler(
+            capacity_steps=max(1, rows),
+            obs_shape=observation_space.shape or (),
+            obs_dtype=observation_space.dtype or np.dtype(np.uint8),
+            action_shape=action_space.shape or (),
+            action_dtype=np.int64 if isinstance(action_space, spaces.Discrete) else np.float32,
+        ) as sampler:
+            sampler.refresh(store, [segments[index].name for index in sorted(picked)])
+            batch = sampler.sample(learn.batch_size, learn.sequence_length, rng)
+        alive = torch.as_tensor(~batch.terminated).flatten()
+        starts = model.filter(batch, generator).latent.flatten()[alive]
+        return DreamVectorEnv(DreamEnv(model, action_space, starts, num_envs, generator), horizon)
+
+    def _spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
+        env = self.env()
+        env.close()  # type: ignore[no-untyped-call]
+        return env.observation_space, env.action_space
+
+    def _state(self) -> dict[str, Any]:
+        return checkpoint.load(self.dir / "checkpoints")[1]
+
+
+class Agent:
+    """Acts on raw observations, and remembers what it has seen of each episode.
+
+    Attributes:
+        policy: who chooses, such as `mbrl.evaluate.evaluate` takes.
+        observation_space: of one environment.
+        action_space: of one environment.
+    """
+
+    def __init__(
+        self,
+        policy: ActingPolicy,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+    ) -> None:
+        """Act with `policy`."""
+        self.observation_space, self.action_space = observation_space, action_space
+        self.policy, self._slots = policy, 0
+
+    def act(
+        self, obs: ArrayLike, is_first: ArrayLike | None = None, *, explore: bool = False
+    ) -> Any:
+        """Choose an action for one environment, or for E of them at once.
+
+        Args:
+            obs: one observation as the environment gives it, or E of them stacked: (E, *shape).
+            is_first: whether it is an episode's first: a bool, or (E,). Left out, the first call
+                begins episodes and every later one goes on.
+            explore: sample the action, as in training, instead of taking the best.
+
+        Returns:
+            For one observation what the environment's `step` takes; else (E,) int64 or (E, A)
+            float32.
+
+        Raises:
+            ValueError: another shape or dtype, or another E in the middle of episodes.
+        """
+        array, shape = np.asarray(obs), self.observation_space.shape or ()
+        single = array.shape == shape
+        batch = array[None] if single else array
+        if batch.shape[1:] != shape or batch.dtype != self.observation_space.dtype:
+            raise ValueError(
+                f"obs: expected {shape} or (E, *{shape}) of {self.observation_space.dtype}, got "
+                f"{array.shape} of {array.dtype}"
+            )
+        actions = self.policy.act(batch, self._first(is_first, len(batch)), explore)
+        if not single:
+            return actions
+        return int(actions[0]) if isinstance(self.action_space, spaces.Discrete) else actions[0]
+
+    def reset(self) -> None:
+        """Forget all episodes: the next call of `act` begins new ones."""
+        self._slots = 0
+
+    def _first(self, is_first: ArrayLike | None, slots: int) -> NDArray[np.bool_]:
+        """(E,) bool; all true at the first call, which also prepares the memory."""
+        given = np.asarray(False if is_first is None else is_first, np.bool_)
+        first = np.broadcast_to(given, slots).copy()
+        if slots != self._slots:
+            if self._slots and not first.all():
+                raise ValueError(
+                    f"obs: expected {self._slots} observations, as before, got {slots}; begin new "
+                    "episodes with is_first=True, or call reset()"
+                )
+            self.policy.reset(slots)
+            self._slots, first = slots, np.ones(slots, np.bool_)
+        return first

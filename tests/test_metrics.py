@@ -1,0 +1,236 @@
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mbrl.errors import ConfigError
+from mbrl.run.metrics import MetricsLog, read_metrics
+from mbrl.run.mirrors import opener
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Recorder:
+    def __init__(self, first_step: int | None = None, fails: bool = False) -> None:
+        self.first_step, self.fails, self.closed = first_step, fails, False
+        self.seen: list[tuple[int, dict[str, float]]] = []
+
+    def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
+        if self.fails:
+            raise ConnectionError("tracker is down")
+        self.seen.append((env_steps, dict(scalars)))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def raw_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_line_has_steps_time_kind_and_plain_metrics(tmp_path: Path) -> None:
+    clock = Clock()
+    metrics = {
+        "a/f32": np.float32(0.5),
+        "a/i64": np.int64(3),
+        "a/bool": np.bool_(True),
+        "a/tensor": torch.tensor(0.25),
+        "a/array": np.array([1.0, 2.0]),
+        "a/list": [1, 2.0],
+    }
+    with MetricsLog(tmp_path, clock=clock) as log:
+        clock.now += 2.5
+        log.write("eval", 64, metrics)
+        # on disk at once, before the file is closed
+        (line,) = raw_lines(tmp_path)
+    assert list(line.items())[:3] == [("env_steps", 64), ("wall_time_s", 2.5), ("kind", "eval")]
+    assert [line[name] for name in metrics] == [0.5, 3, True, 0.25, [1.0, 2.0], [1, 2.0]]
+
+
+def test_values_that_are_not_finite_are_null_on_disk_and_nan_when_read(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        log.write("train", 1, {"a/nan": math.nan, "a/inf": np.float32(math.inf), "a/ok": 1})
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    line = read_metrics(tmp_path)[0]
+    assert math.isnan(line["a/nan"])
+    assert math.isnan(line["a/inf"])
+    assert line["a/ok"] == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "said"),
+    [
+        ({"env_steps": 3}, ValueError, "'env_steps': this name is reserved"),
+        ({"a/b": {"c": 1}}, TypeError, "'a/b': expected a number, .* got dict"),
+        ({"a/b": [1, None]}, TypeError, r"'a/b\[1\]'.* got NoneType"),
+    ],
+)
+def test_metric_that_cannot_be_stored_is_refused_by_name(
+    tmp_path: Path, metrics: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with MetricsLog(tmp_path) as log, pytest.raises(error, match=said):
+        log.write("train", 1, metrics)
+    assert raw_lines(tmp_path) == []
+
+
+def test_wall_time_goes_on_from_the_last_line_after_a_resume(tmp_path: Path) -> None:
+    clock = Clock()
+    with MetricsLog(tmp_path, clock=clock) as log:
+        clock.now += 10
+        log.write("train", 1, {})
+    clock.now += 1000  # the pause between two processes
+    with MetricsLog(tmp_path, clock=clock) as log:
+        clock.now += 5
+        log.write("train", 2, {})
+    assert [line["wall_time_s"] for line in raw_lines(tmp_path)] == [10, 15]
+
+
+def test_truncate_after_drops_later_lines_and_their_time(tmp_path: Path) -> None:
+    clock = Clock()
+    with MetricsLog(tmp_path, clock=clock) as log:
+        for step in (100, 200, 200, 300):
+            clock.now += 10
+            log.write("train", step, {"a/b": step})
+    with MetricsLog(tmp_path, clock=clock) as log:
+        assert log.truncate_after(200) == 1
+        clock.now += 1
+        log.write("train", 250, {})
+    assert [(line["env_steps"], line["wall_time_s"]) for line in raw_lines(tmp_path)] == [
+        *((100, 10), (200, 20), (200, 30)),
+        (250, 31),
+    ]
+
+
+def test_half_written_last_line_is_left_out_and_then_removed(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        log.write("train", 1, {"a/b": 1})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"env_steps": 2, "wall_ti')
+    assert [line["env_steps"] for line in read_metrics(tmp_path)] == [1]
+    with MetricsLog(tmp_path) as log:
+        log.write("train", 3, {})
+    assert [line["env_steps"] for line in read_metrics(tmp_path)] == [1, 3]
+
+
+def test_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"env_steps": 1, "kind": "train"}\nrubbish\n{"env_steps": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: expected one JSON object per line"):
+        read_metrics(path)
+
+
+def test_read_metrics_selects_by_kind_and_knows_no_file_as_empty(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    with MetricsLog(tmp_path) as log:
+        log.write("train", 1, {})
+        log.write("eval", 2, {})
+    assert [line["env_steps"] for line in read_metrics(tmp_path, "eval")] == [2]
+
+
+def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = Recorder(), Recorder(fails=True)
+    others = {"a/nan": math.nan, "a/list": [1], "a/text": "t"}  # a tracker gets finite numbers only
+    with (
+        caplog.at_level(logging.WARNING),
+        MetricsLog(tmp_path, mirrors=[lambda _: bad, lambda _: good]) as log,
+    ):
+        log.write("train", 1, {"a/x": 1, **others})
+        log.write("train", 2, {"a/x": 2})
+    assert good.seen == [(1, {"a/x": 1.0}), (2, {"a/x": 2.0})]
+    assert good.closed
+    assert len(raw_lines(tmp_path)) == 2
+    assert caplog.text.count("Recorder failed and is off") == 1
+    assert "tracker is down" in caplog.text
+
+
+def test_mirror_that_does_not_open_stops_the_run_with_the_way_out(tmp_path: Path) -> None:
+    def unreachable(first_step: int | None) -> Recorder:
+        raise ConnectionError("no such server")
+
+    with (
+        MetricsLog(tmp_path, mirrors=[unreachable]) as log,
+        pytest.raises(ConfigError, match=r"does not \(no such server\); repair it, or turn it off"),
+    ):
+        log.write("train", 1, {})
+
+
+def test_mirror_opened_after_a_truncation_knows_the_first_step_to_come(tmp_path: Path) -> None:
+    opened: list[Recorder] = []
+
+    def recorder(first_step: int | None) -> Recorder:
+        opened.append(Recorder(first_step))
+        return opened[-1]
+
+    with MetricsLog(tmp_path, mirrors=[recorder]) as log:
+        log.truncate_after(200)
+        log.write("train", 201, {})
+    assert [recorder.first_step for recorder in opened] == [201]
+
+
+@pytest.mark.parametrize(
+    ("before", "checkpoint", "after", "shown"),
+    [
+        ([(10, 1.0), (20, 2.0), (30, 3.0)], 20, (30, 7.0), [(10, 1.0), (20, 2.0), (30, 7.0)]),
+        ([(10, 1.0)], -1, (10, 2.0), [(10, 2.0)]),  # it died before its first checkpoint
+    ],
+)
+def test_tensorboard_shows_each_step_once_after_a_resume(
+    tmp_path: Path,
+    before: list[tuple[int, float]],
+    checkpoint: int,
+    after: tuple[int, float],
+    shown: list[tuple[int, float]],
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for lines in (before, [after]):
+        with MetricsLog(tmp_path, mirrors=[opener("tensorboard", tmp_path)]) as log:
+            if lines != before:
+                log.truncate_after(checkpoint)
+            for step, value in lines:
+                log.write("train", step, {"loss/total": value})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss/total")] == shown
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_tracker_without_its_extra_is_refused_before_the_run_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=rf"pip install 'reverie-rl\[{name}\]'"):
+        opener(name, tmp_path)
+
+
+def test_wandb_keeps_its_identity_over_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[dict[str, Any]] = []
+    logged: list[dict[str, float]] = []
+    nothing = lambda *_, **__: None  # noqa: E731
+    run = SimpleNamespace(define_metric=nothing, log=logged.append, finish=nothing)
+    wandb = SimpleNamespace(init=lambda **options: started.append(options) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for step in (1, 2):
+        with MetricsLog(tmp_path, mirrors=[opener("wandb", tmp_path)]) as log:
+            log.write("train", step, {"a/x": 3})
+    assert len(started) == 2
+    assert len({options["id"] for options in started}) == 1
+    assert logged == [{"a/x": 3.0, "env_steps": 1}, {"a/x": 3.0, "env_steps": 2}]
