@@ -70,23 +70,20 @@ def check_rows(fragment):
         assert fragment.actions[-1] == 0 and fragment.rewards[-1] == 0
 
 
-def test_steps_are_exact_and_committed_as_one_segment(store):
-    one = collector(store)
-    receipt = one.collect(24, Scripted(), 100)
-    assert receipt.steps == 24 and receipt.env_restarts == 0
-    (info,) = store.segments()
-    assert (info.steps, info.env_steps_total, info.writer) == (24, 124, "c0")
-    assert {fragment.env_steps_total for fragment in store.episodes()} == {124}
-
-
-def test_rows_are_what_the_environment_did(store):
+def test_steps_are_exact_and_committed_as_one_segment_of_what_the_environment_did(store):
     one, policy = collector(store), Scripted(version=7)
-    one.collect(90, policy, 0)
-    fragments = list(store.episodes())
-    for fragment in fragments:
+    receipt = one.collect(90, policy, 100)
+    assert receipt.steps == 90 and receipt.env_restarts == 0
+    (info,) = store.segments()
+    assert (info.steps, info.env_steps_total, info.writer) == (90, 190, "c0")
+    for fragment in store.episodes():
         check_rows(fragment)
-        assert fragment.policy_version == 7 and not fragment.truncateds.any()
-    assert sum(fragment.steps for fragment in fragments) == 90
+        assert (fragment.policy_version, fragment.env_steps_total) == (7, 190)
+        assert not fragment.truncateds.any()
+    # and the policy saw which observations are the first of an episode
+    assert policy.resets == [3]
+    for obs, firsts in zip(policy.seen, policy.firsts, strict=True):
+        assert firsts.tolist() == [read_step(frame) == 0 for frame in obs]
 
 
 def test_fragments_are_cut_after_their_steps_at_ends_and_when_the_call_returns(store):
@@ -137,14 +134,6 @@ def test_life_loss_is_a_signal_and_no_end(store):
         arrived = [read_step(obs) + 1 for obs in f.obs[: f.steps]]
         assert f.life_loss[: f.steps].tolist() == [step % 3 == 0 for step in arrived]
         check_rows(f)
-
-
-def test_policy_sees_which_observations_are_the_first_of_an_episode(store):
-    one, policy = collector(store), Scripted()
-    one.collect(90, policy, 0)
-    assert policy.resets == [3]
-    for obs, firsts in zip(policy.seen, policy.firsts, strict=True):
-        assert firsts.tolist() == [read_step(frame) == 0 for frame in obs]
 
 
 def test_another_policy_is_reset_and_takes_over_in_the_middle_of_an_episode(store):

@@ -48,20 +48,16 @@ def test_file_name_is_the_index(store):
     assert parse_name("e7-c0-0-n7-r8-k1-zz.parquet") is None
 
 
-def test_equal_histories_give_equal_names(tmp_path):
-    names = [[s.name for s in fill(ReplayStore(tmp_path / side), 3)] for side in "ab"]
+def test_segments_come_in_collected_order_and_equal_histories_give_equal_names(tmp_path):
+    names = []
+    for side in "ab":
+        store = ReplayStore(tmp_path / side)
+        for writer, steps in (("b", 20), ("a", 30), ("a", 20), ("c", 10)):
+            store.commit([make_episode(3, eps_id=f"{writer}{steps}")], writer, steps)
+        places = [s.place for s in store.segments()]
+        assert places == [(10, "c", 0), (20, "a", 1), (20, "b", 0), (30, "a", 0)]
+        names.append([s.name for s in store.segments()])
     assert names[0] == names[1]
-
-
-def test_segments_come_in_collected_order(store):
-    for writer, steps in (("b", 20), ("a", 30), ("a", 20), ("c", 10)):
-        store.commit([make_episode(3, eps_id=f"{writer}{steps}")], writer, steps)
-    assert [s.place for s in store.segments()] == [
-        (10, "c", 0),
-        (20, "a", 1),
-        (20, "b", 0),
-        (30, "a", 0),
-    ]
 
 
 def test_writer_counts_on_after_a_restart(store):
@@ -86,16 +82,12 @@ def test_broken_file_is_quarantined_counted_and_reading_goes_on(store, damage, c
     )
     assert [len(store.read(s)) for s in store.segments()] == [0, 1]
     assert store.quarantined == 1 and "moved to bad/" in caplog.text
+    (store.data / "notes.txt").write_text("left alone")
     assert store.segments() == [second]
     assert [p.name for p in (store.directory / "bad").iterdir()] == [first.name]
     assert store.stats().quarantined == 1
-
-
-def test_parquet_file_with_a_foreign_name_is_quarantined(store):
-    fill(store, 1)
-    (store.data / "mine.parquet").write_bytes(b"x")
-    (store.data / "notes.txt").write_text("left alone")
-    assert len(store.segments()) == 1 and store.quarantined == 1
+    (store.data / "mine.parquet").write_bytes(b"x")  # no name of a segment
+    assert store.segments() == [second] and store.quarantined == 2
     assert (store.data / "notes.txt").exists()
 
 
@@ -202,11 +194,13 @@ def test_rows_of_another_environment_are_refused(store):
     assert unnamed.layout().env_id == "Counting-v0"
 
 
-def test_writer_and_step_count_that_no_name_can_carry_are_refused(store):
-    with pytest.raises(ReplayError, match="writer: expected letters"):
-        store.commit([make_episode()], "a-b", 1)
-    with pytest.raises(ReplayError, match="env_steps_total: expected 0 or more, got -1"):
-        store.commit([make_episode()], "a", -1)
+@pytest.mark.parametrize(
+    ("writer", "steps", "message"),
+    [("a-b", 1, "writer: expected letters"), ("a", -1, "expected 0 or more, got -1")],
+)
+def test_what_no_name_can_carry_is_refused(store, writer, steps, message):
+    with pytest.raises(ReplayError, match=message):
+        store.commit([make_episode()], writer, steps)
 
 
 def test_restore_makes_the_store_equal_to_the_checkpoint(store):
@@ -277,15 +271,10 @@ def test_evict_deletes_the_oldest_but_nothing_that_is_needed(store):
     assert store.evict(0) == []
     store.pin([infos[3].name])
     assert store.evict(0) == infos[1:3]
+    break_and_read(store, infos[3])  # what is newer than any ring stays all the same
+    assert store.evict(0) == [] and store.segments() == infos[4:]
     store.pin([infos[5].name])
-    assert store.evict(2 * size) == infos[3:4] and store.segments() == infos[4:]
-
-
-def test_evict_spares_what_is_newer_than_any_ring_even_if_the_needed_one_broke(store):
-    infos = fill(store, 4)
-    store.pin([infos[1].name])
-    break_and_read(store, infos[1])
-    assert store.evict(0) == infos[:1] and store.segments() == infos[2:]
+    assert store.evict(size) == infos[4:5] and store.segments() == infos[5:]
 
 
 def test_rows_committed_twice_are_read_once(store):
