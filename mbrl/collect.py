@@ -86,7 +86,6 @@ class Collector:
         """
         self.settings, self.store, self.root_seed = settings, store, root_seed
         self.index, self.incarnation = index, incarnation
-        self.writer = _writer(index, incarnation)
         self.vector = VectorEnv(env, settings.num_envs, max_restarts=settings.max_restarts)
         self.unrepeatable = 0
         self.slots = [_Slot() for _ in range(settings.num_envs)]
@@ -115,6 +114,11 @@ class Collector:
         """What every slot shows now, by column."""
         ram = self.vector.ram
         return {"obs": self.vector.obs} if ram is None else {"obs": self.vector.obs, "ram": ram}
+
+    @property
+    def writer(self) -> str:
+        """The name its fragments are committed under."""
+        return f"c{self.index}" + (f"r{self.incarnation}" if self.incarnation else "")
 
     # -- collecting -------------------------------------------------------------------------------
 
@@ -236,7 +240,6 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Play the open episodes again, so that collecting goes on as if it had never stopped."""
         self.incarnation = state["incarnation"]
-        self.writer = _writer(self.index, self.incarnation)
         dtype = self._columns["actions"].dtype
         for i, saved in enumerate(state["slots"]):
             self.slots[i] = _Slot(**{**saved, "actions": [np.asarray(saved["actions"], dtype)]})
@@ -253,11 +256,6 @@ class Collector:
     def close(self) -> None:
         """Close the environments."""
         self.vector.close()
-
-
-def _writer(index: int, incarnation: int) -> str:
-    """The name fragments are committed under."""
-    return f"c{index}" if incarnation == 0 else f"c{index}r{incarnation}"
 
 
 def next_incarnation(store: ReplayStore, index: int) -> int:

@@ -74,9 +74,8 @@ def compare(
     folder = out or Path("runs") / f"compare-{config.name}"
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    wanted = [
-        (agent, seed, folder / agent / f"seed{seed}") for seed in range(seeds) for agent in agents
-    ]
+    pairs = [(agent, seed) for seed in range(seeds) for agent in agents]
+    wanted = [(agent, seed, folder / agent / f"seed{seed}") for agent, seed in pairs]
     for agent, seed, run_dir in wanted:
         _check_reusable(load(config_path, [*given, f"agent={agent}", f"seed={seed}"]), run_dir)
     failed = run_all(_children(config_path, given, wanted, jobs), jobs, console)

@@ -95,7 +95,7 @@ class Episode:
         policy_version: version of the weights that chose the actions.
         env_steps_total: steps the run had collected when this fragment was closed.
         ended: True if the last row is the final observation, with no action.
-        ram: (n, R) uint8, the console's memory seen with each row's obs; None if it was not kept.
+        ram: (n, R) uint8, the console's memory seen with each row's obs; None without it.
             Labels for measuring, never an input of a model or a policy.
     """
 
@@ -125,7 +125,7 @@ class Episode:
 
     @property
     def columns(self) -> dict[str, Array]:
-        """The arrays by name, in the order of `COLUMNS`, without a label that was not kept."""
+        """The arrays by name, in the order of `COLUMNS`, without a label that is missing."""
         named = {name: getattr(self, name) for name in COLUMNS}
         return {name: values for name, values in named.items() if values is not None}
 

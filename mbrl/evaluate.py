@@ -99,8 +99,7 @@ def evaluate(
                     if episode >= 0:
                         returns[episode], lengths[episode] = 0.0, 0
                     vector.reset(slot, seeds[max(episode, 0)])
-            for slot, episode in enumerate(playing):
-                if episode >= 0 and not result.crashed[slot]:
+                elif episode >= 0:
                     returns[episode] += float(result.rewards[slot])
                     lengths[episode] += 1
                 if ended[slot]:

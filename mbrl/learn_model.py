@@ -240,7 +240,7 @@ class RemoteLearners:
 
         Args:
             arguments: of `WorldModelLearner`, without rank and world size.
-            settings: tell how many actors, and what they ask Ray for.
+            settings: how many actors, and what they ask Ray for.
         """
         count = settings.num_learners
         actor = ray.remote(num_gpus=settings.gpus_per_learner, num_cpus=1)(_LearnerActor)

@@ -13,10 +13,10 @@ MAY_IMPORT_RAY = (
     "mbrl/learn_model.py",
     "agents/dream_algorithm.py",
     "agents/dream_ppo.py",
-    "agents/episode_arrays.py",
     "agents/dream_learner.py",
     "agents/model_free.py",
     "agents/modules.py",
+    "agents/state.py",
     "agents/baselines/",  # stock algorithms of RLlib, a file for each
 )
 LONGEST_FUNCTION, LONGEST_FILE = 60, 600

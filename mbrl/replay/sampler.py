@@ -15,6 +15,7 @@ A sampler rebuilt from the segments in `segments`, in that order, therefore give
 the living one would have given.
 """
 
+import itertools
 import math
 import mmap
 import os
@@ -58,7 +59,7 @@ class FragmentTable:
         self._names: dict[int, str] = {}
         self._spans: dict[int, deque[tuple[int, int]]] = {}  # (t0, stop), oldest added first
         self._stops: dict[int, int] = {}
-        self._next_label = 0
+        self._free_labels = itertools.count()
 
     def append(self, piece: Episode, start: int) -> None:
         """Note a fragment whose first row was the `start`-th ever added."""
@@ -66,7 +67,7 @@ class FragmentTable:
             self._make_room()
         label = self._labels.get(piece.eps_id)
         if label is None:
-            label, self._next_label = self._next_label, self._next_label + 1
+            label = next(self._free_labels)
             self._labels[piece.eps_id], self._names[label] = label, piece.eps_id
             self._spans[label], self._stops[label] = deque(), 0
         stop = piece.t0 + piece.rows

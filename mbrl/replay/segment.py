@@ -10,6 +10,7 @@ a SHA-256 of the content live in the footer. `docs/replay.md` is the specificati
 byte string that is not exactly what `encode_segment` wrote. Neither knows a path.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -193,7 +194,7 @@ def footer_fields(layout: Layout, fragments: Sequence[FragmentInfo]) -> dict[str
         "obs": json.dumps({"dtype": layout.obs_dtype, "shape": layout.obs_shape}),
         "action": json.dumps({"dtype": layout.action_dtype, "shape": layout.action_shape}),
         "episodes": json.dumps(listed),
-        "sources": "[]",  # of the files that an earlier version may have merged
+        "sources": "[]",  # an earlier version could merge files, and named them here
         **ram,
     }
 
@@ -228,7 +229,7 @@ def parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHead
         fragments = [FragmentInfo(reward_sum=entry.pop("return"), **entry) for entry in listed]
         sha256 = fields["sha256"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ReplayError(f"expected a complete footer, got: {first_line(error)}") from error
+        raise ReplayError(f"expected a complete footer, got: {_first_line(error)}") from error
     if layout.obs_dtype not in OBS_DTYPES or layout.action_dtype not in _ACTION_TYPES:
         raise ReplayError(f"expected a known dtype, got {describe([layout])}")
     return fields, SegmentHeader(layout=layout, fragments=tuple(fragments), sha256=sha256)
@@ -247,8 +248,7 @@ def fragment_info(episode: Episode) -> FragmentInfo:
     )
 
 
-def first_line(error: BaseException) -> str:
-    """Say what an error of another library says, on one line."""
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -300,19 +300,18 @@ def decode_segment(data: bytes) -> tuple[SegmentHeader, list[Episode]]:
         SegmentVersionError: the file has another format version.
         ReplayError: truncated, damaged, foreign, or not what its footer says.
     """
-    try:
-        with pq.ParquetFile(
-            pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False
-        ) as file:
-            fields, header = parse_footer(file.metadata)
-            schema = _schema(header.layout)
-            if not file.schema_arrow.equals(schema):
-                raise ReplayError(
-                    f"expected the columns {schema.names} of {FORMAT}, got {file.schema_arrow}"
-                )
-            table = file.read(use_threads=False)  # obs is one column: nothing to share out
-    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        raise ReplayError(f"expected a whole parquet file, got: {first_line(error)}") from error
+    source = pa.BufferReader(data)
+    with (
+        _refusing_what_is_broken(),
+        pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False) as file,
+    ):
+        fields, header = parse_footer(file.metadata)
+        schema = _schema(header.layout)
+        if not file.schema_arrow.equals(schema):
+            raise ReplayError(
+                f"expected the columns {schema.names} of {FORMAT}, got {file.schema_arrow}"
+            )
+        table = file.read(use_threads=False)  # obs is one column: nothing to share out
     if table.num_rows != header.rows:
         raise ReplayError(f"expected {header.rows} rows as the footer says, got {table.num_rows}")
     episodes = list(_episodes(table, header))
@@ -331,13 +330,20 @@ def read_header(source: Any) -> SegmentHeader:
         SegmentVersionError: the file has another format version.
         ReplayError: it is no segment.
     """
-    try:
+    with _refusing_what_is_broken():
         where = pa.BufferReader(source) if isinstance(source, bytes) else source
         return parse_footer(pq.read_metadata(where))[1]
+
+
+@contextlib.contextmanager
+def _refusing_what_is_broken() -> Iterator[None]:
+    """Turn the errors of a parquet reader into ours; a file that is gone stays what it is."""
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        raise ReplayError(f"expected a whole parquet file, got: {first_line(error)}") from error
+        raise ReplayError(f"expected a whole parquet file, got: {_first_line(error)}") from error
 
 
 def _schema(layout: Layout) -> pa.Schema:
@@ -415,8 +421,8 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
         stamps = [getattr(episode, name) for episode in episodes]
         columns[name] = pa.array(np.repeat(stamps, rows))
     if layout.ram_bytes:
-        kept = [episode.ram for episode in episodes if episode.ram is not None]
-        columns["ram"] = _binary(kept, layout.ram_bytes)
+        memories = [episode.ram for episode in episodes if episode.ram is not None]
+        columns["ram"] = _binary(memories, layout.ram_bytes)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 

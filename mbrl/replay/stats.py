@@ -14,8 +14,7 @@ from mbrl.replay.segment import NO_LAYOUT, FragmentInfo, SegmentHeader
 class ReplayStats:
     """Totals of a store; returns are raw reward sums.
 
-    A fragment whose rows are all known already is not counted again; one that knows new
-    rows counts in full.
+    A fragment without rows that are new is not counted; one with new rows counts in full.
 
     Attributes:
         env_id: "" if unknown.

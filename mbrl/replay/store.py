@@ -220,11 +220,11 @@ class ReplayStore:
             ReplayError: the disk is full.
         """
         here = {info.name for info in self.segments()}
-        kept = [name for name in names if name in here]
-        pins = json.dumps(kept, indent=0)
-        durable.write_atomically(self._pins / "checkpoint.json", pins, self._temporary)
+        pinned = [name for name in names if name in here]
+        text = json.dumps(pinned, indent=0)
+        durable.write_atomically(self._pins / "checkpoint.json", text, self._temporary)
         self._lose(set(names) - here)
-        return kept
+        return pinned
 
     def pinned(self) -> set[str]:
         """Names that a checkpoint needs.
