@@ -126,8 +126,7 @@ class Episode:
     @property
     def columns(self) -> dict[str, Array]:
         """The arrays by name, in the order of `COLUMNS`, without a label that is missing."""
-        named = {name: getattr(self, name) for name in COLUMNS}
-        return {name: values for name, values in named.items() if values is not None}
+        return {name: v for name in COLUMNS if (v := getattr(self, name)) is not None}
 
     @property
     def rows(self) -> int:

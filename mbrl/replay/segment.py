@@ -128,16 +128,20 @@ def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
     """
     if not episodes:
         raise ReplayError("expected at least one episode in a segment, got none")
+    kinds = {  # fragments may be short and many: a layout for each would cost too much
+        (e.obs.dtype, e.obs.shape[1:], e.actions.dtype, e.actions.shape[1:], _ram_bytes(e))
+        for e in episodes
+    }
     layouts = {
         Layout(
             env_id=env_id,
-            obs_dtype=episode.obs.dtype.name,
-            obs_shape=episode.obs.shape[1:],
-            action_dtype=episode.actions.dtype.name,
-            action_shape=episode.actions.shape[1:],
-            ram_bytes=_ram_bytes(episode),
+            obs_dtype=obs_dtype.name,
+            obs_shape=obs_shape,
+            action_dtype=action_dtype.name,
+            action_shape=action_shape,
+            ram_bytes=ram_bytes,
         )
-        for episode in episodes
+        for obs_dtype, obs_shape, action_dtype, action_shape, ram_bytes in kinds
     }
     if len(layouts) > 1:
         raise ReplayError(f"expected one shape and dtype in a segment, got {describe(layouts)}")
