@@ -24,7 +24,7 @@ from benchmarks.measure import Contestant, Row, alternate, options, report, time
 from benchmarks.synthetic import moving_square
 from mbrl.episode import Episode
 from mbrl.replay import ReplayStore, SequenceSampler
-from mbrl.replay.tape import FragmentTable
+from mbrl.replay.sampler import FragmentTable
 
 Sampler = Callable[[np.random.Generator], object]
 
@@ -152,10 +152,8 @@ def main() -> None:
     rows = sum(episode.rows for episode in episodes)
     ring = SequenceSampler(rows, (SIDE, SIDE, 1))
     disk = storage(episodes, ring)
-    frames = np.empty((B, T, SIDE, SIDE, 1), np.uint8)
     samplers: dict[str, Sampler] = {
         RING: lambda rng: ring.sample(B, T, rng),
-        f"{RING}, reused buffer": lambda rng: ring.sample(B, T, rng, out=frames),
         "list of episodes": naive_sampler(episodes),
         "RLlib EpisodeReplayBuffer": rllib_sampler(episodes),
     }
@@ -165,7 +163,6 @@ def main() -> None:
     tape = tape_seconds(1_000_000, envs=64, fragment=64)
     table = [speeds.row(name, "frames/s") for name in samplers if not name.startswith(RING)]
     table += [speeds.row(RING, "frames/s", peer.what) for peer in tuple(table)]
-    table.append(speeds.row(f"{RING}, reused buffer", "frames/s", RING))
     table += [
         Row(what="commit to disk", value=disk["commit_rows_per_s"], unit="rows/s"),
         Row(what="load into the ring", value=disk["load_rows_per_s"], unit="rows/s"),

@@ -1,12 +1,12 @@
-"""Collectors where the config wants them: in this process, or as Ray actors beside the learners.
+"""Who collects and evaluates where the config wants it: this process, or Ray actors beside it.
 
 `LocalCollectors` and `RemoteCollectors` share one interface (begin a fragment, finish it, publish
 new weights), so the loop cannot tell them apart. Actors get weights by one `ray.put` per version
 and send back only receipts; frames go straight from an actor to the replay store.
 """
 
-import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,19 @@ from gymnasium import spaces
 
 from agents.dream_ppo import DreamPPO
 from agents.modules import LatentModule, latent_spec
-from envs import EnvError, make_env
+from envs import EnvError
 from mbrl.acting import LatentPolicy, RandomPolicy
-from mbrl.collect import Collector, Receipt, next_incarnation
+from mbrl.collect import Collector, Receipt, next_incarnation, spaces_of
 from mbrl.config.schema import Config
 from mbrl.errors import CollectError, MbrlError
-from mbrl.evaluate import EvalResult, evaluate
+from mbrl.evaluate import EvalResult, judge
 from mbrl.replay import ReplayStore
 from mbrl.run.run import Run
 from mbrl.seeding import seed
 from mbrl.world_model.model import WorldModel
 
 State = dict[str, Any]
+Space = spaces.Space[np.ndarray]
 
 RESTART_TIMEOUT_S = 600.0
 """How long a dead collector may take to come back before the run gives up."""
@@ -38,19 +39,11 @@ class LocalCollectors:
 
     actor_restarts = 0
 
-    def __init__(
-        self,
-        run: Run,
-        store: ReplayStore,
-        policy: LatentPolicy,
-        action_space: spaces.Space[np.ndarray],
-    ) -> None:
+    def __init__(self, run: Run, store: ReplayStore, policy: LatentPolicy) -> None:
         """Open the environments."""
-        config = run.config
-        incarnation = next_incarnation(store, 0)
-        self.collector = Collector(config.env, config.collect, store, config.seed, 0, incarnation)
+        self.collector = _collector(run.config, store, 0)
         self.policy = policy
-        self.random = RandomPolicy(action_space, seed(config.seed, "prefill"))
+        self.random = RandomPolicy(policy.action_space, seed(run.config.seed, "prefill"))
         self.begun = (0, 0)
 
     def begin(self, steps: int, env_steps_total: int) -> None:
@@ -97,22 +90,12 @@ class CollectorActor:
         Ray runs this again when it restarts the actor after a crash.
         """
         torch.set_num_threads(1)
-        incarnation = next_incarnation(store, index)
-        self.collector = Collector(
-            config.env, config.collect, store, config.seed, index, incarnation
-        )
-        vector = self.collector.vector
-        spaces_ = (vector.single_observation_space, vector.single_action_space)
-        self.world_model, self.module = build_acting(config, *spaces_)
-        stream = (index, incarnation)
-        self.random = RandomPolicy(spaces_[1], seed(config.seed, "prefill", *stream))
-        self.policy = LatentPolicy(
-            self.world_model,
-            lambda: self.module,
-            spaces_[1],
-            seed(config.seed, "act", *stream),
-            torch.device("cpu"),
-        )
+        self.collector = _collector(config, store, index)
+        stream = (index, self.collector.incarnation)
+        seen = self.collector.vector.single_observation_space
+        actions = self.collector.vector.single_action_space
+        self.random = RandomPolicy(actions, seed(config.seed, "prefill", *stream))
+        self.policy = SnapshotPolicy(config, seen, actions, seed(config.seed, "act", *stream))
 
     def pid(self) -> int:
         """The process id, for tests that end this process."""
@@ -120,11 +103,14 @@ class CollectorActor:
 
     def collect(self, steps: int, env_steps_total: int, weights: State | None) -> Receipt:
         """Collect with these weights, or at random if there are none yet."""
-        if weights is None:
-            return self.collector.collect(steps, self.random, env_steps_total)
-        load_snapshot(weights, self.world_model, self.module)
-        self.policy.version = weights["version"]
-        return self.collector.collect(steps, self.policy, env_steps_total)
+        policy = self.random if weights is None else self.policy.load(weights)
+        return self.collector.collect(steps, policy, env_steps_total)
+
+
+def _collector(config: Config, store: ReplayStore, index: int) -> Collector:
+    """A collector that plays other episodes than those of its index who wrote here before."""
+    incarnation = next_incarnation(store, index)
+    return Collector(config.env, config.collect, store, config.seed, index, incarnation)
 
 
 class RemoteCollectors:
@@ -137,30 +123,29 @@ class RemoteCollectors:
     def __init__(self, run: Run, store: ReplayStore) -> None:
         """Start the actors."""
         self.run, self.store, config = run, store, run.config
-        self.count = config.collect.num_collectors
         # a fraction of a core each: collectors wait for the learners most of the time
         actor = ray.remote(num_cpus=0.25, max_restarts=-1, max_task_retries=0)(CollectorActor)
-        self.actors = [actor.remote(config, index, store) for index in range(self.count)]
+        count = config.collect.num_collectors
+        self.actors = [actor.remote(config, index, store) for index in range(count)]
         self.weights: Any = None
         self.begun: list[tuple[int, Any]] = []
-        self.total = 0
-        self.known: set[str] = set()
+        self.total, self.known = 0, set[str]()
         self.actor_restarts = 0
 
     def begin(self, steps: int, env_steps_total: int) -> None:
         """Start collecting; each actor takes an equal share."""
         self.total = env_steps_total
         self.known = {info.name for info in self.store.segments()}
-        weights = None if env_steps_total == 0 else self.weights
-        self.weights_in_use = weights
-        share = steps // self.count
-        self.begun = [
-            (share, actor.collect.remote(share, env_steps_total, weights)) for actor in self.actors
-        ]
+        self.weights_in_use = None if env_steps_total == 0 else self.weights
+        share = steps // len(self.actors)
+        self.begun = [(share, self._ask(index, share)) for index in range(len(self.actors))]
+
+    def _ask(self, index: int, share: int) -> Any:
+        return self.actors[index].collect.remote(share, self.total, self.weights_in_use)
 
     def finish(self) -> list[Receipt]:
         """Wait for all shares, collecting again what a dead actor did not commit."""
-        return [self._finish(index) for index in range(self.count)]
+        return [self._finish(index) for index in range(len(self.actors))]
 
     def _finish(self, index: int) -> Receipt:
         share, promise = self.begun[index]
@@ -174,11 +159,10 @@ class RemoteCollectors:
                 raise
             except ray.exceptions.RayActorError as error:
                 self._await_restart(index, error)
-                committed = self._committed(index)
-                if committed:
+                if committed := self._committed(index):
                     # it died after its one commit: nothing is missing but the scores
-                    return Receipt(committed, [], [], 0, 0, 0.0)
-                promise = self.actors[index].collect.remote(share, self.total, self.weights_in_use)
+                    return Receipt(committed, [], 0, 0, 0.0)
+                promise = self._ask(index, share)
         raise CollectError(
             f"collector {index}: expected it to come back, but it died 100 times in one fragment; "
             f"look at the actor's log for the reason"
@@ -196,7 +180,7 @@ class RemoteCollectors:
         except ray.exceptions.GetTimeoutError as late:
             raise CollectError(
                 f"collector {index}: expected Ray to restart it within {RESTART_TIMEOUT_S:.0f} s; "
-                "`ray status` tells what the cluster lacks. The same command resumes"
+                "`ray status` shows what the cluster lacks. The same command resumes"
             ) from late
 
     def _committed(self, index: int) -> int:
@@ -224,6 +208,43 @@ class RemoteCollectors:
             ray.kill(actor)
 
 
+class Evaluations:
+    """Evaluations on the way to the run's curve, which gets them in the order they were begun.
+
+    With collectors in actors an evaluation is one too, beside training; else it is done at once.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """None is on the way."""
+        self.run = run
+        self.remote = run.config.collect.num_collectors > 0
+        self.begun: list[tuple[int, Any]] = []
+
+    def begin(
+        self, world_model: WorldModel, policy: DreamPPO, acting: Callable[[str, int], LatentPolicy]
+    ) -> None:
+        """Judge these weights; `acting` makes the policy that does so in this process."""
+        config, index = self.run.config, self.run.env_steps
+        self.run.progress.update(phase="evaluate")
+        if self.remote:
+            weights = ray.put(snapshot(world_model, policy))
+            promise = ray.remote(num_cpus=0)(evaluate_snapshot).remote(config, weights, index)
+            self.begun.append((index, promise))
+        else:
+            self.begun.append((index, judge(acting("evaluate", index), config)))
+
+    def record(self, wait: bool) -> None:
+        """Record those that are done, up to the first that is not; or wait for all."""
+        while self.begun:
+            env_steps, result = self.begun[0]
+            if self.remote:
+                if not (wait or ray.wait([result], timeout=0)[0]):
+                    return
+                result = ray.get(result)
+            self.run.record_evaluation(result, env_steps)
+            self.begun.pop(0)
+
+
 # -- weights on the move --------------------------------------------------------------------------
 
 
@@ -233,67 +254,30 @@ def snapshot(world_model: WorldModel, policy: DreamPPO) -> State:
     return {"world_model": model, "policy": policy.get_weights(), "version": policy.version}
 
 
-def load_snapshot(weights: State, world_model: WorldModel, module: LatentModule) -> None:
-    """The other end of `snapshot`."""
-    world_model.load_state_dict(weights["world_model"])
-    module.load_state_dict(weights["policy"])
+class SnapshotPolicy:
+    """A world model and a policy network on the CPU, which act with the snapshots they load."""
 
+    def __init__(
+        self, config: Config, observation_space: Space, action_space: Space, stream: int
+    ) -> None:
+        """Build both, without weights worth having; `stream` seeds what the policy draws."""
+        world_model = WorldModel(observation_space, action_space, config.world_model).eval()
+        spec = latent_spec(config.policy, world_model.feature_size, action_space)
+        self.module: LatentModule = spec.build()
+        self.acting = LatentPolicy(
+            world_model, lambda: self.module, action_space, stream, torch.device("cpu")
+        )
 
-def build_acting(
-    config: Config,
-    observation_space: spaces.Space[np.ndarray],
-    action_space: spaces.Space[np.ndarray],
-) -> tuple[WorldModel, LatentModule]:
-    """A world model and a policy network to act with, on the CPU, without weights worth having."""
-    world_model = WorldModel(observation_space, action_space, config.world_model).eval()
-    spec = latent_spec(config.policy, world_model.feature_size, action_space)
-    module: LatentModule = spec.build()
-    return world_model, module
+    def load(self, weights: State) -> LatentPolicy:
+        """Take the weights of a snapshot; returns the policy, always the same one."""
+        self.acting.world_model.load_state_dict(weights["world_model"])
+        self.module.load_state_dict(weights["policy"])
+        self.acting.version = weights["version"]
+        return self.acting
 
 
 def evaluate_snapshot(config: Config, weights: State, index: int) -> EvalResult:
     """Judge a snapshot in whatever process this runs in."""
     torch.set_num_threads(1)
-    probe = make_env(config.env)
-    world_model, module = build_acting(config, probe.observation_space, probe.action_space)
-    probe.close()  # type: ignore[no-untyped-call]
-    load_snapshot(weights, world_model, module)
-    policy = LatentPolicy(
-        world_model,
-        lambda: module,
-        probe.action_space,
-        seed(config.seed, "evaluate", index),
-        torch.device("cpu"),
-    )
-    settings = config.evaluate
-    return evaluate(
-        policy, config.env, settings.episodes, settings.seed, settings.num_envs, settings.explore
-    )
-
-
-# -- the machine ----------------------------------------------------------------------------------
-
-
-def start_ray(config: Config) -> None:
-    """Join or start Ray, if anything of this run is an actor or stock RLlib."""
-    learners = config.learn_model.num_learners + config.learn_policy.num_learners
-    needed = config.agent != "dream" or config.collect.num_collectors + learners > 0
-    if not needed or ray.is_initialized():
-        return
-    address = config.run.ray_address
-    if address is None and not _inside_a_job():
-        ray.init(
-            "local",  # or it would join a head that somebody started on this machine
-            # at least what the actors ask for: on few cores they share, instead of waiting for ever
-            num_cpus=max(os.cpu_count() or 1, config.collect.num_collectors + learners + 1),
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    else:
-        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-
-
-def _inside_a_job() -> bool:
-    return "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    policy = SnapshotPolicy(config, *spaces_of(config.env), seed(config.seed, "evaluate", index))
+    return judge(policy.load(weights), config)

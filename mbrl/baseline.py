@@ -5,6 +5,7 @@ loop here is train, evaluate, checkpoint; steps are counted by the environment i
 agent is the floor of every comparison.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -13,15 +14,17 @@ import torch
 from agents.model_free import ModelFree
 from envs import make_env
 from mbrl.acting import ActingPolicy, RandomPolicy
-from mbrl.actors import start_ray
+from mbrl.cluster import start_ray
+from mbrl.collect import spaces_of
 from mbrl.errors import ConfigError
-from mbrl.evaluate import EvalResult, evaluate
+from mbrl.evaluate import EvalResult, judge
 from mbrl.run.run import Run
+from mbrl.schedule import Every
 from mbrl.seeding import seed
 
 
-def train(run: Run) -> dict[str, Any]:
-    """Run, or resume, a baseline to its end.
+def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[str, Any]:
+    """Run, or resume, a baseline to its end; the arguments are those of `mbrl.train.train`.
 
     Returns:
         What `result.json` holds.
@@ -32,48 +35,50 @@ def train(run: Run) -> dict[str, Any]:
     config = run.config
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    probe = make_env(config.env)
-    observation_space, action_space = probe.observation_space, probe.action_space
-    probe.close()  # type: ignore[no-untyped-call]
+    spaces = spaces_of(config.env)
     if config.agent == "random":
         run.env_steps = config.env_steps
-        return run.finish(
-            _judge(run, RandomPolicy(action_space, seed(config.seed, "random")), True)
-        )
+        policy = RandomPolicy(spaces[1], seed(config.seed, "random"))
+        return run.finish(_judge(run, policy, final=True))
     start_ray(config)
     try:
-        agent = _make_agent(run, observation_space, action_space)
+        agent = _make_agent(run, *spaces)
     except ValueError as error:
         raise ConfigError(f"agent: {error}") from error
     try:
         if run.resumed is not None:
             agent.set_state(run.resumed["agent"])
         run.handle_signals()
-        evaluated = saved = run.env_steps
+        evaluations = Every(config.evaluate.every_steps, last=run.env_steps)
+        checkpoints = Every(config.run.checkpoint_every_steps, last=run.env_steps)
         while run.env_steps < config.env_steps and not run.stopping:
-            run.progress.update(phase="learn")
-            step = min(config.env_steps, _next_multiple(run.env_steps, config.evaluate.every_steps))
-            metrics = agent.learn(min(step - run.env_steps, config.run.checkpoint_every_steps))
-            run.env_steps = agent.env_steps
-            run.spend(collected_steps=metrics.pop("env_steps"))
-            run.log.write("train", run.env_steps, {f"policy/{k}": v for k, v in metrics.items()})
-            run.progress.update(env_steps=run.env_steps)
-            done = run.env_steps >= config.env_steps
-            if not done and _crossed(evaluated, run.env_steps, config.evaluate.every_steps):
-                evaluated = run.env_steps
-                _judge(run, agent.policy(), last=False)
-            if (
-                done
-                or run.stopping
-                or _crossed(saved, run.env_steps, config.run.checkpoint_every_steps)
-            ):
-                saved = run.env_steps
+            _learn(run, agent, evaluations.next(run.env_steps))
+            over = run.env_steps >= config.env_steps
+            if not over and evaluations.due(run.env_steps):
+                evaluations.done(run.env_steps)
+                _judge(run, agent.policy())
+            if over or run.stopping or checkpoints.due(run.env_steps):
+                checkpoints.done(run.env_steps)
                 run.save({"agent": agent.get_state()})
+            if on_iteration is not None:
+                on_iteration(run)
         if run.env_steps < config.env_steps:
             raise SystemExit(0)
-        return run.finish(_judge(run, agent.policy(), last=True))
+        return run.finish(_judge(run, agent.policy(), final=True))
     finally:
         agent.close()
+
+
+def _learn(run: Run, agent: ModelFree, until: int) -> None:
+    """Learn until the next evaluation or for as long as between two checkpoints."""
+    config = run.config
+    run.progress.update(phase="learn")
+    steps = min(config.env_steps, until) - run.env_steps
+    metrics = agent.learn(min(steps, config.run.checkpoint_every_steps))
+    run.env_steps = agent.env_steps
+    run.spend(collected_steps=metrics.pop("env_steps"))
+    run.log.write("train", run.env_steps, {f"policy/{k}": v for k, v in metrics.items()})
+    run.progress.update(env_steps=run.env_steps)
 
 
 def _make_agent(
@@ -91,24 +96,8 @@ def _make_agent(
     )
 
 
-def _judge(run: Run, policy: ActingPolicy, last: bool) -> EvalResult:
-    settings = run.config.evaluate
+def _judge(run: Run, policy: ActingPolicy, *, final: bool = False) -> EvalResult:
     run.progress.update(phase="evaluate")
-    result = evaluate(
-        policy,
-        run.config.env,
-        settings.final_episodes if last else settings.episodes,
-        settings.seed,
-        settings.num_envs,
-        settings.explore,
-    )
+    result = judge(policy, run.config, final=final)
     run.record_evaluation(result, run.env_steps)
     return result
-
-
-def _next_multiple(steps: int, every: int) -> int:
-    return (steps // every + 1) * every
-
-
-def _crossed(before: int, now: int, every: int) -> bool:
-    return now // every > before // every

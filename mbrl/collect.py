@@ -13,22 +13,17 @@ counted and starts a new episode instead.
 import time
 import uuid
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
-from envs import EnvSettings, VectorEnv
+from envs import EnvSettings, VectorEnv, make_env
 from mbrl.acting import ActingPolicy
 from mbrl.config.schema import CollectSettings
-from mbrl.episode import Array, Episode
+from mbrl.episode import CAUSED, COLUMNS, Array, Episode, action_type
 from mbrl.replay import ReplayStore
 from mbrl.seeding import seed
-
-_Cut = partial[Episode]
-"""A fragment that only lacks the run's step count, which is known when the call ends."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,6 @@ class Receipt:
     Attributes:
         steps: environment steps, crashed ones not counted.
         returns: undiscounted returns of the episodes that ended.
-        lengths: their lengths in steps.
         env_restarts: environments remade so far by this collector.
         unrepeatable: open episodes that could not be played again on resume, so far.
         seconds: how long it took.
@@ -46,7 +40,6 @@ class Receipt:
 
     steps: int
     returns: list[float]
-    lengths: list[int]
     env_restarts: int
     unrepeatable: int
     seconds: float
@@ -58,10 +51,7 @@ class _Slot:
 
     Attributes:
         episode: its number in this slot.
-        eps_id: its UUID.
-        t0: steps that were cut off as fragments.
-        total: rewards of those steps.
-        actions: of those steps, one array per fragment.
+        t0, total, actions: steps cut off as fragments, their rewards, and an array per fragment.
     """
 
     episode: int = -1
@@ -91,34 +81,47 @@ class Collector:
             store: where fragments go.
             root_seed: the run's seed.
             index: number of this collector; part of every seed it makes.
-            incarnation: how often this collector was restarted after a crash; a restarted one plays
-                new episodes instead of repeating those of its predecessor.
+            incarnation: how many collectors with this index there were before; a new one plays new
+                episodes instead of repeating theirs.
         """
         self.settings, self.store, self.root_seed = settings, store, root_seed
         self.index, self.incarnation = index, incarnation
-        self.writer = _writer(index, incarnation)
         self.vector = VectorEnv(env, settings.num_envs, max_restarts=settings.max_restarts)
         self.unrepeatable = 0
         self.slots = [_Slot() for _ in range(settings.num_envs)]
         self.is_first = np.ones(settings.num_envs, np.bool_)
         self.policy: ActingPolicy | None = None
-        space = self.vector.single_action_space
-        action_shape: tuple[int, ...] = space.shape or ()
-        rows = settings.fragment_steps + 1
-        e, obs_space = settings.num_envs, self.vector.single_observation_space
-        self._obs = np.zeros((e, rows, *obs_space.shape), obs_space.dtype)
-        action_dtype = np.int64 if isinstance(space, spaces.Discrete) else np.float32
-        self._actions = np.zeros((e, rows, *action_shape), action_dtype)
-        self._rewards = np.zeros((e, rows), np.float32)
-        self._flags = np.zeros((3, e, rows), np.bool_)
-        self._ram: NDArray[np.uint8] | None = None  # made once the environments are reset
+        e = settings.num_envs
         self._rows = np.zeros(e, np.int64)  # of each slot, not yet cut
         self._opened_s = np.zeros(e)  # when each slot's fragment began
-        self._all = np.arange(e)
         for i in range(e):
             self._start_episode(i)
-        if self.vector.ram is not None:
-            self._ram = np.zeros((e, rows, self.vector.ram.shape[1]), np.uint8)
+        length = settings.fragment_steps + 1
+        self._columns = self._make_columns(e, length)
+        # the same memory with all slots in one axis, where one index is faster than two
+        self._flat = {name: c.reshape(-1, *c.shape[2:]) for name, c in self._columns.items()}
+        self._starts = np.arange(e) * length
+
+    def _make_columns(self, e: int, rows: int) -> dict[str, Array]:
+        """Room for so many rows of every slot, by the name of the column."""
+        action_shape, action_dtype = action_type(self.vector.single_action_space)
+        made: dict[str, Array] = {
+            name: np.zeros((e, rows, *seen.shape[1:]), seen.dtype)
+            for name, seen in self._seen().items()
+        }
+        made["actions"] = np.zeros((e, rows, *action_shape), action_dtype)
+        made |= {name: np.zeros((e, rows), dtype) for name, dtype in CAUSED.items()}
+        return {name: made[name] for name in COLUMNS if name in made}
+
+    def _seen(self) -> dict[str, Array]:
+        """What every slot shows now, by column."""
+        ram = self.vector.ram
+        return {"obs": self.vector.obs} if ram is None else {"obs": self.vector.obs, "ram": ram}
+
+    @property
+    def writer(self) -> str:
+        """The name its fragments are committed under."""
+        return f"c{self.index}" + (f"r{self.incarnation}" if self.incarnation else "")
 
     # -- collecting -------------------------------------------------------------------------------
 
@@ -129,8 +132,7 @@ class Collector:
 
         Args:
             steps: a multiple of the number of environments.
-            policy: chooses the actions; told to forget everything if it is another object than the
-                last call's.
+            policy: chooses the actions; it is reset if it is another object than in the last call.
             env_steps_total: steps of the whole run before this call, recorded with the data.
 
         Raises:
@@ -146,86 +148,68 @@ class Collector:
             self.policy = policy
         self._opened_s[:] = began
         # by slot, so that the order of rows does not depend on when the clock cut a fragment
-        cuts: list[list[_Cut]] = [[] for _ in range(e)]
+        cuts: list[list[dict[str, Any]]] = [[] for _ in range(e)]
         returns: list[float] = []
-        lengths: list[int] = []
         taken = 0
         while taken < steps:
-            taken += self._step(policy, cuts, returns, lengths)
+            taken += self._step(policy, cuts, returns)
         total = env_steps_total + taken
         for i in range(e):
             self._cut(i, cuts[i], ended=False)
-        fragments = [cut(env_steps_total=total) for slot in cuts for cut in slot]
+        fragments = [Episode(env_steps_total=total, **cut) for slot in cuts for cut in slot]
         self.store.commit(fragments, self.writer, total)
         seconds = time.monotonic() - began
-        return Receipt(taken, returns, lengths, self.vector.restarts, self.unrepeatable, seconds)
+        return Receipt(taken, returns, self.vector.restarts, self.unrepeatable, seconds)
 
     def _step(
-        self, policy: ActingPolicy, cuts: list[list[_Cut]], returns: list[float], lengths: list[int]
+        self, policy: ActingPolicy, cuts: list[list[dict[str, Any]]], returns: list[float]
     ) -> int:
         """One step of every environment; returns how many of them counted.
 
         Python runs per slot only where an episode or a fragment ends: in a small game anything done
         for every slot and step costs as much as the game.
         """
-        obs, ram = self.vector.obs, self.vector.ram
-        actions = policy.act(obs, self.is_first)
+        row = self._seen()
+        row["actions"] = actions = policy.act(row["obs"], self.is_first)
         result = self.vector.step(actions)
-        here = (self._all, self._rows)
-        self._obs[here] = obs
-        if self._ram is not None and ram is not None:
-            self._ram[here] = ram
-        self._actions[here] = actions
-        self._rewards[here] = result.rewards
-        self._flags[:, *here] = result.terminateds, result.truncateds, result.life_loss
+        here = self._starts + self._rows
+        for name, column in self._flat.items():
+            column[here] = row[name] if name in row else getattr(result, name)
         counted = ~result.crashed
         self._rows += counted  # what a crashed slot wrote is overwritten by its next step
         ended = result.terminateds | result.truncateds
         np.logical_or(ended, result.crashed, out=self.is_first)
         full = self._rows == self.settings.fragment_steps
+        arrived = self._seen()
         late = time.monotonic() - self._opened_s > self.settings.fragment_s
         for i in np.flatnonzero(self.is_first | full | late).tolist():
             if ended[i]:
-                self._obs[i, self._rows[i]] = result.obs[i]
-                if self._ram is not None and self.vector.ram is not None:
-                    self._ram[i, self._rows[i]] = self.vector.ram[i]
+                for name, seen in arrived.items():
+                    self._columns[name][i, self._rows[i]] = seen[i]
             self._cut(i, cuts[i], ended=bool(ended[i]))
             if ended[i]:
                 returns.append(self.slots[i].total)
-                lengths.append(self.slots[i].t0)
             if self.is_first[i]:
                 self._start_episode(i)
         return int(counted.sum())
 
-    def _cut(self, i: int, cuts: list[_Cut], ended: bool) -> None:
-        """Close slot i's rows as a fragment, with the final observation if the episode ended."""
+    def _cut(self, i: int, cuts: list[dict[str, Any]], ended: bool) -> None:
+        """Close slot i's rows as a fragment, with the final observation if the episode ended.
+
+        It is an `Episode` but for the run's step count, which is known when the call ends.
+        """
         slot, rows = self.slots[i], int(self._rows[i])
         if rows:
             n = rows + int(ended)
             if ended:
-                self._actions[i, rows] = 0
-                self._rewards[i, rows] = 0
-                self._flags[:, i, rows] = False
-            actions, rewards = self._actions[i, :n].copy(), self._rewards[i, :n].copy()
-            terminateds, truncateds, life_loss = self._flags[:, i, :n].copy()
-            cuts.append(
-                partial(
-                    Episode,
-                    eps_id=slot.eps_id,
-                    t0=slot.t0,
-                    obs=self._obs[i, :n].copy(),
-                    actions=actions,
-                    rewards=rewards,
-                    terminateds=terminateds,
-                    truncateds=truncateds,
-                    life_loss=life_loss,
-                    ram=None if self._ram is None else self._ram[i, :n].copy(),
-                    policy_version=self.policy.version if self.policy is not None else 0,
-                    ended=ended,
-                )
-            )
-            slot.actions.append(actions[:rows])
-            slot.total += float(rewards.sum(dtype=np.float64))
+                for name in ("actions", *CAUSED):
+                    self._columns[name][i, rows] = 0
+            columns = {name: values[i, :n].copy() for name, values in self._columns.items()}
+            version = 0 if self.policy is None else self.policy.version
+            stamps = {"eps_id": slot.eps_id, "t0": slot.t0, "policy_version": version}
+            cuts.append({**columns, **stamps, "ended": ended})
+            slot.actions.append(columns["actions"][:rows])
+            slot.total += float(columns["rewards"].sum(dtype=np.float64))
             slot.t0 += rows
             self._rows[i] = 0
         self._opened_s[i] = time.monotonic()
@@ -238,33 +222,21 @@ class Collector:
     def _start_episode(self, i: int) -> None:
         """Reset environment i with the next seed of its own."""
         number = self.slots[i].episode + 1
-        episode_seed = self._episode_seed(i, number)
         name = f"reverie/{self.root_seed}/{self.writer}/{i}/{number}"
-        self.slots[i] = _Slot(
-            episode=number,
-            eps_id=str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
-        )
+        self.slots[i] = _Slot(number, str(uuid.uuid5(uuid.NAMESPACE_OID, name)))
         self._opened_s[i] = time.monotonic()
-        self.vector.reset(i, episode_seed)
+        self.vector.reset(i, self._episode_seed(i, number))
         self.is_first[i] = True
 
     # -- stopping and resuming --------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Where every slot is: enough to play its open episode again."""
-        slots = [
-            {
-                "episode": slot.episode,
-                "eps_id": slot.eps_id,
-                "t0": slot.t0,
-                "total": slot.total,
-                "actions": np.concatenate([self._actions[0, :0], *slot.actions]),
-            }
-            for slot in self.slots
-        ]
+        none = self._columns["actions"][0, :0]
+        joined = [np.concatenate([none, *slot.actions]) for slot in self.slots]
         return {
             "incarnation": self.incarnation,
-            "slots": slots,
+            "slots": [{**vars(s), "actions": a} for s, a in zip(self.slots, joined, strict=True)],
             "is_first": self.is_first.copy(),
             "obs": self.vector.obs.copy(),
         }
@@ -272,22 +244,14 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Play the open episodes again, so that collecting goes on as if it had never stopped."""
         self.incarnation = state["incarnation"]
-        self.writer = _writer(self.index, self.incarnation)
+        dtype = self._columns["actions"].dtype
         for i, saved in enumerate(state["slots"]):
-            self.slots[i] = _Slot(
-                episode=saved["episode"],
-                eps_id=saved["eps_id"],
-                t0=saved["t0"],
-                total=saved["total"],
-                actions=[np.asarray(saved["actions"], self._actions.dtype)],
-            )
+            self.slots[i] = _Slot(**{**saved, "actions": [np.asarray(saved["actions"], dtype)]})
             self._opened_s[i] = time.monotonic()
             self.vector.reset(i, self._episode_seed(i, saved["episode"]))
-        expected: NDArray[np.generic] = state["obs"]
         for i, slot in enumerate(self.slots):
-            if self.vector.replay(i, slot.actions[0]) and np.array_equal(
-                self.vector.obs[i], expected[i]
-            ):
+            played = self.vector.replay(i, slot.actions[0])
+            if played and np.array_equal(self.vector.obs[i], state["obs"][i]):
                 self.is_first[i] = bool(state["is_first"][i])
             else:
                 self.unrepeatable += 1
@@ -298,12 +262,14 @@ class Collector:
         self.vector.close()
 
 
-def _writer(index: int, incarnation: int) -> str:
-    """The name fragments are committed under."""
-    return f"c{index}" if incarnation == 0 else f"c{index}r{incarnation}"
-
-
 def next_incarnation(store: ReplayStore, index: int) -> int:
-    """How often the collector with this index has to be told from those who wrote before it."""
+    """How many collectors with this index wrote to the store before, for a new one's names."""
     writers = {info.writer.partition("r")[::2] for info in store.segments()}
     return max((int(rank or 0) + 1 for name, rank in writers if name == f"c{index}"), default=0)
+
+
+def spaces_of(env: EnvSettings) -> tuple[spaces.Space[np.ndarray], spaces.Space[np.ndarray]]:
+    """Observation and action space of an environment, which is made and closed to see them."""
+    probe = make_env(env)
+    probe.close()  # type: ignore[no-untyped-call]
+    return probe.observation_space, probe.action_space

@@ -1,13 +1,12 @@
 """Compare agents on one environment at one budget of real steps: run what is missing, then report.
 
 Every run is a process of its own, started by the same command a user would type, in
-`<out>/<agent>/seed<N>`. Finished runs are kept and half-done ones resume, so a comparison survives
-being stopped. All agents share the env section, the evaluation seeds and the count of steps
-(prefill included). The report shows every seed.
+`<out>/<agent>/seed<N>`. Finished runs stay and half-done ones resume, so a comparison may be
+stopped. All agents share the env section, the evaluation seeds and the count of steps (prefill
+included). The report shows every seed.
 """
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mbrl.cluster import available_cores
 from mbrl.config.schema import Config, load
 from mbrl.config.yaml import parse_value
 from mbrl.errors import ConfigError, MbrlError
@@ -59,7 +59,7 @@ def compare(
 
     Raises:
         ConfigError: an agent is unknown, or the config is wrong.
-        MbrlError: a run failed; the others are kept.
+        MbrlError: a run failed; the others stay.
     """
     unknown = [name for name in agents if name not in AGENTS]
     if unknown or seeds < 1 or jobs < 1 or len(set(agents)) != len(agents):
@@ -74,16 +74,13 @@ def compare(
     folder = out or Path("runs") / f"compare-{config.name}"
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    wanted = [
-        (agent, seed, folder / agent / f"seed{seed}") for seed in range(seeds) for agent in agents
-    ]
+    pairs = [(agent, seed) for seed in range(seeds) for agent in agents]
+    wanted = [(agent, seed, folder / agent / f"seed{seed}") for agent, seed in pairs]
     for agent, seed, run_dir in wanted:
         _check_reusable(load(config_path, [*given, f"agent={agent}", f"seed={seed}"]), run_dir)
     failed = run_all(_children(config_path, given, wanted, jobs), jobs, console)
     if failed:
-        raise MbrlError(
-            "compare: " + "; ".join(failed) + ". The same command goes on with the rest."
-        )
+        raise MbrlError(f"compare: {'; '.join(failed)}. The same command goes on with the rest.")
     return _report(config, config_path, given, list(agents), seeds, wanted, folder, console)
 
 
@@ -111,7 +108,7 @@ def _children(
 ) -> list[Child]:
     """One run per agent and seed, by the command a user would type."""
     budget = load(config_path, given).env_steps
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
+    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // jobs))} if jobs > 1 else {}
 
     def done(result: Path) -> bool:
         return result.exists() and json.loads(result.read_text())["env_steps"] >= budget
@@ -141,7 +138,7 @@ def _report(
     folder: Path,
     console: Console,
 ) -> dict[str, Any]:
-    """Read all runs and write result.json, curves.png and report.html."""
+    """Read all runs and write result.json, curves.png and report.html into the folder."""
     records = [RunRecord.read(run_dir) for _, _, run_dir in wanted]
     by_agent = {agent: [run for run in records if run.agent == agent] for agent in agents}
     command = ["mbrl", "compare", config_path.name, *given, "--agents", ",".join(agents)]
@@ -149,7 +146,7 @@ def _report(
         "env_id": config.env.id or config.env.factory,
         "env_steps": config.env_steps,
         "agents": {agent: summarise(runs) for agent, runs in by_agent.items()},
-        "steps_ratio": _ratio(by_agent, agents),
+        "steps_ratio": best_rival_ratio(by_agent, agents),
         "seeds": list(range(seeds)),
         "command": shlex.join([*command, "--seeds", str(seeds)]),
         "commit": ", ".join(sorted({run.commit for run in records})),
@@ -158,15 +155,12 @@ def _report(
     (folder / "result.json").write_text(json.dumps(result, indent=1))
     curves = {agent: [run.curve for run in runs] for agent, runs in by_agent.items()}
     plot_curves(folder / "curves.png", curves, title=str(result["env_id"]))
-    films = [
-        sorted((run.run_dir / "videos").glob("*.mp4"))[-1:] for run in by_agent.get("dream", [])
-    ]
-    report = write_compare_report(
-        folder / "report.html", result, records, [film for last in films[:1] for film in last]
-    )
+    dreams = by_agent.get("dream", [])[:1]
+    films = [f for run in dreams for f in sorted((run.run_dir / "videos").glob("*.mp4"))[-1:]]
+    report = write_compare_report(folder / "report.html", result, records, films)
     console.print(_table(result))
-    if films and films[0]:
-        console.print(f"dream:  {films[0][0]}", highlight=False, soft_wrap=True)
+    for film in films:
+        console.print(f"dream:  {film}", highlight=False, soft_wrap=True)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
     return result
 
@@ -194,7 +188,9 @@ def summarise(runs: Sequence[RunRecord]) -> dict[str, Any]:
     }
 
 
-def _ratio(by_agent: dict[str, list[RunRecord]], agents: list[str]) -> dict[str, Any] | None:
+def best_rival_ratio(
+    by_agent: dict[str, list[RunRecord]], agents: Sequence[str]
+) -> dict[str, Any] | None:
     """Steps the best rival needs for its own final score, over those the first agent needs."""
     rivals = {agent: runs for agent, runs in by_agent.items() if agent not in (agents[0], "random")}
     if not rivals:
@@ -204,12 +200,8 @@ def _ratio(by_agent: dict[str, list[RunRecord]], agents: list[str]) -> dict[str,
         for agent, runs in rivals.items()
     }
     best = max(finals, key=lambda agent: finals[agent])
-    ratio = steps_ratio(
-        [run.curve for run in by_agent[agents[0]]],
-        [run.curve for run in rivals[best]],
-        finals[best],
-        rng=np.random.default_rng(0),
-    )
+    ours, theirs = ([run.curve for run in runs] for runs in (by_agent[agents[0]], rivals[best]))
+    ratio = steps_ratio(ours, theirs, finals[best], rng=np.random.default_rng(0))
     return {
         "threshold": ratio.threshold,
         "against": best,

@@ -12,7 +12,7 @@ def pick_device(wanted: str) -> torch.device:
     """The device of that name; "auto" takes a GPU if there is one.
 
     Raises:
-        ConfigError: it is not called so, or it is a GPU that is not there.
+        ConfigError: no device has such a name, or it is a GPU that is not there.
     """
     device = _named(wanted)
     if not _is_there(device):
@@ -29,7 +29,7 @@ def reachable(wanted: str) -> torch.device:
     """The device of that name, or the CPU if it is not there: enough to measure with.
 
     Raises:
-        ConfigError: it is not called so.
+        ConfigError: no device has such a name.
     """
     device = _named(wanted)
     return device if _is_there(device) else torch.device("cpu")

@@ -25,17 +25,58 @@ Rows in a `SequenceBatch` are in *arrival* order, the words of a model. Row t ho
 environment to the loss. Truncation is not termination: a truncated episode just stops, and the
 continue target is `1 - terminated`.
 
-Shapes: B sequences, T rows, H, W, C image. Images stay uint8 until they are inside the model.
+`COLUMNS` is the one list of a row's values: what collects, checks, stores and samples rows follows
+it. Shapes: B sequences, T rows, H, W, C image. Images stay uint8 until they are inside the model.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from mbrl.errors import ReplayError
 
 Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One array of an `Episode`: a value in every row.
+
+    Attributes:
+        kind: "seen" in this row, "chosen" after it, "caused" by that choice, or a "label", which is
+            seen too and may be missing as a whole. What is chosen or caused is zero in the last row
+            of an episode, which has no action.
+        dtype: None where the environment's space decides.
+    """
+
+    kind: Literal["seen", "chosen", "caused", "label"]
+    dtype: np.dtype[Any] | None = None
+
+
+COLUMNS = {
+    "obs": Column(kind="seen"),
+    "actions": Column(kind="chosen"),
+    "rewards": Column(kind="caused", dtype=np.dtype(np.float32)),
+    "terminateds": Column(kind="caused", dtype=np.dtype(np.bool_)),
+    "truncateds": Column(kind="caused", dtype=np.dtype(np.bool_)),
+    "life_loss": Column(kind="caused", dtype=np.dtype(np.bool_)),
+    "ram": Column(kind="label", dtype=np.dtype(np.uint8)),
+}
+"""By name, in the order in which a segment's hash reads them."""
+
+CAUSED = {
+    name: column.dtype
+    for name, column in COLUMNS.items()
+    if column.kind == "caused" and column.dtype is not None
+}
+"""Types of what an action caused, by name."""
+
+SAMPLED = ("obs", "actions", "rewards", "terminateds")
+"""The columns that learning reads: what `arrival` shifts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +95,7 @@ class Episode:
         policy_version: version of the weights that chose the actions.
         env_steps_total: steps the run had collected when this fragment was closed.
         ended: True if the last row is the final observation, with no action.
-        ram: (n, R) uint8, the console's memory seen with each row's obs; None if it was not kept.
+        ram: (n, R) uint8, the console's memory seen with each row's obs; None without it.
             Labels for measuring, never an input of a model or a policy.
     """
 
@@ -73,15 +114,19 @@ class Episode:
 
     def __post_init__(self) -> None:
         n = len(self.obs)
-        columns = ["actions", "rewards", "terminateds", "truncateds", "life_loss"]
-        for name in columns if self.ram is None else [*columns, "ram"]:
-            if len(getattr(self, name)) != n:
+        for name, values in self.columns.items():
+            if len(values) != n:
                 raise ReplayError(
                     f"episode {self.eps_id}: expected {n} {name}, one per observation, "
-                    f"got {len(getattr(self, name))}"
+                    f"got {len(values)}"
                 )
         if n == 0:
             raise ReplayError(f"episode {self.eps_id}: expected at least one row, got none")
+
+    @property
+    def columns(self) -> dict[str, Array]:
+        """The arrays by name, in the order of `COLUMNS`, without a label that is missing."""
+        return {name: v for name in COLUMNS if (v := getattr(self, name)) is not None}
 
     @property
     def rows(self) -> int:
@@ -92,6 +137,43 @@ class Episode:
     def steps(self) -> int:
         """Environment steps: rows that hold an action."""
         return self.rows - int(self.ended)
+
+    def cut(self, start: int, stop: int) -> "Episode":
+        """Rows `start` to `stop` as a fragment of its own; no copy."""
+        if start == 0 and stop == self.rows:
+            return self
+        rows: dict[str, Any] = {name: array[start:stop] for name, array in self.columns.items()}
+        ended = self.ended and stop == self.rows
+        return replace(self, t0=self.t0 + start, ended=ended, **rows)
+
+
+def action_type(space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of one stored action: () int64 of a Discrete space, (A,) float32 of a Box."""
+    discrete = isinstance(space, spaces.Discrete)
+    return space.shape or (), np.dtype(np.int64 if discrete else np.float32)
+
+
+def uncovered(t0: int, rows: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Find the rows of a fragment that no known span covers.
+
+    Args:
+        t0: first step of the fragment.
+        rows: its length.
+        spans: (start, stop) steps of the same episode that are known, in any order.
+
+    Returns:
+        (start, stop) row ranges of the fragment, ascending.
+    """
+    fresh, start = [], t0
+    for known_start, known_stop in sorted(spans):
+        if known_start > start:
+            fresh.append((start - t0, min(known_start, t0 + rows) - t0))
+        start = max(start, known_stop)
+        if start >= t0 + rows:
+            break
+    if start < t0 + rows:
+        fresh.append((start - t0, rows))
+    return [(a, b) for a, b in fresh if b > a]
 
 
 @dataclass(frozen=True, kw_only=True)

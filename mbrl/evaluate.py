@@ -11,6 +11,7 @@ import numpy as np
 
 from envs import EnvError, EnvSettings, VectorEnv
 from mbrl.acting import ActingPolicy
+from mbrl.config.schema import Config
 from mbrl.errors import CollectError
 from mbrl.seeding import seed
 
@@ -98,8 +99,7 @@ def evaluate(
                     if episode >= 0:
                         returns[episode], lengths[episode] = 0.0, 0
                     vector.reset(slot, seeds[max(episode, 0)])
-            for slot, episode in enumerate(playing):
-                if episode >= 0 and not result.crashed[slot]:
+                elif episode >= 0:
                     returns[episode] += float(result.rewards[slot])
                     lengths[episode] += 1
                 if ended[slot]:
@@ -113,3 +113,12 @@ def evaluate(
     finally:
         vector.close()
     return EvalResult(returns, lengths, seeds)
+
+
+def judge(policy: ActingPolicy, config: Config, *, final: bool = False) -> EvalResult:
+    """Evaluate as a run's config says; the last evaluation of a run has episodes of its own."""
+    settings = config.evaluate
+    episodes = settings.final_episodes if final else settings.episodes
+    return evaluate(
+        policy, config.env, episodes, settings.seed, settings.num_envs, settings.explore
+    )

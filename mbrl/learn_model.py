@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from agents.numerics import restore_generator
 from mbrl.config.schema import LearnModelSettings
 from mbrl.device import pick_device
-from mbrl.episode import SequenceBatch
+from mbrl.episode import SequenceBatch, action_type
 from mbrl.errors import TrainingError
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
@@ -90,26 +90,20 @@ class WorldModelLearner:
             torch.manual_seed(seed(root_seed, "world_model"))
             self.model = WorldModel(observation_space, action_space, model).to(self.device)
         loss = _Loss(self.model)
-        self.loss: nn.Module = (
-            nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
-            if world_size > 1
-            else loss
-        )
+        self.loss: nn.Module = loss
+        if world_size > 1:
+            self.loss = nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.lr, eps=settings.adam_eps, fused=True
         )
         self.updates = 0
         self.rng = np.random.default_rng(seed(root_seed, "replay", rank))
         self.generator = torch.Generator(self.device).manual_seed(seed(root_seed, "code", rank))
-        shape = action_space.shape or ()
         self.sampler = SequenceSampler(
-            capacity_steps=capacity_steps,
-            obs_shape=observation_space.shape or (),
-            obs_dtype=observation_space.dtype or np.dtype(np.uint8),
-            action_shape=shape,
-            action_dtype=np.dtype(
-                np.int64 if isinstance(action_space, spaces.Discrete) else np.float32
-            ),
+            capacity_steps,
+            observation_space.shape or (),
+            observation_space.dtype or np.dtype(np.uint8),
+            *action_type(action_space),
             directory=ring_directory,
         )
 
@@ -137,10 +131,10 @@ class WorldModelLearner:
                 step.
         """
         sums: Metrics = {}
-        kept: list[Latent] = []
+        starts: list[Latent] = []
         bad = torch.zeros((), device=self.device)
         rows_per_update = self.batch_size * self.settings.sequence_length
-        first_kept = updates - -(-self.settings.max_starts // rows_per_update)
+        enough = -(-self.settings.max_starts // rows_per_update)
         self.model.train()
         for update in range(updates):
             batch = self.sampler.sample(self.batch_size, self.settings.sequence_length, self.rng)
@@ -150,10 +144,9 @@ class WorldModelLearner:
             bad += failed
             for name, value in metrics.items():
                 sums[name] = sums[name] + value if name in sums else value
-            if update >= first_kept:
-                flat = latent.flatten()
-                alive = torch.as_tensor(~batch.terminated, device=self.device).flatten()
-                kept.append(flat[alive])
+            if update >= updates - enough:
+                alive = torch.as_tensor(~batch.terminated, device=self.device)
+                starts.append(latent.flatten()[alive.flatten()])
         self.model.eval()
         if bad:
             raise TrainingError(
@@ -161,8 +154,8 @@ class WorldModelLearner:
                 f"finite (they were not applied); lower learn_model.lr, or look at the rewards "
                 f"in replay"
             )
-        starts = Latent.cat(kept)[-self.settings.max_starts :]
-        return {name: float(value) / updates for name, value in sums.items()}, starts
+        means = {name: float(value) / updates for name, value in sums.items()}
+        return means, Latent.cat(starts)[-self.settings.max_starts :]
 
     def _update(self, batch: SequenceBatch) -> tuple[Metrics, Latent, Tensor]:
         """One gradient step; the last value is 1 if it was skipped as something was not finite."""
@@ -171,7 +164,7 @@ class WorldModelLearner:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         failed = (~torch.isfinite(norm)).float()
-        # the fused optimiser skips the step on the device when told so, without synchronising
+        # the fused optimiser skips the step on the device by this flag, without synchronising
         self.optimizer.found_inf = failed  # type: ignore[attr-defined]
         self.updates += 1
         for group in self.optimizer.param_groups:
@@ -181,9 +174,8 @@ class WorldModelLearner:
 
     def model_state(self) -> dict[str, Tensor]:
         """The weights, on the CPU."""
-        return {
-            name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()
-        }
+        weights = self.model.state_dict()
+        return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning continues from: weights, optimiser, streams, counters."""
@@ -198,7 +190,7 @@ class WorldModelLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken.
 
-        On another kind of device all but the codes' random stream does: see `agents.streams`.
+        On another kind of device all but the codes' random stream does: see `agents.numerics`.
         """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -248,18 +240,14 @@ class RemoteLearners:
 
         Args:
             arguments: of `WorldModelLearner`, without rank and world size.
-            settings: tell how many actors, and what they ask Ray for.
+            settings: how many actors, and what they ask Ray for.
         """
-        self.count = settings.num_learners
+        count = settings.num_learners
         actor = ray.remote(num_gpus=settings.gpus_per_learner, num_cpus=1)(_LearnerActor)
-        self.actors = [actor.remote() for _ in range(self.count)]
+        self.actors = [actor.remote() for _ in range(count)]
         address = ray.get(self.actors[0].address.remote())
-        ray.get(
-            [
-                one.start.remote(address, arguments, rank, self.count)
-                for rank, one in enumerate(self.actors)
-            ]
-        )
+        ranked = enumerate(self.actors)
+        ray.get([one.start.remote(address, arguments, rank, count) for rank, one in ranked])
         self.model = WorldModel(
             arguments["observation_space"], arguments["action_space"], arguments["model"]
         ).eval()
@@ -274,8 +262,7 @@ class RemoteLearners:
 
     def segments(self) -> list[str]:
         """As `WorldModelLearner.segments`, of rank 0."""
-        names: list[str] = ray.get(self.actors[0].segments.remote())
-        return names
+        return list(ray.get(self.actors[0].segments.remote()))
 
     def learn(self, updates: int) -> tuple[dict[str, float], Latent]:
         """As `WorldModelLearner.learn`; metrics are averaged, starts come from every rank."""
@@ -295,12 +282,10 @@ class RemoteLearners:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Give every rank the weights and its own streams (rank 0's if their number differs)."""
         ranks = state.get("ranks") or []
-        same = len(ranks) == self.count
-        loads = []
-        for rank, one in enumerate(self.actors):
-            own = ranks[rank] if same else {}
-            loads.append(one.load_state_dict.remote({**state, **own}))
-        ray.get(loads)
+        if len(ranks) != len(self.actors):
+            ranks = [{}] * len(self.actors)
+        pairs = zip(self.actors, ranks, strict=True)
+        ray.get([one.load_state_dict.remote({**state, **own}) for one, own in pairs])
         self._pull()
 
     def close(self) -> None:

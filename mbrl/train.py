@@ -7,43 +7,43 @@ imagined steps per collected step), so a result does not depend on how fast the 
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from agents.dream_ppo import DreamPPO, PolicyLearningError
 from agents.numerics import restore_generator
-from envs import make_env
 from mbrl import baseline
 from mbrl.acting import LatentPolicy
-from mbrl.actors import (
-    LocalCollectors,
-    RemoteCollectors,
-    evaluate_snapshot,
-    snapshot,
-    start_ray,
-)
-from mbrl.collect import Receipt
+from mbrl.actors import Evaluations, LocalCollectors, RemoteCollectors
+from mbrl.cluster import start_ray
+from mbrl.collect import Receipt, spaces_of
 from mbrl.config.schema import Config, load_config
 from mbrl.device import pick_device
 from mbrl.errors import TrainingError
-from mbrl.evaluate import EvalResult, evaluate
+from mbrl.evaluate import EvalResult, judge
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import RemoteLearners, WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.report.dream_video import write_dream_video
 from mbrl.run.run import Run
+from mbrl.schedule import Every, Ratio
 from mbrl.seeding import seed
 
 State = dict[str, Any]
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> dict[str, Any]:
     """Run, or resume, one training run to its end.
+
+    Args:
+        config: the run.
+        on_iteration: called with the open run after each iteration. It may look, end the run with
+            `Run.request_stop`, or raise, which ends it as a crash would.
 
     Returns:
         What `result.json` holds.
@@ -51,7 +51,7 @@ def train(config: Config) -> dict[str, Any]:
     Raises:
         MbrlError: bad settings, bad data, or learning that cannot go on; what was collected and
             checkpointed before is on disk.
-        SystemExit: with code 0, after a checkpoint, when a signal asked the run to stop.
+        SystemExit: with code 0, after a checkpoint, when the run was asked to stop.
     """
     pick_device(config.device)  # before there is a folder
     run = Run(config)
@@ -59,13 +59,13 @@ def train(config: Config) -> dict[str, Any]:
         if run.finished:
             return run.result()
         if config.agent != "dream":
-            return baseline.train(run)
+            return baseline.train(run, on_iteration)
         crew = Crew(run)
         run.handle_signals()
         try:
             more = run.env_steps < config.env_steps
             if more:
-                crew.collectors.begin(crew.first_steps(), run.env_steps)
+                crew.collectors.begin(crew.next_steps(), run.env_steps)
             while more:
                 receipts = crew.collect()
                 replay = crew.refresh_replay()
@@ -78,8 +78,9 @@ def train(config: Config) -> dict[str, Any]:
                 crew.log(receipts, model_metrics, policy_metrics)
                 crew.evaluate(last=run.env_steps >= config.env_steps)
                 if crew.checkpoint_due() or not more:
-                    run.save(crew.state_dict(replay))
-                    crew.evict()
+                    crew.save(replay)
+                if on_iteration is not None:
+                    on_iteration(run)
             if run.stopping and run.env_steps < config.env_steps:
                 raise SystemExit(0)
             return run.finish(crew.final_evaluation())
@@ -97,9 +98,7 @@ class Crew:
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         start_ray(config)
-        probe = make_env(config.env)
-        self.observation_space, self.action_space = probe.observation_space, probe.action_space
-        probe.close()  # type: ignore[no-untyped-call]
+        self.observation_space, self.action_space = spaces_of(config.env)
         self.store = ReplayStore(
             run.dir / "replay", env_id=config.env.id or config.env.factory or ""
         )
@@ -119,25 +118,29 @@ class Crew:
             device=str(device),
         )
         self.dream_generator = torch.Generator(self.device).manual_seed(seed(config.seed, "dream"))
-        self.row_credit = self.dream_credit = 0.0
+        learn, policy = config.learn_model, config.policy
+        self.updates = Ratio(learn.train_ratio, lot=learn.batch_size * learn.sequence_length)
+        self.rounds = Ratio(config.learn_policy.dream_ratio, lot=policy.dreams * policy.horizon)
+        self.evaluations_every = Every(config.evaluate.every_steps)
+        self.checkpoints_every = Every(config.run.checkpoint_every_steps)
+        self.ratios = (self.updates, self.rounds)
+        self.boundaries = (self.evaluations_every, self.checkpoints_every)
+        self.evaluations = Evaluations(run)
         self.collectors: LocalCollectors | RemoteCollectors = (
             RemoteCollectors(run, self.store)
             if config.collect.num_collectors
-            else LocalCollectors(run, self.store, self.latent_policy("act"), self.action_space)
+            else LocalCollectors(run, self.store, self.latent_policy("act"))
         )
-        self.evaluating: list[tuple[int, Any]] = []
         if state is not None:
             self._restore(state)
             self.publish()
 
     # -- the verbs --------------------------------------------------------------------------------
 
-    def first_steps(self) -> int:
-        """Steps of the first fragment of this process: the prefill, unless the run resumes."""
-        return self.config.collect.prefill_steps if self.run.env_steps == 0 else self.next_steps()
-
     def next_steps(self) -> int:
-        """Steps of the next fragment: an iteration's, or what is left, in whole environments."""
+        """Steps of the next fragment, in whole environments: the prefill, then an iteration's."""
+        if self.run.env_steps == 0:
+            return self.config.collect.prefill_steps
         width = self.config.collectors * self.config.collect.num_envs
         left = self.config.env_steps - self.run.env_steps
         return max(0, min(self.config.collect.steps_per_iteration, -(-left // width) * width))
@@ -166,14 +169,10 @@ class Crew:
     def learn_model(self, receipts: list[Receipt]) -> tuple[dict[str, float], Any]:
         """Train the world model on `train_ratio` replayed rows per collected step."""
         self.run.progress.update(phase="learn model")
-        settings = self.config.learn_model
-        rows_per_update = settings.batch_size * settings.sequence_length
-        self.row_credit += settings.train_ratio * sum(receipt.steps for receipt in receipts)
         # a fragment owes at least one update, see `Config`, but for a shorter one at the very end
-        updates = max(1, int(self.row_credit // rows_per_update))
-        self.row_credit -= updates * rows_per_update
+        updates = self.updates.due(sum(receipt.steps for receipt in receipts), at_least=1)
         metrics, starts = self.learner.learn(updates)
-        self.run.spend(replayed_rows=updates * rows_per_update, model_updates=updates)
+        self.run.spend(replayed_rows=updates * self.updates.lot, model_updates=updates)
         return metrics, starts
 
     def learn_policy(self, starts: Any, receipts: list[Receipt]) -> dict[str, float]:
@@ -181,26 +180,21 @@ class Crew:
         self.run.progress.update(
             phase="learn policy", replayed_rows=int(self.run.budget["replayed_rows"])
         )
-        settings = self.config.policy
-        steps_per_round = settings.dreams * settings.horizon
-        ratio = self.config.learn_policy.dream_ratio
-        self.dream_credit += ratio * sum(receipt.steps for receipt in receipts)
-        rounds = int(self.dream_credit // steps_per_round)
-        self.dream_credit -= rounds * steps_per_round
+        rounds = self.rounds.due(sum(receipt.steps for receipt in receipts))
         if rounds == 0:
             return {}
         dream = DreamEnv(
             self.learner.model,
             self.action_space,
             starts.to(self.device),
-            settings.dreams,
+            self.config.policy.dreams,
             self.dream_generator,
         )
         try:
             metrics = self.policy.learn(dream, rounds)
         except PolicyLearningError as error:
             raise TrainingError(f"policy: {error}") from error
-        self.run.spend(imagined_steps=rounds * steps_per_round, policy_rounds=rounds)
+        self.run.spend(imagined_steps=rounds * self.rounds.lot, policy_rounds=rounds)
         return metrics
 
     def publish(self) -> None:
@@ -212,27 +206,19 @@ class Crew:
 
         With Ray collectors the evaluation runs beside training and is recorded when it is done.
         """
-        every = self.config.evaluate.every_steps
-        due = self.run.env_steps // every > self._evaluated // every
+        due = self.evaluations_every.due(self.run.env_steps)
         if due and not last:
-            self._evaluated = self.run.env_steps
-            self.evaluating.append((self.run.env_steps, self._begin_evaluation()))
+            self.evaluations_every.done(self.run.env_steps)
+            self.evaluations.begin(self.learner.model, self.policy, self.latent_policy)
         if due or last:
             self._film()
-        self._record_evaluations(wait=last or not self.config.collect.num_collectors)
+        self.evaluations.record(wait=last or not self.config.collect.num_collectors)
 
     def final_evaluation(self) -> EvalResult:
         """The last evaluation, in this process, with `final_episodes`."""
         self.run.progress.update(phase="evaluate")
-        settings = self.config.evaluate
-        result = evaluate(
-            self.latent_policy("evaluate", self.run.env_steps),
-            self.config.env,
-            settings.final_episodes,
-            settings.seed,
-            settings.num_envs,
-            settings.explore,
-        )
+        policy = self.latent_policy("evaluate", self.run.env_steps)
+        result = judge(policy, self.config, final=True)
         self.run.record_evaluation(result, self.run.env_steps)
         return result
 
@@ -258,21 +244,21 @@ class Crew:
         self.run.log.write("train", self.run.env_steps, {**collect, **named})
 
     def checkpoint_due(self) -> bool:
-        """Whether a checkpoint boundary was passed in this iteration."""
-        every = self.config.run.checkpoint_every_steps
-        due = self.run.env_steps // every > self._saved // every
-        if due:
-            self._saved = self.run.env_steps
-        return due
+        """Whether a checkpoint boundary was passed since the last checkpoint."""
+        return self.checkpoints_every.due(self.run.env_steps)
 
     # -- saving and resuming ----------------------------------------------------------------------
 
-    _evaluated = 0
-    _saved = 0
+    def save(self, replay: State) -> None:
+        """Write a checkpoint that stands on `replay`, then delete the oldest segments beyond it."""
+        self.checkpoints_every.done(self.run.env_steps)
+        self.run.save(self.state_dict(replay))
+        if (limit := self.config.replay.max_disk_gb) is not None:
+            self.store.evict(int(limit * 1e9))
 
     def state_dict(self, replay: State) -> State:
-        """Everything the run continues from; `replay` tells the segments it was made with."""
-        self._record_evaluations(wait=True)
+        """Everything the run continues from."""
+        self.evaluations.record(wait=True)
         pins = self.store.pin(replay["pins"])  # a segment may have broken since it was loaded
         here = set(pins)
         order = [name for name in replay["order"] if name in here]
@@ -281,8 +267,8 @@ class Crew:
             "learner": self.learner.state_dict(),
             "policy": self.policy.get_state(),
             "dream_generator": self.dream_generator.get_state(),
-            "credits": [self.row_credit, self.dream_credit],
-            "marks": [self._evaluated, self.run.env_steps],
+            "credits": [ratio.state_dict() for ratio in self.ratios],
+            "marks": [every.state_dict() for every in self.boundaries],
             "collectors": self.collectors.state_dict(),
         }
 
@@ -291,15 +277,11 @@ class Crew:
         self.learner.load_state_dict(state["learner"])
         self.policy.set_state(state["policy"])
         restore_generator(self.dream_generator, state["dream_generator"])
-        self.row_credit, self.dream_credit = state["credits"]
-        self._evaluated, self._saved = state["marks"]
+        for ratio, credit in zip(self.ratios, state["credits"], strict=True):
+            ratio.load_state_dict(credit)
+        for every, mark in zip(self.boundaries, state["marks"], strict=True):
+            every.load_state_dict(mark)
         self.collectors.load_state_dict(state["collectors"])
-
-    def evict(self) -> None:
-        """Delete the oldest segments beyond the limit on disk; never one a checkpoint stands on."""
-        limit = self.config.replay.max_disk_gb
-        if limit is not None:
-            self.store.evict(int(limit * 1e9))
 
     def close(self) -> None:
         """End everyone who was started."""
@@ -335,33 +317,6 @@ class Crew:
             seed(self.config.seed, role, *index),
             self.device,
         )
-
-    def _begin_evaluation(self) -> Any:
-        """An EvalResult, or the promise of one if actors are at work."""
-        settings, index = self.config.evaluate, self.run.env_steps
-        self.run.progress.update(phase="evaluate")
-        if self.config.collect.num_collectors:
-            weights = ray.put(snapshot(self.learner.model, self.policy))
-            return ray.remote(num_cpus=0)(evaluate_snapshot).remote(self.config, weights, index)
-        return evaluate(
-            self.latent_policy("evaluate", index),
-            self.config.env,
-            settings.episodes,
-            settings.seed,
-            settings.num_envs,
-            settings.explore,
-        )
-
-    def _record_evaluations(self, wait: bool) -> None:
-        """Record evaluations in the order they were begun, as far as they are done."""
-        while self.evaluating:
-            env_steps, result = self.evaluating[0]
-            if isinstance(result, ray.ObjectRef):
-                if not wait and not ray.wait([result], timeout=0)[0]:
-                    return
-                result = ray.get(result)
-            self.run.record_evaluation(result, env_steps)
-            self.evaluating.pop(0)
 
     def _film(self) -> None:
         if self.config.run.video:

@@ -38,9 +38,20 @@ def store(tmp_path):
     return ReplayStore(tmp_path / "replay")
 
 
+OPEN = []
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 def collector(store, env=None, index=0, incarnation=0, root_seed=0, **settings):
     settings = CollectSettings(**{"num_envs": 3, "fragment_steps": 8, **settings})
-    return Collector(env or counting(), settings, store, root_seed, index, incarnation)
+    OPEN.append(Collector(env or counting(), settings, store, root_seed, index, incarnation))
+    return OPEN[-1]
 
 
 def check_rows(fragment):
@@ -59,25 +70,20 @@ def check_rows(fragment):
         assert fragment.actions[-1] == 0 and fragment.rewards[-1] == 0
 
 
-def test_steps_are_exact_and_committed_as_one_segment(store):
-    one = collector(store)
-    receipt = one.collect(24, Scripted(), 100)
-    assert receipt.steps == 24 and receipt.env_restarts == 0
-    (info,) = store.segments()
-    assert (info.steps, info.env_steps_total, info.writer) == (24, 124, "c0")
-    assert {fragment.env_steps_total for fragment in store.episodes()} == {124}
-    one.close()
-
-
-def test_rows_are_what_the_environment_did(store):
+def test_steps_are_exact_and_committed_as_one_segment_of_what_the_environment_did(store):
     one, policy = collector(store), Scripted(version=7)
-    one.collect(90, policy, 0)
-    fragments = list(store.episodes())
-    for fragment in fragments:
+    receipt = one.collect(90, policy, 100)
+    assert receipt.steps == 90 and receipt.env_restarts == 0
+    (info,) = store.segments()
+    assert (info.steps, info.env_steps_total, info.writer) == (90, 190, "c0")
+    for fragment in store.episodes():
         check_rows(fragment)
-        assert fragment.policy_version == 7 and not fragment.truncateds.any()
-    assert sum(fragment.steps for fragment in fragments) == 90
-    one.close()
+        assert (fragment.policy_version, fragment.env_steps_total) == (7, 190)
+        assert not fragment.truncateds.any()
+    # and the policy saw which observations are the first of an episode
+    assert policy.resets == [3]
+    for obs, firsts in zip(policy.seen, policy.firsts, strict=True):
+        assert firsts.tolist() == [read_step(frame) == 0 for frame in obs]
 
 
 def test_fragments_are_cut_after_their_steps_at_ends_and_when_the_call_returns(store):
@@ -96,7 +102,6 @@ def test_fragments_are_cut_after_their_steps_at_ends_and_when_the_call_returns(s
         (8, 1, False),
     ]
     assert len({f.eps_id for f in fragments}) == 2
-    one.close()
 
 
 def test_a_full_fragment_that_also_ends_has_the_final_observation(store):
@@ -105,26 +110,21 @@ def test_a_full_fragment_that_also_ends_has_the_final_observation(store):
     (fragment,) = store.episodes()
     assert (fragment.rows, fragment.steps, fragment.ended) == (5, 4, True)
     check_rows(fragment)
-    one.close()
 
 
-def test_receipt_has_the_returns_and_lengths_of_the_episodes_that_ended(store):
+def test_receipt_has_the_returns_of_the_episodes_that_ended(store):
     one = collector(store, num_envs=2)
     receipt = one.collect(60, Scripted(), 0)
-    ended = [f for f in store.episodes() if f.ended]
-    assert sorted(receipt.lengths) == sorted(read_length(f.obs[0]) for f in ended)
-    assert receipt.returns == [n * (n + 1) / 2 for n in receipt.lengths]  # 1 + 2 + ... + n
+    lengths = [read_length(f.obs[0]) for f in store.episodes() if f.ended]
+    assert sorted(receipt.returns) == sorted(n * (n + 1) / 2 for n in lengths)  # 1 + 2 + ... + n
     assert len(receipt.returns) >= 3
-    one.close()
 
 
 def test_truncation_is_not_termination(store):
-    one = collector(store, counting(truncate=True))
-    one.collect(60, Scripted(), 0)
+    collector(store, counting(truncate=True)).collect(60, Scripted(), 0)
     fragments = list(store.episodes())
     assert any(f.truncateds.any() for f in fragments)
     assert not any(f.terminateds.any() for f in fragments)
-    one.close()
 
 
 def test_life_loss_is_a_signal_and_no_end(store):
@@ -134,16 +134,6 @@ def test_life_loss_is_a_signal_and_no_end(store):
         arrived = [read_step(obs) + 1 for obs in f.obs[: f.steps]]
         assert f.life_loss[: f.steps].tolist() == [step % 3 == 0 for step in arrived]
         check_rows(f)
-    one.close()
-
-
-def test_policy_is_told_of_every_first_observation(store):
-    one, policy = collector(store), Scripted()
-    one.collect(90, policy, 0)
-    assert policy.resets == [3]
-    for obs, firsts in zip(policy.seen, policy.firsts, strict=True):
-        assert firsts.tolist() == [read_step(frame) == 0 for frame in obs]
-    one.close()
 
 
 def test_another_policy_is_reset_and_takes_over_in_the_middle_of_an_episode(store):
@@ -155,14 +145,12 @@ def test_another_policy_is_reset_and_takes_over_in_the_middle_of_an_episode(stor
     assert [firsts.tolist() for firsts in first.firsts] == [[True] * 3, [False] * 3]
     assert [read_step(obs) for obs in second.seen[0]] == [2, 2, 2]
     assert all(f.t0 in (0, 1, 2) for f in store.episodes())  # the data knows of no new start
-    one.close()
 
 
 def test_steps_that_do_not_divide_among_the_environments_are_refused(store):
     one = collector(store)
     with pytest.raises(ValueError, match="multiple of 3"):
         one.collect(10, Scripted(), 0)
-    one.close()
 
 
 # -- accidents ------------------------------------------------------------------------------------
@@ -181,7 +169,6 @@ def test_a_crashed_environment_is_counted_and_collecting_goes_on(store):
     assert receipt.steps < 63  # what was lost is made up for, in whole steps of the vector
     for obs, firsts in zip(policy.seen, policy.firsts, strict=True):
         assert firsts.tolist() == [read_step(frame) == 0 for frame in obs]
-    one.close()
 
 
 def test_nothing_is_lost_between_calls_after_a_crash(store):
@@ -195,14 +182,12 @@ def test_nothing_is_lost_between_calls_after_a_crash(store):
         check_rows(f)
         by_episode[f.eps_id] = f.t0 + f.rows
     assert sum(by_episode.values()) == totals
-    one.close()
 
 
 def test_crashes_without_end_stop_the_run(store):
     one = collector(store, counting(crash_at=2), max_restarts=5)
     with pytest.raises(EnvError, match="crashed after 5 restarts in a row"):
         one.collect(60, Scripted(), 0)
-    one.close()
 
 
 def test_a_reward_that_is_not_finite_is_an_error_and_is_not_stored(store):
@@ -210,7 +195,6 @@ def test_a_reward_that_is_not_finite_is_an_error_and_is_not_stored(store):
     with pytest.raises(EnvError, match="finite float32 reward, got nan"):
         one.collect(60, Scripted(), 0)
     assert store.segments() == []
-    one.close()
 
 
 # -- seeds, stops and restarts --------------------------------------------------------------------
@@ -225,7 +209,6 @@ def test_equal_collectors_write_equal_segments(tmp_path):
     for one in stores:
         with_seed = collector(one, root_seed=3)
         with_seed.collect(60, Scripted(), 0)
-        with_seed.close()
     assert names(stores[0]) == names(stores[1])
 
 
@@ -234,30 +217,18 @@ def test_episode_seeds_depend_on_everything_that_tells_episodes_apart(store):
     for args in ({}, {"index": 1}, {"incarnation": 1}, {"root_seed": 1}):
         one = collector(store, counting(min_length=1, max_length=60_000), num_envs=2, **args)
         lengths |= {read_length(obs) for obs in one.vector.obs}
-        one.close()
     assert len(lengths) == 8
     assert length_for(seed(0, "collect", 0, 0, 0, 0), 1, 60_000) in lengths
 
 
-def test_incarnations_have_names_of_their_own(store):
-    assert next_incarnation(store, 0) == 0
+def test_incarnations_have_names_of_their_own_even_after_the_first_was_evicted(store):
     for expected, writer in ((0, "c0"), (1, "c0r1"), (2, "c0r2")):
         assert next_incarnation(store, 0) == expected
-        one = collector(store, incarnation=expected)
-        one.collect(6, Scripted(), 0)
-        one.close()
+        collector(store, incarnation=expected).collect(6, Scripted(), 6 * expected)
         assert store.segments()[-1].writer == writer
     assert next_incarnation(store, 1) == 0 and next_incarnation(store, 10) == 0
-
-
-def test_an_incarnation_is_not_repeated_after_the_first_ones_were_evicted(store):
-    for incarnation in (0, 1):
-        one = collector(store, incarnation=incarnation)
-        one.collect(6, Scripted(), 6 * incarnation)
-        one.close()
-    oldest = store.segments()[0]
-    (store.data / oldest.name).unlink()
-    assert next_incarnation(store, 0) == 2
+    (store.data / store.segments()[0].name).unlink()
+    assert next_incarnation(store, 0) == 3
 
 
 @pytest.mark.parametrize("env", [counting(), EnvSettings(id="MinAtar/Breakout-v1")])
@@ -272,15 +243,12 @@ def test_a_restored_collector_goes_on_exactly(tmp_path, env):
     one = collector(straight, env)
     one.collect(30, policy_at(0), 0)
     one.collect(45, policy_at(10), 30)
-    one.close()
     two = collector(stopped, env)
     two.collect(30, policy_at(0), 0)
     state = two.state_dict()
-    two.close()
     three = collector(stopped, env, incarnation=1)
     three.load_state_dict(state)
     receipt = three.collect(45, policy_at(10), 30)
-    three.close()
     assert names(stopped) == names(straight) and receipt.unrepeatable == 0
 
 
@@ -296,24 +264,27 @@ def test_an_environment_that_does_not_repeat_itself_is_counted_and_starts_anew(s
     assert policy.firsts[10].tolist() == [False, True, False]
     for f in store.episodes():
         check_rows(f)
-    one.close()
 
 
-def test_what_is_sampled_does_not_depend_on_when_the_clock_cut_fragments(tmp_path):
-    batches = []
-    for name, fragment_s in (("fast", 30.0), ("slow", 1e-9)):
-        store = ReplayStore(tmp_path / name)
-        one = collector(store, fragment_s=fragment_s)
-        one.collect(60, Scripted(), 0)
-        one.collect(30, Scripted(), 60)
-        one.close()
-        with SequenceSampler(1000, (8, 8, 1)) as sampler:
-            sampler.refresh(store)
-            batches.append(sampler.sample(32, 6, np.random.default_rng(0)))
-    cuts = [sum(1 for _ in ReplayStore(tmp_path / name).episodes()) for name in ("fast", "slow")]
-    assert cuts[1] > cuts[0]
-    for name in ("obs", "prev_action", "reward", "terminated", "is_first"):
-        assert np.array_equal(getattr(batches[0], name), getattr(batches[1], name))
+def batch_of(directory, env=None, **settings):
+    """What is sampled of two calls, and how many fragments they made."""
+    store = ReplayStore(directory)
+    one = collector(store, env, **settings)
+    one.collect(60, Scripted(), 0)
+    one.collect(30, Scripted(), 60)
+    with SequenceSampler(1000, (8, 8, 1)) as sampler:
+        sampler.refresh(store)
+        return sampler.sample(32, 6, np.random.default_rng(0)), len(list(store.episodes()))
+
+
+def test_what_is_sampled_depends_neither_on_the_clock_that_cut_it_nor_on_kept_memory(tmp_path):
+    expected, few = batch_of(tmp_path / "fast")
+    slow, many = batch_of(tmp_path / "slow", fragment_s=1e-9)
+    ram, _ = batch_of(tmp_path / "ram", EnvSettings(id="reverie/Counting-v0", ram=True))
+    assert many > few
+    for batch in (slow, ram):
+        for name, values in vars(expected).items():
+            assert np.array_equal(getattr(batch, name), values), name
 
 
 def test_time_between_calls_does_not_cut_fragments(store, monkeypatch):
@@ -325,7 +296,6 @@ def test_time_between_calls_does_not_cut_fragments(store, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: ahead)
     one.collect(12, policy, 12)
     assert [f.rows for f in store.episodes()] == [4] * 6
-    one.close()
 
 
 def test_random_policy_is_uniform_and_repeats_with_its_seed():
@@ -347,23 +317,8 @@ def test_memory_is_stored_with_the_row_that_shows_it(store):
     one = collector(store, EnvSettings(id="reverie/Counting-v0", ram=True))
     one.collect(60, Scripted(), 0)
     one.collect(60, Scripted(), 60)
-    one.close()
     fragments = list(store.episodes())
     assert any(f.ended for f in fragments) and any(f.t0 > 0 for f in fragments)
     for f in fragments:
         assert f.ram.tolist() == [[0, read_step(obs), read_action(obs)] for obs in f.obs]
     assert store.layout().ram_bytes == 3
-
-
-def test_a_sampler_reads_rows_with_memory_as_it_reads_others(tmp_path):
-    batches = []
-    for ram in (False, True):
-        store = ReplayStore(tmp_path / str(ram))
-        one = collector(store, EnvSettings(id="reverie/Counting-v0", ram=ram))
-        one.collect(60, Scripted(), 0)
-        one.close()
-        with SequenceSampler(1000, (8, 8, 1), directory=tmp_path) as sampler:
-            sampler.refresh(store)
-            batches.append(sampler.sample(4, 8, np.random.default_rng(0)))
-    assert np.array_equal(batches[0].obs, batches[1].obs)
-    assert np.array_equal(batches[0].prev_action, batches[1].prev_action)

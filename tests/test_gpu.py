@@ -1,4 +1,4 @@
-"""What a graphics card alone can show: the CPU's numbers, and runs that begin and end on it."""
+"""What a GPU alone can show: the numbers of the CPU, and runs that begin and end on it."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
-    """Convolutions in float32, which a card would else round to ten bits."""
+    """Convolutions in float32, which a GPU rounds to ten bits by itself."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     yield
@@ -63,7 +63,7 @@ def learner(store: ReplayStore, device: str, **changes: Any) -> WorldModelLearne
 
 
 @pytest.mark.parametrize("changes", DECODERS.values(), ids=DECODERS)
-def test_a_card_gives_the_numbers_of_the_cpu(changes: dict[str, Any]) -> None:
+def test_a_gpu_gives_the_numbers_of_the_cpu(changes: dict[str, Any]) -> None:
     here = make(bf16=False, **changes).eval()
     there = copy.deepcopy(here).cuda()
     batch = random_batch()
@@ -95,7 +95,7 @@ def test_a_card_gives_the_numbers_of_the_cpu(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("changes", DECODERS.values(), ids=DECODERS)
-def test_learning_on_a_card_lowers_the_loss_as_on_the_cpu(
+def test_learning_on_a_gpu_lowers_the_loss_as_on_the_cpu(
     store: ReplayStore, changes: dict[str, Any], bf16: bool
 ) -> None:
     losses = {}
@@ -114,7 +114,7 @@ def test_learning_on_a_card_lowers_the_loss_as_on_the_cpu(
     assert losses["cuda"][1] == pytest.approx(losses["cpu"][1], rel=0.2)
 
 
-def test_a_loss_that_is_not_finite_leaves_the_weights_on_a_card(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_leaves_the_weights_on_a_gpu(tmp_path: Path) -> None:
     broken = ReplayStore(tmp_path, env_id="x")
     broken.commit([episode("1", reward=float("nan"))], "c0", 19)
     one = learner(broken, "cuda")
@@ -149,7 +149,7 @@ def test_a_checkpoint_goes_on_on_either_device(
     other.close()
 
 
-def test_a_stream_moves_to_a_card_and_back() -> None:
+def test_a_stream_moves_to_a_gpu_and_back() -> None:
     state = torch.Generator().manual_seed(1).get_state()
     there = torch.Generator("cuda")
     restore_generator(there, state)
@@ -176,7 +176,7 @@ def test_a_card_draws_the_same_frames_as_the_cpu(layers: int, block: int) -> Non
 
 
 @pytest.mark.timeout(300)
-def test_a_whole_run_learns_on_a_card_and_goes_on_without_one(tmp_path: Path) -> None:
+def test_a_whole_run_learns_on_a_gpu_and_goes_on_without_one(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     first = config(run_dir, device="cuda")
     train(first)
@@ -193,7 +193,7 @@ def test_a_whole_run_learns_on_a_card_and_goes_on_without_one(tmp_path: Path) ->
 
 
 @pytest.mark.timeout(300)
-def test_collectors_without_a_card_take_the_weights_of_a_learner_on_one(
+def test_collectors_without_a_gpu_take_the_weights_of_a_learner_on_one(
     tmp_path: Path, ray_session: None
 ) -> None:
     run_dir = tmp_path / "run"
@@ -203,7 +203,7 @@ def test_collectors_without_a_card_take_the_weights_of_a_learner_on_one(
 
 
 @pytest.mark.timeout(300)
-def test_a_trial_says_which_card_it_was_trained_on_and_can_be_measured_without_it(
+def test_a_trial_says_which_gpu_it_was_trained_on_and_can_be_measured_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make_trial(tmp_path, device="cuda", minutes=0.02)

@@ -1,4 +1,4 @@
-"""`ray job submit` against a real head on the loopback address, as docs/jobs.md tells it."""
+"""`ray job submit` against a real head on the loopback address, as docs/jobs.md describes it."""
 
 import contextlib
 import json
@@ -123,14 +123,8 @@ def test_a_submitted_job_runs_the_whole_loop_on_the_heads_actors(
     head: Head, tmp_path: Path
 ) -> None:
     command = [RAY, "job", "submit", "--address", head.address, "--working-dir", ".", "--"]
-    command += [
-        "python",
-        "-m",
-        "mbrl",
-        "train",
-        "configs/debug.yaml",
-        f"run.dir={tmp_path / 'run'}",
-    ]
+    command += ["python", "-m", "mbrl", "train", "configs/debug.yaml"]
+    command += [f"run.dir={tmp_path / 'run'}"]
     command += ["learn_model.train_ratio=8", "learn_policy.dream_ratio=8"]
     done = subprocess.run(
         command, env=head.environment, cwd=ROOT, capture_output=True, text=True, timeout=300

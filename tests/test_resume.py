@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mbrl.config import file as config_file
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.run import checkpoint
 from mbrl.run.run import Run
-from mbrl.train import Crew, train
+from mbrl.train import train
 
 TIMINGS = ("wall_time_s", "_per_s", "rollout_s", "update_s")
 
@@ -76,98 +77,70 @@ def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, env_steps: int) -> None:
-    """Ask the run to stop, as a signal would, in the iteration that reaches that many steps."""
-    log = Crew.log
-
-    def log_and_stop(crew: Crew, *arguments: Any) -> None:
-        log(crew, *arguments)
-        crew.run.stopping |= crew.run.env_steps == env_steps
-
-    monkeypatch.setattr(Crew, "log", log_and_stop)
-
-
-# The fragment that was begun when the signal came is still learned from. 64 steps is a multiple of
-# checkpoint and evaluation; 48 falls between two of either.
+# The fragment that was begun when the run was asked to stop is still learned from. 64 steps is a
+# multiple of checkpoint and evaluation; 48 falls between two of either.
 @pytest.mark.parametrize(("asked_at", "env_steps"), [(32, 48), (48, 64)])
 def test_stop_and_resume_equals_never_stopped(
-    never_stopped: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    asked_at: int,
-    env_steps: int,
+    never_stopped: Path, tmp_path: Path, asked_at: int, env_steps: int
 ) -> None:
+    def stop(run: Run) -> None:
+        if run.env_steps == asked_at:
+            run.request_stop()
+
     settings = config(tmp_path / "run")
-    with monkeypatch.context() as patch:
-        stop_at(patch, asked_at)
-        with pytest.raises(SystemExit) as stopped:
-            train(settings)
-        assert stopped.value.code == 0
+    with pytest.raises(SystemExit) as stopped:
+        train(settings, on_iteration=stop)
+    assert stopped.value.code == 0
     assert checkpoint.load(tmp_path / "run/checkpoints")[0] == env_steps
     assert not (tmp_path / "run/result.json").exists()
     train(settings)
     assert_same_run(never_stopped, tmp_path / "run")
 
 
-def test_a_run_killed_between_checkpoints_goes_back_and_equals_never_stopped(
-    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def fail_at_80(run: Run) -> None:
+    """The newest checkpoint is at 64; 16 steps are in replay already."""
+    if run.env_steps == 80:
+        raise RuntimeError("killed")
+
+
+def kill_at_80(run: Run) -> None:
+    if run.env_steps == 80:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_another_process(run_dir: Path, on_iteration: Callable[[Run], None]) -> int | None:
+    """Exit code of a run that `on_iteration` ends."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=train, args=(config(run_dir), on_iteration)
+    )
+    process.start()
+    process.join(100)
+    return process.exitcode
+
+
+@pytest.mark.parametrize("how", ["an exception", "kill -9"])
+def test_a_run_that_dies_between_checkpoints_goes_back_and_equals_never_stopped(
+    never_stopped: Path, tmp_path: Path, how: str
 ) -> None:
     settings = config(tmp_path / "run")
-    log = Crew.log
-
-    def die(crew: Crew, *arguments: Any) -> None:
-        log(crew, *arguments)
-        if crew.run.env_steps == 80:  # the checkpoint is at 64; 16 steps are in replay already
-            raise RuntimeError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Crew, "log", die)
+    if how == "kill -9":
+        assert in_another_process(tmp_path / "run", kill_at_80) == -signal.SIGKILL
+    else:
         with pytest.raises(RuntimeError, match="killed"):
-            train(settings)
+            train(settings, on_iteration=fail_at_80)
     assert checkpoint.load(tmp_path / "run/checkpoints")[0] == 64
     train(settings)
     assert len(list((tmp_path / "run/replay/unpinned").iterdir())) == 1
     assert_same_run(never_stopped, tmp_path / "run")
 
 
-def train_until_killed(run_dir: Path, env_steps: int) -> None:
-    """For a process of its own: as `kill -9` in the middle of an iteration."""
-    log = Crew.log
-
-    def log_and_die(crew: Crew, *arguments: Any) -> None:
-        log(crew, *arguments)
-        if crew.run.env_steps == env_steps:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Crew.log = log_and_die  # type: ignore[method-assign]
-    train(config(run_dir))
-
-
-def test_kill_9_between_checkpoints_and_resume_equals_never_stopped(
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(
     never_stopped: Path, tmp_path: Path
 ) -> None:
-    process = multiprocessing.get_context("spawn").Process(
-        target=train_until_killed, args=(tmp_path / "run", 80)
-    )
-    process.start()
-    process.join(100)
-    assert process.exitcode == -signal.SIGKILL
-    train(config(tmp_path / "run"))
-    assert_same_run(never_stopped, tmp_path / "run")
-
-
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(
-    never_stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = config(tmp_path / "run", run={"checkpoint_every_steps": 32})
-
-    def die(crew: Crew, *arguments: Any) -> None:
-        raise RuntimeError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Crew, "log", die)
-        with pytest.raises(RuntimeError, match="killed"):
-            train(settings)
+    settings = config(tmp_path / "run", run={"checkpoint_every_steps": 1000})
+    with pytest.raises(RuntimeError, match="killed"):
+        train(settings, on_iteration=fail_at_80)
+    assert checkpoint.steps(tmp_path / "run/checkpoints") == []
     train(settings)
     assert_same_run(never_stopped, tmp_path / "run")
 

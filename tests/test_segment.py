@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mbrl.episode import Episode
+from mbrl.episode import Episode, uncovered
 from mbrl.errors import ReplayError
 from mbrl.replay import SegmentVersionError, decode_segment, encode_segment
-from mbrl.replay.segment import cut, read_header, uncovered
+from mbrl.replay.segment import read_header
 
 
 def make_episode(
@@ -40,6 +40,11 @@ def make_episode(
         env_steps_total=100 + t0,
         ended=ended,
     )
+
+
+def with_ram(episode, width=5):
+    values = np.arange(episode.rows * width).reshape(episode.rows, width)
+    return replace(episode, ram=values.astype(np.uint8))
 
 
 def assert_equal(left, right):
@@ -74,12 +79,6 @@ def test_segment_returns_what_was_encoded(obs_shape, obs_dtype, action_shape):
         assert_equal(left, right)
 
 
-def test_segment_of_many_row_groups_returns_what_was_encoded():
-    episodes = [make_episode(700, eps_id=str(i), obs_dtype="int32") for i in range(5)]
-    for left, right in zip(episodes, decode_segment(encode_segment(episodes))[1], strict=True):
-        assert_equal(left, right)
-
-
 def test_non_contiguous_and_big_endian_frames_are_stored_by_value():
     episode = make_episode(4, obs_dtype="int32")
     strange = replace(episode, obs=np.asfortranarray(episode.obs).astype(">i4"))
@@ -106,23 +105,32 @@ def test_pandas_reads_the_columns_without_us():
 
 
 def test_row_groups_are_small_and_frames_are_one_binary_value():
-    file = pq.ParquetFile(io.BytesIO(encode_segment([make_episode(3000)])))
+    episodes = [make_episode(700, eps_id=str(i), obs_dtype="int32") for i in range(5)]
+    data = encode_segment(episodes)
+    file = pq.ParquetFile(io.BytesIO(data))
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    assert groups == [1024, 1024, 952]
+    assert groups == [1024, 1024, 1024, 428]
     assert file.schema_arrow.field("obs").type == pa.binary()
     assert file.metadata.row_group(0).column(2).compression == "ZSTD"
+    for left, right in zip(episodes, decode_segment(data)[1], strict=True):
+        assert_equal(left, right)
 
 
-def test_equal_episodes_have_equal_hashes_and_one_pixel_changes_it():
-    episode = make_episode(4)
-    changed = replace(episode, obs=episode.obs.copy())
-    changed.obs[1, 0, 0, 0] += 1
-    sha = [read_header(encode_segment([e])).sha256 for e in (episode, make_episode(4), changed)]
+@pytest.mark.parametrize("column", ["obs", "ram"])
+def test_equal_episodes_have_equal_hashes_and_one_byte_changes_it(column):
+    episode = with_ram(make_episode(4))
+    changed = replace(episode, **{column: getattr(episode, column).copy()})
+    getattr(changed, column)[1, -1] += 1
+    same = with_ram(make_episode(4))
+    sha = [read_header(encode_segment([e])).sha256 for e in (episode, same, changed)]
     assert sha[0] == sha[1] != sha[2]
 
 
-def test_every_truncation_is_refused():
+def test_garbage_and_every_truncation_are_refused():
     data = encode_segment([make_episode(4)])
+    for read, garbage in ((decode_segment, b"not parquet at all" * 100), (read_header, b"")):
+        with pytest.raises(ReplayError, match="expected a whole parquet file"):
+            read(garbage)
     for length in range(0, len(data), 17):
         with pytest.raises(ReplayError, match="expected a whole parquet file"):
             decode_segment(data[:length])
@@ -142,13 +150,6 @@ def test_no_flipped_bit_ever_changes_a_row_unnoticed():
         else:  # the flip hit something redundant
             assert_equal(back[0], episode)
     assert refused > 100
-
-
-def test_garbage_is_refused():
-    with pytest.raises(ReplayError, match="expected a whole parquet file"):
-        decode_segment(b"not parquet at all" * 100)
-    with pytest.raises(ReplayError, match="expected a whole parquet file"):
-        read_header(b"")
 
 
 def rewritten(**changes):
@@ -195,27 +196,45 @@ def test_a_footer_that_does_not_fit_the_rows_is_refused(changes, message):
         decode_segment(rewritten(**changes))
 
 
-def test_rows_that_break_the_contract_are_refused():
-    good = make_episode(4)
-    with pytest.raises(ReplayError, match="at least one episode"):
-        encode_segment([])
-    with pytest.raises(ReplayError, match="one shape and dtype"):
-        encode_segment([good, make_episode(4, obs_shape=(1,))])
-    with pytest.raises(ReplayError, match=r"expected int64 .* got int32"):
-        encode_segment([replace(good, actions=good.actions.astype(np.int32))])
-    with pytest.raises(ReplayError, match="numeric dtype, got object"):
-        encode_segment([replace(good, obs=good.obs.astype(object))])
-    with pytest.raises(ReplayError, match=r"rewards: expected \(rows,\) float32"):
-        encode_segment([replace(good, rewards=good.rewards.astype(np.float64))])
-    late = good.terminateds.copy()
-    late[-1] = True
-    with pytest.raises(ReplayError, match=r"zeros in the final row.*terminateds"):
-        encode_segment([replace(good, terminateds=late)])
+GOOD = make_episode(4)
+BROKEN = [
+    ([], "at least one episode"),
+    ([GOOD, make_episode(4, obs_shape=(1,))], "one shape and dtype"),
+    ([replace(GOOD, actions=GOOD.actions.astype(np.int32))], r"expected int64 .* got int32"),
+    ([replace(GOOD, obs=GOOD.obs.astype(object))], "numeric dtype, got object"),
+    (
+        [replace(GOOD, rewards=GOOD.rewards.astype(np.float64))],
+        r"rewards: expected \(rows,\) float32",
+    ),
+    (
+        [replace(GOOD, terminateds=np.array([False, False, False, True]))],
+        r"zeros in the final row.*terminateds",
+    ),
+    ([replace(GOOD, ram=np.zeros((4, 2)))], "expected ram of shape"),
+    ([replace(GOOD, ram=np.zeros(4, np.uint8))], "expected ram of shape"),
+    ([replace(GOOD, ram=np.zeros((4, 0), np.uint8))], "expected ram of shape"),
+    (
+        [GOOD, replace(GOOD, eps_id="b", ram=np.zeros((4, 5), np.uint8))],
+        r"one shape and dtype.*ram 5 bytes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("episodes", "message"), BROKEN)
+def test_rows_that_break_the_contract_are_refused(episodes, message):
+    with pytest.raises(ReplayError, match=message):
+        encode_segment(episodes)
+
+
+def test_every_column_has_a_value_in_each_row():
+    with pytest.raises(ReplayError, match="expected 4 ram, one per observation, got 3"):
+        replace(GOOD, ram=np.zeros((3, 2), np.uint8))
 
 
 def test_a_cut_episode_ends_only_with_its_last_row():
-    episode = make_episode(5)
-    head, tail = cut(episode, 0, 3), cut(episode, 3, 5)
+    episode = with_ram(make_episode(5))
+    head, tail = episode.cut(0, 3), episode.cut(3, 5)
+    assert tail.ram[:, 0].tolist() == [15, 20]
     assert (head.t0, head.rows, head.ended) == (0, 3, False)
     assert (tail.t0, tail.rows, tail.ended, tail.obs[0, 0, 0, 0]) == (3, 2, True, 4)
 
@@ -225,11 +244,6 @@ def test_uncovered_finds_the_gaps_between_known_spans():
     assert uncovered(10, 5, [(0, 10), (15, 20)]) == [(0, 5)]
     assert uncovered(10, 5, [(0, 20)]) == []
     assert uncovered(10, 10, [(17, 30), (0, 12), (13, 15)]) == [(2, 3), (5, 7)]
-
-
-def with_ram(episode, width=5):
-    values = np.arange(episode.rows * width).reshape(episode.rows, width)
-    return replace(episode, ram=values.astype(np.uint8))
 
 
 def test_memory_returns_with_its_rows():
@@ -246,26 +260,3 @@ def test_a_segment_without_memory_is_what_it_was_before_there_was_any():
     sha256 = "5c7db9585da39bbb0f9f0403975ba493b1d75699fcd7000ec2e41f129796dd72"
     header = read_header(encode_segment([make_episode(4)], "Env-v0"))
     assert (header.sha256, header.layout.ram_bytes) == (sha256, 0)
-
-
-def test_one_byte_of_memory_changes_the_hash():
-    episode = with_ram(make_episode(4))
-    changed = replace(episode, ram=episode.ram.copy())
-    changed.ram[2, 1] += 1
-    first, second = (read_header(encode_segment([e])).sha256 for e in (episode, changed))
-    assert first != second
-
-
-def test_memory_is_cut_with_its_rows():
-    assert cut(with_ram(make_episode(4)), 1, 3).ram[:, 0].tolist() == [5, 10]
-
-
-def test_memory_of_the_wrong_kind_is_refused():
-    episode = make_episode(4)
-    with pytest.raises(ReplayError, match="expected 4 ram, one per observation, got 3"):
-        replace(episode, ram=np.zeros((3, 2), np.uint8))
-    for ram in (np.zeros((4, 2)), np.zeros(4, np.uint8), np.zeros((4, 0), np.uint8)):
-        with pytest.raises(ReplayError, match="expected ram of shape"):
-            encode_segment([replace(episode, ram=ram)])
-    with pytest.raises(ReplayError, match=r"one shape and dtype.*ram 5 bytes"):
-        encode_segment([episode, with_ram(make_episode(4, eps_id="b"))])

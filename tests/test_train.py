@@ -10,21 +10,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import ray
 import torch
+from gymnasium import spaces
 from tiny import BREAKOUT, config
 
 from agents.dream_ppo import PolicyLearningError
+from envs import EnvError
 from mbrl.actors import RemoteCollectors
 from mbrl.config import file as config_file
+from mbrl.config.schema import load
 from mbrl.errors import CollectError, ConfigError, TrainingError
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint
 from mbrl.run.metrics import read_metrics
 from mbrl.run.run import Run
-from mbrl.train import Crew, train
+from mbrl.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 REMOTE = {"collect": {"num_collectors": 2, "num_envs": 2, "steps_per_iteration": 16}}
@@ -123,26 +127,26 @@ def test_looking_at_a_config_starts_nothing(flag: str) -> None:
     assert expected in done.stdout
 
 
-def test_three_mistakes_in_a_config_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+MISTAKES = """
+env: {id: MinAtar/Breakout-v1}
+learn_model:
+  batch_sise: 4
+env_steps: many
+collect: {num_envs: 0}
+"""
+
+
+def test_mistakes_in_a_config_are_reported_at_once_with_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text(
-        "env: {id: MinAtar/Breakout-v1}\n"
-        "learn_model:\n"
-        "  batch_sise: 4\n"
-        "env_steps: many\n"
-        "collect: {num_envs: 0}\n"
-    )
+    path.write_text(MISTAKES)
     done = mbrl("train", path)
-    assert done.returncode == 2 and done.stdout == ""
-    assert "Traceback" not in done.stderr
-    for place, words in (("3", "batch_size"), ("4", "env_steps"), ("5", "num_envs")):
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    for place, words in (("4", "batch_size"), ("5", "env_steps"), ("6", "num_envs")):
         (line,) = [line for line in done.stderr.splitlines() if words in line]
         assert f"wrong.yaml:{place}" in line, done.stderr
 
 
-def test_an_environment_that_does_not_exist_is_one_line_without_a_traceback(
-    tmp_path: Path,
-) -> None:
+def test_an_environment_that_does_not_exist_is_reported_without_a_traceback(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(config_file.dump(config(tmp_path / "run")))
     done = mbrl("train", path, "env.id=MinAtar/Brakeout-v1")
@@ -189,20 +193,17 @@ def test_signal_handlers_are_given_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_segment", [True, False])
 def test_a_truncated_file_in_the_store_is_quarantined_and_training_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_segment: bool
+    tmp_path: Path, as_segment: bool
 ) -> None:
-    log = Crew.log
-
-    def log_and_damage(crew: Crew, *arguments: Any) -> None:
-        log(crew, *arguments)
-        if crew.run.env_steps == 48:
-            (first, *_) = crew.store.segments()
-            whole = (crew.store.data / first.name).read_bytes()
+    def damage(run: Run) -> None:
+        if run.env_steps == 48:
+            store = ReplayStore(run.dir / "replay")
+            (first, *_) = store.segments()
+            whole = (store.data / first.name).read_bytes()
             name = first.name.replace("c0-000000", "c0-000900") if as_segment else "junk.parquet"
-            (crew.store.data / name).write_bytes(whole[: len(whole) // 2])
+            (store.data / name).write_bytes(whole[: len(whole) // 2])
 
-    monkeypatch.setattr(Crew, "log", log_and_damage)
-    result = train(config(tmp_path / "run"))
+    result = train(config(tmp_path / "run"), on_iteration=damage)
     assert result["env_steps"] == result["budget"]["collected_steps"] == 96
     assert len(list((tmp_path / "run/replay/bad").iterdir())) == 1
     counted = [line["replay/quarantined"] for line in read_metrics(tmp_path / "run", "train")]
@@ -221,12 +222,6 @@ def test_environments_that_crash_are_counted_and_all_real_steps_too(tmp_path: Pa
     lines = read_metrics(tmp_path / "all", "train")
     assert lines and lines[-1]["collect/env_restarts"] > 0
     assert stored_steps(tmp_path / "all") == lines[-1]["env_steps"]
-
-
-def test_rewards_that_are_not_finite_stop_the_run_with_a_plain_error(tmp_path: Path) -> None:
-    env = {"id": "reverie/Counting-v0", "kwargs": {"nan_at": 4}}
-    with pytest.raises(RuntimeError, match="finite float32 reward"):
-        train(config(tmp_path / "run", env=env))
 
 
 def test_a_policy_that_cannot_learn_is_a_plain_error(
@@ -251,14 +246,73 @@ def test_replay_on_disk_stays_within_its_limit_and_resuming_still_works(tmp_path
     assert train(settings(128))["env_steps"] == 128
 
 
-def test_world_models_2018_runs_as_a_config(tmp_path: Path) -> None:
-    model = {
-        "joint": False,
-        "encoder": {"norm": "none", "subtract_mean": False},
-        "code": {"kind": "gaussian", "groups": 8},
-        "decoder": {"kind": "deconv", "likelihood": "mse", "sees_hidden": False},
-    }
-    assert train(config(tmp_path / "run", env_steps=48, world_model=model))["env_steps"] == 48
+def test_the_shipped_world_models_2018_config_learns_and_acts(tmp_path: Path) -> None:
+    """Its own model, on Pong's own images; only the counts are small."""
+    small = (
+        *("env_steps=96", "collect.num_envs=2", "collect.prefill_steps=64"),
+        *("collect.steps_per_iteration=32", "collect.num_collectors=0", "run.threads=1"),
+        *("learn_model.train_ratio=4", "learn_model.batch_size=4", "learn_model.num_learners=0"),
+        *("learn_policy.dream_ratio=8", "learn_policy.num_learners=0", "policy.dreams=16"),
+        *("evaluate.final_episodes=1", "evaluate.num_envs=1", "env.max_episode_steps=64"),
+        *("device=cpu", "run.video=false", f"run.dir={tmp_path / 'run'}"),
+    )
+    settings = load(ROOT / "configs" / "world_models_2018.yaml", small)
+    assert settings.world_model.decoder.kind == "world_models" and not settings.world_model.joint
+    budget = train(settings)["budget"]
+    assert budget["model_updates"] >= 2 and budget["imagined_steps"] > 0
+    lines = read_metrics(tmp_path / "run", "train")
+    assert all(np.isfinite(line["world_model/loss"]) for line in lines)
+
+
+# -- continuous actions ---------------------------------------------------------------------------
+
+
+class Slider(gym.Env[np.ndarray, np.ndarray]):
+    """A mark at the column that the first action chose; pays the column of the second."""
+
+    observation_space = spaces.Box(0, 1, (8, 8, 1), np.uint8)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.picture(0), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        first, second = (column_of(value) for value in action)
+        return self.picture(first), float(second), self.t == 7, False, {}
+
+    def picture(self, column: int) -> np.ndarray:
+        picture = np.zeros((8, 8, 1), np.uint8)
+        picture[self.t, column] = 1
+        return picture
+
+
+def column_of(value: float) -> int:
+    return int(np.clip((value + 1) * 4, 0, 7))
+
+
+def test_box_actions_go_from_the_environment_through_replay_and_model_into_the_dream(
+    tmp_path: Path,
+) -> None:
+    slider = {"id": None, "factory": f"{__name__}.Slider"}
+    result = train(config(tmp_path / "run", env=slider))
+    assert result["env_steps"] == 96 and result["budget"]["imagined_steps"] == 8 * 96
+    lines = read_metrics(tmp_path / "run", "train")
+    assert all(np.isfinite(line["world_model/loss"]) for line in lines)
+    assert all(np.isfinite(line["policy/value_loss"]) for line in lines)
+    store = ReplayStore(tmp_path / "run/replay")
+    fragments = list(store.episodes())
+    assert {fragment.actions.dtype.name for fragment in fragments} == {"float32"}
+    for fragment in fragments:  # what was chosen is what the next picture and the reward show
+        for row in range(fragment.rows - 1):
+            first, second = fragment.actions[row]
+            assert fragment.obs[row + 1, fragment.t0 + row + 1, column_of(first), 0] == 1
+            assert fragment.rewards[row] == column_of(second)
+    versions = {fragment.policy_version for fragment in fragments}
+    assert len(versions) > 2  # the dream's policies acted, too
+    assert train(config(tmp_path / "run", env=slider, env_steps=128))["env_steps"] == 128
 
 
 # -- with Ray actors ------------------------------------------------------------------------------
@@ -268,26 +322,23 @@ def test_a_local_ray_is_on_the_loopback_address(ray_session: None) -> None:
     assert ray.util.get_node_ip_address() == "127.0.0.1"
 
 
-def kill(actor: Any) -> int:
-    pid = int(ray.get(actor.pid.remote()))
-    os.kill(pid, signal.SIGKILL)
-    return pid
-
-
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("in_its_fragment", [True, False])
 def test_a_killed_collector_is_restarted_and_no_step_is_lost_or_counted_twice(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_its_fragment: bool
 ) -> None:
     begin, killed = RemoteCollectors.begin, []
 
     def begin_and_kill(collectors: RemoteCollectors, steps: int, env_steps_total: int) -> None:
+        pid = 0
         if env_steps_total == 48 and not killed:
             pid = int(ray.get(collectors.actors[0].pid.remote()))
-            begin(collectors, steps, env_steps_total)
-            os.kill(pid, signal.SIGKILL)  # in the middle of its fragment
             killed.append(pid)
-        else:
-            begin(collectors, steps, env_steps_total)
+        if pid and not in_its_fragment:
+            os.kill(pid, signal.SIGKILL)
+        begin(collectors, steps, env_steps_total)
+        if pid and in_its_fragment:
+            os.kill(pid, signal.SIGKILL)
 
     monkeypatch.setattr(RemoteCollectors, "begin", begin_and_kill)
     result = train(config(tmp_path / "run", **REMOTE))
@@ -305,56 +356,29 @@ def test_a_killed_collector_is_restarted_and_no_step_is_lost_or_counted_twice(
 
 
 @pytest.mark.timeout(240)
-def test_a_collector_killed_between_fragments_costs_nothing(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finish = RemoteCollectors.finish
-    count = [0]
-
-    def finish_and_kill(collectors: RemoteCollectors) -> Any:
-        receipts = finish(collectors)
-        count[0] += 1
-        if count[0] == 1:
-            kill(collectors.actors[1])
-        return receipts
-
-    monkeypatch.setattr(RemoteCollectors, "finish", finish_and_kill)
-    result = train(config(tmp_path / "run", env_steps=64, **REMOTE))
-    assert result["env_steps"] == stored_steps(tmp_path / "run") == 64
-    assert read_metrics(tmp_path / "run", "train")[-1]["collect/actor_restarts"] == 1
-
-
-@pytest.mark.timeout(240)
-def test_an_environment_that_fails_in_an_actor_is_a_plain_error(
-    ray_session: None, tmp_path: Path
+@pytest.mark.parametrize("where", [{}, REMOTE], ids=["here", "in an actor"])
+def test_rewards_that_are_not_finite_stop_the_run_with_a_plain_error(
+    ray_session: None, tmp_path: Path, where: dict[str, Any]
 ) -> None:
     env = {"id": "reverie/Counting-v0", "kwargs": {"nan_at": 4}}
-    with pytest.raises(CollectError, match=r"collector 0: .*finite float32 reward"):
-        train(config(tmp_path / "run", env=env, **REMOTE))
-
-
-@pytest.mark.timeout(240)
-def test_world_model_learners_as_actors_run_the_loop(ray_session: None, tmp_path: Path) -> None:
-    result = train(config(tmp_path / "run", env_steps=48, learn_model={"num_learners": 2}))
-    assert result["env_steps"] == 48
-    assert result["budget"]["replayed_rows"] == 8 * 48
-    _, state = checkpoint.load(tmp_path / "run/checkpoints")
-    assert len(state["learner"]["ranks"]) == 2
-    one, two = (rank["rng"]["state"]["state"] for rank in state["learner"]["ranks"])
-    assert one != two  # each rank draws its own batches
+    with pytest.raises((EnvError, CollectError), match="finite float32 reward"):
+        train(config(tmp_path / "run", env=env, **where))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 @pytest.mark.timeout(240)
-def test_policy_learners_as_actors_dream_over_a_copy_of_the_world_model(
-    ray_session: None, tmp_path: Path
-) -> None:
-    result = train(config(tmp_path / "run", env_steps=48, learn_policy={"num_learners": 2}))
+@pytest.mark.parametrize("part", ["learn_model", "learn_policy"])
+def test_two_learners_as_actors_run_the_loop(ray_session: None, tmp_path: Path, part: str) -> None:
+    result = train(config(tmp_path / "run", env_steps=48, **{part: {"num_learners": 2}}))
     assert result["env_steps"] == 48
-    assert result["budget"]["imagined_steps"] == 8 * 48
+    assert result["budget"]["replayed_rows"] == result["budget"]["imagined_steps"] == 8 * 48
     _, state = checkpoint.load(tmp_path / "run/checkpoints")
-    assert len(state["policy"]["learners"]) == 2
     assert result["budget"]["policy_rounds"] == state["policy"]["version"] == 6
+    if part == "learn_model":
+        one, two = (rank["rng"]["state"]["state"] for rank in state["learner"]["ranks"])
+        assert one != two  # each rank draws its own batches
+    else:
+        assert len(state["policy"]["learners"]) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*already in registry")  # RLlib registers its wrapper anew
@@ -380,6 +404,19 @@ def test_a_baseline_runs_and_resumes_through_the_same_loop(
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_the_random_agent_is_judged_like_the_others(tmp_path: Path) -> None:
-    result = train(config(tmp_path / "run", agent="random"))
-    assert result["agent"] == "random" and result["eval"]["episodes"] == 3
+@pytest.mark.timeout(300)
+def test_the_command_trains_dqn_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    run_dir, path = tmp_path / "run", tmp_path / "tiny.yaml"
+    settings = {"learning_starts": 32, "batch_size": 16, "training_intensity": 4}
+    path.write_text(config_file.dump(config(run_dir, agent="dqn", env_steps=64, dqn=settings)))
+    for env_steps in (64, 128):
+        done = mbrl("train", path, f"env_steps={env_steps}")
+        assert done.returncode == 0, done.stderr
+        assert "dqn on MinAtar/Breakout-v1: return" in done.stdout
+        result = json.loads((run_dir / "result.json").read_text())
+        assert result["agent"] == "dqn" and len(result["eval"]["returns"]) == 3
+        assert env_steps <= result["env_steps"] == result["budget"]["collected_steps"]
+        steps, state = checkpoint.load(run_dir / "checkpoints")
+        assert steps == result["env_steps"] == state["agent"]["env_steps"]
+    points = [steps for steps, _ in result["curve"]]  # the first run's, too
+    assert points[0] < 64 < points[1] and points[-1] == result["env_steps"]

@@ -1,20 +1,12 @@
-"""Replay: what the agent lived through, kept on disk as parquet and in a ring for sampling."""
+"""Replay: what the agent lived through, on disk as parquet and in a ring for sampling."""
 
-from mbrl.replay.header import FORMAT, FragmentInfo, Layout, SegmentHeader, SegmentVersionError
-from mbrl.replay.names import SegmentInfo
 from mbrl.replay.sampler import SequenceSampler
-from mbrl.replay.segment import decode_segment, encode_segment
-from mbrl.replay.stats import ReplayStats, format_stats
+from mbrl.replay.segment import SegmentVersionError, decode_segment, encode_segment
+from mbrl.replay.stats import format_stats
 from mbrl.replay.store import ReplayStore
 
 __all__ = [
-    "FORMAT",
-    "FragmentInfo",
-    "Layout",
-    "ReplayStats",
     "ReplayStore",
-    "SegmentHeader",
-    "SegmentInfo",
     "SegmentVersionError",
     "SequenceSampler",
     "decode_segment",

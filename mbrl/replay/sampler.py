@@ -15,6 +15,7 @@ A sampler rebuilt from the segments in `segments`, in that order, therefore give
 the living one would have given.
 """
 
+import itertools
 import math
 import mmap
 import os
@@ -23,28 +24,117 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
-from mbrl.episode import Array, Episode, SequenceBatch, arrival
+from mbrl.episode import CAUSED, SAMPLED, Array, Episode, SequenceBatch, arrival, uncovered
 from mbrl.errors import ReplayError
-from mbrl.replay.names import SegmentInfo
-from mbrl.replay.segment import cut, uncovered
-from mbrl.replay.store import ReplayStore
-from mbrl.replay.tape import FragmentTable, Tape
+from mbrl.replay.store import ReplayStore, SegmentInfo
 
 _RESERVE_BYTES = 16 << 20  # disk is claimed in pieces of this size
 
 
-class _Column:
-    """One ring column in an unnamed file, which vanishes with the process even if it is killed."""
+_LABEL, _T0, _START, _ROWS = range(4)  # columns of the table of fragments
+
+
+class FragmentTable:
+    """Live fragments in the order in which they were added, and the tape that follows from them.
+
+    A fragment is a run of rows that were added together: rows `start` to `start + rows` of all that
+    were ever added, which lie in ring slots modulo the capacity. No row's content is known here, so
+    the tape of a million rows is a few array operations.
+
+    Attributes:
+        rows: live rows.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._table = np.zeros((1024, 4), np.int64)
+        self._head = 0  # the oldest live fragment's index in _table
+        self._tail = 0  # one behind the newest
+        self._labels: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._spans: dict[int, deque[tuple[int, int]]] = {}  # (t0, stop), oldest added first
+        self._stops: dict[int, int] = {}
+        self._free_labels = itertools.count()
+
+    def append(self, piece: Episode, start: int) -> None:
+        """Note a fragment whose first row was the `start`-th ever added."""
+        if self._tail == len(self._table):
+            self._make_room()
+        label = self._labels.get(piece.eps_id)
+        if label is None:
+            label = next(self._free_labels)
+            self._labels[piece.eps_id], self._names[label] = label, piece.eps_id
+            self._spans[label], self._stops[label] = deque(), 0
+        stop = piece.t0 + piece.rows
+        self._spans[label].append((piece.t0, stop))
+        self._stops[label] = max(self._stops[label], stop)
+        self._table[self._tail] = (label, piece.t0, start, piece.rows)
+        self._tail += 1
+        self.rows += piece.rows
+
+    def drop_before(self, start: int) -> None:
+        """Forget the rows that were added before the `start`-th one."""
+        while self._head < self._tail and self._table[self._head, _START] < start:
+            fragment = self._table[self._head]
+            label, gone = int(fragment[_LABEL]), int(min(fragment[_ROWS], start - fragment[_START]))
+            spans = self._spans[label]
+            t0, stop = spans.popleft()
+            self.rows -= gone
+            if gone < fragment[_ROWS]:
+                spans.appendleft((t0 + gone, stop))
+                fragment += np.array([0, gone, gone, -gone])
+                return
+            self._head += 1
+            if not spans:
+                del self._labels[self._names.pop(label)], self._spans[label], self._stops[label]
+
+    def spans(self, eps_id: str, t0: int) -> list[tuple[int, int]]:
+        """Live (start, stop) steps of an episode, or none if all lie before `t0`."""
+        label = self._labels.get(eps_id)
+        if label is None or self._stops[label] <= t0:
+            return []
+        return list(self._spans[label])
+
+    def tape(self, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """All live rows in reading order, of a ring of `capacity` slots.
+
+        Returns:
+            (N,) the ring slot of each tape position, and (N,) whether its row does not continue the
+            tape row before it; True at 0.
+        """
+        live = self._table[self._head : self._tail]
+        _, oldest, group = np.unique(live[:, _LABEL], return_index=True, return_inverse=True)
+        live = live[np.lexsort((live[:, _T0], oldest[group]))]
+        label, t0, start, rows = live[:, _LABEL], live[:, _T0], live[:, _START], live[:, _ROWS]
+        behind = np.cumsum(rows)
+        slots = np.repeat(start - (behind - rows), rows)
+        slots += np.arange(len(slots))
+        slots %= capacity
+        joined = (label[1:] == label[:-1]) & (t0[1:] == t0[:-1] + rows[:-1])
+        is_first = np.zeros(len(slots), np.bool_)
+        is_first[0] = True
+        is_first[behind[:-1][~joined]] = True
+        return slots, is_first
+
+    def _make_room(self) -> None:
+        live = self._table[self._head : self._tail]
+        self._table = np.zeros((max(1024, 2 * len(live)), 4), np.int64)
+        self._table[: len(live)] = live
+        self._head, self._tail = 0, len(live)
+
+
+class _Ring:
+    """A column of the ring in an unnamed file, which vanishes with the process even if killed."""
 
     def __init__(
-        self, capacity: int, shape: tuple[int, ...], dtype: DTypeLike, directory: Path | None
+        self, capacity: int, shape: tuple[int, ...], dtype: np.dtype[Any], directory: Path | None
     ) -> None:
-        self._row_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        self._row_bytes = math.prod(shape) * dtype.itemsize
         self._size = max(1, capacity * self._row_bytes)
         self._reserved = 0
         self._descriptor, path = tempfile.mkstemp(prefix="ring-", dir=directory)
@@ -52,9 +142,8 @@ class _Column:
         os.unlink(path)
         os.truncate(self._descriptor, self._size)
         mapped = mmap.mmap(self._descriptor, self._size)
-        self.rows: Array = np.frombuffer(
-            mapped, np.dtype(dtype), count=capacity * math.prod(shape)
-        ).reshape(capacity, *shape)
+        flat = np.frombuffer(mapped, dtype, count=capacity * math.prod(shape))
+        self.rows: Array = flat.reshape(capacity, *shape)
 
     def reserve(self, rows: int) -> None:
         """Claim disk for the first `rows` rows: a full disk must be an error, not a SIGBUS."""
@@ -95,38 +184,32 @@ class SequenceSampler:
         if capacity_steps < 1:
             raise ReplayError(f"replay.capacity_steps: expected at least 1, got {capacity_steps}")
         self.capacity = capacity_steps
-        shapes: list[tuple[tuple[int, ...], DTypeLike]] = [
-            (tuple(obs_shape), obs_dtype),
-            (tuple(action_shape), action_dtype),
-            ((), np.float32),
-            ((), np.bool_),
-        ]
+        kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            "obs": (tuple(obs_shape), np.dtype(obs_dtype)),
+            "actions": (tuple(action_shape), np.dtype(action_dtype)),
+            **{name: ((), dtype) for name, dtype in CAUSED.items()},
+        }
         try:
             if directory is not None:
                 directory.mkdir(parents=True, exist_ok=True)
-            self._columns = [_Column(capacity_steps, *shape, directory) for shape in shapes]
+            self._ring = {name: _Ring(capacity_steps, *kinds[name], directory) for name in SAMPLED}
         except OSError as error:
             raise _ring_error(error) from error
         self._total = 0  # rows ever added; row i lies in slot i % capacity
         self._fragments = FragmentTable()
-        self._tape: Tape | None = None
+        self._tape: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None
         self._seen: set[str] = set()
         self._loaded: deque[tuple[str, int]] = deque()  # segment, value of _total after it
 
-    def __enter__(self) -> "SequenceSampler":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Drop the ring and free its disk space; the sampler is of no use afterwards."""
-        for column in self._columns:
+        for column in self._ring.values():
             column.close()
         self._fragments, self._total, self._tape = FragmentTable(), 0, None
 
@@ -134,11 +217,6 @@ class SequenceSampler:
     def num_rows(self) -> int:
         """Live rows, final observations included."""
         return self._fragments.rows
-
-    @property
-    def num_steps(self) -> int:
-        """Live rows that hold an action."""
-        return self._fragments.rows - self._fragments.ended
 
     @property
     def segments(self) -> list[str]:
@@ -154,17 +232,17 @@ class SequenceSampler:
         Raises:
             ReplayError: another shape or dtype than the ring's, or the ring's disk is full.
         """
-        obs, actions, *_ = (column.rows for column in self._columns)
-        for name, got, ring in (("obs", episode.obs, obs), ("actions", episode.actions, actions)):
+        for name, column in self._ring.items():
+            got, ring = getattr(episode, name), column.rows
             if got.shape[1:] != ring.shape[1:] or got.dtype != ring.dtype:
                 raise ReplayError(
                     f"{name}: expected {ring.dtype}{ring.shape[1:]} as the sampler was made for, "
                     f"got {got.dtype}{got.shape[1:]}; make a new sampler for another environment"
                 )
         known = self._fragments.spans(episode.eps_id, episode.t0)
-        pieces = [cut(episode, *rows) for rows in uncovered(episode.t0, episode.rows, known)]
+        pieces = [episode.cut(*rows) for rows in uncovered(episode.t0, episode.rows, known)]
         for piece in pieces:
-            self._append(cut(piece, max(0, piece.rows - self.capacity), piece.rows))
+            self._append(piece.cut(max(0, piece.rows - self.capacity), piece.rows))
         return sum(piece.rows for piece in pieces)
 
     def refresh(self, store: ReplayStore, order: Sequence[str] | None = None) -> int:
@@ -197,20 +275,13 @@ class SequenceSampler:
         self._seen.update(by_name)
         return added
 
-    def sample(
-        self,
-        batch_size: int,
-        length: int,
-        rng: np.random.Generator,
-        out: Array | None = None,
-    ) -> SequenceBatch:
+    def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> SequenceBatch:
         """Draw windows of the tape, uniformly and with replacement.
 
         Args:
             batch_size: B.
             length: T, rows per sequence.
             rng: decides the starts; one call draws B integers from it.
-            out: (B, T, *obs_shape) C-contiguous buffer that receives `obs` (pinned memory, say).
 
         Returns:
             (B, T) rows in arrival order; arrays are the caller's.
@@ -228,34 +299,29 @@ class SequenceSampler:
             self._tape = self._fragments.tape(self.capacity)
         starts = rng.integers(rows, size=batch_size)
         positions = (starts[:, None] + np.arange(-1, length)) % rows
-        slots = self._tape.slots[positions]
-        obs, actions, rewards, terminateds = (column.rows for column in self._columns)
-        frames = _frame_buffer(out, (batch_size, length, *obs.shape[1:]), obs.dtype)
-        # "clip" skips the copy that "raise" makes of `out`; slots are in range by construction.
+        slots, is_first = (column[positions] for column in self._tape)
+        columns = {name: self._ring[name].rows[slots] for name in SAMPLED if name != "obs"}
+        obs = self._ring["obs"].rows
+        frames = np.empty((batch_size, length, *obs.shape[1:]), obs.dtype)
+        # "clip" skips the copy that "raise" makes of `out`; slots are in range by construction
         np.take(obs, slots[:, 1:], axis=0, out=frames, mode="clip")
-        return arrival(
-            obs=frames,
-            actions=actions[slots],
-            rewards=rewards[slots].astype(np.float32, copy=False),
-            terminateds=terminateds[slots].astype(np.bool_, copy=False),
-            is_first=self._tape.is_first[positions],
-        )
+        return arrival(frames, is_first=is_first, **columns)
 
     def _append(self, piece: Episode) -> None:
         """Write a fragment of at most `capacity` rows over the oldest rows."""
         start = self._total % self.capacity
         split = min(piece.rows, self.capacity - start)
-        values = (piece.obs, piece.actions, piece.rewards, piece.terminateds)
         try:
-            for column in self._columns:
+            for column in self._ring.values():
                 column.reserve(min(self.capacity, self._total + piece.rows))
         except OSError as error:
             raise _ring_error(error) from error
-        for column, new in zip(self._columns, values, strict=True):
+        for name, column in self._ring.items():
+            new = getattr(piece, name)
             column.rows[start : start + split] = new[:split]
             column.rows[: piece.rows - split] = new[split:]
         if piece.ended:
-            self._columns[1].rows[(self._total + piece.rows - 1) % self.capacity] = 0
+            self._ring["actions"].rows[(self._total + piece.rows - 1) % self.capacity] = 0
         self._fragments.append(piece, self._total)
         self._total += piece.rows
         self._fragments.drop_before(self._total - self.capacity)
@@ -265,30 +331,14 @@ class SequenceSampler:
 
     def _load(self, store: ReplayStore, info: SegmentInfo) -> int | None:
         """Add one segment; None if the store could not read it."""
-        loaded = store.load(info)
+        episodes = store.read(info)
         self._seen.add(info.name)
-        if loaded is None:
+        if not episodes:
             return None
-        header, episodes = loaded
-        added, position = 0, 0
-        for name, count in header.sources or ((info.name, len(episodes)),):
-            if name == info.name or name not in self._seen:  # else compaction rewrote known rows
-                added += sum(self.add(e) for e in episodes[position : position + count])
-            position += count
-        self._seen.update(name for name, _ in header.sources)
+        added = sum(map(self.add, episodes))
         if added:
             self._loaded.append((info.name, self._total))
         return added
-
-
-def _frame_buffer(out: Array | None, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    if out is None:
-        return np.empty(shape, dtype)
-    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-        raise ValueError(
-            f"out: expected a C-contiguous {dtype}{shape} buffer, got {out.dtype}{out.shape}"
-        )
-    return out
 
 
 def _ring_error(error: OSError) -> ReplayError:

@@ -10,10 +10,11 @@ a SHA-256 of the content live in the footer. `docs/replay.md` is the specificati
 byte string that is not exactly what `encode_segment` wrote. Neither knows a path.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,45 +22,246 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mbrl.episode import Array, Episode
+from mbrl.episode import CAUSED, Array, Episode
 from mbrl.errors import ReplayError
-from mbrl.replay.header import (
-    FORMAT,
-    Layout,
-    SegmentHeader,
-    first_line,
-    footer_fields,
-    fragment_info,
-    layout_of,
-    parse_footer,
-)
 
+FORMAT = "reverie-replay/1"
+
+OBS_DTYPES = frozenset(
+    np.dtype(code).name
+    for code in ("?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
+)
 ROW_GROUP_ROWS = 1024  # the smallest unit pyarrow can read back
 MAX_FRAGMENT_BYTES = (1 << 31) - 1  # offsets of an Arrow binary array are int32
 
-_PLAIN_COLUMNS = {
-    "rewards": np.dtype(np.float32),
-    "terminateds": np.dtype(bool),
-    "truncateds": np.dtype(bool),
-    "life_loss": np.dtype(bool),
-}
-_ARROW_TYPES = {"int64": pa.int64(), "float32": pa.float32()}
+_ACTION_TYPES = {"int64": pa.int64(), "float32": pa.float32()}
+_ROW_EXTRA_BYTES = sum(dtype.itemsize for dtype in CAUSED.values())
+_FLAGS = [name for name, dtype in CAUSED.items() if dtype == np.bool_]
+_STAMPS = ("policy_version", "env_steps_total")
+"""Columns of one value per fragment."""
 
 
-def encode_segment(
-    episodes: Sequence[Episode],
-    env_id: str = "",
-    *,
-    sources: Sequence[tuple[str, int]] = (),
-    level: int = 3,
-) -> bytes:
+class SegmentVersionError(ReplayError):
+    """The file is a healthy segment of a format this version does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What every row of a segment looks like; equal in all segments of a store.
+
+    Attributes:
+        env_id: the environment the rows came from; "" if unknown.
+        obs_dtype, obs_shape: of one observation.
+        action_dtype: "int64" or "float32".
+        action_shape: () for a discrete space, (A,) for a Box.
+        ram_bytes: of console memory kept with each row; 0 means that there is no such column.
+    """
+
+    env_id: str
+    obs_dtype: str
+    obs_shape: tuple[int, ...]
+    action_dtype: str
+    action_shape: tuple[int, ...]
+    ram_bytes: int = 0
+
+    @property
+    def obs_bytes(self) -> int:
+        """Bytes of one observation."""
+        return int(np.prod(self.obs_shape, dtype=np.int64)) * np.dtype(self.obs_dtype).itemsize
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one uncompressed row: observation, action, reward, flags and memory."""
+        size = int(np.prod(self.action_shape, dtype=np.int64))
+        action_bytes = size * np.dtype(self.action_dtype).itemsize
+        return self.obs_bytes + action_bytes + _ROW_EXTRA_BYTES + self.ram_bytes
+
+
+NO_LAYOUT = Layout(
+    env_id="", obs_dtype="uint8", obs_shape=(), action_dtype="int64", action_shape=()
+)  # of an empty store
+
+
+@dataclass(frozen=True, kw_only=True)
+class FragmentInfo:
+    """One entry of the footer's `episodes` list: a fragment, without its rows.
+
+    Attributes:
+        reward_sum: sum of the fragment's raw rewards ("return" in the footer).
+        The other names are those of `Episode`.
+    """
+
+    eps_id: str
+    t0: int
+    rows: int
+    steps: int
+    reward_sum: float
+    ended: bool
+    policy_version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentHeader:
+    """The footer of a segment.
+
+    Attributes:
+        layout: shape of the rows.
+        fragments: in the order of the rows.
+        sha256: 64 hex digits over the footer's other fields and all rows.
+    """
+
+    layout: Layout
+    fragments: tuple[FragmentInfo, ...]
+    sha256: str
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(fragment.rows for fragment in self.fragments)
+
+
+def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
+    """Find the one layout that all episodes share.
+
+    Raises:
+        ReplayError: no episodes, two layouts, or a dtype that the format does not hold.
+    """
+    if not episodes:
+        raise ReplayError("expected at least one episode in a segment, got none")
+    kinds = {  # fragments may be short and many: a layout for each would cost too much
+        (e.obs.dtype, e.obs.shape[1:], e.actions.dtype, e.actions.shape[1:], _ram_bytes(e))
+        for e in episodes
+    }
+    layouts = {
+        Layout(
+            env_id=env_id,
+            obs_dtype=obs_dtype.name,
+            obs_shape=obs_shape,
+            action_dtype=action_dtype.name,
+            action_shape=action_shape,
+            ram_bytes=ram_bytes,
+        )
+        for obs_dtype, obs_shape, action_dtype, action_shape, ram_bytes in kinds
+    }
+    if len(layouts) > 1:
+        raise ReplayError(f"expected one shape and dtype in a segment, got {describe(layouts)}")
+    layout = layouts.pop()
+    if layout.obs_dtype not in OBS_DTYPES:
+        raise ReplayError(
+            f"obs: expected a numeric dtype, got {layout.obs_dtype}; convert it in the environment"
+        )
+    if layout.action_dtype not in _ACTION_TYPES:
+        raise ReplayError(
+            f"actions: expected int64 (discrete) or float32 (Box), got {layout.action_dtype}"
+        )
+    return layout
+
+
+def _ram_bytes(episode: Episode) -> int:
+    """Bytes of memory in each row.
+
+    Raises:
+        ReplayError: the memory is not (n, R) uint8 with R >= 1.
+    """
+    ram = episode.ram
+    if ram is None:
+        return 0
+    if ram.ndim != 2 or ram.dtype != np.uint8 or not ram.shape[1]:
+        raise ReplayError(
+            f"episode {episode.eps_id}: expected ram of shape (rows, bytes >= 1) and dtype uint8, "
+            f"got {ram.shape} {ram.dtype.name}; leave it out (None) if there is no memory to keep"
+        )
+    return int(ram.shape[1])
+
+
+def describe(layouts: Iterable[Layout]) -> str:
+    """Words for layouts in an error message."""
+    return " and ".join(
+        sorted(
+            f"[env {layout.env_id or 'unknown'}, obs {layout.obs_dtype}{layout.obs_shape}, "
+            f"actions {layout.action_dtype}{layout.action_shape}"
+            f"{f', ram {layout.ram_bytes} bytes' if layout.ram_bytes else ''}]"
+            for layout in layouts
+        )
+    )
+
+
+def footer_fields(layout: Layout, fragments: Sequence[FragmentInfo]) -> dict[str, str]:
+    """Write a footer as text fields, all but the SHA-256."""
+    names = {"reward_sum": "return"}
+    listed = [{names.get(k, k): v for k, v in vars(one).items()} for one in fragments]
+    # written only where there is a column, so that files without one stay what they always were
+    ram = {"ram_bytes": str(layout.ram_bytes)} if layout.ram_bytes else {}
+    return {
+        "format": FORMAT,
+        "env_id": layout.env_id,
+        "obs": json.dumps({"dtype": layout.obs_dtype, "shape": layout.obs_shape}),
+        "action": json.dumps({"dtype": layout.action_dtype, "shape": layout.action_shape}),
+        "episodes": json.dumps(listed),
+        "sources": "[]",  # an earlier version could merge files, and named them here
+        **ram,
+    }
+
+
+def parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHeader]:
+    """Read the text fields of a parquet footer, as text and as values.
+
+    Raises:
+        SegmentVersionError: a segment of another format version.
+        ReplayError: not a segment, or an incomplete footer.
+    """
+    raw: Mapping[bytes, bytes] = metadata.metadata or {}
+    fields = {key.decode(): value.decode() for key, value in raw.items() if key != b"ARROW:schema"}
+    found = fields.get("format", "")
+    if found != FORMAT:
+        if found.startswith(FORMAT.split("/")[0] + "/"):
+            raise SegmentVersionError(
+                f"expected format {FORMAT}, got {found}; read it with the version that wrote it"
+            )
+        raise ReplayError(f"expected a replay segment ({FORMAT}), got a foreign parquet file")
+    try:
+        obs, action = json.loads(fields["obs"]), json.loads(fields["action"])
+        layout = Layout(
+            env_id=fields["env_id"],
+            obs_dtype=str(obs["dtype"]),
+            obs_shape=tuple(int(n) for n in obs["shape"]),
+            action_dtype=str(action["dtype"]),
+            action_shape=tuple(int(n) for n in action["shape"]),
+            ram_bytes=int(fields.get("ram_bytes", "0")),
+        )
+        listed = json.loads(fields["episodes"])
+        fragments = [FragmentInfo(reward_sum=entry.pop("return"), **entry) for entry in listed]
+        sha256 = fields["sha256"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ReplayError(f"expected a complete footer, got: {_first_line(error)}") from error
+    if layout.obs_dtype not in OBS_DTYPES or layout.action_dtype not in _ACTION_TYPES:
+        raise ReplayError(f"expected a known dtype, got {describe([layout])}")
+    return fields, SegmentHeader(layout=layout, fragments=tuple(fragments), sha256=sha256)
+
+
+def fragment_info(episode: Episode) -> FragmentInfo:
+    """Describe a fragment as the footer does."""
+    return FragmentInfo(
+        eps_id=episode.eps_id,
+        t0=episode.t0,
+        rows=episode.rows,
+        steps=episode.steps,
+        reward_sum=float(episode.rewards.sum(dtype=np.float64)),
+        ended=episode.ended,
+        policy_version=episode.policy_version,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def encode_segment(episodes: Sequence[Episode], env_id: str = "") -> bytes:
     """Encode fragments as one parquet file.
 
     Args:
         episodes: fragments of one layout, in the order the rows shall have.
         env_id: goes into the footer.
-        sources: see `SegmentHeader`.
-        level: of zstd, 1 to 22.
 
     Returns:
         The whole file. Equal episodes give an equal `sha256` in the footer.
@@ -71,7 +273,7 @@ def encode_segment(
     largest = max(layout.obs_bytes, layout.ram_bytes)
     for episode in episodes:
         _check(episode, largest)
-    fields = footer_fields(layout, [fragment_info(episode) for episode in episodes], sources)
+    fields = footer_fields(layout, [fragment_info(episode) for episode in episodes])
     fields["sha256"] = _digest(fields, episodes)
     schema = _schema(layout)
     table = _table(episodes, layout, schema)
@@ -80,7 +282,7 @@ def encode_segment(
         sink,
         schema,
         compression="zstd",
-        compression_level=level,
+        compression_level=3,
         use_dictionary=["eps_id"],
         data_page_size=1 << 20,
         write_statistics=[n for n in schema.names if n not in ("obs", "actions", "ram")],
@@ -102,19 +304,18 @@ def decode_segment(data: bytes) -> tuple[SegmentHeader, list[Episode]]:
         SegmentVersionError: the file has another format version.
         ReplayError: truncated, damaged, foreign, or not what its footer says.
     """
-    try:
-        with pq.ParquetFile(
-            pa.BufferReader(data), page_checksum_verification=True, pre_buffer=False
-        ) as file:
-            fields, header = parse_footer(file.metadata)
-            schema = _schema(header.layout)
-            if not file.schema_arrow.equals(schema):
-                raise ReplayError(
-                    f"expected the columns {schema.names} of {FORMAT}, got {file.schema_arrow}"
-                )
-            table = file.read(use_threads=False)  # obs is one column: nothing to share out
-    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        raise ReplayError(f"expected a whole parquet file, got: {first_line(error)}") from error
+    source = pa.BufferReader(data)
+    with (
+        _refusing_what_is_broken(),
+        pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False) as file,
+    ):
+        fields, header = parse_footer(file.metadata)
+        schema = _schema(header.layout)
+        if not file.schema_arrow.equals(schema):
+            raise ReplayError(
+                f"expected the columns {schema.names} of {FORMAT}, got {file.schema_arrow}"
+            )
+        table = file.read(use_threads=False)  # obs is one column: nothing to share out
     if table.num_rows != header.rows:
         raise ReplayError(f"expected {header.rows} rows as the footer says, got {table.num_rows}")
     episodes = list(_episodes(table, header))
@@ -133,83 +334,44 @@ def read_header(source: Any) -> SegmentHeader:
         SegmentVersionError: the file has another format version.
         ReplayError: it is no segment.
     """
-    try:
+    with _refusing_what_is_broken():
         where = pa.BufferReader(source) if isinstance(source, bytes) else source
         return parse_footer(pq.read_metadata(where))[1]
+
+
+@contextlib.contextmanager
+def _refusing_what_is_broken() -> Iterator[None]:
+    """Turn the errors of a parquet reader into ours; a file that is gone stays what it is."""
+    try:
+        yield
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        raise ReplayError(f"expected a whole parquet file, got: {first_line(error)}") from error
-
-
-def cut(episode: Episode, start: int, stop: int) -> Episode:
-    """Rows `start` to `stop` of a fragment as a fragment of its own; no copy."""
-    if start == 0 and stop == episode.rows:
-        return episode
-    rows = slice(start, stop)
-    return replace(
-        episode,
-        t0=episode.t0 + start,
-        obs=episode.obs[rows],
-        actions=episode.actions[rows],
-        rewards=episode.rewards[rows],
-        terminateds=episode.terminateds[rows],
-        truncateds=episode.truncateds[rows],
-        life_loss=episode.life_loss[rows],
-        ram=None if episode.ram is None else episode.ram[rows],
-        ended=episode.ended and stop == episode.rows,
-    )
-
-
-def uncovered(t0: int, rows: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Find the rows of a fragment that no known span covers.
-
-    Args:
-        t0: first step of the fragment.
-        rows: its length.
-        spans: (start, stop) steps of the same episode that are known, in any order.
-
-    Returns:
-        (start, stop) row ranges of the fragment, ascending.
-    """
-    fresh, start = [], t0
-    for known_start, known_stop in sorted(spans):
-        if known_start > start:
-            fresh.append((start - t0, min(known_start, t0 + rows) - t0))
-        start = max(start, known_stop)
-        if start >= t0 + rows:
-            break
-    if start < t0 + rows:
-        fresh.append((start - t0, rows))
-    return [(a, b) for a, b in fresh if b > a]
+        raise ReplayError(f"expected a whole parquet file, got: {_first_line(error)}") from error
 
 
 def _schema(layout: Layout) -> pa.Schema:
-    action = _ARROW_TYPES[layout.action_dtype]
-    ram = [pa.field("ram", pa.binary(), nullable=False)] if layout.ram_bytes else []
-    return pa.schema(
-        [
-            pa.field("eps_id", pa.string(), nullable=False),
-            pa.field("t", pa.int32(), nullable=False),
-            pa.field("obs", pa.binary(), nullable=False),
-            pa.field("actions", pa.list_(action) if layout.action_shape else action),
-            pa.field("rewards", pa.float32()),
-            pa.field("terminateds", pa.bool_(), nullable=False),
-            pa.field("truncateds", pa.bool_(), nullable=False),
-            pa.field("life_loss", pa.bool_(), nullable=False),
-            pa.field("policy_version", pa.int64(), nullable=False),
-            pa.field("env_steps_total", pa.int64(), nullable=False),
-            *ram,
-        ]
-    )
+    """The columns of a file; a null says that the row has no action."""
+    action = _ACTION_TYPES[layout.action_dtype]
+    fields = {
+        "eps_id": pa.string(),
+        "t": pa.int32(),
+        "obs": pa.binary(),
+        "actions": pa.list_(action) if layout.action_shape else action,
+        **{name: pa.from_numpy_dtype(dtype) for name, dtype in CAUSED.items()},
+        **dict.fromkeys(_STAMPS, pa.int64()),
+        **({"ram": pa.binary()} if layout.ram_bytes else {}),
+    }
+    null = ("actions", "rewards")
+    return pa.schema([pa.field(name, kind, name in null) for name, kind in fields.items()])
 
 
 def _check(episode: Episode, value_bytes: int) -> None:
-    for name, dtype in _PLAIN_COLUMNS.items():
+    for name, dtype in CAUSED.items():
         column = getattr(episode, name)
         if column.dtype != dtype or column.ndim != 1:
             raise ReplayError(
-                f"{name}: expected (rows,) {dtype.name}, got {column.shape} {column.dtype.name}"
+                f"{name}: expected (rows,) {dtype}, got {column.shape} {column.dtype.name}"
             )
     if episode.rows * value_bytes > MAX_FRAGMENT_BYTES:
         raise ReplayError(
@@ -218,9 +380,7 @@ def _check(episode: Episode, value_bytes: int) -> None:
         )
     if not episode.ended:
         return
-    filled = ["actions"] if episode.actions[-1].any() else []
-    filled += [name for name in _PLAIN_COLUMNS if getattr(episode, name)[-1]]
-    if filled:
+    if filled := [name for name in ("actions", *CAUSED) if getattr(episode, name)[-1].any()]:
         raise ReplayError(
             f"episode {episode.eps_id}: expected zeros in the final row, which has no action, got "
             f"a value in {', '.join(filled)}; the last action's results belong to the row before"
@@ -231,11 +391,8 @@ def _digest(fields: Mapping[str, str], episodes: Iterable[Episode]) -> str:
     covered = {name: text for name, text in fields.items() if name != "sha256"}
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode())
     for episode in episodes:
-        columns: list[Array] = [episode.obs, episode.actions, episode.rewards]
-        columns += [episode.terminateds, episode.truncateds, episode.life_loss]
-        columns += [] if episode.ram is None else [episode.ram]
         digest.update(f"{episode.env_steps_total} {episode.rows}".encode())
-        for column in columns:
+        for column in episode.columns.values():
             digest.update(_little_endian(column).tobytes())
     return digest.hexdigest()
 
@@ -256,22 +413,21 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
     t0 = np.array([episode.t0 for episode in episodes])
     t = np.arange(ends[-1]) - np.repeat(ends - rows - t0, rows)
     number = pa.array(np.repeat(np.arange(len(episodes)), rows))
-    offsets = np.arange(rows.max() + 1, dtype=np.int32) * np.int32(layout.obs_bytes)
-    columns = [
-        pa.array([episode.eps_id for episode in episodes], pa.string()).take(number),
-        pa.array(t.astype(np.int32)),
-        pa.chunked_array([_frames(episode.obs, offsets) for episode in episodes]),
-        _action_column(_joined(episodes, "actions"), no_action, layout),
-        pa.array(_joined(episodes, "rewards"), pa.float32(), mask=no_action),
-        *(pa.array(_joined(episodes, n)) for n in ("terminateds", "truncateds", "life_loss")),
-        pa.array(np.repeat([episode.policy_version for episode in episodes], rows)),
-        pa.array(np.repeat([episode.env_steps_total for episode in episodes], rows)),
-    ]
+    columns = {
+        "eps_id": pa.array([episode.eps_id for episode in episodes], pa.string()).take(number),
+        "t": pa.array(t.astype(np.int32)),
+        "obs": _binary([episode.obs for episode in episodes], layout.obs_bytes),
+        "actions": _action_column(_joined(episodes, "actions"), no_action, layout),
+        "rewards": pa.array(_joined(episodes, "rewards"), mask=no_action),
+        **{name: pa.array(_joined(episodes, name)) for name in _FLAGS},
+    }
+    for name in _STAMPS:
+        stamps = [getattr(episode, name) for episode in episodes]
+        columns[name] = pa.array(np.repeat(stamps, rows))
     if layout.ram_bytes:
-        ram_offsets = np.arange(rows.max() + 1, dtype=np.int32) * np.int32(layout.ram_bytes)
         memories = [episode.ram for episode in episodes if episode.ram is not None]
-        columns.append(pa.chunked_array([_frames(ram, ram_offsets) for ram in memories]))
-    return pa.Table.from_arrays(columns, schema=schema)
+        columns["ram"] = _binary(memories, layout.ram_bytes)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def _joined(episodes: Sequence[Episode], name: str) -> Array:
@@ -279,14 +435,18 @@ def _joined(episodes: Sequence[Episode], name: str) -> Array:
     return joined
 
 
-def _frames(obs: Array, offsets: NDArray[np.int32]) -> pa.Array:
-    """One `binary` value per frame, without copying."""
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(_little_endian(obs))]
-    return pa.Array.from_buffers(pa.binary(), len(obs), buffers)
+def _binary(arrays: Sequence[Array], size: int) -> pa.ChunkedArray:
+    """One `binary` value of `size` bytes per row and a chunk per array, without copying."""
+    offsets = np.arange(max(map(len, arrays)) + 1, dtype=np.int32) * np.int32(size)
+    chunks = []
+    for array in arrays:
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(_little_endian(array))]
+        chunks.append(pa.Array.from_buffers(pa.binary(), len(array), buffers))
+    return pa.chunked_array(chunks)
 
 
 def _action_column(actions: Array, null: NDArray[np.bool_], layout: Layout) -> pa.Array:
-    kind = _ARROW_TYPES[layout.action_dtype]
+    kind = _ACTION_TYPES[layout.action_dtype]
     if not layout.action_shape:
         return pa.array(actions, kind, mask=null)
     flat = actions.reshape(len(actions), -1)
@@ -300,36 +460,36 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
     """Cut the columns into the fragments that the footer lists, checking their names and nulls."""
     layout = header.layout
     names = table["eps_id"].to_numpy(zero_copy_only=False)
-    steps = {k: table[k].to_numpy() for k in ("t", "policy_version", "env_steps_total")}
-    flags = {k: table[k].to_numpy() for k in ("terminateds", "truncateds", "life_loss")}
+    steps, *stamps = (table[name].to_numpy() for name in ("t", *_STAMPS))
     has_action = table["rewards"].is_valid().to_numpy()
     if not np.array_equal(has_action, table["actions"].is_valid().to_numpy()):
         raise ReplayError("expected null rewards exactly where actions are null, got a difference")
-    obs, actions = _read_obs(table["obs"], layout), _read_actions(table["actions"], layout)
-    ram = _read_bytes(table["ram"], layout.ram_bytes, "ram") if layout.ram_bytes else None
-    rewards = table["rewards"].fill_null(0).to_numpy().astype(np.float32, copy=False)
+    columns = {
+        "obs": _read_obs(table["obs"], layout),
+        "actions": _read_actions(table["actions"], layout),
+        "rewards": table["rewards"].fill_null(0).to_numpy(),
+        **{name: table[name].to_numpy() for name in _FLAGS},
+    }
+    if layout.ram_bytes:
+        columns["ram"] = _read_bytes(table["ram"], layout.ram_bytes, "ram")
     start = 0
     for info in header.fragments:
         rows = slice(start, start := start + info.rows)
         episode = Episode(
             eps_id=info.eps_id,
             t0=info.t0,
-            obs=obs[rows],
-            actions=actions[rows],
-            rewards=rewards[rows],
-            terminateds=flags["terminateds"][rows],
-            truncateds=flags["truncateds"][rows],
-            life_loss=flags["life_loss"][rows],
             policy_version=info.policy_version,
-            env_steps_total=int(steps["env_steps_total"][rows][0]),
+            env_steps_total=int(stamps[1][rows][0]),
             ended=info.ended,
-            ram=None if ram is None else ram[rows],
+            **{name: values[rows] for name, values in columns.items()},
         )
         agrees = (
             bool((names[rows] == info.eps_id).all())
-            and np.array_equal(steps["t"][rows], np.arange(info.t0, info.t0 + info.rows))
-            and bool((steps["policy_version"][rows] == info.policy_version).all())
-            and bool((steps["env_steps_total"][rows] == episode.env_steps_total).all())
+            and np.array_equal(steps[rows], np.arange(info.t0, info.t0 + info.rows))
+            and all(
+                (values[rows] == getattr(episode, name)).all()
+                for name, values in zip(_STAMPS, stamps, strict=True)
+            )
             and int(has_action[rows].sum()) == info.steps == episode.steps
         )
         if not agrees:

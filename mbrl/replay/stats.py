@@ -1,21 +1,20 @@
 """What is in a replay store, computed from file names and footers only; no row is decoded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from mbrl.replay.header import NO_LAYOUT, FragmentInfo, SegmentHeader
-from mbrl.replay.segment import uncovered
+from mbrl.episode import uncovered
+from mbrl.replay.segment import NO_LAYOUT, FragmentInfo, SegmentHeader
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayStats:
     """Totals of a store; returns are raw reward sums.
 
-    A fragment whose rows are all known already is not counted again; one that knows new
-    rows counts in full.
+    A fragment without rows that are new is not counted; one with new rows counts in full.
 
     Attributes:
         env_id: "" if unknown.
@@ -57,23 +56,11 @@ class ReplayStats:
         """Raw bytes per byte on disk."""
         return self.raw_bytes / self.disk_bytes if self.disk_bytes else float("nan")
 
-    def as_dict(self) -> dict[str, object]:
-        """Every number by name, `compression` included, for JSON."""
-        values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "compression": self.compression}
-
 
 def summarise(
     headers: Sequence[SegmentHeader], disk_bytes: int, env_steps_total: int, quarantined: int
 ) -> ReplayStats:
-    """Add up the footers of a store's segments.
-
-    Args:
-        headers: in the order of the store.
-        disk_bytes: size of their files.
-        env_steps_total: of the newest segment.
-        quarantined: number of broken files.
-    """
+    """Add up the footers of a store's segments, in its order; the rest as in `ReplayStats`."""
     episodes: dict[str, list[FragmentInfo]] = {}
     for header in headers:
         for fragment in header.fragments:
@@ -112,6 +99,7 @@ def summarise(
 def format_stats(stats: ReplayStats) -> str:
     """Render totals as text for a terminal, one fact per line."""
     shape = " x ".join(map(str, stats.obs_shape)) or "scalar"
+    ratio = f" ({stats.compression:.1f} : 1)" if stats.disk_bytes else ""
     lines = [
         ("environment", stats.env_id or "unknown"),
         ("observation", f"{shape} {stats.obs_dtype}" if stats.segments else "none yet"),
@@ -119,11 +107,7 @@ def format_stats(stats: ReplayStats) -> str:
         ("episodes", f"{stats.episodes:,} whole, {stats.partial_episodes:,} in part"),
         ("steps", f"{stats.steps:,} ({stats.rows:,} rows)"),
         ("collected until", f"env step {stats.env_steps_total:,}"),
-        (
-            "disk",
-            f"{_size(stats.disk_bytes)}, {_size(stats.raw_bytes)} uncompressed"
-            + (f" ({stats.compression:.1f} : 1)" if stats.disk_bytes else ""),
-        ),
+        ("disk", f"{_size(stats.disk_bytes)}, {_size(stats.raw_bytes)} uncompressed{ratio}"),
     ]
     if stats.episodes:
         spread = f"(min {stats.return_min:.2f}, max {stats.return_max:.2f})"

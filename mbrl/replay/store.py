@@ -12,36 +12,100 @@ episodes in the order in which they were collected. The store knows nothing abou
 """
 
 import contextlib
+import json
 import logging
 import os
-from collections import Counter
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from mbrl.episode import Episode
+from mbrl.episode import Episode, uncovered
 from mbrl.errors import ReplayError
-from mbrl.replay.header import (
-    NO_LAYOUT,
+from mbrl.replay.segment import (
     Layout,
     SegmentHeader,
     SegmentVersionError,
+    decode_segment,
     describe,
+    encode_segment,
     layout_of,
+    read_header,
 )
-from mbrl.replay.names import SegmentInfo, check_name, check_writer, describe_segment, parse_name
-from mbrl.replay.pins import oldest_place, pin_path, read_pins, write_pin
-from mbrl.replay.segment import cut, decode_segment, encode_segment, read_header, uncovered
 from mbrl.replay.stats import ReplayStats, summarise
 from mbrl.run import durable
 
 STALE_AFTER_S = 3600.0  # no writer needs an hour for one file
-COLD_LEVEL = 9  # zstd level of compacted segments, written once and read seldom
-MAX_COMPACTED_BYTES = 1 << 30  # uncompressed; bounds the memory of compaction
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+_WRITER = re.compile(r"[A-Za-z0-9_.]+")
+_NAME = re.compile(
+    r"e(?P<env_steps_total>\d{12,})-(?P<writer>[A-Za-z0-9_.]+)-(?P<seq>\d{6,})"
+    r"-n(?P<steps>\d+)-r(?P<rows>\d+)-k(?P<episodes_ended>\d+)-(?P<content>[0-9a-f]{8})\.parquet"
+)
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class SegmentInfo:
+    """What a file name says; sorts in the order in which a run collected.
+
+    Attributes:
+        env_steps_total: steps the run had collected when the segment was committed.
+        writer: which collector wrote it; letters, digits, "_" and ".".
+        seq: counts the segments of this writer.
+        steps: rows that hold an action.
+        rows: all rows, final observations included.
+        episodes_ended: final observations in it.
+        content: first 8 hex digits of the content's SHA-256, so equal runs give equal names.
+    """
+
+    env_steps_total: int
+    writer: str
+    seq: int
+    steps: int
+    rows: int
+    episodes_ended: int
+    content: str
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+        return (
+            f"e{self.env_steps_total:012d}-{self.writer}-{self.seq:06d}-n{self.steps}"
+            f"-r{self.rows}-k{self.episodes_ended}-{self.content}.parquet"
+        )
+
+    @property
+    def place(self) -> tuple[int, str, int]:
+        """What orders segments: (env_steps_total, writer, seq)."""
+        return self.env_steps_total, self.writer, self.seq
+
+
+def parse_name(name: str) -> SegmentInfo | None:
+    """Read a file name; None if it is not one of ours."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    texts = ("writer", "content")
+    found = {key: text if key in texts else int(text) for key, text in match.groupdict().items()}
+    return SegmentInfo(**found)  # type: ignore[arg-type]
+
+
+def describe_segment(
+    header: SegmentHeader, env_steps_total: int, writer: str, seq: int
+) -> SegmentInfo:
+    """Make the name of a segment from its footer and its place in the order."""
+    return SegmentInfo(
+        env_steps_total=env_steps_total,
+        writer=writer,
+        seq=seq,
+        steps=sum(fragment.steps for fragment in header.fragments),
+        rows=header.rows,
+        episodes_ended=sum(fragment.ended for fragment in header.fragments),
+        content=header.sha256[:8],
+    )
 
 
 class ReplayStore:
@@ -82,7 +146,11 @@ class ReplayStore:
             ReplayError: a full disk, rows that break the contract of `Episode`, or rows unlike
                 those already in the store.
         """
-        check_writer(writer)
+        if not _WRITER.fullmatch(writer):
+            raise ReplayError(
+                f'writer: expected letters, digits, "_" and ".", got {writer!r}; it becomes part '
+                "of a file name whose fields are separated by dashes"
+            )
         if env_steps_total < 0:
             raise ReplayError(f"env_steps_total: expected 0 or more, got {env_steps_total}")
         if not self._swept:
@@ -99,10 +167,7 @@ class ReplayStore:
         return info
 
     def segments(self) -> list[SegmentInfo]:
-        """List the visible segments in collected order, from one listing of the folder.
-
-        A parquet file whose name is not a segment's is moved to `bad/` and counted.
-        """
+        """List the visible segments in collected order; other parquet files are moved to `bad/`."""
         found = []
         for name in os.listdir(self.data) if self.data.is_dir() else ():
             info = parse_name(name)
@@ -112,23 +177,18 @@ class ReplayStore:
                 self._quarantine(name, "its name is not a segment's")
         return sorted(found)
 
-    def load(self, info: SegmentInfo) -> tuple[SegmentHeader, list[Episode]] | None:
+    def read(self, info: SegmentInfo) -> list[Episode]:
         """Read and prove one segment.
 
         Returns:
-            Footer and episodes. None if the file is broken, which is then moved to `bad/` and
-            counted, or if another process evicted it since the listing.
+            Its episodes. Empty if the file is broken, which is then moved to `bad/` and counted, or
+            if another process evicted it since the listing.
 
         Raises:
             SegmentVersionError: written by another version of the format; never moved.
             ReplayError: the disk refuses to read.
         """
-        return self._attempt(info, self._load)
-
-    def read(self, info: SegmentInfo) -> list[Episode]:
-        """Read the episodes of one segment; empty where `load` gives None."""
-        loaded = self.load(info)
-        return loaded[1] if loaded else []
+        return self._attempt(info, self._load) or []
 
     def episodes(self) -> Iterator[Episode]:
         """Read the whole store in collected order, each (eps_id, t) once."""
@@ -137,40 +197,21 @@ class ReplayStore:
             for episode in self.read(info):
                 known = spans.setdefault(episode.eps_id, [])
                 for start, stop in uncovered(episode.t0, episode.rows, known):
-                    yield cut(episode, start, stop)
+                    yield episode.cut(start, stop)
                 known.append((episode.t0, episode.t0 + episode.rows))
 
     def layout(self) -> Layout | None:
         """What the rows look like; None in an empty store."""
         if self._layout is None:
             for info in reversed(self.segments()):
-                header = self._header(info)
+                header = self._attempt(info, self._load_header)
                 if header is not None:
                     self._layout = header.layout
                     break
         return self._layout
 
-    def verify(self) -> dict[str, str]:
-        """Decode every segment and check its content hash; moves nothing.
-
-        Returns:
-            What is wrong, by file name; empty if all is well.
-        """
-        wrong = {}
-        for info in self.segments():
-            try:
-                self._load(info)
-            except (ReplayError, OSError) as error:
-                wrong[info.name] = str(error)
-        return wrong
-
-    def pin(self, names: Sequence[str], label: str = "checkpoint") -> list[str]:
-        """Record that a checkpoint needs these segments: they are not evicted or compacted.
-
-        Args:
-            names: file names in the order in which the sampler loaded them
-                (`SequenceSampler.segments`).
-            label: which checkpoint; a second pin of one label replaces the first.
+    def pin(self, names: Sequence[str]) -> list[str]:
+        """Record that the checkpoint needs these segments and no others: they are not evicted.
 
         Returns:
             What was pinned: segments gone since they were loaded are left out, and warned of once.
@@ -179,18 +220,25 @@ class ReplayStore:
             ReplayError: the disk is full.
         """
         here = {info.name for info in self.segments()}
-        kept = [name for name in names if name in here]
-        write_pin(pin_path(self._pins, label), kept, self._temporary)
+        pinned = [name for name in names if name in here]
+        text = json.dumps(pinned, indent=0)
+        durable.write_atomically(self._pins / "checkpoint.json", text, self._temporary)
         self._lose(set(names) - here)
-        return kept
-
-    def unpin(self, label: str = "checkpoint") -> None:
-        """Forget a checkpoint's pin; nothing happens if there is none."""
-        pin_path(self._pins, label).unlink(missing_ok=True)
+        return pinned
 
     def pinned(self) -> set[str]:
-        """Names that some checkpoint needs."""
-        return read_pins(self._pins)
+        """Names that a checkpoint needs.
+
+        Raises:
+            ReplayError: a list of pins is no JSON.
+        """
+        names: set[str] = set()
+        for path in self._pins.glob("*.json"):
+            try:
+                names.update(json.loads(path.read_text()))
+            except ValueError as error:
+                raise ReplayError(f"{path}: expected a JSON list of names, got {error}") from error
+        return names
 
     def restore(self, names: Sequence[str]) -> list[SegmentInfo]:
         """Make the store equal to a checkpoint: what came after its oldest segment is moved out.
@@ -215,7 +263,7 @@ class ReplayStore:
         for name in back:
             durable.move(outside / name, self.data)
         wanted = {info.name: info for info in self.segments() if info.name in set(names)}
-        oldest = oldest_place(names) or (-1, "", -1)
+        oldest = _oldest_place(names) or (-1, "", -1)
         for info in self.segments():
             if info.name not in wanted and info.place > oldest:
                 durable.move(self.data / info.name, outside)
@@ -236,18 +284,13 @@ class ReplayStore:
             )
         self._lose(missing)
 
-    def evict(self, max_bytes: int, keep: Collection[str] = ()) -> list[SegmentInfo]:
-        """Delete the oldest segments until `data/` holds at most `max_bytes`.
+    def evict(self, max_bytes: int) -> list[SegmentInfo]:
+        """Delete the oldest segments until `data/` holds at most `max_bytes`, and return them.
 
-        Args:
-            max_bytes: limit for the sum of file sizes.
-            keep: names that stay besides the pinned ones, such as `SequenceSampler.segments`.
-
-        Returns:
-            What was deleted. From the oldest needed segment on all stay, even if that is more than
-            asked: a newer one that nobody needs yet may be one that no ring has loaded yet.
+        From the oldest pinned segment on all stay, even if that is more than asked: a newer one
+        that no checkpoint needs yet may be one that no ring has loaded yet.
         """
-        end, sizes = oldest_place(self.pinned().union(keep)), self._sizes()
+        end, sizes = _oldest_place(self.pinned()), self._sizes()
         total, gone = sum(sizes.values()), []
         for info, size in sizes.items():
             if total <= max_bytes or (end is not None and info.place >= end):
@@ -256,34 +299,6 @@ class ReplayStore:
             total -= size
             gone.append(info)
         return gone
-
-    def compact(self, target_bytes: int, keep: Collection[str] = ()) -> list[SegmentInfo]:
-        """Merge neighbouring small segments into files of about `target_bytes`.
-
-        The merged file is published first and lists its sources; then the sources are deleted. A
-        crash between leaves both, which readers see through and the next call cleans up.
-
-        Args:
-            target_bytes: sum of the compressed sizes that one merged file may replace.
-            keep: names that stay besides the pinned ones.
-
-        Returns:
-            The merged segments.
-        """
-        needed = self.pinned() | set(keep)
-        self._finish_compaction(needed)
-        merged, group, size, raw = [], list[SegmentInfo](), 0, 0
-        row_bytes = (self.layout() or NO_LAYOUT).row_bytes
-        for info, file_size in self._sizes().items():
-            raw_size = info.rows * row_bytes
-            fits = size + file_size <= target_bytes and raw + raw_size <= MAX_COMPACTED_BYTES
-            if info.name in needed or not fits:
-                merged += self._merge(group)
-                group, size, raw = [], 0, 0
-            if info.name not in needed:
-                group.append(info)
-                size, raw = size + file_size, raw + raw_size
-        return merged + self._merge(group)
 
     def sweep(self, max_age_s: float = STALE_AFTER_S) -> int:
         """Delete unfinished files that killed writers left; returns how many."""
@@ -302,7 +317,8 @@ class ReplayStore:
                 "a run keeps it under <run folder>/replay"
             )
         sizes = self._sizes()
-        known = {info: header for info in sizes if (header := self._header(info)) is not None}
+        headers = {info: self._attempt(info, self._load_header) for info in sizes}
+        known = {info: header for info, header in headers.items() if header is not None}
         return summarise(
             list(known.values()),
             disk_bytes=sum(sizes[info] for info in known),
@@ -335,17 +351,14 @@ class ReplayStore:
             )
         return agreed
 
-    def _load(self, info: SegmentInfo) -> tuple[SegmentHeader, list[Episode]]:
+    def _load(self, info: SegmentInfo) -> list[Episode]:
         header, episodes = decode_segment((self.data / info.name).read_bytes())
-        check_name(info, header)
-        return header, episodes
-
-    def _header(self, info: SegmentInfo) -> SegmentHeader | None:
-        return self._attempt(info, self._load_header)
+        _check_name(info, header)
+        return episodes
 
     def _load_header(self, info: SegmentInfo) -> SegmentHeader:
         header = read_header(self.data / info.name)
-        check_name(info, header)
+        _check_name(info, header)
         return header
 
     def _attempt(self, info: SegmentInfo, read: Callable[[SegmentInfo], _T]) -> _T | None:
@@ -366,35 +379,14 @@ class ReplayStore:
             self.quarantined += 1
             _log.warning("replay file %s moved to bad/ and ignored: %s", name, reason)
 
-    def _merge(self, group: Sequence[SegmentInfo]) -> list[SegmentInfo]:
-        if len(group) < 2:
-            return []
-        episodes: list[Episode] = []
-        sources: list[tuple[str, int]] = []
-        used: list[SegmentInfo] = []
-        for info in group:
-            loaded = self.load(info)
-            if loaded is not None:
-                used.append(info)
-                episodes += loaded[1]
-                earlier = loaded[0].sources  # a file merged before holds no fragment of its own
-                sources += [*earlier, (info.name, 0 if earlier else len(loaded[1]))]
-        if len(used) < 2:
-            return []
-        env_id = (self.layout() or NO_LAYOUT).env_id
-        data = encode_segment(episodes, env_id, sources=sources, level=COLD_LEVEL)
-        merged = describe_segment(read_header(data), *used[-1].place)
-        durable.write_atomically(self.data / merged.name, data, self._temporary)
-        for info in used:
-            (self.data / info.name).unlink(missing_ok=True)
-        return [merged]
 
-    def _finish_compaction(self, needed: Collection[str]) -> None:
-        """Delete sources of merged files that a crash left; both share their last one's place."""
-        present = self.segments()
-        shared = Counter(info.place for info in present)
-        for info in present:
-            loaded = self.load(info) if shared[info.place] > 1 else None
-            for name, _ in loaded[0].sources if loaded else ():
-                if name not in needed:
-                    (self.data / name).unlink(missing_ok=True)
+def _check_name(info: SegmentInfo, header: SegmentHeader) -> None:
+    """Refuse a file under another's name: it would be ordered and counted wrongly."""
+    right = describe_segment(header, *info.place)
+    if info != right:
+        raise ReplayError(f"expected the content that the file name says, got that of {right.name}")
+
+
+def _oldest_place(names: Collection[str]) -> tuple[int, str, int] | None:
+    """Place of the oldest of these segments, be its file there or not; None without any."""
+    return min((info.place for info in map(parse_name, names) if info), default=None)

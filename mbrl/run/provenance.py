@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mbrl.cluster import available_cores
+
 if TYPE_CHECKING:
     import torch
 
@@ -75,16 +77,12 @@ def machine(device: "torch.device | None" = None) -> dict[str, Any]:
 
     from agents.numerics import has_bfloat16
 
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
     ram_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": _cpu_model(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "bfloat16": has_bfloat16(torch.device("cpu")),
-        "cores": cores,
+        "cores": available_cores(),
         "ram_gb": round(ram_bytes / 2**30, 1),
         "gpus": _gpus(),
         "system": f"{platform.system()} {platform.machine()}",
