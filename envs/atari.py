@@ -29,6 +29,7 @@ from gymnasium.wrappers import AtariPreprocessing, TimeLimit
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
+from envs.family import Family
 
 SETTING_OF = {
     "frameskip": "frame_skip",
@@ -201,3 +202,20 @@ def make(
     env = LifeLoss(env)
     env = KeepsRam(env) if ram else env
     return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
+
+
+FAMILY = Family(
+    make=make,
+    register=register,
+    # Machado et al. (2018) as gymnasium's ALE/*-v5 has it, on 64x64; ALE itself stops at 108,000
+    # frames (27,000 steps).
+    defaults={
+        "max_episode_steps": None,
+        "image_size": 64,
+        "grayscale": True,
+        "frame_skip": 4,
+        "sticky_actions": 0.25,
+        "noop_max": 30,
+        "ram": False,
+    },
+)

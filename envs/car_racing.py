@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 
 from envs.errors import EnvError
+from envs.family import Family
 from envs.images import prepare_images
 
 
@@ -68,3 +69,10 @@ def make(
     import_box2d()
     env = gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
     return prepare_images(env, image_size, grayscale)
+
+
+# gymnasium knows the id itself, and limits an episode to 1,000 steps.
+FAMILY = Family(
+    make=make,
+    defaults={"max_episode_steps": None, "image_size": 64, "grayscale": False},
+)

@@ -23,6 +23,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.family import Family
+
 ENV_ID = "reverie/Counting-v0"
 SIZE = 8
 _BITS = 16
@@ -190,3 +192,6 @@ def make(
         ram=ram,
         **kwargs,
     )
+
+
+FAMILY = Family(make=make, register=register, defaults={"max_episode_steps": None, "ram": False})

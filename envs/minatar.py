@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
+from envs.family import Family
 
 COLOURS = np.array(
     [
@@ -153,3 +154,12 @@ def make(
             **kwargs,
         )
     return MinAtarObservation(env)
+
+
+# MinAtar's own 0.1. MinAtar has no step limit but Freeway's 2,501; 5,000 is ours, so that an
+# evaluation always ends.
+FAMILY = Family(
+    make=make,
+    register=register,
+    defaults={"max_episode_steps": 5_000, "sticky_actions": 0.1},
+)

@@ -23,6 +23,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.family import Family
+
 ENV_ID = "reverie/Pong-v0"
 STATE = (
     "ball_row",
@@ -338,3 +340,7 @@ def make(
     del ram
     register()
     return gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+
+
+# The game itself ends only by points; an agent that never misses would play forever.
+FAMILY = Family(make=make, register=register, defaults={"max_episode_steps": 2_000, "ram": False})
