@@ -55,10 +55,6 @@ class ActionHead(Protocol):
         ...
 
 
-def _device(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
-
-
 class CategoricalHead:
     """Discrete actions from logits (N, A); raw actions are (N,) int64 counted from 0."""
 
@@ -67,7 +63,8 @@ class CategoricalHead:
         self.start = int(space.start)
 
     def noise(self, rows: tuple[int, ...], generator: torch.Generator | None) -> Tensor:  # noqa: D102
-        uniform = torch.rand(*rows, self.inputs, generator=generator, device=_device(generator))
+        device = generator.device if generator else "cpu"
+        uniform = torch.rand(*rows, self.inputs, generator=generator, device=device)
         return uniform.log_().neg_().log_().neg_()  # Gumbel
 
     def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:  # noqa: D102
@@ -110,7 +107,8 @@ class GaussianHead:
         return mean, log_std.clamp(*LOG_STD_RANGE)
 
     def noise(self, rows: tuple[int, ...], generator: torch.Generator | None) -> Tensor:  # noqa: D102
-        return torch.randn(*rows, self.actions, generator=generator, device=_device(generator))
+        device = generator.device if generator else "cpu"
+        return torch.randn(*rows, self.actions, generator=generator, device=device)
 
     def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:  # noqa: D102
         mean, log_std = self._split(inputs)

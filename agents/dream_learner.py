@@ -180,11 +180,10 @@ class DreamPPOLearner(PPOTorchLearner):
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0.0) + value / rounds
         self._check_weights()
-        losses = {name: float(value) / self._sum_count for name, value in self._sums.items()}
-        self.metrics.log_dict({**totals, **losses}, key=DEFAULT_MODULE_ID, window=1)
+        totals |= {name: float(value) / self._sum_count for name, value in self._sums.items()}
+        self.metrics.log_dict(totals, key=DEFAULT_MODULE_ID, window=1)
         return {
             **totals,
-            **losses,
             "dream_steps": float(rounds * self.settings.horizon * env.num_envs),
             "gradient_steps": float(self._sum_count),
             "rollout_s": rollout_s,
@@ -312,12 +311,11 @@ class DreamPPOLearner(PPOTorchLearner):
 
     def _add(self, **terms: Tensor) -> None:
         for name, term in terms.items():
-            value = term.detach()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._sums[name] = self._sums.get(name, 0.0) + term.detach()
         self._sum_count += 1
 
     def dream_state(self) -> State:
-        """Everything that decides how learning goes on, as tensors and numbers."""
+        """Everything that decides how learning goes on, as tensors on the CPU and numbers."""
         return {
             "module": weights_of(self.latent_module),
             "adam": adam_of(self),

@@ -48,17 +48,7 @@ def make(
     image_size: int,
     grayscale: bool,
 ) -> gym.Env[Any, Any]:
-    """Build CarRacing.
-
-    Args:
-        env_id: `CarRacing-v3`.
-        kwargs: for its constructor, such as `continuous` or `domain_randomize`.
-        max_episode_steps: steps after which an episode is truncated; None for gymnasium's 1,000.
-        image_size: height and width of the observation, pixels.
-        grayscale: one intensity channel instead of RGB.
-
-    Returns:
-        The environment, with observations uint8 (image_size, image_size, 3 or 1).
+    """Build CarRacing; `kwargs` are for its constructor, such as `continuous`.
 
     Raises:
         EnvError: Box2D or pygame is not installed.

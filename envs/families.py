@@ -42,13 +42,9 @@ PLAIN = Family(
 
 
 def family_of(env_id: str | None) -> Family:
-    """The family that an id belongs to.
+    """The family whose prefix an id starts with, or `PLAIN`.
 
-    Args:
-        env_id: a gymnasium id, with or without a leading `module:`; None for a factory.
-
-    Returns:
-        The family whose prefix the id starts with; `PLAIN` if there is none.
+    The id may have a leading `module:`; None stands for a factory.
     """
     name = (env_id or "").rpartition(":")[2]
     return next((found for prefix, found in FAMILIES.items() if name.startswith(prefix)), PLAIN)

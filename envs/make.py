@@ -70,20 +70,14 @@ def _from_factory(
             f"expected {factory} to return a gymnasium.Env, got {type(env).__name__}; "
             f"environments of the old gym package need an adapter"
         )
-    if max_episode_steps is not None:
-        env = TimeLimit(env, max_episode_steps)
+    env = env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
     return prepare_images(env, image_size, grayscale)
 
 
 def nearest_ids(env_id: str, count: int = 3) -> list[str]:
-    """Known ids that look most like `env_id`.
+    """At most `count` known ids that look like `env_id`, the nearest first.
 
-    Args:
-        env_id: what the user wrote.
-        count: at most this many.
-
-    Returns:
-        Ids of gymnasium and of the families whose packages are installed, the nearest first.
+    Known are those of gymnasium and of the families whose packages are installed.
     """
     for family in FAMILIES.values():
         with contextlib.suppress(EnvError):  # a package that is missing has no names to offer

@@ -44,13 +44,7 @@ COLOURS = np.array(
 
 
 def palette(channels: int) -> NDArray[np.uint8]:
-    """Colours of the channels.
-
-    Args:
-        channels: C, from 1 to 10.
-
-    Returns:
-        (C, 3) uint8 RGB, well apart from each other and from the black background.
+    """Colours (C, 3) of 1 to 10 channels, uint8 RGB, well apart from each other and from black.
 
     Raises:
         ValueError: there are more channels than colours.
@@ -123,16 +117,9 @@ def register() -> None:
 def make(
     env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, sticky_actions: float
 ) -> gym.Env[Any, Any]:
-    """Build one MinAtar game.
+    """Build one MinAtar game; `kwargs` are for its constructor, such as `difficulty_ramping`.
 
-    Args:
-        env_id: `MinAtar/<Game>-v1` (minimal actions) or `-v0` (six actions).
-        kwargs: for MinAtar's constructor, such as `difficulty_ramping`.
-        max_episode_steps: steps after which an episode is truncated.
-        sticky_actions: probability of repeating the previous action.
-
-    Returns:
-        The environment; rewards are MinAtar's own, usually 0 or 1.
+    Rewards are MinAtar's own, usually 0 or 1.
 
     Raises:
         EnvError: MinAtar is not installed, or `kwargs` names the sticky probability again.

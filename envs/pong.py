@@ -82,11 +82,7 @@ class Court:
 
 
 def court(size: int = 64, ball: int = 2) -> Court:
-    """Lay out the court.
-
-    Args:
-        size: height and width of the frame, 16 to 255 pixels.
-        ball: side of the ball, 1 to size / 8 pixels.
+    """Lay out the court for a frame of 16 to 255 pixels and a ball of 1 to size / 8.
 
     Raises:
         ValueError: a size is out of range.
@@ -322,22 +318,13 @@ def register() -> None:
 def make(
     env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, ram: bool = False
 ) -> gym.Env[Any, Any]:
-    """Build the game.
-
-    Args:
-        env_id: `reverie/Pong-v0`.
-        kwargs: for `PongEnv`.
-        max_episode_steps: steps after which an episode is truncated, whatever the score.
-        ram: says that the caller keeps `info["ram"]`; the game always gives it.
-
-    Returns:
-        The environment.
+    """Build the game; `kwargs` are for `PongEnv`.
 
     Raises:
         gymnasium.error.Error: there is no such version.
         ValueError: `kwargs` are out of range.
     """
-    del ram
+    del ram  # the game always gives its state
     register()
     return gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
 

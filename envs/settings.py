@@ -105,13 +105,7 @@ class EnvSettings(BaseModel):
         return self.id or self.factory or ""
 
     def applied(self) -> dict[str, Any]:
-        """Every preprocessing setting in force, family defaults filled in.
-
-        Returns:
-            Setting name to value, in the family's order; only what applies to this family.
-        """
-        values = {name: getattr(self, name) for name in family_of(self.id).defaults}
-        return {
-            name: default if values[name] is None else values[name]
-            for name, default in family_of(self.id).defaults.items()
-        }
+        """Every setting that the family takes, with its default where none is given."""
+        defaults = family_of(self.id).defaults
+        given = {name: getattr(self, name) for name in defaults}
+        return {**defaults, **{name: v for name, v in given.items() if v is not None}}
