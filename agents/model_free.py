@@ -54,16 +54,14 @@ class CountSteps(gym.Wrapper[Any, Any, Any, Any]):
 
 def _count(env_runner: Any) -> int:
     """Steps of all environments of an env runner since it was built."""
-    envs = getattr(env_runner.env.unwrapped, "envs", [])
-    return sum(_counter(env).steps for env in envs)
-
-
-def _counter(env: gym.Env[Any, Any]) -> CountSteps:
-    while not isinstance(env, CountSteps):
-        if not isinstance(env, gym.Wrapper):
-            raise RuntimeError(f"expected a step counter around {env}, found none")
-        env = env.env
-    return env
+    total = 0
+    for env in getattr(env_runner.env.unwrapped, "envs", []):
+        while not isinstance(env, CountSteps):
+            if not isinstance(env, gym.Wrapper):
+                raise RuntimeError(f"expected a step counter around {env}, found none")
+            env = env.env
+        total += env.steps
+    return total
 
 
 class ModelFreePolicy:
@@ -95,20 +93,13 @@ class ModelFreePolicy:
     def act(
         self, obs: NDArray[Any], is_first: NDArray[np.bool_], explore: bool = True
     ) -> NDArray[Any]:
-        """Actions for a batch of observations.
+        """Actions, (E,) int64 or (E, *shape) float32, for observations (E, *shape).
 
-        Args:
-            obs: (E, *shape), as the environments gave them.
-            is_first: (E,), ignored.
-            explore: sample from the policy, or act at random now and then, as the algorithm does
-                in training; without it the best action is taken.
-
-        Returns:
-            (E,) int64 or (E, *shape) float32.
+        With `explore` it samples from the policy, or acts at random now and then, as the algorithm
+        does in training; without it, it takes the best action. `is_first` is ignored.
         """
-        inputs = self._baseline.action_inputs(
-            self._module, torch.from_numpy(np.ascontiguousarray(obs))
-        )
+        seen = torch.from_numpy(np.ascontiguousarray(obs))
+        inputs = self._baseline.action_inputs(self._module, seen)
         action = self._head.mode(inputs)
         if explore:
             noise = self._head.noise((len(obs),), self._generator)
@@ -163,12 +154,10 @@ class ModelFree:
             raise ValueError(
                 f"expected a Discrete action space for {kind}, got {action_space}; use ppo"
             )
-        self.kind, self.settings = kind, settings
-        self._baseline = baseline
-        self.seed: int = seed
-        self._env_creator: EnvCreator = env_creator
-        self._spaces: tuple[gym.Space[Any], gym.Space[Any]] = (observation_space, action_space)
-        self._num_env_runners: int = num_env_runners
+        self.kind, self.settings, self.seed = kind, settings, seed
+        self._baseline, self._env_creator = baseline, env_creator
+        self._spaces = (observation_space, action_space)
+        self._num_env_runners = num_env_runners
         self._algo: Algorithm | None = None
         self._build(steps_done=0, version=0)
 
@@ -202,15 +191,14 @@ class ModelFree:
 
         Returns:
             `env_steps`: how many steps were taken in this call, exactly; `iterations`; the mean
-            `episode_return` and `episodes` of training episodes that ended; and RLlib's losses of
-            the last iteration.
+            `episode_return` of training episodes that ended; RLlib's losses of the last iteration.
         """
         start, first_version = self.env_steps, self.version
         results: dict[str, Any] = {}
         while self.env_steps < start + env_steps:
             results = self.algo.train()
             self.version += 1
-            self.env_steps = self._steps_before + self._count_steps()
+            self.env_steps = self._steps_before + self._steps_since()
         metrics = {
             "env_steps": float(self.env_steps - start),
             "iterations": float(self.version - first_version),
@@ -223,21 +211,20 @@ class ModelFree:
                 metrics[key] = float(value)
         return metrics
 
-    def _count_steps(self) -> int:
-        group = self.algo.env_runner_group
-        local = self._num_env_runners == 0
+    def _steps_since(self) -> int:
+        group, local = self.algo.env_runner_group, self._num_env_runners == 0
         return sum(group.foreach_env_runner(_count, local_env_runner=local))
 
     def policy(self) -> ModelFreePolicy:
         """A frozen copy of the newest network, for acting."""
-        share, seed = self._baseline.random_share, (self.seed + self.version) % 2**31
+        share = self._baseline.random_share
         return ModelFreePolicy(
             self._baseline,
             copy.deepcopy(self._module()),
             self._spaces[1],
             self.version,
-            None if share is None else share(self.settings),
-            seed,
+            share(self.settings) if share else None,
+            (self.seed + self.version) % 2**31,
         )
 
     def _learner(self) -> Any:

@@ -60,10 +60,7 @@ def arrival_weight(continue_prob: Tensor) -> Tensor:
 
 
 def percentile_range(returns: Tensor, low: float = 0.05, high: float = 0.95) -> Tensor:
-    """The two quantiles of all elements, as a tensor of shape (2,), without interpolation.
-
-    The nearest rank is taken, which needs two selections instead of a sort.
-    """
+    """Two quantiles (2,) of all elements, of the nearest rank: two selections instead of a sort."""
     flat = returns.reshape(-1)
     last = flat.numel() - 1
     ranks = [1 + round(q * last) for q in (low, high)]
@@ -122,9 +119,9 @@ def value_bins(count: int, limit: float) -> Tensor:
 def twohot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy between softmax(logits) and the two-hot code of the targets.
 
-    The code puts all mass on the two bins around the target, so that its mean is the target
-    exactly. It is never built: only the two logits concerned are gathered. Targets beyond the last
-    bins are clamped to them.
+    The code puts all mass on the two bins around the target, so that its mean is the target. It is
+    never built: only the two logits concerned are gathered. Targets beyond the last bins are
+    clamped to them.
 
     Args:
         logits: (M, bins).
