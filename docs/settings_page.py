@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from envs.families import FAMILIES, PLAIN
+from envs.families import FAMILIES, PLAIN, SETTINGS
 from mbrl.config.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +143,7 @@ def _families() -> str:
     """Which preprocessing each family of environments takes, and its defaults."""
     defaults = {f"`{prefix}…`": family.defaults for prefix, family in FAMILIES.items()}
     defaults["any other id, any factory"] = PLAIN.defaults
-    names = list(dict.fromkeys(name for family in defaults.values() for name in family))
+    names = list(SETTINGS)
     rows = [
         [ids, *(f"`{_yaml(family[name])}`" if name in family else "–" for name in names)]
         for ids, family in defaults.items()

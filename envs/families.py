@@ -40,6 +40,9 @@ PLAIN = Family(
 )
 """Ids of no family, and factories."""
 
+SETTINGS = dict.fromkeys(n for family in (*FAMILIES.values(), PLAIN) for n in family.defaults)
+"""Every setting of `EnvSettings` that only some families take, in a fixed order."""
+
 
 def family_of(env_id: str | None) -> Family:
     """The family whose prefix an id starts with, or `PLAIN`.

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from envs.families import family_of
+from envs.families import SETTINGS, family_of
 
 
 class EnvSettings(BaseModel):
@@ -63,16 +63,7 @@ class EnvSettings(BaseModel):
         "or policy ever sees it",
     )
 
-    @field_validator(
-        "max_episode_steps",
-        "image_size",
-        "grayscale",
-        "frame_skip",
-        "sticky_actions",
-        "noop_max",
-        "ram",
-        mode="after",
-    )
+    @field_validator(*SETTINGS, mode="after")
     @classmethod
     def _must_apply(cls, value: object, info: ValidationInfo) -> object:
         """Refuse a value that the family of the chosen environment cannot honour."""

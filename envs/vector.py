@@ -103,7 +103,6 @@ class VectorEnv:
         self._shape = obs_space.shape
         self._dtype = np.dtype(obs_space.dtype)
         self._obs = np.zeros((num_envs, *self._shape), self._dtype)
-        self._obs_is_shared = False  # someone outside may hold self._obs: copy before writing
         self._keeps_ram = settings.ram
         self._ram: NDArray[np.uint8] | None = None  # its width is known after the first reset
         self._running, self._seeds = [False] * num_envs, [0] * num_envs
@@ -113,7 +112,6 @@ class VectorEnv:
     @property
     def obs(self) -> NDArray[Any]:
         """(E, *shape) current observations; never changed afterwards, so safe to keep."""
-        self._obs_is_shared = True
         return self._obs
 
     @property
@@ -182,7 +180,6 @@ class VectorEnv:
                     ram[i] = self._checked_ram(i, info)
         self._clock += 1
         self._obs, self._ram = step.obs, ram
-        self._obs_is_shared = True
         return step
 
     def _take(self, i: int, result: Any, step: VectorStep) -> dict[str, Any]:
@@ -298,9 +295,7 @@ class VectorEnv:
 
     def _write_obs(self, index: int, obs: NDArray[Any]) -> None:
         """Change one slot's observation without changing what was given out before."""
-        if self._obs_is_shared:
-            self._obs = self._obs.copy()
-            self._obs_is_shared = False
+        self._obs = self._obs.copy()
         self._obs[index] = obs
 
     def _write_ram(self, index: int, info: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
     "env_steps": 4096,
     "device": "cpu",
     "world_model": {
-        "hidden": 128,
+        "hidden": 64,
         "prior_hidden": 64,
         "code": {"groups": 8, "classes": 8},
         "encoder": {"hidden": 64},
@@ -33,11 +33,11 @@ SETTINGS: dict[str, Any] = {
         "train_ratio": 96,
         "batch_size": 32,
         "sequence_length": 8,
-        "lr": 3e-3,
+        "lr": 2e-3,
         "warmup_updates": 20,
     },
     "learn_policy": {"dream_ratio": 240},
-    "policy": {"horizon": 8, "hidden": (64, 64), "lr": 2e-3, "gamma": 0.95},
+    "policy": {"horizon": 8, "hidden": (64, 64), "lr": 1e-3},
     "evaluate": {"every_steps": 4096},
 }
 
