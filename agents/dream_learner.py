@@ -50,23 +50,14 @@ class PolicyLearningError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """K steps of N dreams, time first, on the learner's device.
+    """K steps of N dreams, time first, on the learner's device."""
 
-    Attributes:
-        obs: (K + 1, N, F), bfloat16 under autocast, else float32.
-        inputs: (K, N, I), what the policy put out.
-        action: (K, N, ...), raw.
-        reward: (K, N).
-        continue_prob: (K, N).
-        info: means over all rows of the environment's extra tensors.
-    """
-
-    obs: Tensor
-    inputs: Tensor
-    action: Tensor
-    reward: Tensor
-    continue_prob: Tensor
-    info: dict[str, Tensor]
+    obs: Tensor  # (K + 1, N, F), bfloat16 under autocast, else float32
+    inputs: Tensor  # (K, N, I), what the policy put out
+    action: Tensor  # (K, N, ...), raw
+    reward: Tensor  # (K, N)
+    continue_prob: Tensor  # (K, N)
+    info: dict[str, Tensor]  # means over all rows of the environment's extra tensors
 
 
 @torch.no_grad()

@@ -35,10 +35,6 @@ def _weights(learner: DreamPPOLearner) -> dict[str, Tensor]:
     return weights_of(learner.latent_module)
 
 
-def _state(learner: DreamPPOLearner) -> State:
-    return learner.dream_state()
-
-
 def _set_state(learner: DreamPPOLearner, state: State) -> None:
     own = state["learners"][str(learner._learner_index)]
     learner.set_dream_state({"module": state["module"], "adam": state["adam"], "own": own})
@@ -150,7 +146,7 @@ class DreamPPO:
 
     def get_state(self) -> State:
         """Everything needed to go on exactly here, as tensors and numbers on the CPU."""
-        states = self._each(_state)
+        states = self._each(DreamPPOLearner.dream_state)
         return {
             "module": states[0]["module"],
             "adam": states[0]["adam"],

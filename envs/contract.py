@@ -22,6 +22,9 @@ from envs.settings import EnvSettings
 MOST_PROBLEMS = 10
 COMPARED_STEPS = 300
 
+Trace = list[tuple[int, float, bool, bool]]
+"""Per step, what must be equal under one seed: fingerprint, reward, terminated, truncated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvReport:
@@ -157,9 +160,9 @@ def format_report(report: EnvReport) -> str:
 
 @dataclass
 class _Played:
-    """One random play. `trace` has one entry per step: what must be equal under one seed."""
+    """One random play."""
 
-    trace: list[tuple[int, float, bool, bool]] = field(default_factory=list)
+    trace: Trace = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
@@ -262,11 +265,7 @@ def _chained(fingerprint: int, obs: Any) -> int:
     return zlib.crc32(_fingerprint(obs).to_bytes(4, "big"), fingerprint)
 
 
-def _difference(
-    who: str,
-    expected: list[tuple[int, float, bool, bool]],
-    got: list[tuple[int, float, bool, bool]],
-) -> str:
+def _difference(who: str, expected: Trace, got: Trace) -> str:
     """Where two plays part."""
     pairs = zip(expected, got, strict=False)
     step = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(got)))

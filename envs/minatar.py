@@ -43,17 +43,6 @@ COLOURS = np.array(
 """One RGB colour per channel, for up to ten channels (Seaquest has ten)."""
 
 
-def palette(channels: int) -> NDArray[np.uint8]:
-    """Colours (C, 3) of 1 to 10 channels, uint8 RGB, well apart from each other and from black.
-
-    Raises:
-        ValueError: there are more channels than colours.
-    """
-    if not 1 <= channels <= len(COLOURS):
-        raise ValueError(f"expected 1 to {len(COLOURS)} channels, got {channels}")
-    return COLOURS[:channels].copy()
-
-
 def frame_to_rgb(frame: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Paint binary channels; where several are set, the last channel is on top, as in MinAtar.
 
@@ -67,7 +56,9 @@ def frame_to_rgb(frame: NDArray[np.generic]) -> NDArray[np.uint8]:
         ValueError: the last axis has more channels than there are colours.
     """
     channels = frame.shape[-1]
-    colours = np.concatenate([np.zeros((1, 3), np.uint8), palette(channels)])
+    if not 1 <= channels <= len(COLOURS):
+        raise ValueError(f"expected 1 to {len(COLOURS)} channels, got {channels}")
+    colours = np.concatenate([np.zeros((1, 3), np.uint8), COLOURS[:channels]])
     order = np.arange(1, channels + 1, dtype=np.uint8)
     top = (frame.astype(bool) * order).max(axis=-1)
     return np.asarray(colours[top], dtype=np.uint8)

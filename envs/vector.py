@@ -187,7 +187,10 @@ class VectorEnv:
         try:
             seen, reward, terminated, truncated, info = result
             if not -LARGEST < reward < LARGEST:
-                self._refuse_reward(i, reward)
+                raise EnvError(
+                    f"{self._where(i)}: expected a finite float32 reward, got {reward}; mend the "
+                    f"environment, or decide in an env.factory what such a reward means"
+                )
             step.rewards[i] = reward
             if terminated or truncated:
                 step.terminateds[i] = terminated
@@ -197,7 +200,10 @@ class VectorEnv:
             if info.get("life_loss", False):
                 step.life_loss[i] = True
         except (TypeError, ValueError, AttributeError) as error:
-            self._refuse_result(i, result, error)
+            raise EnvError(
+                f"{self._where(i)}: expected (obs, number, bool, bool, dict) from step(), "
+                f"got {result!r:.200}"
+            ) from error
         self._check_obs(i, seen)
         step.obs[i] = seen
         return info
@@ -250,7 +256,7 @@ class VectorEnv:
         """The actions as environments expect them: Python integers, or rows of a fresh array."""
         space = self.single_action_space
         if isinstance(space, Discrete):
-            numbers: NDArray[Any] = np.asarray(actions)
+            numbers = np.asarray(actions)
             if numbers.shape != (self.num_envs,) or numbers.dtype.kind not in "iu":
                 raise ValueError(
                     f"actions: expected ({self.num_envs},) integers, "
@@ -344,15 +350,3 @@ class VectorEnv:
     def _refuse_unreset(self) -> NoReturn:
         waiting = [i for i, running in enumerate(self._running) if not running]
         raise EnvError(f"expected reset(index, seed) before step() for slots {waiting}, got none")
-
-    def _refuse_result(self, index: int, result: Any, error: Exception) -> NoReturn:
-        raise EnvError(
-            f"{self._where(index)}: expected (obs, number, bool, bool, dict) from step(), "
-            f"got {result!r:.200}"
-        ) from error
-
-    def _refuse_reward(self, index: int, reward: Any) -> NoReturn:
-        raise EnvError(
-            f"{self._where(index)}: expected a finite float32 reward, got {reward}; mend the "
-            f"environment, or wrap it in an env.factory that decides what such a reward means"
-        )
