@@ -71,6 +71,6 @@ def test_the_dream_agent_learns_to_catch(tmp_path: Path) -> None:
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     last = [line for line in lines if line["kind"] == "train"][-1]
     assert last["world_model/continue"] < 0.1  # nats; a head that knows nothing pays ln 2
-    # A dream lasts 8 steps. It starts in one of the 7 rows of the picture before the last, after
-    # which the game goes on for 3 steps on average; what comes after the end is not trained.
+    # A dream of 8 steps starts at any of an episode's 7 pictures before the last. From there the
+    # game goes on for 3 steps on average; what is dreamt after the end is not trained.
     assert 3 / 8 - 0.1 < last["policy/cont"] < 5 / 8
