@@ -11,7 +11,7 @@ environment gets it clipped to [-1, 1] and stretched to the bounds of its space,
 """
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,79 +21,54 @@ from torch import Tensor
 LOG_STD_RANGE = (-5.0, 1.0)
 
 
-class ActionHead(Protocol):
-    """What the learner and the policy need of an action space.
+class CategoricalHead:
+    """Discrete actions from logits (N, A); raw actions are (N,) int64 counted from 0.
 
     Attributes:
-        inputs: network outputs per row.
+        inputs: A, network outputs per row.
     """
 
-    inputs: int
-
-    def noise(self, rows: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        """Noise for `rows` actions, (*rows, ...) float32, on the generator's device."""
-        ...
-
-    def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:
-        """Raw actions (N, ...) with this noise."""
-        ...
-
-    def mode(self, inputs: Tensor) -> Tensor:
-        """Most likely raw actions (N, ...)."""
-        ...
-
-    def log_prob(self, inputs: Tensor, action: Tensor) -> Tensor:
-        """Log-probability (N,) of raw actions."""
-        ...
-
-    def entropy(self, inputs: Tensor) -> Tensor:
-        """Entropy (N,) in nats."""
-        ...
-
-    def to_env(self, action: Tensor) -> Tensor:
-        """Raw actions as the environment takes them."""
-        ...
-
-
-def _device(generator: torch.Generator | None) -> torch.device:
-    return torch.device("cpu") if generator is None else generator.device
-
-
-class CategoricalHead:
-    """Discrete actions from logits (N, A); raw actions are (N,) int64 counted from 0."""
-
     def __init__(self, space: gym.spaces.Discrete[Any]) -> None:
+        """Of a space of A actions."""
         self.inputs = int(space.n)
         self.start = int(space.start)
 
-    def noise(self, rows: tuple[int, ...], generator: torch.Generator | None) -> Tensor:  # noqa: D102
-        uniform = torch.rand(*rows, self.inputs, generator=generator, device=_device(generator))
+    def noise(self, rows: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        """Noise for `rows` actions, (*rows, ...) float32, on the generator's device."""
+        device = generator.device if generator else "cpu"
+        uniform = torch.rand(*rows, self.inputs, generator=generator, device=device)
         return uniform.log_().neg_().log_().neg_()  # Gumbel
 
-    def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:  # noqa: D102
+    def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:
+        """Raw actions (N, ...) with this noise."""
         return (inputs + noise).argmax(-1)
 
-    def mode(self, inputs: Tensor) -> Tensor:  # noqa: D102
+    def mode(self, inputs: Tensor) -> Tensor:
+        """Most likely raw actions (N, ...)."""
         return inputs.argmax(-1)
 
-    def log_prob(self, inputs: Tensor, action: Tensor) -> Tensor:  # noqa: D102
+    def log_prob(self, inputs: Tensor, action: Tensor) -> Tensor:
+        """Log-probability (N,) of raw actions."""
         return inputs.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
-    def entropy(self, inputs: Tensor) -> Tensor:  # noqa: D102
+    def entropy(self, inputs: Tensor) -> Tensor:
+        """Entropy (N,) in nats."""
         log_p = inputs.log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
 
-    def to_env(self, action: Tensor) -> Tensor:  # noqa: D102
+    def to_env(self, action: Tensor) -> Tensor:
+        """Raw actions as the environment takes them."""
         return action + self.start if self.start else action
 
 
 class GaussianHead:
     """Box actions from a diagonal Gaussian; inputs (N, 2A) are means, then log standard deviations.
 
-    Raw actions are (N, A) float32, unbounded.
+    Raw actions are (N, A) float32, unbounded. The methods are those of `CategoricalHead`.
     """
 
     def __init__(self, space: gym.spaces.Box) -> None:
+        """Of a space with A numbers, which must have finite bounds."""
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(
                 f"expected a Box action space with finite bounds, got {space}; "
@@ -110,7 +85,8 @@ class GaussianHead:
         return mean, log_std.clamp(*LOG_STD_RANGE)
 
     def noise(self, rows: tuple[int, ...], generator: torch.Generator | None) -> Tensor:  # noqa: D102
-        return torch.randn(*rows, self.actions, generator=generator, device=_device(generator))
+        device = generator.device if generator else "cpu"
+        return torch.randn(*rows, self.actions, generator=generator, device=device)
 
     def sample(self, inputs: Tensor, noise: Tensor) -> Tensor:  # noqa: D102
         mean, log_std = self._split(inputs)
@@ -132,6 +108,9 @@ class GaussianHead:
         low, high = self.low.to(action.device), self.high.to(action.device)
         scaled = low + (action.clamp(-1.0, 1.0) + 1.0) * (0.5 * (high - low))
         return scaled.reshape(-1, *self.shape)
+
+
+ActionHead = CategoricalHead | GaussianHead
 
 
 def make_head(space: gym.Space[Any]) -> ActionHead:

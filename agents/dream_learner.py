@@ -37,13 +37,11 @@ from agents.returns import (
     twohot_cross_entropy,
 )
 from agents.settings import DreamPolicySettings
+from agents.state import State, adam_of, load_adam, weights_of
 from agents.tensor_env import TensorEnv
 
 WEIGHT = "dream_weight"
 """Batch column: probability that the row's state is reached."""
-
-State = dict[str, Any]
-"""Nested dict with string keys and tensors, numbers or strings as leaves."""
 
 
 class PolicyLearningError(RuntimeError):
@@ -52,23 +50,14 @@ class PolicyLearningError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """K steps of N dreams, time first, on the learner's device.
+    """K steps of N dreams, time first, on the learner's device."""
 
-    Attributes:
-        obs: (K + 1, N, F), bfloat16 under autocast, else float32.
-        inputs: (K, N, I), what the policy put out.
-        action: (K, N, ...), raw.
-        reward: (K, N).
-        cont: (K, N).
-        info: means over all rows of the environment's extra tensors.
-    """
-
-    obs: Tensor
-    inputs: Tensor
-    action: Tensor
-    reward: Tensor
-    cont: Tensor
-    info: dict[str, Tensor]
+    obs: Tensor  # (K + 1, N, F), bfloat16 under autocast, else float32
+    inputs: Tensor  # (K, N, I), what the policy put out
+    action: Tensor  # (K, N, ...), raw
+    reward: Tensor  # (K, N)
+    continue_prob: Tensor  # (K, N)
+    info: dict[str, Tensor]  # means over all rows of the environment's extra tensors
 
 
 @torch.no_grad()
@@ -84,15 +73,15 @@ def roll_out(
     obs = env.reset()
     dtype = precision(device, module.autocast)
     store = torch.empty(horizon + 1, env.num_envs, env.obs_dim, dtype=dtype, device=device)
-    inputs, actions, rewards, conts = [], [], [], []
+    inputs, actions, rewards, continue_probs = [], [], [], []
     infos: dict[str, list[Tensor]] = {}
     for k in range(horizon):
         store[k] = obs
         inputs.append(module.policy(store[k]))
         actions.append(head.sample(inputs[k], noise[k]))
-        obs, reward, cont, info = env.step(head.to_env(actions[k]).to(env.device))
+        obs, reward, continue_prob, info = env.step(head.to_env(actions[k]).to(env.device))
         rewards.append(reward)
-        conts.append(cont)
+        continue_probs.append(continue_prob)
         for name, extra in info.items():
             infos.setdefault(name, []).append(extra.float().mean())
     store[horizon] = obs
@@ -101,7 +90,7 @@ def roll_out(
         inputs=torch.stack(inputs),
         action=torch.stack(actions),
         reward=torch.stack(rewards).to(device, torch.float32),
-        cont=torch.stack(conts).to(device, torch.float32),
+        continue_prob=torch.stack(continue_probs).to(device, torch.float32),
         info={name: torch.stack(means).mean() for name, means in infos.items()},
     )
 
@@ -182,11 +171,10 @@ class DreamPPOLearner(PPOTorchLearner):
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0.0) + value / rounds
         self._check_weights()
-        losses = {name: float(value) / self._sum_count for name, value in self._sums.items()}
-        self.metrics.log_dict({**totals, **losses}, key=DEFAULT_MODULE_ID, window=1)
+        totals |= {name: float(value) / self._sum_count for name, value in self._sums.items()}
+        self.metrics.log_dict(totals, key=DEFAULT_MODULE_ID, window=1)
         return {
             **totals,
-            **losses,
             "dream_steps": float(rounds * self.settings.horizon * env.num_envs),
             "gradient_steps": float(self._sum_count),
             "rollout_s": rollout_s,
@@ -209,10 +197,9 @@ class DreamPPOLearner(PPOTorchLearner):
         rows = steps * dreams
         value = module.value_of(module.value_logits(rollout.obs.flatten(0, 1)))
         value = value.view(steps + 1, dreams).T
-        target = lambda_return(
-            rollout.reward.T, rollout.cont.T, value, settings.gamma, settings.lam
-        )
-        weight = arrival_weight(rollout.cont.T)
+        continue_prob = rollout.continue_prob.T
+        target = lambda_return(rollout.reward.T, continue_prob, value, settings.gamma, settings.lam)
+        weight = arrival_weight(continue_prob)
         self._update_return_scale(target)
         advantage = target - value[:, :-1]
         if settings.advantage == "return_scale":
@@ -231,7 +218,7 @@ class DreamPPOLearner(PPOTorchLearner):
         batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=rows)
         return batch, {
             "reward": float(rollout.reward.mean()),
-            "cont": float(rollout.cont.mean()),
+            "cont": float(continue_prob.mean()),
             "value": float(value.mean()),
             "return": float(target.mean()),
             "return_scale": self.return_scale.scale,
@@ -315,29 +302,21 @@ class DreamPPOLearner(PPOTorchLearner):
 
     def _add(self, **terms: Tensor) -> None:
         for name, term in terms.items():
-            kept = term.detach()
-            self._sums[name] = self._sums[name] + kept if name in self._sums else kept
+            self._sums[name] = self._sums.get(name, 0.0) + term.detach()
         self._sum_count += 1
 
     def dream_state(self) -> State:
-        """Everything that decides how learning goes on, as tensors and numbers."""
-        adam = self.get_optimizer(DEFAULT_MODULE_ID).state_dict()["state"]
+        """Everything that decides how learning goes on, as tensors on the CPU and numbers."""
         return {
-            "module": {k: v.detach().clone() for k, v in self.latent_module.state_dict().items()},
-            "adam": {
-                str(index): {k: v.detach().clone() for k, v in moments.items()}
-                for index, moments in adam.items()
-            },
+            "module": weights_of(self.latent_module),
+            "adam": adam_of(self),
             "own": self._own_state(),
         }
 
     def set_dream_state(self, state: State) -> None:
         """Go on exactly where `dream_state` was taken."""
         self.latent_module.load_state_dict(state["module"])
-        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        groups = optimizer.state_dict()["param_groups"]
-        adam = {int(index): dict(moments) for index, moments in state["adam"].items()}
-        optimizer.load_state_dict({"state": adam, "param_groups": groups})
+        load_adam(self, state["adam"])
         self._set_own_state(state["own"])
 
     def _own_state(self) -> State:

@@ -1,100 +1,26 @@
-"""DreamPPO: the policy that learns in dreams, as a trainer holds it, and its RLlib configuration.
+"""DreamPPO: the policy that learns in dreams, as a trainer holds it.
 
-`DreamPPO` builds the learners (this process alone, or n Ray actors), sends them an environment to
-dream in, and gives out weights and a state of tensors and numbers. `DreamPPOConfig` is the same as
-an ordinary RLlib configuration. What happens inside a learner is in `agents.dream_learner`.
+It builds the learners (this process alone, or n Ray actors), sends them an environment to dream in,
+and gives out weights and a state of tensors and numbers. What happens inside a learner is in
+`agents.dream_learner`.
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import ray
 import torch
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.core.learner.learner import Learner
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
-from agents.dream_algorithm import DreamPPOAlgorithm, IdleEnv
-from agents.dream_learner import DreamPPOLearner, PolicyLearningError, State
-from agents.modules import LatentModule, latent_model_config, latent_spec
+from agents.dream_algorithm import DreamPPOConfig
+from agents.dream_learner import DreamPPOLearner, PolicyLearningError
+from agents.modules import LatentModule, latent_spec
 from agents.settings import DreamPolicySettings
+from agents.state import State, weights_of
 from agents.tensor_env import MovableTensorEnv, ShareableTensorEnv, TensorEnv
 
-__all__ = ["DreamPPO", "DreamPPOConfig", "PolicyLearningError"]
-
-
-MakeEnv = Callable[[int, int], TensorEnv]
-"""(index of the learner, number of learners) to that learner's environments."""
-
-
-class DreamPPOConfig(PPOConfig):
-    """RLlib configuration whose learners are `DreamPPOLearner`s.
-
-    Example:
-        `DreamPPOConfig().dream(settings, seed=0, make_env=make).learners(num_learners=2)`, then
-        `.build_algo()`.
-    """
-
-    def __init__(self, algo_class: type | None = None) -> None:
-        """Start from stock PPO, without its adaptive KL penalty."""
-        super().__init__(algo_class=algo_class or DreamPPOAlgorithm)
-        self.dream_settings = DreamPolicySettings().model_dump()
-        self.dream_seed = 0
-        self.make_tensor_env: MakeEnv | None = None
-        self.rounds_per_iteration = 10
-        self.num_env_runners = 0
-        self.use_kl_loss = False
-        # The loss itself is checked; this skips two reads of every gradient per step.
-        self.torch_skip_nan_gradients = True
-
-    def dream(
-        self,
-        settings: DreamPolicySettings,
-        seed: int,
-        make_env: MakeEnv | None = None,
-        rounds_per_iteration: int = 10,
-    ) -> "DreamPPOConfig":
-        """Take over the settings.
-
-        Args:
-            settings: of the learners.
-            seed: of the first weights and of the actions in dreams.
-            make_env: for `build_algo` only: called in each learner's process with its index and the
-                number of learners, it gives that learner's environments.
-            rounds_per_iteration: for `build_algo` only: rounds per `train()`.
-        """
-        self.dream_settings = settings.model_dump()
-        self.dream_seed = seed
-        self.rounds_per_iteration = rounds_per_iteration
-        if make_env is not None:
-            self.make_tensor_env = make_env
-            env = make_env(0, 1)
-            spaces = {"obs_dim": env.obs_dim, "action_space": env.action_space}
-            self.environment(IdleEnv, env_config=spaces)
-        return self.training(
-            lr=settings.lr,
-            gamma=settings.gamma,
-            lambda_=settings.lam,
-            clip_param=settings.clip,
-            entropy_coeff=settings.entropy,
-            vf_loss_coeff=settings.value_coeff,
-            grad_clip=settings.grad_clip,
-            num_epochs=settings.epochs,
-            minibatch_size=min(settings.minibatch_size, settings.dreams * settings.horizon),
-            train_batch_size_per_learner=settings.dreams * settings.horizon,
-        )
-
-    def get_default_learner_class(self) -> type[Learner]:
-        """`DreamPPOLearner`."""
-        return DreamPPOLearner
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """`LatentModule`; RLlib fills in the spaces."""
-        model_config = latent_model_config(DreamPolicySettings(**self.dream_settings))
-        return RLModuleSpec(module_class=LatentModule, model_config=model_config)
+__all__ = ["DreamPPO", "PolicyLearningError"]
 
 
 def _learn(learner: DreamPPOLearner, env: Any, rounds: int) -> dict[str, float]:
@@ -103,6 +29,15 @@ def _learn(learner: DreamPPOLearner, env: Any, rounds: int) -> dict[str, float]:
         if isinstance(env, MovableTensorEnv):
             env = env.to(learner._device)
     return learner.learn_in_dream(env, rounds)
+
+
+def _weights(learner: DreamPPOLearner) -> dict[str, Tensor]:
+    return weights_of(learner.latent_module)
+
+
+def _set_state(learner: DreamPPOLearner, state: State) -> None:
+    own = state["learners"][str(learner._learner_index)]
+    learner.set_dream_state({"module": state["module"], "adam": state["adam"], "own": own})
 
 
 class DreamPPO:
@@ -173,9 +108,9 @@ class DreamPPO:
         return metrics
 
     def _shares(self, env: TensorEnv) -> Any:
-        if self.num_learners == 0:
-            return env
         count = self.num_learners
+        if count == 0:
+            return env
         if count == 1 and not isinstance(env, ShareableTensorEnv):
             return [ray.put(env)]
         if not isinstance(env, ShareableTensorEnv) or env.num_envs % count:
@@ -211,12 +146,11 @@ class DreamPPO:
 
     def get_state(self) -> State:
         """Everything needed to go on exactly here, as tensors and numbers on the CPU."""
-        states = self._each(_state)
-        own = {str(index): state["own"] for index, state in enumerate(states)}
+        states = self._each(DreamPPOLearner.dream_state)
         return {
             "module": states[0]["module"],
             "adam": states[0]["adam"],
-            "learners": own,
+            "learners": {str(index): state["own"] for index, state in enumerate(states)},
             "version": self.version,
         }
 
@@ -239,24 +173,3 @@ class DreamPPO:
     def close(self) -> None:
         """Stop the learners."""
         self._group.shutdown()
-
-
-def _weights(learner: DreamPPOLearner) -> dict[str, Tensor]:
-    state = learner.latent_module.state_dict()
-    return {name: value.detach().cpu().clone() for name, value in state.items()}
-
-
-def _to_cpu(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _to_cpu(value) for key, value in tree.items()}
-    return tree.cpu() if isinstance(tree, Tensor) else tree
-
-
-def _state(learner: DreamPPOLearner) -> State:
-    state: State = _to_cpu(learner.dream_state())
-    return state
-
-
-def _set_state(learner: DreamPPOLearner, state: State) -> None:
-    own = state["learners"][str(learner._learner_index)]
-    learner.set_dream_state({"module": state["module"], "adam": state["adam"], "own": own})

@@ -31,16 +31,21 @@ VALUE_LOGITS = "value_logits"
 """Key of the critic's raw output (N, bins) or (N, 1) in what `forward_train` returns."""
 
 
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that starts at zero, so that the first policy is uniform."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     """Linear, LayerNorm and SiLU per hidden width, then a linear layer that starts at zero."""
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()]
         inputs = width
-    last = nn.Linear(inputs, outputs)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, zero_linear(inputs, outputs))
 
 
 class LatentModule(TorchRLModule, ValueFunctionAPI):
@@ -86,15 +91,10 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
     def act(
         self, features: Tensor, *, explore: bool, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Actions as the environment takes them.
+        """Actions for features (N, F) as the environment takes them, sampled or the mode.
 
-        Args:
-            features: (N, F).
-            explore: sample if true, else take the most likely action.
-            generator: source of the samples, on the device of `features`; None is torch's global.
-
-        Returns:
-            (N,) int64 for Discrete, (N, *shape) float32 for Box.
+        They are (N,) int64 for Discrete, (N, *shape) float32 for Box. The generator is on the
+        device of the features; None is torch's global one.
         """
         inputs = self.policy(features)
         if explore:
@@ -183,14 +183,6 @@ class PixelEncoder(nn.Module):
         return self.dense(self.body(obs.float() * self.scale))
 
 
-def _action_layer(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that starts at zero, so that the first policy is uniform."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 class PixelModule(TorchRLModule, ValueFunctionAPI):
     """PPO's actor and critic on images: one `PixelEncoder`, two linear layers.
 
@@ -202,8 +194,8 @@ class PixelModule(TorchRLModule, ValueFunctionAPI):
         dense = int(self.model_config["dense"])
         self.head = make_head(self.action_space)
         self.encoder = PixelEncoder(self.observation_space, dense)
-        self.actor = _action_layer(dense, self.head.inputs)
-        self.critic = _action_layer(dense, 1)
+        self.actor = zero_linear(dense, self.head.inputs)
+        self.critic = zero_linear(dense, 1)
 
     def policy(self, obs: Tensor) -> Tensor:
         """Inputs of the action head, (N, head.inputs)."""
@@ -225,9 +217,9 @@ class PixelModule(TorchRLModule, ValueFunctionAPI):
 class _Encoded(nn.Module):
     """`PixelEncoder` with the calling convention of RLlib's catalog encoders."""
 
-    def __init__(self, space: gym.spaces.Box, dense: int) -> None:
+    def __init__(self, net: PixelEncoder) -> None:
         super().__init__()
-        self.net = PixelEncoder(space, dense)
+        self.net = net
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {ENCODER_OUT: self.net(batch[Columns.OBS])}
@@ -251,7 +243,7 @@ class PixelCatalog(DQNCatalog):
 
     def build_encoder(self, framework: str) -> nn.Module:
         """Images to features."""
-        return _Encoded(self.observation_space, self.dense)
+        return _Encoded(PixelEncoder(self.observation_space, self.dense))
 
     def build_af_head(self, framework: str) -> nn.Module:
         """Features to advantages, or to Q-values without the dueling streams."""

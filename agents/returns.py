@@ -1,8 +1,8 @@
 """The arithmetic of returns: targets, weights, scales and histograms, as pure functions of tensors.
 
-Row (n, k) is step k of rollout n. `reward[n, k]` and `cont[n, k]` are what the action chosen in
-step k led to; `value[n, k]` is the critic's estimate of the state the action was chosen in, so
-`value` has one column more. Nothing here knows of policies, networks or devices.
+Row (n, k) is step k of rollout n. `reward[n, k]` and `continue_prob[n, k]` are what the action
+chosen in step k led to; `value[n, k]` is the critic's estimate of the state the action was chosen
+in, so `value` has one column more. Nothing here knows of policies, networks or devices.
 """
 
 import torch
@@ -11,15 +11,17 @@ from torch import Tensor
 from agents.numerics import symexp, symlog
 
 
-def lambda_return(reward: Tensor, cont: Tensor, value: Tensor, gamma: float, lam: float) -> Tensor:
+def lambda_return(
+    reward: Tensor, continue_prob: Tensor, value: Tensor, gamma: float, lam: float
+) -> Tensor:
     """TD(lambda) targets along rollouts.
 
-    target[k] = reward[k] + gamma * cont[k] * ((1 - lam) * value[k+1] + lam * target[k+1]),
-    target[K] = value[K].
+    target[K] = value[K], and before it
+    target[k] = reward[k] + gamma * continue_prob[k] * ((1 - lam) * value[k+1] + lam * target[k+1]).
 
     Args:
         reward: (N, K), earned by the action of step k.
-        cont: (N, K) in [0, 1], probability that the state arrived in is not terminal.
+        continue_prob: (N, K) in [0, 1], probability that the state arrived in is not terminal.
         value: (N, K + 1), critic; the last column is the bootstrap.
         gamma: discount per step.
         lam: in [0, 1]; 0 is one-step TD, 1 is Monte Carlo with bootstrap.
@@ -32,12 +34,12 @@ def lambda_return(reward: Tensor, cont: Tensor, value: Tensor, gamma: float, lam
 
     Source: Sutton & Barto (2018), section 12.8.
     """
-    if reward.shape != cont.shape or value.shape != (reward.shape[0], reward.shape[1] + 1):
+    if reward.shape != continue_prob.shape or value[:, 1:].shape != reward.shape:
         raise ValueError(
-            "expected reward (N, K), cont (N, K), value (N, K + 1), got "
-            f"{tuple(reward.shape)}, {tuple(cont.shape)}, {tuple(value.shape)}"
+            "expected reward (N, K), continue_prob (N, K), value (N, K + 1), got "
+            f"{tuple(reward.shape)}, {tuple(continue_prob.shape)}, {tuple(value.shape)}"
         )
-    discount = gamma * cont
+    discount = gamma * continue_prob
     one_step = torch.addcmul(reward, discount, value[:, 1:], value=1.0 - lam)
     carry = discount * lam
     target = value[:, -1]
@@ -48,23 +50,17 @@ def lambda_return(reward: Tensor, cont: Tensor, value: Tensor, gamma: float, lam
     return out
 
 
-def arrival_weight(cont: Tensor) -> Tensor:
-    """Probability that each state of a rollout is reached: the product of `cont` before it.
+def arrival_weight(continue_prob: Tensor) -> Tensor:
+    """Probability (N, K) that each state of a rollout is reached, 1 for the first.
 
-    Args:
-        cont: (N, K) in [0, 1].
-
-    Returns:
-        (N, K); column 0 is one.
+    It is the product of the continue probabilities (N, K), in [0, 1], before it.
     """
-    return torch.cat([torch.ones_like(cont[:, :1]), torch.cumprod(cont[:, :-1], dim=1)], dim=1)
+    first = torch.ones_like(continue_prob[:, :1])
+    return torch.cat([first, torch.cumprod(continue_prob[:, :-1], dim=1)], dim=1)
 
 
 def percentile_range(returns: Tensor, low: float = 0.05, high: float = 0.95) -> Tensor:
-    """The two quantiles of all elements, as a tensor of shape (2,), without interpolation.
-
-    The nearest rank is taken, which needs two selections instead of a sort.
-    """
+    """Two quantiles (2,) of all elements, of the nearest rank: two selections instead of a sort."""
     flat = returns.reshape(-1)
     last = flat.numel() - 1
     ranks = [1 + round(q * last) for q in (low, high)]
@@ -81,18 +77,16 @@ class ReturnScale:
     """
 
     def __init__(self, decay: float) -> None:
-        """`decay` in [0, 1) is the share of the old value kept by each update."""
+        """`decay` in [0, 1) is the share of the old value that each update keeps."""
         self.decay = decay
-        self.low = 0.0
-        self.high = 0.0
-        self.mass = 0.0
+        self.low = self.high = self.mass = 0.0
 
     def update(self, low: float, high: float) -> None:
         """Take in the two percentiles of a new batch of returns."""
-        keep = self.decay
-        self.low = keep * self.low + (1 - keep) * low
-        self.high = keep * self.high + (1 - keep) * high
-        self.mass = keep * self.mass + (1 - keep)
+        old, new = self.decay, 1 - self.decay
+        self.low = old * self.low + new * low
+        self.high = old * self.high + new * high
+        self.mass = old * self.mass + new
 
     @property
     def scale(self) -> float:
@@ -125,9 +119,9 @@ def value_bins(count: int, limit: float) -> Tensor:
 def twohot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy between softmax(logits) and the two-hot code of the targets.
 
-    The code puts all mass on the two bins around the target, so that its mean is the target
-    exactly. It is never built: only the two logits concerned are gathered. Targets beyond the last
-    bins are clamped to them.
+    The code puts all mass on the two bins around the target, so that its mean is the target. It is
+    never built: only the two logits concerned are gathered. Targets beyond the last bins are
+    clamped to them.
 
     Args:
         logits: (M, bins).

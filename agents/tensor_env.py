@@ -42,11 +42,10 @@ class TensorEnv(Protocol):
         ...
 
     def step(self, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Info]:
-        """Step all environments once; never resets.
+        """Step all environments once, without resets.
 
         Args:
-            action: (N,) int64 for Discrete (counted from 0), (N, *shape) float32 within the bounds
-                for Box.
+            action: (N,) int64 for Discrete, counted from 0; for Box (N, *shape) float32.
 
         Returns:
             obs (N, F), the state arrived in; reward (N,) for the action; continue probability (N,)
@@ -62,9 +61,8 @@ class ShareableTensorEnv(TensorEnv, Protocol):
     def share(self, index: int, count: int) -> TensorEnv:
         """One of `count` equal parts, for the learner with this index; travels to its process.
 
-        Called anew for each call of `DreamPPO.learn`. Parts have N / count environments and random
-        streams of their own, which differ from call to call (what happens to a part in the other
-        process does not come back).
+        Called anew for each call of `DreamPPO.learn`. Parts have N / count environments, and random
+        streams of their own, which differ from call to call.
         """
         ...
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import ray
 import torch
 
 from agents.dream_ppo import DreamPPO
@@ -147,9 +148,8 @@ def stock_ppo(name: str, config: Config) -> Contestant:
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
-    from agents.model_free import start_ray
-
-    start_ray()
+    if not ray.is_initialized():
+        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1")
     settings = config.policy
 
     def entry(num_envs: int, **_: Any) -> DreamVectorEnv:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from envs.settings import ANY, DEFAULTS
+from envs.families import FAMILIES, PLAIN, SETTINGS
 from mbrl.config.kinds import models_of
 from mbrl.config.schema import Config
 
@@ -143,13 +143,12 @@ def _shipped() -> str:
 
 def _families() -> str:
     """Which preprocessing each family of environments takes, and its defaults."""
-    names = list(dict.fromkeys(name for defaults in DEFAULTS.values() for name in defaults))
+    defaults = {f"`{prefix}…`": family.defaults for prefix, family in FAMILIES.items()}
+    defaults["any other id, any factory"] = PLAIN.defaults
+    names = list(SETTINGS)
     rows = [
-        [
-            f"`{prefix}…`" if prefix != ANY else "any other id, any factory",
-            *(f"`{_yaml(defaults[name])}`" if name in defaults else "–" for name in names),
-        ]
-        for prefix, defaults in DEFAULTS.items()
+        [ids, *(f"`{_yaml(family[name])}`" if name in family else "–" for name in names)]
+        for ids, family in defaults.items()
     ]
     words = "What `null` stands for, by family; – is refused, because the family cannot honour it."
     return f"{words}\n\n{markdown_table(['id', *names], rows)}"

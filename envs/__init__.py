@@ -2,11 +2,11 @@
 
 In: `EnvSettings`. Out: a `gymnasium.Env` with uint8 (H, W, C) images, or a `VectorEnv` of several.
 Any gymnasium id, `module:Id` or factory works; a few families get a documented preprocessing. This
-room refuses to know about learning: it imports gymnasium and numpy, never torch or Ray.
+package refuses to know about learning: it imports gymnasium and numpy, never torch or Ray.
 
-To add a family: one file with a `make`, one line in `make.MAKERS`, one line in `settings.DEFAULTS`.
-An environment that needs no preprocessing of ours needs no change here: name its id or a factory.
-`contract.check_env` says what is wrong with an environment, and what Reverie cannot handle.
+To add a family: one file with a `FAMILY`, one line in `families.FAMILIES`. An environment that
+needs no preprocessing of ours needs no change here: name its id or a factory. `contract.check_env`
+says what is wrong with an environment, and what Reverie cannot handle.
 """
 
 from envs.errors import EnvError

@@ -29,6 +29,7 @@ from gymnasium.wrappers import AtariPreprocessing, TimeLimit
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
+from envs.family import Family
 
 SETTING_OF = {
     "frameskip": "frame_skip",
@@ -80,14 +81,18 @@ class SeededGame(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
         return self.env.step(self._last)
 
 
-class LifeLoss(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
-    """Adds `info["life_loss"]`: this step's action cost a life. A signal, never an ending.
+class Signals(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
+    """Adds signals to `info` that are labels, never input or ending.
 
-    True also on the step that ends the game, if its last life went there; always False in games
-    without lives, such as Pong.
+    `life_loss`: this step's action cost a life. True also on the step that ends the game, if its
+    last life went there; always False in games without lives, such as Pong. `ram`, if asked for:
+    (128,) uint8, the console's memory after the step.
     """
 
-    _lives = 0
+    def __init__(self, env: gym.Env[NDArray[np.uint8], Any], ram: bool) -> None:
+        """Wrap an environment around ALE."""
+        super().__init__(env)
+        self._ram, self._lives = ram, 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -95,39 +100,19 @@ class LifeLoss(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
         """Start an episode and count its lives."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._lives = info["lives"]
-        return obs, info
+        return obs, {**info, **self._memory()}
 
     def step(
         self, action: Any
     ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
         """Take one step and compare the lives before and after."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        info["life_loss"] = info["lives"] < self._lives
-        self._lives = info["lives"]
-        return obs, reward, terminated, truncated, info
+        lost, self._lives = info["lives"] < self._lives, info["lives"]
+        return obs, reward, terminated, truncated, {**info, "life_loss": lost, **self._memory()}
 
-
-class KeepsRam(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
-    """Adds `info["ram"]`: (128,) uint8, the console's memory after the step. Labels, not input."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Start an episode and read the memory."""
-        obs, info = self.env.reset(seed=seed, options=options)
-        return obs, {**info, "ram": self._ram()}
-
-    def step(
-        self, action: Any
-    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
-        """Take one step and read the memory."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, {**info, "ram": self._ram()}
-
-    def _ram(self) -> NDArray[np.uint8]:
+    def _memory(self) -> dict[str, Any]:
         emulator: Any = self.env.unwrapped
-        memory: NDArray[np.uint8] = emulator.ale.getRAM()  # a copy
-        return memory
+        return {"ram": emulator.ale.getRAM()} if self._ram else {}  # a copy
 
 
 def register() -> None:
@@ -156,22 +141,10 @@ def make(
     noop_max: int,
     ram: bool,
 ) -> gym.Env[Any, Any]:
-    """Build one Atari game.
+    """Build one Atari game; the settings are those of `EnvSettings`.
 
-    Args:
-        env_id: `ALE/<Game>-v5`.
-        kwargs: for ALE's constructor, such as `full_action_space`, `mode`, `difficulty`.
-        max_episode_steps: agent steps after which an episode is truncated; None leaves ALE's own
-            limit of 108,000 frames.
-        image_size: height and width of the observation, pixels.
-        grayscale: one intensity channel instead of RGB.
-        frame_skip: emulator frames per agent step.
-        sticky_actions: probability, per frame, of repeating the previous action.
-        noop_max: most idle frames at the start; at least 1 is taken unless this is 0.
-        ram: add `info["ram"]`.
-
-    Returns:
-        The environment, with observations uint8 (image_size, image_size, 1 or 3).
+    `kwargs` are for ALE's constructor, such as `full_action_space`, `mode`, `difficulty`. At least
+    one idle frame is taken unless `noop_max` is 0.
 
     Raises:
         EnvError: ale-py is not installed, or `kwargs` repeats what a setting decides.
@@ -198,6 +171,22 @@ def make(
         grayscale_obs=grayscale,
         grayscale_newaxis=True,
     )
-    env = LifeLoss(env)
-    env = KeepsRam(env) if ram else env
+    env = Signals(env, ram)
     return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
+
+
+FAMILY = Family(
+    make=make,
+    register=register,
+    # Machado et al. (2018) as gymnasium's ALE/*-v5 has it, on 64x64; ALE itself stops at 108,000
+    # frames (27,000 steps).
+    defaults={
+        "max_episode_steps": None,
+        "image_size": 64,
+        "grayscale": True,
+        "frame_skip": 4,
+        "sticky_actions": 0.25,
+        "noop_max": 30,
+        "ram": False,
+    },
+)

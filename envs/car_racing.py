@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 
 from envs.errors import EnvError
+from envs.family import Family
 from envs.images import prepare_images
 
 
@@ -47,17 +48,7 @@ def make(
     image_size: int,
     grayscale: bool,
 ) -> gym.Env[Any, Any]:
-    """Build CarRacing.
-
-    Args:
-        env_id: `CarRacing-v3`.
-        kwargs: for its constructor, such as `continuous` or `domain_randomize`.
-        max_episode_steps: steps after which an episode is truncated; None for gymnasium's 1,000.
-        image_size: height and width of the observation, pixels.
-        grayscale: one intensity channel instead of RGB.
-
-    Returns:
-        The environment, with observations uint8 (image_size, image_size, 3 or 1).
+    """Build CarRacing; `kwargs` are for its constructor, such as `continuous`.
 
     Raises:
         EnvError: Box2D or pygame is not installed.
@@ -68,3 +59,10 @@ def make(
     import_box2d()
     env = gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
     return prepare_images(env, image_size, grayscale)
+
+
+# gymnasium knows the id itself, and limits an episode to 1,000 steps.
+FAMILY = Family(
+    make=make,
+    defaults={"max_episode_steps": None, "image_size": 64, "grayscale": False},
+)

@@ -22,6 +22,9 @@ from envs.settings import EnvSettings
 MOST_PROBLEMS = 10
 COMPARED_STEPS = 300
 
+Trace = list[tuple[int, float, bool, bool]]
+"""Per step, what must be equal under one seed: fingerprint, reward, terminated, truncated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvReport:
@@ -90,12 +93,11 @@ def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvRe
         second = _play(copy, seed, compared)
         problems = list(dict.fromkeys(first.problems + reused.problems + second.problems))
         expected = first.trace[:compared]
-        same_in_two_copies = second.trace == expected
-        same_after_reuse = reused.trace == expected
-        if not same_in_two_copies:
-            problems.append(_difference("two copies with one seed", expected, second.trace))
-        if not same_after_reuse:
-            problems.append(_difference("a used environment after reset", expected, reused.trace))
+        others = {"two copies with one seed": second, "a used environment after reset": reused}
+        for who, other in others.items():
+            if other.trace != expected:
+                problems.append(_difference(who, expected, other.trace))
+        nothing = (float("nan"), float("nan"))
         return EnvReport(
             name=settings.name,
             applied=settings.applied(),
@@ -104,11 +106,9 @@ def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvRe
             wrappers=_chain(env),
             steps=len(first.trace),
             steps_per_second=len(first.trace) / max(first.seconds, 1e-9),
-            same_in_two_copies=same_in_two_copies,
-            same_after_reuse=same_after_reuse,
-            reward_range=(min(first.rewards), max(first.rewards))
-            if first.rewards
-            else (float("nan"), float("nan")),
+            same_in_two_copies=second.trace == expected,
+            same_after_reuse=reused.trace == expected,
+            reward_range=(min(first.rewards), max(first.rewards)) if first.rewards else nothing,
             episode_lengths=tuple(first.lengths),
             episode_returns=tuple(first.returns),
             problems=tuple(problems[:MOST_PROBLEMS]),
@@ -120,62 +120,49 @@ def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvRe
 
 
 def describe_limits(env: gym.Env[Any, Any]) -> list[str]:
-    """What Reverie cannot handle about an environment, one sentence each.
-
-    Args:
-        env: as `make_env` returned it.
+    """What Reverie cannot handle about an environment that `make_env` made.
 
     Returns:
-        Sentences with the way out; empty if everything can be handled.
+        At most one sentence about observations and one about actions, each with the way out.
     """
-    sentences = [_limit_of_observations(env.observation_space)]
-    sentences.append(_limit_of_actions(env.action_space))
-    return [sentence for sentence in sentences if sentence]
+    sentences = (_limit_of_observations(env.observation_space), _limit_of_actions(env.action_space))
+    return [f"{sentence}." for sentence in sentences if sentence]
 
 
 def format_report(report: EnvReport) -> str:
-    """The report as lines for a terminal.
-
-    Args:
-        report: from `check_env`.
-
-    Returns:
-        Text of several lines, without a final newline.
-    """
-    applied = ", ".join(f"{name}={value}" for name, value in report.applied.items())
+    """The report as lines for a terminal, without a final newline."""
     lengths = report.episode_lengths
     smallest, largest = report.reward_range
-    rewards = "none seen" if np.isnan(smallest) else f"{smallest:g} to {largest:g}"
     episodes = "none ended"
     if lengths:
         episodes = (
             f"{len(lengths)} ended, {min(lengths)} to {max(lengths)} steps, "
             f"mean return {np.mean(report.episode_returns):.3g} at random"
         )
+    same = {True: "same episode", False: "DIFFERENT EPISODES"}
     rows = [
         ("environment", report.name),
-        ("settings", applied),
+        ("settings", ", ".join(f"{name}={value}" for name, value in report.applied.items())),
         ("observations", report.observation_space),
         ("actions", report.action_space),
         ("wrappers", " < ".join(report.wrappers)),
         ("speed", f"{report.steps_per_second:,.0f} steps/s over {report.steps:,} steps"),
-        ("same seed", "same episode" if report.same_in_two_copies else "DIFFERENT EPISODES"),
-        ("after reuse", "same episode" if report.same_after_reuse else "DIFFERENT EPISODES"),
-        ("rewards", rewards),
+        ("same seed", same[report.same_in_two_copies]),
+        ("after reuse", same[report.same_after_reuse]),
+        ("rewards", "none seen" if np.isnan(smallest) else f"{smallest:g} to {largest:g}"),
         ("episodes", episodes),
+        *(("problem", sentence) for sentence in report.problems),
+        *(("limit", sentence) for sentence in report.limits),
+        ("verdict", "ready" if report.ok else "see problems and limits above"),
     ]
-    lines = [f"{label:<13}{text}" for label, text in rows]
-    lines += [f"problem      {sentence}" for sentence in report.problems]
-    lines += [f"limit        {sentence}" for sentence in report.limits]
-    lines.append("verdict      " + ("ready" if report.ok else "see problems and limits above"))
-    return "\n".join(lines)
+    return "\n".join(f"{label:<13}{text}" for label, text in rows)
 
 
 @dataclass
 class _Played:
-    """One random play. `trace` has one entry per step: what must be equal under one seed."""
+    """One random play."""
 
-    trace: list[tuple[int, float, bool, bool]] = field(default_factory=list)
+    trace: Trace = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
@@ -188,8 +175,7 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
     played = _Played()
     env.action_space.seed(seed)
     episode, length, total = 0, 0, 0.0
-    begin = time.perf_counter()
-    checking = 0.0
+    begin, checking = time.perf_counter(), 0.0
     try:
         obs, _ = env.reset(seed=seed)
         fingerprint = _fingerprint(obs)
@@ -205,7 +191,7 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
             if not isinstance(result, tuple) or len(result) != 5:
                 break
             obs, reward, terminated, truncated, _ = result
-            fingerprint = zlib.crc32(_fingerprint(obs).to_bytes(4, "big"), fingerprint)
+            fingerprint = _chained(fingerprint, obs)
             number = float(np.float64(reward))
             played.trace.append((fingerprint, number, bool(terminated), bool(truncated)))
             played.rewards.append(number)
@@ -216,7 +202,7 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
                 played.returns.append(total)
                 episode, length, total = episode + 1, 0, 0.0
                 obs, _ = env.reset(seed=seed + episode)
-                fingerprint = zlib.crc32(_fingerprint(obs).to_bytes(4, "big"), fingerprint)
+                fingerprint = _chained(fingerprint, obs)
     except Exception as error:
         step = len(played.trace)
         played.problems.append(f"At step {step} it raised {type(error).__name__}: {error}.")
@@ -267,18 +253,19 @@ def _fingerprint(obs: Any) -> int:
     if isinstance(obs, tuple | list):
         whole = 0
         for part in obs:
-            whole = zlib.crc32(_fingerprint(part).to_bytes(4, "big"), whole)
+            whole = _chained(whole, part)
         return whole
     if isinstance(obs, str):
         return zlib.crc32(obs.encode())
     return zlib.crc32(np.ascontiguousarray(obs).tobytes())
 
 
-def _difference(
-    who: str,
-    expected: list[tuple[int, float, bool, bool]],
-    got: list[tuple[int, float, bool, bool]],
-) -> str:
+def _chained(fingerprint: int, obs: Any) -> int:
+    """The fingerprint of everything before `obs`, and of `obs`."""
+    return zlib.crc32(_fingerprint(obs).to_bytes(4, "big"), fingerprint)
+
+
+def _difference(who: str, expected: Trace, got: Trace) -> str:
     """Where two plays part."""
     pairs = zip(expected, got, strict=False)
     step = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(got)))
@@ -298,63 +285,49 @@ def _chain(env: gym.Env[Any, Any]) -> tuple[str, ...]:
 
 
 def _limit_of_observations(space: gym.Space[Any]) -> str:
-    """One sentence about observations that we cannot handle, or nothing."""
+    """What we cannot handle about observations, or nothing."""
     if isinstance(space, gym.spaces.Dict):
-        return (
-            f"Observations are a Dict of {', '.join(space)}; we handle one image, so pick or "
-            f"combine entries with a wrapper in an env.factory."
+        got = f"a Dict of {', '.join(space)}"
+        way = "we handle one image, so pick or combine entries with a wrapper in an env.factory"
+    elif not isinstance(space, Box):
+        got = type(space).__name__
+        way = "we handle one uint8 image, so convert them with a wrapper in an env.factory"
+    elif len(space.shape) == 1:
+        got = f"a vector of {space.shape[0]} numbers"
+        way = "the world model reads images (H, W, C) so far"
+    elif len(space.shape) not in (2, 3):
+        got = f"arrays of {len(space.shape)} axes, {space.shape}"
+        way = (
+            "we handle images (H, W, C), so drop frame stacks and merge other axes into channels "
+            "in an env.factory"
         )
-    if not isinstance(space, Box):
-        return (
-            f"Observations are {type(space).__name__}; we handle one uint8 image, so convert them "
-            f"with a wrapper in an env.factory."
-        )
-    shape = space.shape
-    if len(shape) == 1:
-        return (
-            f"Observations are a vector of {shape[0]} numbers; the world model reads images "
-            f"(H, W, C) so far."
-        )
-    if len(shape) not in (2, 3):
-        return (
-            f"Observations have {len(shape)} axes, {shape}; we handle images (H, W, C), so drop "
-            f"frame stacks and merge other axes into channels in an env.factory."
-        )
-    if space.dtype != np.uint8:
-        return (
-            f"Observations are {space.dtype} arrays of shape {shape}; we handle uint8 images "
-            f"(0 to 255), so scale and round them in an env.factory."
-        )
-    if shape[0] <= 4 and shape[2] > 4:
-        return (
-            f"Observations of shape {shape} look channel-first; we handle (H, W, C), so transpose "
-            f"them in an env.factory."
-        )
-    return ""
+    elif space.dtype != np.uint8:
+        got = f"{space.dtype} arrays of shape {space.shape}"
+        way = "we handle uint8 images (0 to 255), so scale and round them in an env.factory"
+    elif space.shape[0] <= 4 and space.shape[2] > 4:
+        got = f"of shape {space.shape}, which looks channel-first"
+        way = "we handle (H, W, C), so transpose them in an env.factory"
+    else:
+        return ""
+    return f"Observations are {got}; {way}"
 
 
 def _limit_of_actions(space: gym.Space[Any]) -> str:
-    """One sentence about actions that we cannot handle, or nothing."""
-    if isinstance(space, Discrete):
-        if space.start != 0:
-            return (
-                f"Actions are counted from {space.start}; we count from 0, so shift them with "
-                f"gymnasium.wrappers.TransformAction in an env.factory."
-            )
+    """What we cannot handle about actions, or nothing."""
+    if isinstance(space, Discrete) and space.start == 0:
         return ""
-    if not isinstance(space, Box):
-        return (
-            f"Actions are {type(space).__name__}; we handle one Discrete or one Box, so flatten "
-            f"them with a wrapper in an env.factory."
-        )
-    if len(space.shape) != 1 or space.dtype not in (np.float32, np.float64):
-        return (
-            f"Actions are {space.dtype} arrays of shape {space.shape}; we handle vectors of "
-            f"floats, so reshape them in an env.factory."
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        return (
-            "Actions have no finite bounds; we need them, so rescale with "
-            "gymnasium.wrappers.RescaleAction in an env.factory."
-        )
-    return ""
+    if isinstance(space, Discrete):
+        got = f"counted from {space.start}"
+        way = "we count from 0, so shift them with gymnasium.wrappers.TransformAction"
+    elif not isinstance(space, Box):
+        got = type(space).__name__
+        way = "we handle one Discrete or one Box, so flatten them with a wrapper"
+    elif len(space.shape) != 1 or space.dtype not in (np.float32, np.float64):
+        got = f"{space.dtype} arrays of shape {space.shape}"
+        way = "we handle vectors of floats, so reshape them"
+    elif not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        got = "without finite bounds"
+        way = "we need them, so rescale with gymnasium.wrappers.RescaleAction"
+    else:
+        return ""
+    return f"Actions are {got}; {way} in an env.factory"

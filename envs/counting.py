@@ -23,6 +23,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.family import Family
+
 ENV_ID = "reverie/Counting-v0"
 SIZE = 8
 _BITS = 16
@@ -30,16 +32,7 @@ _T, _ACTION, _LENGTH = 0, 1, 2  # which pair of rows holds what
 
 
 def length_for(seed: int, min_length: int = 5, max_length: int = 20) -> int:
-    """Steps in the episode that `reset(seed)` starts: `min + seed mod (max - min + 1)`.
-
-    Args:
-        seed: the episode's seed, >= 0.
-        min_length: shortest episode, steps.
-        max_length: longest episode, steps.
-
-    Returns:
-        The t at which that episode ends.
-    """
+    """Steps in the episode that `reset(seed)` starts: `min + seed mod (max - min + 1)`."""
     return min_length + seed % (max_length - min_length + 1)
 
 
@@ -78,7 +71,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         Args:
             min_length: shortest episode, steps, >= 1.
             max_length: longest episode, steps, < 65,536.
-            num_actions: size of the discrete action space.
+            num_actions: size of the action space.
             truncate: episodes end by truncation instead of termination.
             life_loss_every: `info["life_loss"]` is True on arriving at every multiple of this
                 step; 0 for never.
@@ -96,15 +89,10 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
             )
         self.observation_space = gym.spaces.Box(0, 1, (SIZE, SIZE, 1), np.uint8)
         self.action_space = gym.spaces.Discrete(num_actions)
-        self._lengths = (min_length, max_length)
-        self._truncate = truncate
-        self._life_loss_every = life_loss_every
-        self._crash_at = crash_at
-        self._nan_at = nan_at
-        self._gives_ram = ram
-        self._seed = -1
-        self._t = 0
-        self._length = 0
+        self._lengths, self._truncate = (min_length, max_length), truncate
+        self._life_loss_every, self._gives_ram = life_loss_every, ram
+        self._crash_at, self._nan_at = crash_at, nan_at
+        self._seed, self._t, self._length = -1, 0, 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -115,7 +103,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         self._length = length_for(self._seed, *self._lengths)
         self._t = 0
         if self._crash_at == 0:
-            raise RuntimeError("the counting environment crashes in reset, as it was told to")
+            raise RuntimeError("the counting environment crashes in reset, as crash_at says")
         return self._picture(action=0), self._memory(action=0)
 
     def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
@@ -128,7 +116,9 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
             raise RuntimeError("expected reset() after the end of an episode, got step()")
         self._t += 1
         if self._t == self._crash_at:
-            raise RuntimeError(f"the counting environment crashes at step {self._t}, as told")
+            raise RuntimeError(
+                f"the counting environment crashes at step {self._t}, as crash_at says"
+            )
         reward = float("nan") if self._t == self._nan_at else float(self._t)
         end = self._t == self._length
         every = self._life_loss_every
@@ -167,16 +157,7 @@ def register() -> None:
 def make(
     env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, ram: bool
 ) -> gym.Env[Any, Any]:
-    """Build the oracle.
-
-    Args:
-        env_id: `reverie/Counting-v0`.
-        kwargs: for `CountingEnv`.
-        max_episode_steps: steps after which an episode is truncated, whatever its length.
-        ram: give `info["ram"]`.
-
-    Returns:
-        The environment.
+    """Build the oracle; `kwargs` are for `CountingEnv`.
 
     Raises:
         gymnasium.error.Error: there is no such version.
@@ -184,9 +165,8 @@ def make(
     """
     register()
     return gym.make(
-        env_id,
-        max_episode_steps=max_episode_steps,
-        disable_env_checker=True,
-        ram=ram,
-        **kwargs,
+        env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, ram=ram, **kwargs
     )
+
+
+FAMILY = Family(make=make, register=register, defaults={"max_episode_steps": None, "ram": False})

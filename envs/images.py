@@ -14,13 +14,6 @@ from numpy.typing import NDArray
 from envs.errors import EnvError
 
 
-def is_image(space: gym.Space[Any]) -> bool:
-    """True for a uint8 Box of two or three axes that could be (H, W) or (H, W, C)."""
-    return (
-        isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
-    )
-
-
 class PreparedImages(gym.ObservationWrapper[NDArray[np.uint8], Any, NDArray[np.uint8]]):
     """Grey, then size, then a channel axis: one pass over each image.
 
@@ -31,13 +24,7 @@ class PreparedImages(gym.ObservationWrapper[NDArray[np.uint8], Any, NDArray[np.u
     def __init__(
         self, env: gym.Env[NDArray[np.uint8], Any], image_size: int | None, grayscale: bool
     ) -> None:
-        """Wrap an environment whose observations `is_image` accepts.
-
-        Args:
-            env: uint8 observations (H, W) or (H, W, C); C is 3 if `grayscale`.
-            image_size: new height and width, or None to keep them.
-            grayscale: turn RGB into one channel, weighted as the eye does (ITU-R BT.601).
-        """
+        """Wrap an environment of images; see `prepare_images`."""
         super().__init__(env)
         import cv2  # slow to import, and only images need it
 
@@ -66,28 +53,25 @@ class PreparedImages(gym.ObservationWrapper[NDArray[np.uint8], Any, NDArray[np.u
 def prepare_images(
     env: gym.Env[Any, Any], image_size: int | None, grayscale: bool | None
 ) -> gym.Env[Any, Any]:
-    """Make image observations uint8 (H, W, C); leave other observations alone.
+    """Make images, which are uint8 (H, W) or (H, W, C), (H, W, C); leave other observations alone.
 
     Args:
         env: any environment.
         image_size: height and width to resize to (area interpolation), or None for no resizing.
-        grayscale: True to turn three colour channels into one intensity channel.
-
-    Returns:
-        The environment, wrapped where needed.
+        grayscale: turn RGB into one channel, weighted as the eye does (ITU-R BT.601).
 
     Raises:
         EnvError: resizing or grey was asked for, but the observation is not such an image.
     """
     space = env.observation_space
-    if not is_image(space):
+    shape = space.shape or ()
+    if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(shape) not in (2, 3):
         if image_size is not None or grayscale:
             raise EnvError(
                 f"expected uint8 image observations for image_size and grayscale, got {space}; "
                 f"remove these settings or convert the observation in an env.factory"
             )
         return env
-    shape = space.shape or ()
     if grayscale and shape[2:] != (3,):
         raise EnvError(
             f"expected colour images (H, W, 3) to turn to grey, got shape {shape}; "

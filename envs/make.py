@@ -7,27 +7,15 @@ game: a family's own file does, and everything else goes to gymnasium or to the 
 import contextlib
 import difflib
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
-from envs import atari, car_racing, counting, minatar, pong
 from envs.errors import EnvError
+from envs.families import FAMILIES, PLAIN, family_of
 from envs.images import prepare_images
-from envs.settings import EnvSettings, family
-
-Maker = Callable[..., gym.Env[Any, Any]]
-
-MAKERS: dict[str, Maker] = {
-    "ALE/": atari.make,
-    "MinAtar/": minatar.make,
-    "CarRacing-v": car_racing.make,
-    "reverie/Counting": counting.make,
-    "reverie/Pong": pong.make,
-}
-"""Family prefix of an id to the function that builds it; every other id goes to gymnasium."""
+from envs.settings import EnvSettings
 
 
 def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
@@ -48,9 +36,7 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
     try:
         if settings.factory is not None:
             return _from_factory(settings.factory, settings.kwargs, **applied)
-        env_id = settings.id or ""
-        maker: Maker = MAKERS.get(family(env_id), _from_gymnasium)
-        return maker(env_id, settings.kwargs, **applied)
+        return family_of(settings.id).make(settings.id, settings.kwargs, **applied)
     except EnvError:
         raise
     except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
@@ -60,19 +46,6 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
             f"cannot make {settings.name} with kwargs {settings.kwargs}: "
             f"{type(error).__name__}: {error}"
         ) from error
-
-
-def _from_gymnasium(
-    env_id: str,
-    kwargs: dict[str, Any],
-    *,
-    max_episode_steps: int | None,
-    image_size: int | None,
-    grayscale: bool | None,
-) -> gym.Env[Any, Any]:
-    """Any id that gymnasium knows, or learns by importing the module in `module:Id`."""
-    env = gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
-    return prepare_images(env, image_size, grayscale)
 
 
 def _from_factory(
@@ -97,29 +70,23 @@ def _from_factory(
             f"expected {factory} to return a gymnasium.Env, got {type(env).__name__}; "
             f"environments of the old gym package need an adapter"
         )
-    if max_episode_steps is not None:
-        env = TimeLimit(env, max_episode_steps)
+    env = env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
     return prepare_images(env, image_size, grayscale)
 
 
 def nearest_ids(env_id: str, count: int = 3) -> list[str]:
-    """Known ids that look most like `env_id`.
+    """At most `count` known ids that look like `env_id`, the nearest first.
 
-    Args:
-        env_id: what the user wrote.
-        count: at most this many.
-
-    Returns:
-        Ids of gymnasium and of the families whose packages are installed, the nearest first.
+    Known are those of gymnasium and of the families whose packages are installed.
     """
-    for register in (atari.register, minatar.register, counting.register, pong.register):
+    for family in FAMILIES.values():
         with contextlib.suppress(EnvError):  # a package that is missing has no names to offer
-            register()
+            family.register()
     wanted = env_id.rpartition(":")[2].lower()
     by_name: dict[str, list[str]] = {}
     for known in gym.registry:  # the bare name too: "Breakout" is near "MinAtar/Breakout-v1"
         by_name[known.lower()] = [known]
-        if MAKERS.get(family(known)) is not None:
+        if family_of(known) is not PLAIN:
             bare = known.rpartition("/")[2].rpartition("-v")[0].lower()
             by_name.setdefault(bare, []).insert(0, known)
     near = difflib.get_close_matches(wanted, by_name, n=4 * count, cutoff=0.6)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
+from envs.family import Family
 
 COLOURS = np.array(
     [
@@ -42,23 +43,6 @@ COLOURS = np.array(
 """One RGB colour per channel, for up to ten channels (Seaquest has ten)."""
 
 
-def palette(channels: int) -> NDArray[np.uint8]:
-    """Colours of the channels.
-
-    Args:
-        channels: C, from 1 to 10.
-
-    Returns:
-        (C, 3) uint8 RGB, well apart from each other and from the black background.
-
-    Raises:
-        ValueError: there are more channels than colours.
-    """
-    if not 1 <= channels <= len(COLOURS):
-        raise ValueError(f"expected 1 to {len(COLOURS)} channels, got {channels}")
-    return COLOURS[:channels].copy()
-
-
 def frame_to_rgb(frame: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Paint binary channels; where several are set, the last channel is on top, as in MinAtar.
 
@@ -72,7 +56,9 @@ def frame_to_rgb(frame: NDArray[np.generic]) -> NDArray[np.uint8]:
         ValueError: the last axis has more channels than there are colours.
     """
     channels = frame.shape[-1]
-    colours = np.concatenate([np.zeros((1, 3), np.uint8), palette(channels)])
+    if not 1 <= channels <= len(COLOURS):
+        raise ValueError(f"expected 1 to {len(COLOURS)} channels, got {channels}")
+    colours = np.concatenate([np.zeros((1, 3), np.uint8), COLOURS[:channels]])
     order = np.arange(1, channels + 1, dtype=np.uint8)
     top = (frame.astype(bool) * order).max(axis=-1)
     return np.asarray(colours[top], dtype=np.uint8)
@@ -122,16 +108,9 @@ def register() -> None:
 def make(
     env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, sticky_actions: float
 ) -> gym.Env[Any, Any]:
-    """Build one MinAtar game.
+    """Build one MinAtar game; `kwargs` are for its constructor, such as `difficulty_ramping`.
 
-    Args:
-        env_id: `MinAtar/<Game>-v1` (minimal actions) or `-v0` (six actions).
-        kwargs: for MinAtar's constructor, such as `difficulty_ramping`.
-        max_episode_steps: steps after which an episode is truncated.
-        sticky_actions: probability of repeating the previous action.
-
-    Returns:
-        The environment; rewards are MinAtar's own, usually 0 or 1.
+    Rewards are MinAtar's own, usually 0 or 1.
 
     Raises:
         EnvError: MinAtar is not installed, or `kwargs` names the sticky probability again.
@@ -153,3 +132,12 @@ def make(
             **kwargs,
         )
     return MinAtarObservation(env)
+
+
+# MinAtar's own 0.1. MinAtar has no step limit but Freeway's 2,501; 5,000 is ours, so that an
+# evaluation always ends.
+FAMILY = Family(
+    make=make,
+    register=register,
+    defaults={"max_episode_steps": 5_000, "sticky_actions": 0.1},
+)

@@ -23,6 +23,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.family import Family
+
 ENV_ID = "reverie/Pong-v0"
 STATE = (
     "ball_row",
@@ -56,35 +58,20 @@ _SLEEP = 0.3  # share of the steps in which the opponent does not move
 
 @dataclass(frozen=True)
 class Court:
-    """Where everything is and how fast, for one size of frame; all in pixels.
+    """Where everything is and how fast, for one size of frame; all in pixels."""
 
-    Attributes:
-        size: height and width of the frame.
-        ball: side of the ball.
-        paddle_height: of both paddles.
-        paddle_width: of both paddles.
-        own_column: leftmost column of the agent's paddle.
-        other_column: leftmost column of the opponent's paddle.
-        speed: columns per step of the ball, and rows per step of the paddles.
-        steepest: rows per step of the ball at most.
-    """
-
-    size: int
-    ball: int
+    size: int  # height and width of the frame
+    ball: int  # side of the ball
     paddle_height: int
     paddle_width: int
-    own_column: int
-    other_column: int
-    speed: int
-    steepest: int
+    own_column: int  # leftmost of the agent's paddle
+    other_column: int  # leftmost of the opponent's paddle
+    speed: int  # columns per step of the ball, and rows per step of the paddles
+    steepest: int  # rows per step of the ball at most
 
 
 def court(size: int = 64, ball: int = 2) -> Court:
-    """Lay out the court.
-
-    Args:
-        size: height and width of the frame, 16 to 255 pixels.
-        ball: side of the ball, 1 to size / 8 pixels.
+    """Lay out the court for a frame of 16 to 255 pixels and a ball of 1 to size / 8.
 
     Raises:
         ValueError: a size is out of range.
@@ -122,10 +109,8 @@ def pattern(index: int, size: int) -> NDArray[np.float32]:
 def rebound(offset: float, steepest: int, before: int) -> int:
     """The ball's rows per step after a paddle hit it; never 0, so that no rally lasts forever.
 
-    Args:
-        offset: of the ball's middle from the paddle's, -1 (its upper end) to 1 (its lower).
-        steepest: largest result.
-        before: the ball's rows per step until now; decides the direction of a hit in the middle.
+    `offset` is of the ball's middle from the paddle's, -1 (its upper end) to 1 (its lower), and
+    `before` the ball's rows per step until now, which decides after a hit in the middle.
     """
     return round(offset * steepest) or (1 if before >= 0 else -1)
 
@@ -168,7 +153,7 @@ class PongEnv(gym.Env[NDArray[np.uint8], int]):
         self._backgrounds = _backgrounds(size, texture)
         self._patterns = [pattern(index, size) * self._noise for index in range(PATTERNS)]
         self._texture_id = self._noise_id = 0
-        self._score = [0, 0]
+        self._score = [0, 0]  # own, other
         self._own = self._other = 0
         self._row = self._column = self._down = self._right = 0
         self._pause = 0  # frames until the serve; 0 while there is a ball
@@ -320,21 +305,16 @@ def register() -> None:
 def make(
     env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, ram: bool = False
 ) -> gym.Env[Any, Any]:
-    """Build the game.
-
-    Args:
-        env_id: `reverie/Pong-v0`.
-        kwargs: for `PongEnv`.
-        max_episode_steps: steps after which an episode is truncated, whatever the score.
-        ram: says that the caller keeps `info["ram"]`; the game always gives it.
-
-    Returns:
-        The environment.
+    """Build the game; `kwargs` are for `PongEnv`.
 
     Raises:
         gymnasium.error.Error: there is no such version.
         ValueError: `kwargs` are out of range.
     """
-    del ram
+    del ram  # the game always gives its state
     register()
     return gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+
+
+# The game itself ends only by points; an agent that never misses would play forever.
+FAMILY = Family(make=make, register=register, defaults={"max_episode_steps": 2_000, "ram": False})

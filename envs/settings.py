@@ -1,13 +1,8 @@
 """EnvSettings: which environment, and how its observations are prepared.
 
 In: the `env` section of a config. Out: a checked, frozen value that `envs.make_env` turns into an
-environment. It refuses to know how any environment is built, so it imports neither gymnasium nor a
-game. A setting that the chosen family cannot honour is refused here, before anything is built;
-nothing is ever silently ignored.
-
-A *family* is a prefix of the id with its own preprocessing: `DEFAULTS` lists which settings each
-one takes, and what they are when the config does not say (`None`). Ids of no family, and
-factories, are taken as they come.
+environment. A setting that the environment's family (`envs.families`) cannot honour is refused
+here, before anything is built; nothing is ever silently ignored.
 """
 
 from typing import Any, Self
@@ -21,50 +16,13 @@ from pydantic import (
     model_validator,
 )
 
-ANY = ""
-"""Family of every id and factory that has no preprocessing of its own."""
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    # Machado et al. (2018) as gymnasium's ALE/*-v5 has it, on 64x64; ALE itself stops at 108,000
-    # frames (27,000 steps).
-    "ALE/": {
-        "max_episode_steps": None,
-        "image_size": 64,
-        "grayscale": True,
-        "frame_skip": 4,
-        "sticky_actions": 0.25,
-        "noop_max": 30,
-        "ram": False,
-    },
-    # MinAtar's own 0.1. MinAtar has no step limit but Freeway's 2,501; 5,000 is ours, so that an
-    # evaluation always ends.
-    "MinAtar/": {"max_episode_steps": 5_000, "sticky_actions": 0.1},
-    # gymnasium's own limit is 1,000 steps.
-    "CarRacing-v": {"max_episode_steps": None, "image_size": 64, "grayscale": False},
-    "reverie/Counting": {"max_episode_steps": None, "ram": False},
-    # The game itself ends only by points; an agent that never misses would play forever.
-    "reverie/Pong": {"max_episode_steps": 2_000, "ram": False},
-    ANY: {"max_episode_steps": None, "image_size": None, "grayscale": None},
-}
-
-
-def family(env_id: str | None) -> str:
-    """The key of `DEFAULTS` that an id belongs to.
-
-    Args:
-        env_id: a gymnasium id, with or without a leading `module:`; None for a factory.
-
-    Returns:
-        The family whose prefix the id starts with; `ANY` if there is none.
-    """
-    name = (env_id or "").rpartition(":")[2]
-    return next((prefix for prefix in DEFAULTS if prefix and name.startswith(prefix)), ANY)
+from envs.families import SETTINGS, family_of
 
 
 class EnvSettings(BaseModel):
     """The real environment of a run. Exactly one of `id` and `factory` must be given.
 
-    `None` means the family's default, listed in `DEFAULTS`.
+    `None` means the default of the environment's family.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -105,16 +63,7 @@ class EnvSettings(BaseModel):
         "or policy ever sees it",
     )
 
-    @field_validator(
-        "max_episode_steps",
-        "image_size",
-        "grayscale",
-        "frame_skip",
-        "sticky_actions",
-        "noop_max",
-        "ram",
-        mode="after",
-    )
+    @field_validator(*SETTINGS, mode="after")
     @classmethod
     def _must_apply(cls, value: object, info: ValidationInfo) -> object:
         """Refuse a value that the family of the chosen environment cannot honour."""
@@ -122,7 +71,7 @@ class EnvSettings(BaseModel):
         if value == cls.model_fields[name].default or "id" not in info.data:
             return value  # nothing is asked for, or a bad id, which is reported on its own
         env_id = info.data["id"]
-        known = DEFAULTS[family(env_id)]
+        known = family_of(env_id).defaults
         if name not in known:
             raise ValueError(
                 f"expected a setting that {env_id or 'a factory'} can honour "
@@ -147,14 +96,7 @@ class EnvSettings(BaseModel):
         return self.id or self.factory or ""
 
     def applied(self) -> dict[str, Any]:
-        """Every preprocessing setting in force, family defaults filled in.
-
-        Returns:
-            Setting name to value, in the order of `DEFAULTS`; only what applies to this family.
-        """
-        defaults = DEFAULTS[family(self.id)]
+        """Every setting that the family takes, with its default where none is given."""
+        defaults = family_of(self.id).defaults
         given = {name: getattr(self, name) for name in defaults}
-        return {
-            name: default if given[name] is None else given[name]
-            for name, default in defaults.items()
-        }
+        return {**defaults, **{name: v for name, v in given.items() if v is not None}}

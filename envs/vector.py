@@ -103,18 +103,15 @@ class VectorEnv:
         self._shape = obs_space.shape
         self._dtype = np.dtype(obs_space.dtype)
         self._obs = np.zeros((num_envs, *self._shape), self._dtype)
-        self._obs_is_shared = False  # someone outside may hold self._obs: copy before writing
         self._keeps_ram = settings.ram
         self._ram: NDArray[np.uint8] | None = None  # its width is known after the first reset
-        self._running = [False] * num_envs
-        self._seeds = [0] * num_envs
+        self._running, self._seeds = [False] * num_envs, [0] * num_envs
         self._clock = 0  # steps of the whole vector
         self._started = [0] * num_envs  # the clock when each slot's episode began
 
     @property
     def obs(self) -> NDArray[Any]:
         """(E, *shape) current observations; never changed afterwards, so safe to keep."""
-        self._obs_is_shared = True
         return self._obs
 
     @property
@@ -126,11 +123,7 @@ class VectorEnv:
         return self._ram
 
     def reset(self, index: int, seed: int) -> None:
-        """Start a new episode in one slot.
-
-        Args:
-            index: slot, 0 to E - 1.
-            seed: the episode's seed, in [0, 2**31); the episode depends on it and the actions.
+        """Start a new episode in slot `index`, with a seed in [0, 2**31).
 
         Raises:
             EnvError: the environment keeps crashing, or the observation is not as promised.
@@ -156,9 +149,6 @@ class VectorEnv:
             actions: (E,) integers for a Discrete space, (E, A) floats for a Box. They are copied,
                 not clipped.
 
-        Returns:
-            The step; see `VectorStep`.
-
         Raises:
             EnvError: a slot was not reset, an environment keeps crashing, or it broke its promise
                 (reward not finite, observation of another shape or dtype).
@@ -167,74 +157,76 @@ class VectorEnv:
         if not all(self._running):
             self._refuse_unreset()
         choices = self._checked_actions(actions)
-        n = self.num_envs
-        obs = np.empty_like(self._obs)
-        rewards = np.zeros(n, np.float32)
-        terminateds, truncateds = np.zeros(n, bool), np.zeros(n, bool)
-        life_loss, crashed = np.zeros(n, bool), np.zeros(n, bool)
-        ram = None if self._ram is None else self._ram.copy()
-        shape, dtype, running = self._shape, self._dtype, self._running
+        n, ram = self.num_envs, None if self._ram is None else self._ram.copy()
+        step = VectorStep(
+            obs=np.empty_like(self._obs),
+            rewards=np.zeros(n, np.float32),
+            terminateds=np.zeros(n, bool),
+            truncateds=np.zeros(n, bool),
+            life_loss=np.zeros(n, bool),
+            crashed=np.zeros(n, bool),
+        )
         for i, env in enumerate(self._envs):
             try:
                 result: Any = env.step(choices[i])
             except Exception as error:
                 self._remake(i, error)
-                obs[i] = self._obs[i]
-                crashed[i] = True
-                running[i] = False
-                continue
-            try:
-                seen, reward, terminated, truncated, info = result
-                if not -LARGEST < reward < LARGEST:
-                    self._refuse_reward(i, reward)
-                rewards[i] = reward
-                if terminated or truncated:
-                    terminateds[i] = terminated
-                    truncateds[i] = truncated
-                    running[i] = False
-                    self._crashes_in_a_row = 0
-                if info.get("life_loss", False):
-                    life_loss[i] = True
-            except (TypeError, ValueError, AttributeError) as error:
-                self._refuse_result(i, result, error)
-            if type(seen) is not np.ndarray or seen.shape != shape or seen.dtype != dtype:
-                self._check_obs(i, seen)
-            obs[i] = seen
-            if ram is not None:
-                ram[i] = self._checked_ram(i, info)
+                step.obs[i] = self._obs[i]
+                step.crashed[i] = True
+                self._running[i] = False
+            else:
+                info = self._take(i, result, step)
+                if ram is not None:
+                    ram[i] = self._checked_ram(i, info)
         self._clock += 1
-        self._obs, self._ram = obs, ram
-        self._obs_is_shared = True
-        return VectorStep(
-            obs=obs,
-            rewards=rewards,
-            terminateds=terminateds,
-            truncateds=truncateds,
-            life_loss=life_loss,
-            crashed=crashed,
-        )
+        self._obs, self._ram = step.obs, ram
+        return step
+
+    def _take(self, i: int, result: Any, step: VectorStep) -> dict[str, Any]:
+        """Write what one environment's step gave into row `i`; its info."""
+        try:
+            seen, reward, terminated, truncated, info = result
+            if not -LARGEST < reward < LARGEST:
+                raise EnvError(
+                    f"{self._where(i)}: expected a finite float32 reward, got {reward}; mend the "
+                    f"environment, or decide in an env.factory what such a reward means"
+                )
+            step.rewards[i] = reward
+            if terminated or truncated:
+                step.terminateds[i] = terminated
+                step.truncateds[i] = truncated
+                self._running[i] = False
+                self._crashes_in_a_row = 0
+            if info.get("life_loss", False):
+                step.life_loss[i] = True
+        except (TypeError, ValueError, AttributeError) as error:
+            raise EnvError(
+                f"{self._where(i)}: expected (obs, number, bool, bool, dict) from step(), "
+                f"got {result!r:.200}"
+            ) from error
+        self._check_obs(i, seen)
+        step.obs[i] = seen
+        return info
 
     def replay(self, index: int, actions: Iterable[Any]) -> bool:
-        """Take recorded actions in one slot, after `reset` with the recorded seed.
+        """Take recorded actions in one slot, just reset with the recorded seed.
 
-        Nothing is reported but the observation they lead to; that is how a stopped run finds its
-        open episodes again.
+        That is how a stopped run finds its open episodes again.
 
         Args:
-            index: slot, just reset.
+            index: the slot.
             actions: scalars for a Discrete space, rows (A,) for a Box; none at all is fine.
 
         Returns:
-            True if the episode is still open after all of them. False if it ended or the
-            environment crashed on the way: it does not repeat itself, and the slot must be reset.
+            True if the episode is still open after all of them. False if it ended or crashed on the
+            way: the environment does not repeat itself, and the slot must be reset.
 
         Raises:
             EnvError: the slot was not reset, or the environment keeps crashing.
         """
         if not self._running[index]:
             self._refuse_unreset()
-        space = self.single_action_space
-        seen = self._obs[index]
+        space, seen = self.single_action_space, self._obs[index]
         info: dict[str, Any] = {}
         for action in actions:
             choice = int(action) if isinstance(space, Discrete) else np.array(action, space.dtype)
@@ -264,7 +256,7 @@ class VectorEnv:
         """The actions as environments expect them: Python integers, or rows of a fresh array."""
         space = self.single_action_space
         if isinstance(space, Discrete):
-            numbers: NDArray[Any] = np.asarray(actions)
+            numbers = np.asarray(actions)
             if numbers.shape != (self.num_envs,) or numbers.dtype.kind not in "iu":
                 raise ValueError(
                     f"actions: expected ({self.num_envs},) integers, "
@@ -283,9 +275,9 @@ class VectorEnv:
 
     def _remake(self, index: int, error: Exception) -> None:
         """Replace a crashed environment, or give up after too many crashes in a row."""
+        where = self._where(index)
         self.restarts += 1
         self._crashes_in_a_row += 1
-        where = self._where(index)
         if self._crashes_in_a_row > self._max_restarts:
             raise EnvError(
                 f"{where} crashed after {self._max_restarts} restarts in a row: "
@@ -309,9 +301,7 @@ class VectorEnv:
 
     def _write_obs(self, index: int, obs: NDArray[Any]) -> None:
         """Change one slot's observation without changing what was given out before."""
-        if self._obs_is_shared:
-            self._obs = self._obs.copy()
-            self._obs_is_shared = False
+        self._obs = self._obs.copy()
         self._obs[index] = obs
 
     def _write_ram(self, index: int, info: dict[str, Any]) -> None:
@@ -327,12 +317,12 @@ class VectorEnv:
         """This slot's `info["ram"]`, refused unless it is the bytes that the setting asks for."""
         got = info.get("ram")
         width = "R" if self._ram is None else self._ram.shape[1]
-        if not isinstance(got, np.ndarray) or got.dtype != np.uint8 or got.ndim != 1:
-            found = "none" if got is None else f"{type(got).__name__} {got!r:.80}"
-        elif width not in ("R", len(got)):
+        if isinstance(got, np.ndarray) and got.dtype == np.uint8 and got.ndim == 1:
+            if width in ("R", len(got)):
+                return got
             found = f"({len(got)},)"
         else:
-            return got
+            found = "none" if got is None else f"{type(got).__name__} {got!r:.80}"
         raise EnvError(
             f'{self._where(index)}: expected info["ram"], ({width},) uint8, as env.ram asks for, '
             f"got {found}; set env.ram to false, or mend the environment"
@@ -340,6 +330,8 @@ class VectorEnv:
 
     def _check_obs(self, index: int, obs: Any) -> None:
         """Refuse an observation that is not what the space promises."""
+        if type(obs) is np.ndarray and obs.shape == self._shape and obs.dtype == self._dtype:
+            return
         got = np.asarray(obs)
         if got.shape != self._shape or got.dtype != self._dtype:
             raise EnvError(
@@ -358,15 +350,3 @@ class VectorEnv:
     def _refuse_unreset(self) -> NoReturn:
         waiting = [i for i, running in enumerate(self._running) if not running]
         raise EnvError(f"expected reset(index, seed) before step() for slots {waiting}, got none")
-
-    def _refuse_result(self, index: int, result: Any, error: Exception) -> NoReturn:
-        raise EnvError(
-            f"{self._where(index)}: expected (obs, number, bool, bool, dict) from step(), "
-            f"got {result!r:.200}"
-        ) from error
-
-    def _refuse_reward(self, index: int, reward: Any) -> NoReturn:
-        raise EnvError(
-            f"{self._where(index)}: expected a finite float32 reward, got {reward}; mend the "
-            f"environment, or wrap it in an env.factory that decides what such a reward means"
-        )

@@ -86,8 +86,8 @@ def _make_agent(
 ) -> ModelFree:
     config = run.config
     return ModelFree(
-        "ppo" if config.agent == "ppo" else "dqn",
-        config.ppo if config.agent == "ppo" else config.dqn,
+        config.agent,
+        getattr(config, config.agent),
         lambda: make_env(config.env),
         observation_space,
         action_space,

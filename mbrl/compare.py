@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mbrl.cluster import available_cores
-from mbrl.config.schema import Config, load
+from mbrl.config.schema import AGENTS, Config, load
 from mbrl.config.yaml import parse_value
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.report.figures import plot_curves
@@ -29,8 +29,6 @@ from mbrl.run import checkpoint, provenance
 from mbrl.run.children import Child, run_all
 from mbrl.run.record import RunRecord
 from mbrl.run.run import changed_settings
-
-AGENTS = ("dream", "ppo", "dqn", "random")
 
 
 def compare(

@@ -57,7 +57,7 @@ def test_without_a_seed_the_next_one_is_used() -> None:
     assert read_length(obs) == length_for(11)
 
 
-def test_it_crashes_and_gives_nan_where_told() -> None:
+def test_it_crashes_and_gives_nan_where_asked() -> None:
     env = CountingEnv(nan_at=2, crash_at=3)
     env.reset(seed=0)
     assert [env.step(0)[1], np.isnan(env.step(0)[1])] == [1.0, True]

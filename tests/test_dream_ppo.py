@@ -11,11 +11,11 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from agents import bfloat16
+from agents import numerics
+from agents.dream_algorithm import DreamPPOConfig
 from agents.dream_learner import roll_out
-from agents.dream_ppo import DreamPPO, DreamPPOConfig, PolicyLearningError
+from agents.dream_ppo import DreamPPO, PolicyLearningError
 from agents.settings import DreamPolicySettings
-from agents.tensor_env import TensorEnv
 
 pytestmark = [
     # Ray Data copies its own deprecated settings when a learner actor starts.
@@ -87,18 +87,22 @@ class Aim:
         return self.reset(), reward, torch.ones(self.num_envs), info
 
 
+def new_agent(seed: int = 0, settings: DreamPolicySettings = FAST, **kwargs: Any) -> DreamPPO:
+    return DreamPPO(settings, 5, Corridor.action_space, seed=seed, **kwargs)
+
+
+def changed(**changes: Any) -> DreamPolicySettings:
+    return FAST.model_copy(update=changes)
+
+
 def right_probability(agent: DreamPPO) -> torch.Tensor:
     """Probability of going right in the three inner rooms."""
     with torch.no_grad():
         return agent.module.policy(torch.eye(5)).softmax(-1)[1:4, 1]
 
 
-def test_the_stub_satisfies_the_protocol() -> None:
-    assert isinstance(Corridor(2), TensorEnv)
-
-
 def test_first_policy_is_uniform_and_first_values_are_zero() -> None:
-    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    agent = new_agent()
     batch = {"obs": torch.eye(5)}
     assert torch.equal(right_probability(agent), torch.full((3,), 0.5))
     assert agent.module.compute_values(batch).abs().max() < 1e-2
@@ -107,8 +111,7 @@ def test_first_policy_is_uniform_and_first_values_are_zero() -> None:
 @pytest.mark.parametrize("critic", ["twohot", "mse"])
 @pytest.mark.parametrize("reward", [1.0, 300.0])
 def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: float) -> None:
-    settings = FAST.model_copy(update={"critic": critic})
-    agent = DreamPPO(settings, 5, Corridor.action_space, seed=0)
+    agent = new_agent(settings=changed(critic=critic))
     metrics = agent.learn(Corridor(128, reward), rounds=60)
     assert right_probability(agent).min() > 0.95
     assert metrics["dream_steps"] == 60 * 8 * 128
@@ -119,13 +122,13 @@ def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: 
 
 
 def test_policy_learns_with_bfloat16_matrix_products(bfloat16_everywhere: None) -> None:
-    agent = DreamPPO(FAST.model_copy(update={"autocast": True}), 5, Corridor.action_space, seed=0)
+    agent = new_agent(settings=changed(autocast=True))
     agent.learn(Corridor(128), rounds=40)
     assert right_probability(agent).min() > 0.9
 
 
 def test_policy_learns_continuous_actions_within_their_bounds() -> None:
-    settings = FAST.model_copy(update={"horizon": 4, "gamma": 0.5, "entropy": 0.0, "lr": 5e-3})
+    settings = changed(horizon=4, gamma=0.5, entropy=0.0, lr=5e-3)
     agent = DreamPPO(settings, 1, Aim.action_space, seed=0)
     agent.learn(Aim(128), rounds=150)
     points = torch.linspace(-1, 1, 9).unsqueeze(1)
@@ -133,41 +136,38 @@ def test_policy_learns_continuous_actions_within_their_bounds() -> None:
     assert (aimed - 3 * points).abs().mean() < 0.4
 
 
-def test_roll_out_rows_are_what_the_environment_was_told() -> None:
-    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+def test_rows_of_a_rollout_follow_from_the_actions_in_them() -> None:
+    agent = new_agent()
     rollout = roll_out(Corridor(16), agent.module, 4, torch.Generator().manual_seed(1))
     assert rollout.obs.shape == (5, 16, 5)
     place = torch.full((16,), 2)
     for k in range(4):
         assert torch.equal(rollout.obs[k].argmax(-1), place)
         place = (place + 2 * rollout.action[k] - 1).clamp(0, 4)
-        assert torch.equal(rollout.cont[k], ((place != 0) & (place != 4)).float())
+        assert torch.equal(rollout.continue_prob[k], ((place != 0) & (place != 4)).float())
 
 
 @pytest.mark.parametrize("has", [True, False])
 def test_actor_and_critic_compute_in_bfloat16_where_the_device_has_it(
     has: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bfloat16, "has_bfloat16", lambda device: has)
-    agents = [
-        DreamPPO(FAST.model_copy(update={"autocast": wish}), 5, Corridor.action_space, seed=0)
-        for wish in (True, False)
-    ]
+    monkeypatch.setattr(numerics, "has_bfloat16", lambda device: has)
+    agents = [new_agent(settings=changed(autocast=wish)) for wish in (True, False)]
     for agent in agents:
         agent.learn(Corridor(128), rounds=1)  # the last layers start at zero
     wished, plain = agents
     features = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
-    said = wished.module.policy(features)
+    inputs = wished.module.policy(features)
     plain.module.load_state_dict(wished.module.state_dict())
-    assert said.dtype == torch.float32
-    assert torch.equal(said, plain.module.policy(features)) is not has
+    assert inputs.dtype == torch.float32
+    assert torch.equal(inputs, plain.module.policy(features)) is not has
     rollout = roll_out(Corridor(16), wished.module, 4, torch.Generator().manual_seed(1))
     assert rollout.obs.dtype == (torch.bfloat16 if has else torch.float32)
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
     def trained(seed: int) -> torch.Tensor:
-        agent = DreamPPO(FAST, 5, Corridor.action_space, seed=seed)
+        agent = new_agent(seed)
         agent.learn(Corridor(128), rounds=2)
         return agent.get_weights()["actor.0.weight"]
 
@@ -179,7 +179,7 @@ def test_building_a_learner_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    new_agent()
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -192,24 +192,17 @@ def leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def test_state_is_only_tensors_and_numbers() -> None:
-    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
-    agent.learn(Corridor(128), rounds=1)
-    for leaf in leaves(agent.get_state()):
-        assert isinstance(leaf, torch.Tensor | int | float | str)
-
-
 @pytest.mark.parametrize("autocast", [False, True])
 def test_stop_and_resume_equals_never_stopped_bit_for_bit(
     autocast: bool, bfloat16_everywhere: None
 ) -> None:
-    settings = FAST.model_copy(update={"autocast": autocast})
-    whole = DreamPPO(settings, 5, Corridor.action_space, seed=0)
+    whole = new_agent(settings=changed(autocast=autocast))
     whole.learn(Corridor(128), rounds=3)
     saved = copy.deepcopy(whole.get_state())
+    assert all(isinstance(leaf, torch.Tensor | int | float) for leaf in leaves(saved))
     expected = whole.learn(Corridor(128), rounds=3)
 
-    resumed = DreamPPO(settings, 5, Corridor.action_space, seed=99)
+    resumed = new_agent(99, changed(autocast=autocast))
     resumed.set_state(saved)
     got = resumed.learn(Corridor(128), rounds=3)
 
@@ -221,7 +214,7 @@ def test_stop_and_resume_equals_never_stopped_bit_for_bit(
 
 
 def test_older_state_can_be_put_back_into_the_same_agent() -> None:
-    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    agent = new_agent()
     agent.learn(Corridor(128), rounds=1)
     saved = agent.get_state()
     agent.learn(Corridor(128), rounds=2)
@@ -233,29 +226,26 @@ def test_older_state_can_be_put_back_into_the_same_agent() -> None:
 
 
 def test_state_of_another_number_of_learners_is_refused() -> None:
-    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
+    agent = new_agent()
     state = agent.get_state()
     state["learners"]["1"] = state["learners"]["0"]
     with pytest.raises(ValueError, match="state of 1 learners, got 2"):
         agent.set_state(state)
 
 
-def test_reward_that_is_not_a_number_is_an_error_and_leaves_the_weights_alone() -> None:
-    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
-    with pytest.raises(PolicyLearningError, match="finite returns"):
-        agent.learn(Corridor(128, float("nan")), rounds=1)
-    assert torch.isfinite(agent.get_weights()["actor.0.weight"]).all()
+class Broken(Corridor):
+    """The room before the right end has a continue probability that is no number."""
+
+    def step(self, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        obs, reward, continue_prob, info = super().step(action)
+        return obs, reward, continue_prob * torch.where(self.place == 3, torch.nan, 1.0), info
 
 
-def test_loss_that_is_not_finite_is_an_error() -> None:
-    class Broken(Corridor):
-        def step(self, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            obs, reward, cont, info = super().step(action)
-            return obs, reward, cont * torch.where(self.place == 3, torch.nan, 1.0), info
-
-    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0)
-    with pytest.raises(PolicyLearningError, match="expected"):
-        agent.learn(Broken(128), rounds=1)
+@pytest.mark.parametrize("env", [Corridor(128, float("nan")), Broken(128)])
+def test_what_is_not_finite_is_an_error_and_leaves_the_weights_alone(env: Corridor) -> None:
+    agent = new_agent()
+    with pytest.raises(PolicyLearningError, match="expected finite returns"):
+        agent.learn(env, rounds=1)
     assert all(torch.isfinite(w).all() for w in agent.get_weights().values())
 
 
@@ -268,7 +258,7 @@ def cluster(ray_session: None) -> Iterator[None]:
 
 
 def test_two_learners_dream_their_shares_and_keep_equal_weights(cluster: None) -> None:
-    agent = DreamPPO(FAST, 5, Corridor.action_space, seed=0, num_learners=2)
+    agent = new_agent(num_learners=2)
     metrics = agent.learn(Corridor(128), rounds=10)
     assert metrics["dream_steps"] == 10 * 8 * 128
     assert right_probability(agent).min() > 0.55

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from agents.episode_arrays import pack_episodes, unpack_episodes
-from agents.model_free import ModelFree, dqn_config
-from agents.settings import DQNSettings, PPOSettings
+from agents.baselines import dqn as dqn_baseline
+from agents.baselines.dqn import DQNSettings
+from agents.baselines.ppo import PPOSettings
+from agents.model_free import ModelFree
+from agents.settings import Settings
+from agents.state import pack_episodes, unpack_episodes
 
 # RLlib 2.60 uses parts of itself, of Ray and of gymnasium that these packages have deprecated.
 pytestmark = [
+    pytest.mark.usefixtures("ray_session"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:gymnasium"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -65,6 +69,10 @@ class Lamp(gym.Env[Any, Any]):
         return self._obs(), reward, self.t >= self.length, False, {}
 
 
+def new_agent(kind: str, settings: Settings, seed: int = 0, env: Any = Lamp) -> ModelFree:
+    return ModelFree(kind, settings, env, OBS, ACTIONS, seed=seed)
+
+
 def share_right(agent: ModelFree, explore: bool) -> float:
     """Share of right answers over 200 pictures."""
     policy = agent.policy()
@@ -85,15 +93,15 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def ppo() -> Iterator[ModelFree]:
-    agent = ModelFree("ppo", PPO, Lamp, OBS, ACTIONS, seed=0)
+def ppo(ray_session: None) -> Iterator[ModelFree]:
+    agent = new_agent("ppo", PPO)
     yield agent
     agent.close()
 
 
 @pytest.fixture(scope="module")
-def dqn() -> Iterator[ModelFree]:
-    agent = ModelFree("dqn", DQN, Lamp, OBS, ACTIONS, seed=0)
+def dqn(ray_session: None) -> Iterator[ModelFree]:
+    agent = new_agent("dqn", DQN)
     yield agent
     agent.close()
 
@@ -106,16 +114,22 @@ def test_ppo_learns_and_counts_every_step_it_takes(ppo: ModelFree) -> None:
     assert share_right(ppo, explore=True) > 0.8
 
 
-def test_ppo_resumes_with_weights_optimizer_and_counters(ppo: ModelFree) -> None:
-    state = ppo.get_state()
+def resumed(agent: ModelFree, groups: tuple[str, ...]) -> ModelFree:
+    """Another one, put where `agent` is; checks that its state is the same."""
+    state = agent.get_state()
     assert all(isinstance(leaf, torch.Tensor | int | float | str) for leaf in leaves(state))
-    other = ModelFree("ppo", PPO, Lamp, OBS, ACTIONS, seed=5)
+    other = new_agent(agent.kind, agent.settings, seed=5)
     other.set_state(state)
-    assert (other.env_steps, other.version) == (ppo.env_steps, ppo.version)
+    assert (other.env_steps, other.version) == (agent.env_steps, agent.version)
     again = other.get_state()
-    for group in ("module", "adam"):
+    for group in groups:
         for got, expected in zip(leaves(again[group]), leaves(state[group]), strict=True):
             assert torch.equal(got, expected)
+    return other
+
+
+def test_ppo_resumes_with_weights_optimizer_and_counters(ppo: ModelFree) -> None:
+    other = resumed(ppo, ("module", "adam"))
     before = other.env_steps
     taken = other.learn(300)["env_steps"]
     assert other.env_steps == before + taken
@@ -133,16 +147,9 @@ def test_dqn_learns_and_counts_every_step_it_takes(dqn: ModelFree) -> None:
 
 
 def test_dqn_resumes_with_its_replay_buffer(dqn: ModelFree) -> None:
-    state = dqn.get_state()
-    assert all(isinstance(leaf, torch.Tensor | int | float | str) for leaf in leaves(state))
-    assert int(state["replay"]["steps"].sum()) == dqn.env_steps
-    other = ModelFree("dqn", DQN, Lamp, OBS, ACTIONS, seed=5)
-    other.set_state(state)
+    other = resumed(dqn, ("module", "adam", "replay"))
+    assert int(other.get_state()["replay"]["steps"].sum()) == dqn.env_steps
     assert other.algo.local_replay_buffer.get_num_timesteps() == dqn.env_steps
-    again = other.get_state()
-    for group in ("module", "adam", "replay"):
-        for got, expected in zip(leaves(again[group]), leaves(state[group]), strict=True):
-            assert torch.equal(got, expected)
     metrics = other.learn(50)
     assert "qf_loss" in metrics or "total_loss" in metrics  # gradient steps, at once
     assert share_right(other, explore=False) == 1.0
@@ -150,7 +157,7 @@ def test_dqn_resumes_with_its_replay_buffer(dqn: ModelFree) -> None:
 
 
 def test_learning_goes_on_when_no_episode_ends() -> None:
-    agent = ModelFree("ppo", PPO, lambda: Lamp(length=10**9), OBS, ACTIONS, seed=0)
+    agent = new_agent("ppo", PPO, env=lambda: Lamp(length=10**9))
     metrics = agent.learn(300)
     assert metrics["env_steps"] >= 300
     assert "episode_return" not in metrics
@@ -165,7 +172,7 @@ def test_resumed_dqn_goes_on_with_its_exploration_schedule(done: int, expected: 
     settings = DQNSettings(
         epsilon_start=1.0, epsilon_end=0.0, epsilon_steps=100, learning_starts=50
     )
-    config = dqn_config(settings, steps_done=done)
+    config = dqn_baseline.config(settings, steps_done=done)
     assert config.epsilon == expected
     assert config.num_steps_sampled_before_learning_starts == max(0, 50 - done)
 
@@ -189,9 +196,10 @@ def test_packed_episodes_keep_endings_and_running_episodes() -> None:
     assert unpack_episodes({}, OBS, ACTIONS) == []
 
 
-def test_settings_of_another_kind_are_refused() -> None:
-    with pytest.raises(ValueError, match="got 'dqn' with PPOSettings"):
-        ModelFree("dqn", PPO, Lamp, OBS, ACTIONS, seed=0)
+@pytest.mark.parametrize("kind", ["dqn", "sac"])
+def test_settings_of_another_kind_are_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"got '{kind}' with PPOSettings"):
+        new_agent(kind, PPO)
 
 
 def test_dqn_refuses_continuous_actions() -> None:

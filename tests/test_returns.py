@@ -20,9 +20,9 @@ from agents.returns import (
 
 def test_lambda_return_is_the_discounted_sum_plus_bootstrap_when_lambda_is_one() -> None:
     reward = torch.tensor([[1.0, 2.0, 4.0]])
-    cont = torch.ones(1, 3)
+    going = torch.ones(1, 3)
     value = torch.tensor([[9.0, 9.0, 9.0, 8.0]])
-    got = lambda_return(reward, cont, value, gamma=0.5, lam=1.0)
+    got = lambda_return(reward, going, value, gamma=0.5, lam=1.0)
     # 4 + 0.5 * 8 = 8; 2 + 0.5 * 8 = 6; 1 + 0.5 * 6 = 4
     assert torch.equal(got, torch.tensor([[4.0, 6.0, 8.0]]))
 
@@ -45,8 +45,8 @@ def test_lambda_return_mixes_value_and_later_target() -> None:
 def test_lambda_return_ignores_everything_after_a_terminal_state() -> None:
     reward = torch.tensor([[1.0, 100.0]])
     value = torch.tensor([[0.0, 100.0, 100.0]])
-    cont = torch.tensor([[0.0, 1.0]])
-    got = lambda_return(reward, cont, value, gamma=0.9, lam=0.95)
+    ends = torch.tensor([[0.0, 1.0]])
+    got = lambda_return(reward, ends, value, gamma=0.9, lam=0.95)
     assert got[0, 0] == 1.0
 
 

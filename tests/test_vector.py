@@ -65,6 +65,8 @@ def lying(lie: str) -> VectorEnv:
 
 def test_every_slot_has_its_own_seed_and_action() -> None:
     vector = counting(3)
+    assert vector.num_envs == 3 and vector.single_action_space.n == 4
+    assert vector.single_observation_space.shape == (8, 8, 1)
     assert [read_length(obs) for obs in vector.obs] == [5, 6, 7]
     step = vector.step(np.array([2, 0, 3]))
     assert [read_action(obs) for obs in step.obs] == [2, 0, 3]
@@ -72,14 +74,6 @@ def test_every_slot_has_its_own_seed_and_action() -> None:
     assert step.rewards.tolist() == [1.0, 1.0, 1.0] and step.rewards.dtype == np.float32
     for flags in (step.terminateds, step.truncateds, step.life_loss, step.crashed):
         assert flags.dtype == bool and not flags.any() and flags.shape == (3,)
-
-
-def test_spaces_are_those_of_one_env() -> None:
-    vector = counting(2)
-    assert vector.single_observation_space.shape == (8, 8, 1)
-    assert vector.single_action_space.n == 4
-    assert vector.num_envs == 2
-    assert vector.obs.shape == (2, 8, 8, 1) and vector.obs.dtype == np.uint8
 
 
 def test_an_ended_slot_shows_its_final_observation_and_must_be_reset() -> None:
@@ -97,7 +91,7 @@ def test_an_ended_slot_shows_its_final_observation_and_must_be_reset() -> None:
     assert [read_step(obs) for obs in vector.step(np.zeros(2, int)).obs] == [1, 6]
 
 
-def test_truncation_and_life_loss_are_told_apart_from_termination() -> None:
+def test_truncation_and_life_loss_differ_from_termination() -> None:
     vector = counting(1, truncate=True, life_loss_every=5)
     for _ in range(5):
         step = vector.step(np.zeros(1, int))
@@ -290,14 +284,14 @@ def test_memory_survives_a_crash_and_a_replay() -> None:
     assert vector.ram.tolist() == [[0, 2, 2]]  # the step did not happen
 
 
-def test_no_memory_is_kept_unasked() -> None:
+def test_there_is_no_memory_without_the_setting() -> None:
     vector = counting(1)
     vector.step(np.array([0]))
     assert vector.ram is None
 
 
 class Forgetful(gym.Env):
-    """Gives what it is told instead of its memory."""
+    """Gives the memories of a list, right or wrong."""
 
     observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)

@@ -7,11 +7,12 @@ module imports neither Ray nor the algorithms, so a check takes no longer than r
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from agents.settings import DQNSettings, DreamPolicySettings, PPOSettings
+from agents.baselines import BASELINES
+from agents.settings import DreamPolicySettings
 from envs.settings import EnvSettings
 from mbrl.config import file as config_file
 from mbrl.config.settings import Settings
@@ -19,6 +20,9 @@ from mbrl.world_model.settings import WorldModelSettings
 
 DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"
 """What a device may be called."""
+
+AGENTS = ("dream", *BASELINES, "random")
+"""Who can act and learn: `agent` in a config."""
 
 
 class CollectSettings(Settings):
@@ -130,14 +134,12 @@ class RunSettings(Settings):
     )
 
 
-class Config(Settings):
-    """One run."""
+class _OurSections(Settings):
+    """Everything but what the list of baselines decides; `Config` goes on from here."""
 
     name: str = Field("run", pattern=r"^[\w.-]+$", description="names the run folder")
     seed: int = Field(0, ge=0, description="root of every random stream of the run")
-    agent: Literal["dream", "ppo", "dqn", "random"] = Field(
-        "dream", description="who acts and learns"
-    )
+    agent: str = Field("dream", description="who acts and learns")
     env: EnvSettings
     env_steps: int = Field(10_000, ge=1, description="real environment steps, prefill included")
     device: str = Field("auto", pattern=DEVICES, description="auto takes a GPU if there is one")
@@ -148,8 +150,22 @@ class Config(Settings):
     learn_model: LearnModelSettings = LearnModelSettings()
     learn_policy: LearnPolicySettings = LearnPolicySettings()
     policy: DreamPolicySettings = DreamPolicySettings()
-    ppo: PPOSettings = PPOSettings()
-    dqn: DQNSettings = DQNSettings()
+
+
+if TYPE_CHECKING:
+    _AllSections = _OurSections
+else:  # `agent` says its choices, and every baseline has a section
+    _AllSections = create_model(
+        "_AllSections",
+        __base__=_OurSections,
+        agent=(Literal[AGENTS], _OurSections.model_fields["agent"]),
+        **{name: (found.settings, found.settings()) for name, found in BASELINES.items()},
+    )
+
+
+class Config(_AllSections):
+    """One run."""
+
     evaluate: EvaluateSettings = EvaluateSettings()
 
     @property

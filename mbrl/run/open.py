@@ -111,8 +111,7 @@ class OpenRun:
             weights["world_model"] = state["learner"]["model"]
             policy = SnapshotPolicy(config, observation_space, action_space, own).load(weights)
         else:
-            settings = config.ppo if config.agent == "ppo" else config.dqn
-            saved = self._state()["agent"]
+            settings, saved = getattr(config, config.agent), self._state()["agent"]
             policy = saved_policy(settings, observation_space, action_space, saved, own)
         return Agent(policy, observation_space, action_space)
 

@@ -1,7 +1,7 @@
 """Real rows together with the latents that belong to them: what every measure starts from.
 
-Windows of held-out (or training) rows go through `WorldModel.observe`; the first `BURN_IN` rows of a
-window only warm the recurrent state up and are not measured, except where the window starts with
+Windows of held-out (or training) rows go through `WorldModel.observe`. The first `BURN_IN` rows of
+a window only warm the recurrent state up and are not measured, except where the window starts with
 its episode, whose first rows are a situation of their own. Nothing here judges anything.
 """
 

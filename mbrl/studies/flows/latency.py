@@ -4,10 +4,11 @@
 
 The PixelCNN is the world model's decoder (`configs/atari.yaml`: stacks on blocks of pixels, 2
 layers), without a condition and trained for a few hundred updates on the same images, since how
-many passes its sampler takes depends on what was learnt. The flows of the study are timed by `cost.py`; they have 32 steps for each scale, many more than a decoder needs, so
-that one of 6 steps and width 32 stands beside them here, untrained, since how long its one pass
-takes does not depend on what was learnt. All times are CPU times of one thread, measured alike, for
-images of the study's size and, if those are smaller, of a game's whole frames.
+many passes its sampler takes depends on what was learnt. The flows of the study are timed by
+`cost.py`; they have 32 steps for each scale, many more than a decoder needs, so that one of 6 steps
+and width 32 stands beside them here, untrained, since how long its one pass takes does not depend
+on what was learnt. All times are CPU times of one thread, measured alike, for images of the study's
+size and, if those are smaller, of a game's whole frames.
 """
 
 import sys
