@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
-from docs_generator import load_generator
 from fidelity_trials import GAME, make_trial, write_trial
 from PIL import Image
 
@@ -69,62 +67,3 @@ def test_variants_have_samples_and_one_dream_of_their_own(tmp_path: Path) -> Non
         one = 20 if "variants" in name else 10
         assert (pixels == one).sum() > 100
         assert (pixels == 30 - one).sum() < 100
-
-
-# The page
-
-
-def test_page_takes_tables_and_pictures_from_the_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = load_generator()
-    write_trial(make_trial(tmp_path, minutes=30.0), {"ball_recall": 0.5})
-    aggregate(GAME.name, tmp_path / "results")
-    monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "results")
-    monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
-    study_folder = tmp_path / GAME.name
-    sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
-    generate.copy_pictures(study_folder)
-    parts = ("main", "variants", "origin", "pictures")
-    page = "before\n" + "".join(
-        f"<!-- fidelity {GAME.name} {part} -->\n<!-- end -->\n" for part in parts
-    )
-    made = generate.fidelity(page)
-    assert made.startswith("before\n<!-- fidelity synthetic_pong main -->\n| arm | runs |")
-    assert "| PixelCNN | 1 × 30 | 10 | 0.50 |" in made
-    assert "None recorded yet." in made  # there are no variants
-    assert "commit `abc`; 2 cores, a processor" in made
-    assert "](fidelity/synthetic_pong_samples.png)" in made
-    assert generate.fidelity(made) == made
-
-
-def test_page_takes_a_study_of_another_kind_from_its_own_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = load_generator()
-    for folder, recall in (("fidelity", 0.5), ("fidelity_long", 0.75)):
-        write_trial(make_trial(tmp_path, results=tmp_path / folder), {"ball_recall": recall})
-        aggregate(GAME.name, tmp_path / folder)
-    monkeypatch.setattr(generate, "FIDELITY_RESULTS", tmp_path / "fidelity")
-    monkeypatch.setattr(generate, "PICTURES", tmp_path / "docs")
-    study_folder = tmp_path / "runs" / "fidelity_long" / GAME.name
-    sample_sheet(study_folder / "figures" / "samples.png", {"a": some_pictures(3)})
-    generate.copy_pictures(study_folder)
-    page = "".join(
-        f"<!-- fidelity {name} {part} -->\n<!-- end -->\n"
-        for name in (GAME.name, f"long/{GAME.name}")
-        for part in ("main", "pictures")
-    )
-    ours, theirs = generate.fidelity(page).split(f"<!-- fidelity long/{GAME.name} main -->")
-    assert "| 0.50 |" in ours and "No pictures" in ours
-    assert "| 0.75 |" in theirs and "](fidelity/long_synthetic_pong_samples.png)" in theirs
-
-
-def test_page_without_parts_or_with_an_unknown_one_is_refused(tmp_path: Path) -> None:
-    generate = load_generator()
-    with pytest.raises(ValueError, match="found none"):
-        generate.fidelity("nothing here")
-    with pytest.raises(ValueError, match="expected a part out of main, variants"):
-        generate.fidelity("<!-- fidelity pong mains -->\n<!-- end -->\n")
-    with pytest.raises(FileNotFoundError, match="expected a study's folder"):
-        generate.copy_pictures(tmp_path)
