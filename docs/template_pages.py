@@ -328,10 +328,10 @@ def appendix(name: str, origin: Callable[[Mapping[str, Any], Path, Path], str]) 
 
 
 def example(name: str) -> str:
-    """One complete file of `tests/extending`, as a code block."""
+    """One complete file of `tests/extending` as a code block; nothing if it is not there."""
     path = ROOT / "tests" / "extending" / name
-    if not path.parent.exists():
-        return f"*(The file {name} is not part of this checkout.)*"
+    if not path.exists():
+        return ""
     code = path.read_text(encoding="utf-8").rstrip("\n")
     return f"`tests/extending/{name}`:\n\n```python\n{code}\n```"
 
@@ -348,6 +348,13 @@ def files() -> str:
             shown = name.relative_to(ROOT).as_posix() + "/" * (name == path.parent)
             rows.append([f"`{shown}`", about.partition("\n\n")[0].replace("\n", " ")])
     return markdown_table(["file", "what it is"], rows).rstrip("\n")
+
+
+def symbols() -> str:
+    """The table of tensor symbols in the docstring of the world model; nothing if it has none."""
+    path = ROOT / "mbrl" / "world_model" / "__init__.py"
+    about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return "\n".join(line for line in about.splitlines() if line.startswith("|"))
 
 
 def wrap(text: str, width: int = 110) -> str:
@@ -396,6 +403,7 @@ def render(template: Path) -> str:
         picture=picture,
         example=example,
         files=files,
+        symbols=symbols,
     )
     return MARK + wrap(made)
 
