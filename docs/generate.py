@@ -1,4 +1,4 @@
-"""Make the parts of the documentation that follow from code and results, so nobody types them.
+"""Make the parts of the documentation that follow from code and results.
 
     python docs/generate.py                     every generated page, and README.md's table
     python docs/generate.py --check             change nothing; exit code 1 if something is stale

@@ -77,10 +77,10 @@ SUMMARIES = {
 
 CAPTIONS = {
     "fidelity": {
-        "samples": "Real held-out frames, and below them each arm's sample of the same moment.",
-        "samples_variants": "The same by variant.",
+        "samples": "Real held-out frames, and below them samples of the same moment.",
+        "samples_variants": "The same, of the variants.",
         "dream_1": "A dream: 16 real frames, then only the real actions.",
-        "dream_variants": "The same dream by variant.",
+        "dream_variants": "The same dream, of the variants.",
         "drift": "Dreams by horizon; thin lines are seeds.",
         "learning": "Training over its minutes; every seed.",
         "field": "By the number of layers; one seed.",
@@ -89,7 +89,8 @@ CAPTIONS = {
         "samples": "Samples at several temperatures, below real held-out images.",
         "interpolation": "From one held-out image to another: pixels cross-faded, then each arm.",
         "learning": "Held-out images while training; every seed.",
-        "memory": "Memory held for the backward pass of one batch, by steps per scale.",
+        "memory": "Memory held for the backward pass of one batch, by steps per scale. Solid: no "
+        "sharing; dashed: by level with FiLM and projection.",
     },
 }
 """The pictures that pages show, by study and by the last part of the file's name."""
