@@ -40,28 +40,23 @@ A run folder belongs to its settings: another command on the same folder is refu
 """
 
 
-def sections(
-    model: type[BaseModel], name: str = "", kind: str = ""
-) -> Iterator[tuple[str, str, type[BaseModel]]]:
-    """Every section of the settings, outermost first: its dotted name, its kind if it has any."""
-    yield name, kind, model
+def sections(model: type[BaseModel], name: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every section of the settings with its dotted name, outermost first."""
+    yield name, model
     for key, field in model.model_fields.items():
-        for inner_kind, inner in _sections(field):
-            yield from sections(inner, f"{name}.{key}".lstrip("."), inner_kind)
+        inner = _section(field)
+        if inner is not None:
+            yield from sections(inner, f"{name}.{key}".lstrip("."))
 
 
 def settings(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The settings of one section that are not sections themselves."""
-    return {key: field for key, field in model.model_fields.items() if not _sections(field)}
+    return {key: field for key, field in model.model_fields.items() if _section(field) is None}
 
 
-def _sections(field: FieldInfo) -> list[tuple[str, type[BaseModel]]]:
-    """What a field may hold, by kind: several models if it comes in kinds, one, or none."""
-    kinds = next((one.kinds for one in field.metadata if hasattr(one, "kinds")), None)
-    if kinds:
-        return [(name, one.settings) for name, one in kinds.items()]
-    model = field.annotation
-    return [("", model)] if isinstance(model, type) and issubclass(model, BaseModel) else []
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def type_text(field: FieldInfo) -> str:
@@ -115,7 +110,7 @@ def _yaml(value: Any) -> str:
 def configuration() -> str:
     """The page `docs/configuration.md`."""
     parts = [INTRODUCTION, _shipped(), "## Settings\n"]
-    for name, kind, model in sections(Config):
+    for name, model in sections(Config):
         rows = [
             [f"`{f'{name}.{key}'.lstrip('.')}`", type_text(field), default_text(field),
              (field.description or "").replace("<", "&lt;")]
@@ -123,7 +118,6 @@ def configuration() -> str:
         ]  # fmt: skip
         about = (model.__doc__ or "").strip().split("\n\n")[0]
         title = f"### `{name}`" if name else "### Top level"
-        title += f", `kind: {kind}`" if kind else ""
         if rows:
             table = markdown_table(["setting", "type", "default", "meaning"], rows)
             parts.append(f"{title}\n\n{' '.join(about.split())}\n\n{table}")
