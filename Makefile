@@ -2,7 +2,8 @@
 #
 #   make quickstart   install into .venv, then the main job: a dream agent against PPO on a real game
 #   make test         install the developer tools, then lint, types and tests
-#   make test-gpu     what only a graphics card can show, where there is one
+#   make test-gpu     what only a GPU can show, where there is one
+#   make docs         the documentation as a site in site/, with its links checked
 #   make fidelity     the study of decoders on Pong, all arms, two runs side by side: about 8 hours
 #   make flows        the study of flows on Pong, all arms, two runs side by side: about 4 hours
 #
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-gpu lint format bench fidelity flows clean
+.PHONY: help quickstart test test-gpu lint format docs bench fidelity flows clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,6 +42,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/mkdocs build --strict
+
 bench: $(VENV)/.installed-dev
 	@set -e; for name in replay world_model imagine samplers collect; do \
 	  $(BIN)/python -m benchmarks.$$name; done; $(BIN)/python -m benchmarks.table
@@ -52,7 +57,7 @@ flows: $(VENV)/.installed
 	$(BIN)/mbrl bench flow pong --size 32 --arms all --jobs 2
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache
 	find mbrl agents envs tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Stamps: an install step runs again only when what it was made from has changed.
@@ -76,3 +81,7 @@ $(VENV)/.installed: $(VENV)/.torch $(PINNED)
 $(VENV)/.installed-dev: $(VENV)/.torch $(PINNED)
 	$(PIP) install --constraint constraints.txt --editable ".[dev,box2d]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/.installed $(PINNED)
+	$(PIP) install --constraint constraints.txt --editable ".[docs]"
+	@touch $@

@@ -1,17 +1,14 @@
-"""Make the parts of the documentation that follow from code and results, so nobody types them.
+"""Make the parts of the documentation that follow from code and results.
 
-    python docs/generate.py             docs/configuration.md, and the tables in README.md,
-                                        docs/fidelity.md and docs/flows.md
-    python docs/generate.py --check     change nothing; exit code 1 if one of them is out of date
-    python docs/generate.py --gif RUN   docs/dream.gif, from the newest dream video of a run folder
-    python docs/generate.py --fidelity STUDY
-                                        docs/fidelity/*.png, from the folder of a fidelity study
-    python docs/generate.py --flows STUDY
-                                        docs/flows/*.png, from the folder of a flow study
+    python docs/generate.py                     every generated page, and README.md's table
+    python docs/generate.py --check             change nothing; exit code 1 if something is stale
+    python docs/generate.py --gif RUN           docs/dream.gif, from a run's newest dream video
+    python docs/generate.py --fidelity STUDY    docs/fidelity/*.png, from the folder of a study
+    python docs/generate.py --flows STUDY       docs/flows/*.png, likewise
 
-In: the pydantic models of `mbrl.config.schema`, `configs/`, and what `mbrl compare` and `mbrl
-bench` left
-in `results/`. Out: Markdown. A number that is in no results file is not printed.
+Generated are docs/configuration.md (from the settings), every page that has a template in
+`docs/templates/`, and the appendices with all tables of a study. A number that is in no results
+file is not printed.
 """
 
 import argparse
@@ -21,7 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +27,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import numpy as np  # noqa: E402
 import settings_page  # noqa: E402
+import template_pages  # noqa: E402
 from settings_page import markdown_table  # noqa: E402
 
 README, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "configuration.md"
-FIDELITY, PICTURES = ROOT / "docs" / "fidelity.md", ROOT / "docs" / "fidelity"
-FIDELITY_RESULTS = ROOT / "results" / "fidelity"
-FLOWS, FLOW_PICTURES = ROOT / "docs" / "flows.md", ROOT / "docs" / "flows"
-FLOW_RESULTS = ROOT / "results" / "flows"
+PICTURES, FLOW_PICTURES = ROOT / "docs" / "fidelity", ROOT / "docs" / "flows"
 RESULTS = ROOT / "results" / "minatar" / "breakout.json"
 GIF = ROOT / "docs" / "dream.gif"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -136,118 +131,19 @@ def _commits(text: str) -> str:
     return ", ".join(dict.fromkeys(short))
 
 
-# The studies of the fidelity of decoders and of flows
-
-_PART = re.compile(r"(<!-- (?:fidelity|flows) ([\w/]+) (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_CAPTIONS = {
-    "samples": "Free-running samples of held-out frames, by arm.",
-    "samples_variants": "Free-running samples of held-out frames, by variant.",
-    "dream_1": "A dream: 16 real frames, then only the real actions.",
-    "dream_2": "Another.",
-    "dream_3": "Another.",
-    "dream_variants": "The first of these dreams, by variant.",
-    "drift": "Dreams by horizon; thin lines are seeds.",
-    "cost": "Fidelity against the cost of training; small marks are seeds. Only runs of one "
-    "processor are shown, and that was not always as fast: by that alone seeds of an arm differ.",
-    "learning": "Training over its minutes; every seed.",
-    "field": "By the number of layers; one seed.",
-}
-
-
-_FLOW_CAPTIONS = {
-    "samples": "Samples at several temperatures below real held-out images, by arm.",
-    "interpolation": "From one held-out image to another: pixels cross-faded, and by arm.",
-    "learning": "Held-out images while training; every seed.",
-    "memory": "Kept for the backward pass of one batch, by steps per scale.",
-}
-
-
-def fidelity(text: str) -> str:
-    """docs/fidelity.md with its tables and pictures made anew.
-
-    A part is `<!-- fidelity GAME PART --> ... <!-- end -->`, PART being a table's name (see
-    `studies.fidelity.tables.tables`), `origin` or `pictures`. `long/pong` is the game of a study
-    whose
-    results are in `results/fidelity_long` and whose pictures are named `long_pong_*`.
-
-    Raises:
-        ValueError: the page has no parts, or one that nothing is known of.
-    """
-    return _with_parts(text, "fidelity", fidelity_part)
-
-
-def flows(text: str) -> str:
-    """docs/flows.md likewise, with parts `<!-- flows IMAGES PART -->`.
-
-    Raises:
-        ValueError: the page has no parts, or one that nothing is known of.
-    """
-    return _with_parts(text, "flows", flows_part)
-
-
-def _with_parts(text: str, study: str, made: Callable[[str, str], str]) -> str:
-    if not _PART.search(text):
-        raise ValueError(f"docs/{study}.md: expected parts <!-- {study} GAME PART -->, found none")
-    return _PART.sub(lambda part: f"{part[1]}{made(part[2], part[3])}\n{part[5]}", text)
-
-
-def fidelity_part(game: str, part: str) -> str:
-    """One generated part of docs/fidelity.md."""
-    from mbrl.studies.fidelity.tables import TABLES, tables
-
-    if part == "pictures":
-        return _links(PICTURES, "fidelity", game.replace("/", "_"), _CAPTIONS)
-    study, _, game = game.rpartition("/")
-    results = FIDELITY_RESULTS.with_name(f"fidelity_{study}") if study else FIDELITY_RESULTS
-    return _table(FIDELITY, results / f"{game}.json", part, TABLES, tables)
-
-
-def flows_part(images: str, part: str) -> str:
-    """One generated part of docs/flows.md."""
-    from mbrl.studies.flows.tables import TABLES, tables
-
-    if part == "pictures":
-        return _links(FLOW_PICTURES, "flows", images, _FLOW_CAPTIONS)
-    return _table(FLOWS, FLOW_RESULTS / f"{images}.json", part, TABLES, tables)
-
-
-def _links(folder: Path, study: str, name: str, captions: Mapping[str, str]) -> str:
-    """Pictures of a study with their captions."""
-    links = [
-        f"![{captions[one]}]({study}/{name}_{one}.png)\n\n*{captions[one]}*"
-        for one in captions
-        if (folder / f"{name}_{one}.png").exists()
-    ]
-    return "\n\n".join(links) or "No pictures are recorded in this checkout yet."
-
-
-def _table(
-    page: Path, path: Path, part: str, known: Sequence[str], tables: Callable[[Any], Any]
-) -> str:
-    """A table of a study's summary, or where its numbers are from."""
-    if part != "origin" and part not in known:
-        names = ", ".join([*known, "origin", "pictures"])
-        raise ValueError(f"docs/{page.name}: expected a part out of {names}, got {part}")
-    if not path.exists():
-        return "No results are recorded in this checkout yet."
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if part == "origin":
-        return _origin(summary, path, page)
-    found = tables(summary).get(part)
-    if not found:
-        return "None recorded yet."
-    return markdown_table(found[1].head, found[1].rows).rstrip("\n")
+# Pictures of the studies
 
 
 def copy_pictures(study: Path, folder: Path | None = None) -> list[Path]:
-    """Take the figures of a study's folder into a folder of docs (fidelity), named by its game.
+    """Copy the figures that pages show from a study's folder to a folder of docs (fidelity).
 
-    Those of `runs/fidelity_long/pong` are named `long_pong_*`.
+    Names begin with the game: those of `runs/fidelity_long/pong` are `long_pong_*`.
 
     Raises:
         FileNotFoundError: the folder holds none.
     """
-    figures = sorted((study / "figures").glob("*.png"))
+    shown = {f"{name}.png" for names in template_pages.CAPTIONS.values() for name in names}
+    figures = [one for one in sorted((study / "figures").glob("*.png")) if one.name in shown]
     if not figures:
         raise FileNotFoundError(f"{study}: expected a study's folder with figures/*.png")
     folder = folder or PICTURES
@@ -269,8 +165,7 @@ def pages() -> dict[Path, str]:
     return {
         CONFIGURATION: settings_page.configuration(),
         README: readme(README.read_text(encoding="utf-8")),
-        FIDELITY: fidelity(FIDELITY.read_text(encoding="utf-8")),
-        FLOWS: flows(FLOWS.read_text(encoding="utf-8")),
+        **template_pages.pages(_origin),
     }
 
 

@@ -25,8 +25,8 @@ INTRODUCTION = """\
 Made from the code by `python docs/generate.py`; do not edit.
 
 A config is a YAML file that holds only what differs from the defaults below. `extends: other.yaml`
-(or a list of files, relative to the file that says it) puts it on top of others: sections merge,
-everything else replaces. On the command line `key=value` pairs with dots come after the file:
+(or a list of files, relative to this one) puts it on top of others: sections merge, everything
+else replaces. On the command line `key=value` pairs with dots come after the file:
 
 ```
 mbrl train configs/minatar.yaml seed=1 policy.horizon=10 env.id=MinAtar/Asterix-v1

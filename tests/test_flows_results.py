@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs_generator import load_generator
 from flow_trials import curve, make_trial, write_images, write_trial
 
 from mbrl.errors import ConfigError
@@ -264,29 +263,3 @@ def test_a_way_through_latents_stands_above_the_cross_fade_of_the_same_ends(
         latents, fade = table.rows[first : first + 2]
         assert latents == [title, "latents", "0.75", "–", "–", "–", "–", "0.125", "64"]
         assert fade == [title, "cross-fade", "0.50", "–", "–", "–", "–", "2.000", "64"]
-
-
-# The page
-
-
-def test_page_takes_tables_and_pictures_from_the_results(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generate = load_generator()
-    write_trial(make_trial(source, tmp_path, minutes=20.0), {"bits_per_dim": 1.25})
-    STUDY.aggregate("some", tmp_path / "results")
-    monkeypatch.setattr(generate, "FLOW_RESULTS", tmp_path / "results")
-    monkeypatch.setattr(generate, "FLOW_PICTURES", tmp_path / "docs")
-    figure = tmp_path / "some" / "figures" / "samples.png"
-    figure.parent.mkdir(parents=True)
-    figure.write_bytes(b"a picture")
-    generate.copy_pictures(tmp_path / "some", tmp_path / "docs")
-    parts = ("main", "memory", "origin", "pictures")
-    made = generate.flows("".join(f"<!-- flows some {part} -->\n<!-- end -->\n" for part in parts))
-    assert "| by level | 1 × 20 | 10 | 100 | – | 1.2500 | 0 of 1 |" in made
-    assert "None recorded yet." in made  # no costs
-    assert "--arms level --seeds 1 --minutes 20 --quick --images some.npz`" in made
-    assert "](flows/some_samples.png)" in made
-    assert generate.flows(made) == made
-    with pytest.raises(ValueError, match=r"docs/flows.md: expected a part out of main, .*got x"):
-        generate.flows("<!-- flows some x -->\n<!-- end -->")
