@@ -28,13 +28,12 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
 from agents.modules import VALUE_LOGITS, LatentModule
-from agents.numerics import precision, restore_generator
+from agents.numerics import precision, restore_generator, two_hot_cross_entropy
 from agents.returns import (
     ReturnScale,
     arrival_weight,
     lambda_return,
     percentile_range,
-    twohot_cross_entropy,
 )
 from agents.settings import DreamPolicySettings
 from agents.state import State, adam_of, load_adam, weights_of
@@ -297,7 +296,7 @@ class DreamPPOLearner(PPOTorchLearner):
         """Loss (M,) of the critic, of the same size whatever the size of the rewards."""
         target, bins = batch[Postprocessing.VALUE_TARGETS], self.latent_module.bins
         if len(bins):
-            return twohot_cross_entropy(value_logits, target, bins)
+            return two_hot_cross_entropy(value_logits, target, bins)
         return ((value_logits.squeeze(-1) - target) / self.return_scale.scale).square()
 
     def _add(self, **terms: Tensor) -> None:

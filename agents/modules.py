@@ -23,8 +23,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 from agents.action_heads import make_head
-from agents.numerics import autocast, precision
-from agents.returns import twohot_mean, value_bins
+from agents.numerics import autocast, precision, symlog_bins, two_hot_mean
 from agents.settings import DreamPolicySettings
 
 VALUE_LOGITS = "value_logits"
@@ -65,7 +64,9 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
         self.autocast = bool(config["autocast"])
         self.actor = mlp(features, config["hidden"], self.head.inputs)
         self.critic = mlp(features, config["hidden"], config["value_bins"] if twohot else 1)
-        bins = value_bins(config["value_bins"], config["value_limit"]) if twohot else torch.empty(0)
+        bins = (
+            symlog_bins(config["value_bins"], config["value_limit"]) if twohot else torch.empty(0)
+        )
         self.register_buffer("bins", bins, persistent=False)
 
     def policy(self, features: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
     def value_of(self, value_logits: Tensor) -> Tensor:
         """Expected returns (N,) that raw critic output stands for."""
         if len(self.bins):
-            return twohot_mean(value_logits, self.bins)
+            return two_hot_mean(value_logits, self.bins)
         return value_logits.squeeze(-1)
 
     def _run(self, net: nn.Sequential, features: Tensor) -> Tensor:

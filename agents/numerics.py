@@ -1,4 +1,4 @@
-"""Numerics that the world model and the policy share: precision, random streams, symlog.
+"""Numerics that the world model and the policy share: precision, random streams, two-hot scalars.
 
 A processor without instructions for bfloat16 runs the same code slowly, and says nothing. So a
 setting that asks for bfloat16 is a wish: it is granted where the device has it. Whether the
@@ -72,3 +72,47 @@ def symlog(x: Tensor) -> Tensor:
 def symexp(x: Tensor) -> Tensor:
     """sign(x) * (exp(|x|) - 1), the inverse of `symlog`."""
     return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def symlog_bins(count: int, limit: float) -> Tensor:
+    """Bin values (count,), evenly spaced under symlog, from -limit to limit.
+
+    Raises:
+        ValueError: `count` is even, so that no bin would be exactly zero.
+    """
+    if count % 2 == 0:
+        raise ValueError(f"expected an odd number of bins (the middle one is 0), got {count}")
+    edge = float(symlog(torch.tensor(limit, dtype=torch.float64)))
+    return symexp(torch.linspace(-edge, edge, count, dtype=torch.float64)).float()
+
+
+def two_hot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy between softmax(logits) and the two-hot code of a scalar.
+
+    The code puts all mass on the two bins around the target, so that its mean is the target. It is
+    never built: only the two logits concerned are gathered.
+
+    Args:
+        logits: (..., V).
+        target: (...,), in the units of `bins`; values outside are clamped to the outermost bin.
+        bins: (V,), as `symlog_bins` made them.
+
+    Returns:
+        (...,) nats.
+
+    Source: Hafner et al., arXiv:2301.04104, section "Robust predictions".
+    """
+    target = target.clamp(bins[0], bins[-1])
+    # The position under symlog names the lower bin at once: no search.
+    place = (symlog(target) / symlog(bins[-1]) + 1) * (0.5 * (len(bins) - 1))
+    lower = place.floor().long().clamp(0, len(bins) - 2)
+    left, right = bins[lower], bins[lower + 1]
+    share = ((target - left) / (right - left)).clamp(0, 1)
+    pair = logits.gather(-1, torch.stack([lower, lower + 1], -1))  # (..., 2)
+    return logits.logsumexp(-1) - torch.lerp(pair[..., 0], pair[..., 1], share)
+
+
+def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
+    """Expected value (...,) of the distribution softmax(logits) over `bins`, logits (..., V)."""
+    # not a matrix product, which autocast would round to bfloat16
+    return (logits.softmax(-1) * bins).sum(-1)

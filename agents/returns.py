@@ -8,8 +8,6 @@ in, so `value` has one column more. Nothing here knows of policies, networks or 
 import torch
 from torch import Tensor
 
-from agents.numerics import symexp, symlog
-
 
 def lambda_return(
     reward: Tensor, continue_prob: Tensor, value: Tensor, gamma: float, lam: float
@@ -102,45 +100,3 @@ class ReturnScale:
     def set_state(self, state: dict[str, float]) -> None:
         """Go on from `get_state`."""
         self.low, self.high, self.mass = (float(state[k]) for k in ("low", "high", "mass"))
-
-
-def value_bins(count: int, limit: float) -> Tensor:
-    """Bin values (count,), evenly spaced under symlog, from -limit to limit.
-
-    Raises:
-        ValueError: `count` is even, so that no bin would be exactly zero.
-    """
-    if count % 2 == 0:
-        raise ValueError(f"expected an odd number of value bins (the middle one is 0), got {count}")
-    edge = float(symlog(torch.tensor(limit, dtype=torch.float64)))
-    return symexp(torch.linspace(-edge, edge, count, dtype=torch.float64)).float()
-
-
-def twohot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
-    """Cross-entropy between softmax(logits) and the two-hot code of the targets.
-
-    The code puts all mass on the two bins around the target, so that its mean is the target. It is
-    never built: only the two logits concerned are gathered. Targets beyond the last bins are
-    clamped to them.
-
-    Args:
-        logits: (M, bins).
-        target: (M,), raw returns.
-        bins: as `value_bins` made them.
-
-    Returns:
-        (M,) nats.
-    """
-    target = target.clamp(bins[0], bins[-1])
-    # Position under symlog names the lower bin at once: no search.
-    place = (symlog(target) / symlog(bins[-1]) + 1.0) * (0.5 * (len(bins) - 1))
-    lower = place.floor().long().clamp(0, len(bins) - 2)
-    left, right = bins[lower], bins[lower + 1]
-    share = ((target - left) / (right - left)).clamp(0.0, 1.0)
-    pair = logits.gather(1, torch.stack([lower, lower + 1], dim=1))
-    return logits.logsumexp(1) - torch.lerp(pair[:, 0], pair[:, 1], share)
-
-
-def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
-    """Expected value (M,) of the distribution softmax(logits) over `bins`."""
-    return logits.softmax(-1) @ bins

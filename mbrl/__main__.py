@@ -10,8 +10,6 @@ from pathlib import Path
 from envs.errors import EnvError
 from mbrl import quiet_libraries
 from mbrl.errors import MbrlError
-from mbrl.studies.bench import add_studies
-from mbrl.studies.bench import bench as run_bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,10 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
     stats.set_defaults(call=_replay_stats)
 
-    bench = commands.add_parser("bench", help="studies of the world model's parts")
-    add_studies(bench)
-    bench.set_defaults(call=_bench)
+    _add_bench(commands)
     return parser
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from mbrl.studies.bench import add_studies
+
+    parser = commands.add_parser("bench", help="studies of the world model's parts")
+    add_studies(parser)
+    parser.set_defaults(call=_bench)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -128,10 +132,12 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    from mbrl.studies.bench import bench
+
     quiet_libraries()
     # as in a comparison: the runs at work checkpoint, no more are started
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    failed = run_bench(vars(options))
+    failed = bench(vars(options))
     for problem in failed:
         print(f"mbrl: {problem}", file=sys.stderr)
     if failed:

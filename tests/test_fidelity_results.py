@@ -81,20 +81,20 @@ def test_times_on_a_gpu_are_left_out_and_its_name_stands_for_the_processor(tmp_p
     drawn, gpu = {"ball_recall": 1.0, "sample_ms_per_frame": 3.0}, {"card": "a GPU", "torch": "2"}
     write_trial(make_trial(tmp_path, device="cuda"), drawn, machine=gpu)
     elsewhere = {"machine": {"vectors": "AVX2"}, "trained_here": False, "other_machines": [gpu]}
-    write_trial(make_trial(tmp_path, arm="deconv_mse", device="cuda"), drawn, **elsewhere)
+    write_trial(make_trial(tmp_path, arm="pixelcnn_1", device="cuda"), drawn, **elsewhere)
     write_trial(make_trial(tmp_path, arm="pixelcnn_past"), drawn, machine={"vectors": "AVX2"})
     assert {
         arm: (row["train, ms"], row["sample, ms"], row["processor"])
         for arm, row in shown(tmp_path).items()
     } == {
         "PixelCNN": ("–", "–", "a GPU"),
-        "deconv, squared error": ("–", "3.0", "a GPU"),
+        ARMS["pixelcnn_1"].title: ("–", "3.0", "a GPU"),
         "PixelCNN, past subtracted": ("3.8", "3.0", "AVX2"),  # 0.3 s for 80 rows
     }
     summary = STUDY.aggregate(GAME.name, tmp_path / "results")
     assert summary["measured_on"] == [{"vectors": "AVX2"}]
     of_gpu, of_cpu = summary["command"].split(" && ")
-    assert "--arms pixelcnn,deconv_mse " in of_gpu and "--device cuda" in of_gpu
+    assert "--arms pixelcnn,pixelcnn_1 " in of_gpu and "--device cuda" in of_gpu
     assert "cuda" not in of_cpu
 
 

@@ -164,7 +164,7 @@ def test_a_game_without_labels_and_settings_that_it_does_not_have_are_refused(
     [
         ("car_racing", (), False),
         ("pong", ("learn_model.lr=0.1",), False),
-        ("pong", ("world_model.encoder.hidden=64",), True),
+        ("pong", (), True),
     ],
 )
 def test_of_all_arms_it_is_left_out_where_it_cannot_be(

@@ -1,7 +1,5 @@
 """The arithmetic of returns against values worked out by hand."""
 
-import math
-
 import pytest
 import torch
 
@@ -10,11 +8,6 @@ from agents.returns import (
     arrival_weight,
     lambda_return,
     percentile_range,
-    symexp,
-    symlog,
-    twohot_cross_entropy,
-    twohot_mean,
-    value_bins,
 )
 
 
@@ -88,47 +81,3 @@ def test_return_scale_goes_on_from_its_state() -> None:
     first.update(1.0, 9.0)
     second.update(1.0, 9.0)
     assert first.get_state() == second.get_state()
-
-
-def test_symlog_and_symexp_are_inverse() -> None:
-    values = torch.tensor([-100.0, -1.0, 0.0, math.e - 1, 50.0])
-    assert torch.allclose(symexp(symlog(values)), values, rtol=1e-5)
-    assert symlog(torch.tensor(math.e - 1)).item() == pytest.approx(1.0)
-
-
-def test_value_bins_are_symmetric_and_hold_zero() -> None:
-    bins = value_bins(5, math.e**2 - 1)
-    expected = [-(math.e**2) + 1, -math.e + 1, 0.0, math.e - 1, math.e**2 - 1]
-    assert bins.tolist() == pytest.approx(expected, rel=1e-6)
-
-
-def test_value_bins_refuses_an_even_number() -> None:
-    with pytest.raises(ValueError, match="odd number"):
-        value_bins(4, 10.0)
-
-
-def test_twohot_cross_entropy_equals_the_explicit_two_hot_code() -> None:
-    bins = value_bins(5, math.e**2 - 1)
-    logits = torch.randn(3, 5)
-    # 0 sits on bin 2; (e - 1) / 4 is a quarter of the way from bin 2 to bin 3; 1e9 is the last bin.
-    target = torch.tensor([0.0, (math.e - 1) / 4, 1e9])
-    code = torch.tensor([[0, 0, 1.0, 0, 0], [0, 0, 0.75, 0.25, 0], [0, 0, 0, 0, 1.0]])
-    expected = -(code * logits.log_softmax(-1)).sum(-1)
-    assert torch.allclose(twohot_cross_entropy(logits, target, bins), expected, atol=1e-5)
-
-
-def test_twohot_mean_recovers_the_target_after_fitting_the_cross_entropy() -> None:
-    bins = value_bins(63, 1e4)
-    target = torch.tensor([-3.3, 0.0, 0.7, 12.5, 900.0])
-    logits = torch.zeros(5, 63, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=0.5)
-    for _ in range(600):
-        optimizer.zero_grad()
-        twohot_cross_entropy(logits, target, bins).sum().backward()
-        optimizer.step()
-    assert torch.allclose(twohot_mean(logits, bins), target, rtol=0.02, atol=0.05)
-
-
-def test_twohot_mean_of_equal_logits_is_zero() -> None:
-    bins = value_bins(63, 1e4)
-    assert twohot_mean(torch.zeros(2, 63), bins).abs().max() < 1e-3

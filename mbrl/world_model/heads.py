@@ -1,10 +1,8 @@
 """Reward and continue heads: what the dream pays, and whether it goes on."""
 
-import torch
 from torch import Tensor, nn
 
-from agents.numerics import symexp, symlog
-from mbrl.world_model.losses import two_hot_cross_entropy
+from agents.numerics import symlog_bins, two_hot_cross_entropy, two_hot_mean
 from mbrl.world_model.settings import HeadSettings
 
 
@@ -22,8 +20,7 @@ class Heads(nn.Module):
     def __init__(self, features: int, settings: HeadSettings) -> None:
         """Build for feature vectors of that size."""
         super().__init__()
-        limit = symlog(torch.tensor(settings.reward_limit)).item()
-        self.register_buffer("bins", symexp(torch.linspace(-limit, limit, settings.reward_bins)))
+        self.register_buffer("bins", symlog_bins(settings.reward_bins, settings.reward_limit))
         self.dense = nn.Linear(features, settings.hidden)
         self.norm = nn.LayerNorm(settings.hidden)
         self.out = nn.Linear(settings.hidden, settings.reward_bins + 1)
@@ -38,8 +35,7 @@ class Heads(nn.Module):
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Expected reward and probability of going on, both (...,)."""
         reward_logits, continue_logits = self(features)
-        # not a matrix product, which autocast would round to bfloat16
-        return (reward_logits.softmax(-1) * self.bins).sum(-1), continue_logits.sigmoid()
+        return two_hot_mean(reward_logits, self.bins), continue_logits.sigmoid()
 
     def loss(self, features: Tensor, reward: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
         """Nats per row of the reward and of the continue flag, both (...,)."""

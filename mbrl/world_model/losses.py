@@ -26,21 +26,18 @@ def free_nats(kl: Tensor, floor: float) -> Tensor:
 
 
 def weighted_sum(
-    terms: Mapping[str, Tensor],
-    weights: Mapping[str, Tensor | float],
-    shapes: Mapping[str, tuple[int, ...]],
+    terms: Mapping[str, Tensor], weights: Mapping[str, Tensor | float], shape: tuple[int, ...]
 ) -> Tensor:
     """The means of a loss's named terms, each times its weight, summed in their order: ().
 
     Raises:
-        ValueError: the names differ, or a term does not have its shape.
+        ValueError: the names differ, or a term does not have that shape.
     """
-    if not terms.keys() == weights.keys() == shapes.keys():
+    if terms.keys() != weights.keys():
         raise ValueError(f"loss: expected weights of {sorted(terms)}, got {sorted(weights)}")
     for name, term in terms.items():
-        if term.shape != shapes[name]:
-            expected = f"expected shape {tuple(shapes[name])}, got {tuple(term.shape)}"
-            raise ValueError(f"loss: term {name}: {expected}")
+        if term.shape != shape:
+            raise ValueError(f"loss: term {name}: expected {shape}, got {tuple(term.shape)}")
     parts = [weights[name] * term.mean() for name, term in terms.items()]
     return sum(parts[1:], parts[0])
 
@@ -55,30 +52,6 @@ def soft_free_nats(weight: Tensor, kl: Tensor, target: float) -> Tensor:
     up = torch.where(mean > 1.05 * target, 1.1, 1.0)
     down = torch.where(mean < target, 0.9, 1.0)
     return (weight * up * down).clamp(1e-4, 1.0)
-
-
-def two_hot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
-    """Cross-entropy of a scalar target spread over its two neighbouring bins.
-
-    The two-hot vector is never built: only the two log-probabilities it would pick are gathered.
-
-    Args:
-        logits: (..., V).
-        target: (...,), in the units of `bins`; values outside are clamped to the outermost bin.
-        bins: (V,), increasing.
-
-    Returns:
-        (...,) nats.
-
-    Source: Hafner et al., arXiv:2301.04104, section "Robust predictions".
-    """
-    target = target.clamp(bins[0], bins[-1])
-    above = torch.bucketize(target, bins).clamp(1, len(bins) - 1)
-    below = above - 1
-    share = (target - bins[below]) / (bins[above] - bins[below])
-    log_prob = logits.log_softmax(-1)
-    picked = log_prob.gather(-1, torch.stack([below, above], -1))
-    return -((1 - share) * picked[..., 0] + share * picked[..., 1])
 
 
 def inverse_cdf_sample(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:

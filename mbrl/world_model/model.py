@@ -222,8 +222,7 @@ class WorldModel(nn.Module):
     ) -> tuple[Tensor, Metrics, Latent]:
         """The negative evidence bound with reward and continue terms, per frame.
 
-        Each term has one number for each row, (B, T), but that of the frames: (R,) for the R rows
-        that are decoded.
+        Each term has one number for each row, (B, T).
 
         Args:
             batch: (B, T) sequences, as numpy arrays.
@@ -245,7 +244,7 @@ class WorldModel(nn.Module):
             hidden, code = observed.latent.hidden, observed.latent.code
             prior = self.code.normalise(self.dynamics.prior(hidden))  # (B, T, raw_size)
             pixels = Latent(hidden if joint else hidden.detach(), code)
-            nats = self._decoded_nats(obs, pixels, generator)  # (R,)
+            nats = self._decoded_nats(obs, pixels, generator)  # (B, T)
             latent = Latent(hidden, code if joint else code.detach())
             reward_loss, continue_loss = self.heads.loss(latent.features, reward, terminated)
         kl_prior, kl_code = self._kl(observed.posterior, prior)  # (B, T)
@@ -265,8 +264,7 @@ class WorldModel(nn.Module):
             "reward": self.settings.heads.reward_weight,
             "continue": self.settings.heads.continue_weight,
         }
-        shapes = {name: batch.shape for name in terms} | {"frame": (self._decoded(batch.shape),)}
-        loss = weighted_sum(terms, weights, shapes)
+        loss = weighted_sum(terms, weights, batch.shape)
         metrics = {
             "loss": loss.detach(),
             "nats_per_frame": nats.detach().mean(),
@@ -322,17 +320,21 @@ class WorldModel(nn.Module):
     def _decoded_nats(
         self, obs: Tensor, latent: Latent, generator: torch.Generator | None
     ) -> Tensor:
-        """Nats (R,) of a random share of all rows, which has no bias."""
-        decoded, features = self._decoded(obs.shape[:2]), self._decoder_features(latent)
-        obs, features = obs.flatten(0, 1), features.flatten(0, 1)  # (B * T, ...)
-        if decoded < len(obs):
-            picked = torch.randperm(len(obs), generator=generator, device=obs.device)[:decoded]
-            obs, features = obs[picked], features[picked]  # (R, H, W, C), (R, F)
-        return self.decoder.nats(self.to_levels(obs), features, generator).sum(1)
+        """Nats (B, T) of the frames, or of a random share of them.
 
-    def _decoded(self, rows: tuple[int, ...]) -> int:
-        """How many of (B, T) rows are decoded in training: R."""
-        return max(1, round(rows[0] * rows[1] * self.settings.decoder.fraction))
+        Rows that are not decoded have 0 and the others so much more that the mean has no bias.
+        """
+        rows, features = obs.shape[0] * obs.shape[1], self._decoder_features(latent)
+        frames, features = obs.flatten(0, 1), features.flatten(0, 1)  # (B * T, ...)
+        decoded = max(1, round(rows * self.settings.decoder.fraction))  # R
+        if decoded == rows:
+            nats = self.decoder.nats(self.to_levels(frames), features, generator).sum(1)
+            return nats.unflatten(0, obs.shape[:2])  # (B, T)
+        picked = torch.randperm(rows, generator=generator, device=obs.device)[:decoded]
+        frames, features = frames[picked], features[picked]  # (R, H, W, C), (R, F)
+        nats = self.decoder.nats(self.to_levels(frames), features, generator).sum(1)  # (R,)
+        spread = nats.new_zeros(rows).index_put((picked,), nats * (rows / decoded))
+        return spread.unflatten(0, obs.shape[:2])  # (B, T)
 
     def _kl(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """What trains the prior, KL(stop(q) || p), and the code, KL(q || stop(p)); each (B, T).
