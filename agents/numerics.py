@@ -114,5 +114,5 @@ def two_hot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tenso
 
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     """Expected value (...,) of the distribution softmax(logits) over `bins`, logits (..., V)."""
-    # not a matrix product, which autocast would round to bfloat16
-    return (logits.softmax(-1) * bins).sum(-1)
+    with torch.autocast(logits.device.type, enabled=False):  # which would round to bfloat16
+        return logits.float().softmax(-1) @ bins
