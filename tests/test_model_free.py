@@ -196,12 +196,6 @@ def test_packed_episodes_keep_endings_and_running_episodes() -> None:
     assert unpack_episodes({}, OBS, ACTIONS) == []
 
 
-@pytest.mark.parametrize("kind", ["dqn", "sac"])
-def test_settings_of_another_kind_are_refused(kind: str) -> None:
-    with pytest.raises(ValueError, match=f"got '{kind}' with PPOSettings"):
-        new_agent(kind, PPO)
-
-
 def test_dqn_refuses_continuous_actions() -> None:
     box = gym.spaces.Box(-1, 1, (2,), np.float32)
     with pytest.raises(ValueError, match="Discrete"):
