@@ -42,17 +42,17 @@ SETTING_OF = {
 class SeededGame(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
     """Episodes that follow from their seed and the actions, without loading the ROM again.
 
-    Wraps ALE itself, one frame per step and with its own sticky actions off.
+    Wraps ALE itself, one frame per step and with its own sticky actions off. Each frame repeats the
+    last action with probability `sticky_actions`.
     """
 
     def __init__(self, env: gym.Env[NDArray[np.uint8], Any], sticky_actions: float) -> None:
-        """Wrap ALE's environment; each frame repeats the last action with this probability."""
         super().__init__(env)
         self._emulator: Any = env.unwrapped
         self._sticky_actions = sticky_actions
-        self._idle: Any = 0
-        if isinstance(env.action_space, gym.spaces.Box):
-            self._idle = np.zeros(env.action_space.shape, env.action_space.dtype)
+        space = env.action_space
+        box = isinstance(space, gym.spaces.Box)
+        self._idle: Any = np.zeros(space.shape or (), space.dtype) if box else 0
         self._last = self._idle
         self._random = random.Random()
         self._first_state: Any = None
@@ -90,7 +90,6 @@ class Signals(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
     """
 
     def __init__(self, env: gym.Env[NDArray[np.uint8], Any], ram: bool) -> None:
-        """Wrap an environment around ALE."""
         super().__init__(env)
         self._ram, self._lives = ram, 0
 
@@ -116,15 +115,9 @@ class Signals(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
 
 
 def register() -> None:
-    """Tell gymnasium about ALE's ids, once per process.
+    """Tell gymnasium about ALE's ids, once per process."""
+    import ale_py
 
-    Raises:
-        EnvError: ale-py is not installed.
-    """
-    try:
-        import ale_py
-    except ImportError as error:
-        raise EnvError(f"expected the package ale-py, got {error!r}; pip install ale-py") from error
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner on stderr
     gym.register_envs(ale_py)
 
@@ -147,7 +140,7 @@ def make(
     one idle frame is taken unless `noop_max` is 0.
 
     Raises:
-        EnvError: ale-py is not installed, or `kwargs` repeats what a setting decides.
+        EnvError: `kwargs` repeats what a setting decides.
         gymnasium.error.Error: there is no such game.
     """
     for name in SETTING_OF.keys() & kwargs.keys():

@@ -73,12 +73,6 @@ def test_lives_are_lost_at_multiples() -> None:
     assert [env.step(0)[4]["life_loss"] for _ in range(4)] == [False, True, False, True]
 
 
-def test_step_limit_truncates_it() -> None:
-    env = make_env(EnvSettings(id="reverie/Counting-v0", max_episode_steps=2))
-    env.reset(seed=0)
-    assert [env.step(0)[2:4] for _ in range(2)] == [(False, False), (False, True)]
-
-
 def test_lengths_out_of_order_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 1 <= min_length <= max_length"):
         CountingEnv(min_length=3, max_length=2)

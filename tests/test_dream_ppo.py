@@ -175,15 +175,6 @@ def test_weights_follow_from_the_seed_alone_and_leave_the_global_generator_alone
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def leaves(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            assert isinstance(key, str)
-            yield from leaves(value)
-    else:
-        yield tree
-
-
 @pytest.mark.parametrize("autocast", [False, True])
 def test_stop_and_resume_equals_never_stopped_bit_for_bit(
     autocast: bool, bfloat16_everywhere: None
@@ -191,7 +182,6 @@ def test_stop_and_resume_equals_never_stopped_bit_for_bit(
     whole = new_agent(settings=changed(autocast=autocast))
     whole.learn(Corridor(128), rounds=3)
     saved = copy.deepcopy(whole.get_state())
-    assert all(isinstance(leaf, torch.Tensor | int | float) for leaf in leaves(saved))
     expected = whole.learn(Corridor(128), rounds=3)
 
     resumed = new_agent(99, changed(autocast=autocast))
