@@ -150,13 +150,11 @@ def test_actor_and_critic_compute_in_bfloat16_where_the_device_has_it(
     has: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numerics, "has_bfloat16", lambda device: has)
-    agents = [new_agent(settings=changed(autocast=wish)) for wish in (True, False)]
-    for agent in agents:
-        agent.learn(Corridor(128), rounds=1)  # the last layers start at zero
-    wished, plain = agents
+    wished, plain = (new_agent(settings=changed(autocast=wish)) for wish in (True, False))
+    wished.learn(Corridor(128), rounds=1)  # the last layers start at zero
+    plain.module.load_state_dict(wished.get_weights())
     features = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
     inputs = wished.module.policy(features)
-    plain.module.load_state_dict(wished.module.state_dict())
     assert inputs.dtype == torch.float32
     assert torch.equal(inputs, plain.module.policy(features)) is not has
     rollout = roll_out(Corridor(16), wished.module, 4, torch.Generator().manual_seed(1))
@@ -193,16 +191,8 @@ def test_stop_and_resume_equals_never_stopped_bit_for_bit(
         assert torch.equal(weight, resumed.get_weights()[name]), name
     for name in ("policy_loss", "value_loss", "return", "return_scale", "kl", "env/right"):
         assert got[name] == expected[name], name
-
-
-def test_older_state_can_be_put_back_into_the_same_agent() -> None:
-    agent = new_agent()
-    agent.learn(Corridor(128), rounds=1)
-    saved = agent.get_state()
-    agent.learn(Corridor(128), rounds=2)
-    agent.set_state(saved)
-    for weights in (agent.get_weights(), agent.module.state_dict()):
-        assert torch.equal(weights["actor.0.weight"], saved["module"]["actor.0.weight"])
+    whole.set_state(saved)  # an older state, into the same agent
+    assert torch.equal(whole.module.actor[0].weight, saved["module"]["actor.0.weight"])
 
 
 def test_state_of_another_number_of_learners_is_refused() -> None:
@@ -213,19 +203,10 @@ def test_state_of_another_number_of_learners_is_refused() -> None:
         agent.set_state(state)
 
 
-class Broken(Corridor):
-    """The room before the right end has a continue probability that is no number."""
-
-    def step(self, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        obs, reward, continue_prob, info = super().step(action)
-        return obs, reward, continue_prob * torch.where(self.place == 3, torch.nan, 1.0), info
-
-
-@pytest.mark.parametrize("env", [Corridor(128, float("nan")), Broken(128)])
-def test_what_is_not_finite_is_an_error_and_leaves_the_weights_alone(env: Corridor) -> None:
+def test_what_is_not_finite_is_an_error_and_leaves_the_weights_alone() -> None:
     agent = new_agent()
     with pytest.raises(PolicyLearningError, match="expected finite returns"):
-        agent.learn(env, rounds=1)
+        agent.learn(Corridor(128, float("nan")), rounds=1)
     assert all(torch.isfinite(w).all() for w in agent.get_weights().values())
 
 

@@ -22,12 +22,26 @@ from agents.settings import DreamPolicySettings
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 
-def test_categorical_head_agrees_with_torch() -> None:
-    head = CategoricalHead(gym.spaces.Discrete(4))
-    logits, action = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    expected = torch.distributions.Categorical(logits=logits)
-    assert torch.allclose(head.log_prob(logits, action), expected.log_prob(action), atol=1e-6)
-    assert torch.allclose(head.entropy(logits), expected.entropy(), atol=1e-6)
+def categorical(logits: torch.Tensor) -> torch.distributions.Distribution:
+    return torch.distributions.Categorical(logits=logits)
+
+
+def diagonal(inputs: torch.Tensor) -> torch.distributions.Distribution:
+    normal = torch.distributions.Normal(inputs[:, :2], inputs[:, 2:].exp())
+    return torch.distributions.Independent(normal, 1)
+
+
+@pytest.mark.parametrize(
+    ("space", "reference"),
+    [(gym.spaces.Discrete(4), categorical), (gym.spaces.Box(-1, 1, (2,), np.float32), diagonal)],
+)
+def test_heads_agree_with_torch(space: gym.Space[Any], reference: Any) -> None:
+    head, inputs = make_head(space), torch.randn(6, 4).clamp(-2, 0.5)
+    action = head.sample(inputs, head.noise((6,), None))
+    expected = reference(inputs)
+    assert torch.allclose(head.log_prob(inputs, action), expected.log_prob(action), atol=1e-5)
+    assert torch.allclose(head.entropy(inputs), expected.entropy(), atol=1e-5)
+    assert torch.equal(head.mode(inputs), expected.mode)
 
 
 def test_categorical_head_samples_with_the_probabilities_it_is_given() -> None:
@@ -37,15 +51,6 @@ def test_categorical_head_samples_with_the_probabilities_it_is_given() -> None:
     drawn = head.sample(p.log().expand(20_000, 3), noise)
     share = torch.bincount(drawn, minlength=3) / 20_000
     assert torch.allclose(share, p, atol=0.015)
-
-
-def test_gaussian_head_agrees_with_torch() -> None:
-    head = GaussianHead(gym.spaces.Box(-1, 1, (2,), np.float32))
-    inputs, action = torch.randn(5, 4).clamp(-2, 0.5), torch.randn(5, 2)
-    normal = torch.distributions.Normal(inputs[:, :2], inputs[:, 2:].exp())
-    expected = normal.log_prob(action).sum(-1)
-    assert torch.allclose(head.log_prob(inputs, action), expected, atol=1e-5)
-    assert torch.allclose(head.entropy(inputs), normal.entropy().sum(-1), atol=1e-5)
 
 
 def test_gaussian_head_clips_and_stretches_to_the_bounds() -> None:
