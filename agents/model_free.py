@@ -34,8 +34,6 @@ from agents.modules import make_head
 from agents.settings import Settings
 from agents.state import State, adam_of, load_adam, pack_episodes, unpack_episodes, weights_of
 
-EnvCreator = Callable[[], gym.Env[Any, Any]]
-
 _names = itertools.count()
 
 
@@ -117,7 +115,7 @@ class ModelFree:
         self,
         kind: str,
         settings: Settings,
-        env_creator: EnvCreator,
+        env_creator: Callable[[], gym.Env[Any, Any]],
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
         seed: int,

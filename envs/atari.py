@@ -21,7 +21,7 @@ while the picture is the maximum of the last two.
 """
 
 import random
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -29,7 +29,7 @@ from gymnasium.wrappers import AtariPreprocessing, TimeLimit
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
-from envs.family import Family
+from envs.family import Family, Reset, Step
 
 SETTING_OF = {
     "frameskip": "frame_skip",
@@ -57,9 +57,7 @@ class SeededGame(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
         self._random = random.Random()
         self._first_state: Any = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Go back to the first frame; with a seed, start the sticky and idle draws anew."""
         if seed is not None:
             self._emulator.seed_game(seed)  # only the generator that draws the idle frames
@@ -72,9 +70,7 @@ class SeededGame(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
         self._emulator.ale.restoreState(self._first_state)
         return obs, info
 
-    def step(
-        self, action: Any
-    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step:
         """Play one frame, with this action or, by chance, the one before it."""
         if self._random.random() >= self._sticky_actions:
             self._last = action
@@ -93,17 +89,13 @@ class Signals(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
         super().__init__(env)
         self._ram, self._lives = ram, 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Start an episode and count its lives."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._lives = info["lives"]
         return obs, {**info, **self._memory()}
 
-    def step(
-        self, action: Any
-    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step:
         """Take one step and compare the lives before and after."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         lost, self._lives = info["lives"] < self._lives, info["lives"]

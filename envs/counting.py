@@ -23,9 +23,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.family import Family, make_plain
+from envs.family import Family, Reset, Step, make_plain
 
-ENV_ID = "reverie/Counting-v0"
 SIZE = 8
 _BITS = 16
 _T, _ACTION, _LENGTH = 0, 1, 2  # which pair of rows holds what
@@ -91,9 +90,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         self._crash_at, self._nan_at = crash_at, nan_at
         self._seed, self._t, self._length = -1, 0, 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Start the episode of this seed at t = 0."""
         super().reset(seed=seed, options=options)
         self._seed = self._seed + 1 if seed is None else seed
@@ -103,7 +100,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
             raise RuntimeError("the counting environment crashes in reset, as crash_at says")
         return self._picture(action=0), self._memory(action=0)
 
-    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> Step:
         """Arrive at t + 1."""
         if self._t >= self._length:
             raise RuntimeError("expected reset() after the end of an episode, got step()")
@@ -139,5 +136,5 @@ def _read(obs: NDArray[np.generic], word: int) -> int:
     return int(np.packbits(obs.astype(np.uint8)).view(">u2")[word])
 
 
-gym.register(ENV_ID, entry_point="envs.counting:CountingEnv")
+gym.register("reverie/Counting-v0", entry_point="envs.counting:CountingEnv")
 FAMILY = Family(make=make_plain, defaults={"max_episode_steps": None, "ram": False})

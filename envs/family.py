@@ -5,11 +5,18 @@ A family is a prefix of ids with a preprocessing of its own. `envs.families` lis
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
 
 from envs.images import prepare_images
+
+Reset = tuple[NDArray[np.uint8], dict[str, Any]]
+"""An image and `info`."""
+Step = tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]
+"""An image, the reward, terminated, truncated and `info`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,14 @@ Young & Tian (2019), "MinAtar", arXiv:1903.03176. What differs between the games
 """
 
 import warnings
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
-from envs.family import Family, make_plain
+from envs.family import Family, Reset, Step, make_plain
 
 _HEX = "e6e6e6 ffd23f 744e82 40a0ff f0503c 50c878 ff8c28 3cdcdc eb6ebe a06e46"
 COLOURS = np.array([list(bytes.fromhex(colour)) for colour in _HEX.split()], np.uint8)
@@ -55,17 +55,13 @@ class MinAtarObservation(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.bool_], 
         self._game = env.unwrapped.game  # type: ignore[attr-defined]
         self.observation_space = gym.spaces.Box(0, 1, tuple(self._game.state_shape()), np.uint8)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Start an episode; with a seed, the whole episode depends on the seed and the actions."""
         self._game.last_action = 0
         obs, info = self.env.reset(seed=seed, options=options)
         return obs.view(np.uint8), info
 
-    def step(
-        self, action: Any
-    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step:
         """Take one step. MinAtar makes a new array each time, so a view of it is safe to keep."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return obs.view(np.uint8), float(reward), bool(terminated), truncated, info

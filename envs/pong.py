@@ -23,9 +23,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.family import Family, make_plain
+from envs.family import Family, Reset, Step, make_plain
 
-ENV_ID = "reverie/Pong-v0"
 STATE = (
     "ball_row",
     "ball_column",
@@ -147,9 +146,7 @@ class PongEnv(gym.Env[NDArray[np.uint8], int]):
         self._noise_id = 0  # of the frame; the rest of the state begins in `reset`
         self._over = True
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Start an episode: paddles in the middle, no ball yet, a texture of its own."""
         super().reset(seed=seed, options=options)
         self._texture_id = int(self.np_random.integers(len(self._backgrounds)))
@@ -158,7 +155,7 @@ class PongEnv(gym.Env[NDArray[np.uint8], int]):
         self._remove_ball()
         return self._picture(), {"ram": self._ram()}
 
-    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> Step:
         """Move the paddles, then the ball."""
         if self._over:
             raise RuntimeError("expected reset() after the end of an episode, got step()")
@@ -284,6 +281,6 @@ def make(
     return make_plain(env_id, kwargs, max_episode_steps=max_episode_steps)
 
 
-gym.register(ENV_ID, entry_point="envs.pong:PongEnv")
+gym.register("reverie/Pong-v0", entry_point="envs.pong:PongEnv")
 # The game itself ends only by points; an agent that never misses would play forever.
 FAMILY = Family(make=make, defaults={"max_episode_steps": 2_000, "ram": False})

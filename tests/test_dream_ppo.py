@@ -119,12 +119,6 @@ def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: 
         assert value[2].item() == pytest.approx(0.9 * reward, rel=0.1)
 
 
-def test_policy_learns_with_bfloat16_matrix_products(bfloat16_everywhere: None) -> None:
-    agent = new_agent(settings=changed(autocast=True))
-    agent.learn(Corridor(128), rounds=40)
-    assert right_probability(agent).min() > 0.9
-
-
 def test_policy_learns_continuous_actions_within_their_bounds() -> None:
     settings = changed(horizon=4, gamma=0.5, entropy=0.0, lr=5e-3)
     agent = DreamPPO(settings, 1, Aim.action_space, seed=0)

@@ -11,7 +11,6 @@ from envs import EnvError, EnvSettings, make_env
 from envs.contract import check_env
 from envs.families import FAMILIES, PLAIN, family_of
 from envs.images import prepare_images
-from envs.make import nearest_ids
 
 SHAPES = {
     "reverie/Counting-v0": (8, 8, 1),
@@ -159,17 +158,12 @@ def test_images_of_the_right_size_are_left_alone() -> None:
         ("ALE/Pogn-v5", "ALE/Pong-v5"),
         ("Cartpole-v1", "CartPole-v1"),
         ("Counting", "reverie/Counting-v0"),
+        ("qqqqqqqqqqqq", "no known id looks like it"),
     ],
 )
 def test_an_unknown_id_is_refused_with_the_nearest_known_ones(env_id: str, near: str) -> None:
     with pytest.raises(EnvError, match=f"unknown environment '{env_id}'.*{near}"):
         make_env(EnvSettings(id=env_id))
-
-
-def test_an_id_like_no_other_has_no_near_ones() -> None:
-    assert nearest_ids("qqqqqqqqqqqq") == []
-    with pytest.raises(EnvError, match="no known id looks like it"):
-        make_env(EnvSettings(id="qqqqqqqqqqqq"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from agents.modules import (
-    VALUE_LOGITS,
     CategoricalHead,
     GaussianHead,
     PixelEncoder,
@@ -69,17 +68,6 @@ def test_gaussian_head_clips_and_stretches_to_the_bounds() -> None:
 def test_action_spaces_without_a_head_are_refused(space: gym.Space[Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_head(space)
-
-
-@pytest.mark.parametrize("critic", ["twohot", "mse"])
-def test_latent_module_gives_actions_and_values_per_row(critic: str) -> None:
-    settings = DreamPolicySettings.model_validate({"critic": critic, "hidden": (16,)})
-    module = latent_spec(settings, 7, gym.spaces.Discrete(3)).build()
-    out = module.forward_train({"obs": torch.randn(4, 7)})
-    assert out["action_dist_inputs"].shape == (4, 3)
-    assert out[VALUE_LOGITS].shape == (4, 63 if critic == "twohot" else 1)
-    assert module.compute_values({"obs": torch.randn(4, 7)}).shape == (4,)
-    assert module.act(torch.randn(4, 7), explore=False).shape == (4,)
 
 
 def test_latent_module_samples_repeatably_from_the_generator_it_is_given() -> None:

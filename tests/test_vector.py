@@ -223,14 +223,6 @@ def test_memory_is_in_line_with_the_observations() -> None:
     assert before.tolist() == [[0, 1, 1], [0, 1, 3]]  # what was given out stays
 
 
-def test_memory_of_the_final_observation_is_there_until_the_reset() -> None:
-    vector = counting(1, ram=True, min_length=3, max_length=3)
-    for _ in range(3):
-        step = vector.step(np.array([1]))
-    assert step.terminateds[0]
-    assert vector.ram.tolist() == [[0, 3, 1]]
-
-
 def test_memory_survives_a_crash_and_a_replay() -> None:
     vector = counting(1, ram=True, crash_at=3)
     assert vector.replay(0, np.array([1, 2]))
