@@ -12,9 +12,8 @@ def test_it_keeps_its_promises_with_continuous_actions() -> None:
 
 
 def test_it_takes_discrete_actions_grey_frames_and_a_limit() -> None:
-    images = {"grayscale": True, "image_size": 32}
-    kwargs = {"continuous": False}
-    env = make_env(EnvSettings(id="CarRacing-v3", kwargs=kwargs, max_episode_steps=2, **images))
+    settings = {"grayscale": True, "image_size": 32, "max_episode_steps": 2}
+    env = make_env(EnvSettings(id="CarRacing-v3", kwargs={"continuous": False}, **settings))
     assert env.action_space.n == 5
     obs, _ = env.reset(seed=0)
     assert obs.shape == env.observation_space.shape == (32, 32, 1) and obs.dtype == np.uint8
