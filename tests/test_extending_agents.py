@@ -50,13 +50,8 @@ def add(path: Path, imports: str, name: str, line: str) -> None:
 
 def mbrl(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(tree)}
-    return subprocess.run(
-        [sys.executable, "-m", "mbrl", *words],
-        cwd=tree,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "mbrl", *words]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
 
 
 def trained(tree: Path, *words: str) -> Any:
