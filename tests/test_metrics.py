@@ -106,7 +106,7 @@ def test_truncate_after_drops_later_lines_and_their_time(tmp_path: Path) -> None
             clock.now += 10
             log.write("train", step, {"a/b": step})
     with MetricsLog(tmp_path, clock=clock) as log:
-        assert log.truncate_after(200) == 1
+        log.truncate_after(200)
         clock.now += 1
         log.write("train", 250, {})
     assert [(line["env_steps"], line["wall_time_s"]) for line in raw_lines(tmp_path)] == [
@@ -130,7 +130,7 @@ def test_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"env_steps": 1, "kind": "train"}\nrubbish\n{"env_steps": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: expected one JSON object per line"):
-        read_metrics(path)
+        read_metrics(tmp_path)
 
 
 def test_read_metrics_selects_by_kind_and_knows_no_file_as_empty(tmp_path: Path) -> None:

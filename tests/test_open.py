@@ -25,8 +25,9 @@ DQN = {"num_envs": 2, "learning_starts": 16, "buffer_steps": 200, "dense": 16}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> mbrl.OpenRun:
     """A dream run, trained through the door and opened."""
-    folder = tmp_path_factory.mktemp("door") / "run"
-    mbrl.train(config(folder), env_steps=64)
+    folder, seen = tmp_path_factory.mktemp("door") / "run", list[int]()
+    mbrl.train(config(folder), lambda run: seen.append(run.env_steps), env_steps=64)
+    assert seen[-1] == 64
     return mbrl.open_run(folder)
 
 
@@ -146,7 +147,7 @@ def test_an_unfinished_run_opens_and_says_what_it_does_not_have_yet(tmp_path: Pa
     (tmp_path / "config.yaml").write_text(config_file.dump(config(tmp_path)))
     run = mbrl.open_run(tmp_path)
     assert run.metrics() == []
-    with pytest.raises(MbrlError, match="expected the result of a finished run"):
+    with pytest.raises(MbrlError, match="expected the result of finished work"):
         run.result()
     for ask in (run.agent, run.dream_env):
         with pytest.raises(CheckpointError, match="expected a complete checkpoint"):

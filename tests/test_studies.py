@@ -22,7 +22,7 @@ from fidelity_trials import write_trial
 from rich.console import Console
 
 from mbrl.__main__ import _parser, main
-from mbrl.errors import ConfigError
+from mbrl.errors import ConfigError, MbrlError
 from mbrl.run import checkpoint, provenance
 from mbrl.run.metrics import read_metrics
 from mbrl.studies import study as study_module
@@ -367,7 +367,7 @@ def test_a_file_that_is_no_result_is_named(make: Make) -> None:
     trial = make()
     trial.result_path.parent.mkdir(parents=True)
     trial.result_path.write_text("{}")
-    with pytest.raises(ConfigError, match=rf"{trial.name}\.json: expected the result of a trial"):
+    with pytest.raises(MbrlError, match=rf"{trial.name}\.json: expected a result with arm, seed"):
         refuse_changed([trial])
 
 

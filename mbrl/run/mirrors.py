@@ -1,6 +1,5 @@
 """Trackers that repeat `metrics.jsonl` elsewhere: TensorBoard, Weights & Biases, MLflow.
 
-A mirror gets scalars by name at a count of env steps and returns nothing; the run never reads one.
 A tracker that cannot be opened stops the run at its first line; one that fails later is dropped
 with a warning in the log, so that it does not cost a day of training. The two services are extras
 and load only when asked for.
@@ -49,7 +48,7 @@ class Mirrors:
         if self._open is None:
             self._open = [_opened(opener, self._first_step) for opener in self._openers]
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        for mirror in list(self._open):
+        for mirror in tuple(self._open):
             try:
                 mirror.write(env_steps, finite)
             except Exception:

@@ -30,12 +30,7 @@ class Progress:
     ) -> None:
         """Prepare; nothing is shown before the first update.
 
-        Args:
-            total_steps: env steps of the whole run.
-            start_steps: env steps at which this process took the run up, for the time left.
-            title: shown in front.
-            console: where to; stdout by default.
-            clock: seconds.
+        `start_steps` are the env steps at which this process took the run up, for the time left.
         """
         self.console = console or Console()
         self._title, self._total, self._start = title, total_steps, start_steps
@@ -70,11 +65,7 @@ class Progress:
     ) -> None:
         """Show what is new; what is left out stays as it was.
 
-        Args:
-            env_steps: real environment steps of the run so far.
-            phase: what the run is doing now, in a word or two.
-            eval_mean: mean return of the latest evaluation.
-            replayed_rows: rows of experience trained on so far, in total.
+        `phase` is what the run is doing now, in a word or two; `replayed_rows` are a total.
         """
         self._steps = self._steps if env_steps is None else env_steps
         self._phase = self._phase if phase is None else phase

@@ -70,12 +70,8 @@ def in_order(
 ) -> Iterator[tuple[str, int]]:
     """Names and seeds in the order in which they are worth most if a study is stopped.
 
-    Main arms come first, every one of them with seed 0 before any with seed 1.
-
-    Args:
-        names: of the arms.
-        arms: all there are.
-        seeds: 0 .. seeds - 1; None for each arm's own number.
+    Main arms come first, every one of them with seed 0 before any with seed 1. The seeds are
+    0 .. seeds - 1; None stands for each arm's own number.
     """
     order = [
         (not arms[name].main, seed, place, name)

@@ -7,7 +7,6 @@ stands at its top.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,28 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY = "#8a8f98"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """What a study's report shows.
+def write_page(
+    folder: Path,
+    summary: Summary,
+    *,
+    title: str,
+    lead: str,
+    arms: Mapping[str, Arm],
+    colour: Callable[[str], str],
+    tables: Tables,
+    figures: Mapping[str, Figure],
+    captions: Mapping[str, str],
+    sheets: Sequence[tuple[Path, str]],
+    warnings: Sequence[str],
+    protocol: Mapping[str, str],
+) -> Path:
+    """Write `report.html`, and the figures as PNG; returns the HTML file.
 
-    Attributes:
+    Args:
+        folder: for both.
+        summary: of the subject.
         title: of the page.
         lead: how its numbers are to be read.
-        summary: of the subject.
         arms: of the study.
         colour: an arm's, as in the figures.
         tables: with their headings.
@@ -44,42 +57,25 @@ class Page:
         warnings: reasons to doubt the numbers, beside those that all studies share.
         protocol: what was done, as name and value, beside what all studies share.
     """
-
-    title: str
-    lead: str
-    summary: Summary
-    arms: Mapping[str, Arm]
-    colour: Callable[[str], str]
-    tables: Tables
-    figures: Mapping[str, Figure]
-    captions: Mapping[str, str]
-    sheets: Sequence[tuple[Path, str]]
-    warnings: Sequence[str]
-    protocol: Mapping[str, str]
-
-
-def write_page(folder: Path, page: Page) -> Path:
-    """Write `report.html`, and the figures as PNG; returns the HTML file."""
-    for name, figure in page.figures.items():
+    for name, figure in figures.items():
         save_png(figure, folder / "figures" / f"{name}.png")
-    summary = page.summary
-    shown = {arm for _, rows in page.tables.values() for arm in rows.arms}
+    shown = {arm for _, rows in tables.values() for arm in rows.arms}
     return render(
         folder / "report.html",
         "studies/report.html.j2",
-        title=page.title,
-        lead=page.lead,
-        warnings=[*page.warnings, *doubts(summary)],
-        tables=[{"title": title, "rows": rows} for title, rows in page.tables.values()],
-        palette={arm: page.colour(arm) for arm in shown},
-        notes={arm: page.arms[arm].note if arm in page.arms else "" for arm in shown},
+        title=title,
+        lead=lead,
+        warnings=[*warnings, *doubts(summary)],
+        tables=[{"title": heading, "rows": rows} for heading, rows in tables.values()],
+        palette={arm: colour(arm) for arm in shown},
+        notes={arm: arms[arm].note if arm in arms else "" for arm in shown},
         figures=[
-            {"svg": Markup(to_svg(figure)), "caption": page.captions[name]}
-            for name, figure in page.figures.items()
+            {"svg": Markup(to_svg(figure)), "caption": captions[name]}
+            for name, figure in figures.items()
         ],
-        sheets=[{"url": data_url(path), "caption": caption} for path, caption in page.sheets],
+        sheets=[{"url": data_url(path), "caption": caption} for path, caption in sheets],
         protocol={
-            **page.protocol,
+            **protocol,
             "machine": machine_text(summary["machine"]),
             "commit": str(summary["commit"]),
             "command": str(summary["command"]),
