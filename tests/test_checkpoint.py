@@ -40,9 +40,7 @@ def test_every_tensor_dtype_comes_back_bit_for_bit(tmp_path: Path, dtype: torch.
     raw = torch.arange(6 * size, dtype=torch.uint8)
     tensor = (raw % 2).bool() if dtype is torch.bool else raw.view(dtype)
     tensor = tensor.reshape(2, 3)
-
     loaded = round_trip(tmp_path, {"x": tensor})["x"]
-
     assert loaded.dtype == dtype
     assert loaded.shape == (2, 3)
     assert bits(loaded) == bits(tensor)
@@ -99,11 +97,11 @@ def test_views_and_shared_tensors_come_back_equal_and_apart(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({1, 2}, r"state\['a'\]\[0\] of type builtins.set"),
+        ({1, 2}, r"state\['a'\]\[0\] of <class 'set'>"),
         (np.array(["x"]), r"dtype <U1"),
         (np.zeros(2, dtype=complex), r"complex128"),
         (torch.zeros(2, 2).to_sparse(), r"sparse"),
-        ({1.5: 0}, r"got 1.5 of type float"),
+        ({1.5: 0}, r"got 1.5 of <class 'float'>"),
         (Path("x"), r"PosixPath"),
     ],
     ids=["set", "text array", "complex128", "sparse", "float key", "path"],

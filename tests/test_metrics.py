@@ -62,13 +62,13 @@ def test_line_has_steps_time_kind_and_plain_metrics(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_finite_are_null_on_disk_and_nan_when_read(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
     with MetricsLog(tmp_path) as log:
+        log.write("eval", 1, {})
         log.write("train", 1, {"a/nan": math.nan, "a/inf": np.float32(math.inf), "a/ok": 1})
-    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    line = read_metrics(tmp_path)[0]
-    assert math.isnan(line["a/nan"])
-    assert math.isnan(line["a/inf"])
-    assert line["a/ok"] == 1
+    assert [raw_lines(tmp_path)[1][name] for name in ("a/nan", "a/inf")] == [None, None]
+    (line,) = read_metrics(tmp_path, "train")
+    assert math.isnan(line["a/nan"]) and math.isnan(line["a/inf"]) and line["a/ok"] == 1
 
 
 @pytest.mark.parametrize(
@@ -87,32 +87,23 @@ def test_metric_that_cannot_be_stored_is_refused_by_name(
     assert raw_lines(tmp_path) == []
 
 
-def test_wall_time_goes_on_from_the_last_line_after_a_resume(tmp_path: Path) -> None:
+def test_a_resumed_log_goes_on_from_the_time_of_the_last_line_that_remains(tmp_path: Path) -> None:
     clock = Clock()
-    with MetricsLog(tmp_path, clock=clock) as log:
-        clock.now += 10
-        log.write("train", 1, {})
-    clock.now += 1000  # the pause between two processes
-    with MetricsLog(tmp_path, clock=clock) as log:
-        clock.now += 5
-        log.write("train", 2, {})
-    assert [line["wall_time_s"] for line in raw_lines(tmp_path)] == [10, 15]
 
+    def write(steps: list[int], truncate: bool) -> list[tuple[int, float]]:
+        with MetricsLog(tmp_path, clock=clock) as log:
+            if truncate:
+                log.truncate_after(200)
+            for step in steps:
+                clock.now += 10
+                log.write("train", step, {"a/b": step})
+        clock.now += 1000  # the pause between two processes
+        return [(line["env_steps"], line["wall_time_s"]) for line in raw_lines(tmp_path)]
 
-def test_truncate_after_drops_later_lines_and_their_time(tmp_path: Path) -> None:
-    clock = Clock()
-    with MetricsLog(tmp_path, clock=clock) as log:
-        for step in (100, 200, 200, 300):
-            clock.now += 10
-            log.write("train", step, {"a/b": step})
-    with MetricsLog(tmp_path, clock=clock) as log:
-        log.truncate_after(200)
-        clock.now += 1
-        log.write("train", 250, {})
-    assert [(line["env_steps"], line["wall_time_s"]) for line in raw_lines(tmp_path)] == [
-        *((100, 10), (200, 20), (200, 30)),
-        (250, 31),
-    ]
+    assert write([100], truncate=False) == [(100, 10)]
+    lines = [(100, 10), (200, 20), (200, 30), (300, 40)]
+    assert write([200, 200, 300], truncate=False) == lines
+    assert write([250], truncate=True) == [*lines[:3], (250, 40)]
 
 
 def test_half_written_last_line_is_left_out_and_then_removed(tmp_path: Path) -> None:
@@ -131,14 +122,6 @@ def test_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -
     path.write_text('{"env_steps": 1, "kind": "train"}\nrubbish\n{"env_steps": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: expected one JSON object per line"):
         read_metrics(tmp_path)
-
-
-def test_read_metrics_selects_by_kind_and_knows_no_file_as_empty(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
-    with MetricsLog(tmp_path) as log:
-        log.write("train", 1, {})
-        log.write("eval", 2, {})
-    assert [line["env_steps"] for line in read_metrics(tmp_path, "eval")] == [2]
 
 
 def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(

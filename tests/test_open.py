@@ -78,13 +78,6 @@ def test_an_agent_plays_the_evaluation_that_its_run_recorded(run: mbrl.OpenRun) 
     assert evaluated(run, agent) == run.result()["eval"]["returns"]
 
 
-def test_a_batch_of_environments_gets_an_action_each(run: mbrl.OpenRun) -> None:
-    agent, space = run.agent(), run.env().observation_space
-    obs = np.stack([space.sample() for _ in range(3)])
-    assert agent.act(obs).shape == (3,)
-    assert agent.act(obs, is_first=[True, False, False], explore=True).shape == (3,)
-
-
 def test_an_agent_remembers_the_episode_until_it_is_told_of_a_new_one(run: mbrl.OpenRun) -> None:
     agent, obs = run.agent(), run.env().observation_space.sample()
     hidden = []
@@ -95,7 +88,9 @@ def test_an_agent_remembers_the_episode_until_it_is_told_of_a_new_one(run: mbrl.
     assert hidden[0].equal(hidden[2])  # the state before the first frame does not know the frame
 
 
-def test_other_shapes_types_and_numbers_of_observations_are_refused(run: mbrl.OpenRun) -> None:
+def test_a_batch_gets_an_action_each_and_other_shapes_are_refused(
+    run: mbrl.OpenRun,
+) -> None:
     agent, obs = run.agent(), run.env().observation_space.sample()
     with pytest.raises(ValueError, match=r"expected \(10, 10, 4\) or .* got \(10, 4\)"):
         agent.act(obs[0])
@@ -105,7 +100,9 @@ def test_other_shapes_types_and_numbers_of_observations_are_refused(run: mbrl.Op
     with pytest.raises(ValueError, match="expected 1 observations, as before, got 2"):
         agent.act(np.stack([obs, obs]))
     agent.reset()
-    assert agent.act(np.stack([obs, obs])).shape == (2,)
+    both = np.stack([obs, obs])
+    assert agent.act(both).shape == (2,)
+    assert agent.act(both, is_first=[True, False], explore=True).shape == (2,)
 
 
 def test_a_dream_is_a_vector_environment(run: mbrl.OpenRun) -> None:

@@ -13,7 +13,7 @@ these exceptions: tensors come back on the CPU without gradients (a `Parameter` 
 tensors that shared memory come back apart, and mappings of any kind come back as `dict`. Anything
 else is refused: nothing is pickled, so a checkpoint from a stranger can be opened.
 
-One process writes; any number may read. This module knows nothing of what the state means.
+One process writes; any number may read.
 """
 
 import base64
@@ -56,7 +56,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
         CheckpointError: the state holds something that cannot be stored, or the disk refused.
     """
     tensors: dict[str, torch.Tensor] = {}
-    tree = _encode(state, "state", tensors, set())
+    tree = _encode(state, "state", tensors)
     temporary = folder / f".tmp-{uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,10 +74,11 @@ def save(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
         durable.write_atomically(folder / _LATEST, f"{target.name}\n")
     except (OSError, SafetensorError, DiskError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        left = steps(folder)
         raise CheckpointError(
             f"cannot write the checkpoint of step {step} in {folder}: {error}. "
-            f"{_what_is_left(folder)} Make room or choose another run.dir, then run the same "
-            "command again"
+            + (f"The checkpoint of step {left[-1]} is intact. " if left else "There is no other. ")
+            + "Make room or choose another run.dir, then run the same command again"
         ) from error
     return target
 
@@ -147,15 +148,8 @@ def _free_name(folder: Path, step: int) -> str:
 
 
 def _latest_name(folder: Path) -> str | None:
-    try:
-        return (folder / _LATEST).read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return None
-
-
-def _what_is_left(folder: Path) -> str:
-    left = steps(folder)
-    return f"The checkpoint of step {left[-1]} is intact." if left else "There is no earlier one."
+    path = folder / _LATEST
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
 
 def _verify(path: Path) -> None:
@@ -200,24 +194,24 @@ def _read_json(path: Path, checkpoint: Path) -> Any:
 # The tree. A JSON object whose only key starts with "$" stands for what JSON does not have.
 
 
-def _encode(value: Any, at: str, tensors: dict[str, torch.Tensor], storages: set[int]) -> Any:
+def _encode(value: Any, at: str, tensors: dict[str, torch.Tensor]) -> Any:
     """The JSON form of `value`; tensors move to `tensors`. `at` names the place in messages."""
     if isinstance(value, torch.Tensor):
-        return {"$tensor": _keep(value.detach(), at, tensors, storages)}
+        return {"$tensor": _keep(value.detach(), at, tensors)}
     if isinstance(value, np.ndarray | np.generic):  # before float: np.float64 is a float as well
         tag = "$array" if isinstance(value, np.ndarray) else "$scalar"
-        return {tag: _keep(_from_numpy(value, at), at, tensors, storages)}
+        return {tag: _keep(_from_numpy(value, at), at, tensors)}
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Mapping):
         encoded = [
-            [_checked_key(key, at), _encode(item, f"{at}[{key!r}]", tensors, storages)]
+            [_checked_key(key, at), _encode(item, f"{at}[{key!r}]", tensors)]
             for key, item in value.items()
         ]
         plain = all(isinstance(key, str) and not key.startswith("$") for key in value)
         return dict(encoded) if plain else {"$dict": encoded}
     if type(value) in (list, tuple):
-        members = [_encode(v, f"{at}[{i}]", tensors, storages) for i, v in enumerate(value)]
+        members = [_encode(v, f"{at}[{i}]", tensors) for i, v in enumerate(value)]
         return members if isinstance(value, list) else {"$tuple": members}
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
@@ -226,9 +220,8 @@ def _encode(value: Any, at: str, tensors: dict[str, torch.Tensor], storages: set
     if type(value) is bytes:
         return {"$bytes": base64.b64encode(value).decode("ascii")}
     raise CheckpointError(
-        f"checkpoint: cannot store {at} of type {type(value).__module__}."
-        f"{type(value).__qualname__}; expected dicts, lists, tuples, tensors, numpy arrays, "
-        "numbers, strings, bytes, bools or None"
+        f"checkpoint: cannot store {at} of {type(value)}; expected dicts, lists, tuples, tensors, "
+        "numpy arrays, numbers, strings, bytes, bools or None"
     )
 
 
@@ -237,7 +230,7 @@ def _checked_key(key: Any, at: str) -> Any:
         return key
     raise CheckpointError(
         f"checkpoint: cannot store {at}: expected keys that are strings, integers, bools or None, "
-        f"got {key!r} of type {type(key).__qualname__}"
+        f"got {key!r} of {type(key)}"
     )
 
 
@@ -251,22 +244,17 @@ def _from_numpy(value: Any, at: str) -> torch.Tensor:
         ) from error
 
 
-def _keep(
-    tensor: torch.Tensor, at: str, tensors: dict[str, torch.Tensor], storages: set[int]
-) -> str:
+def _keep(tensor: torch.Tensor, at: str, tensors: dict[str, torch.Tensor]) -> str:
     """Add the tensor under a new key, in the form that safetensors accepts."""
     if tensor.layout is not torch.strided or tensor.dtype not in _DTYPES:
         raise CheckpointError(
             f"checkpoint: cannot store {at}, a {tensor.layout} tensor of {tensor.dtype}; expected "
             "a dense tensor of bool, integers, floats up to 64 bits or complex64"
         )
-    tensor = tensor.resolve_conj().resolve_neg().cpu().contiguous()
-    storage = tensor.untyped_storage().data_ptr()
-    if storage in storages:  # safetensors refuses tensors that share memory
-        tensor = tensor.clone()
-    storages.add(tensor.untyped_storage().data_ptr())
     key = str(len(tensors))
-    tensors[key] = tensor
+    tensor = tensor.resolve_conj().resolve_neg().cpu()
+    # safetensors refuses tensors that share memory
+    tensors[key] = tensor.clone(memory_format=torch.contiguous_format)
     return key
 
 

@@ -42,11 +42,8 @@ class MetricsLog:
         self.path = run_dir / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._clock = clock
-        self._started = clock()
         self._mirrors = Mirrors(mirrors)
-        self._file = self.path.open("ab")
-        _cut_half_line(self.path)
-        self._offset_s = self._last_wall_time_s()
+        self._go_on()
 
     @property
     def wall_time_s(self) -> float:
@@ -84,9 +81,7 @@ class MetricsLog:
         remaining = [line for line in lines if json.loads(line)[counter] <= env_steps]
         self._file.close()
         write_atomically(self.path, b"".join(remaining))
-        self._file = self.path.open("ab")
-        self._started = self._clock()
-        self._offset_s = self._last_wall_time_s()
+        self._go_on()
         self._mirrors.restart_after(env_steps)
 
     def close(self) -> None:
@@ -100,9 +95,13 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _last_wall_time_s(self) -> float:
+    def _go_on(self) -> None:
+        """Open the file behind its last whole line."""
+        self._file = self.path.open("ab")
+        os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         lines = self.path.read_bytes().splitlines()
-        return max((float(json.loads(line)["wall_time_s"]) for line in lines), default=0.0)
+        self._offset_s = max((json.loads(line)["wall_time_s"] for line in lines), default=0.0)
+        self._started = self._clock()
 
 
 def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -132,10 +131,6 @@ def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]
         if kind is None or record["kind"] == kind:
             found.append({k: math.nan if v is None else v for k, v in record.items()})
     return found
-
-
-def _cut_half_line(path: Path) -> None:
-    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -46,7 +46,13 @@ class Mirrors:
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
         """Send the finite scalars to every tracker that still works."""
         if self._open is None:
-            self._open = [_opened(opener, self._first_step) for opener in self._openers]
+            try:
+                self._open = [opener(self._first_step) for opener in self._openers]
+            except Exception as error:
+                raise ConfigError(
+                    f"expected every tracker of the config to open, but one does not ({error}); "
+                    "repair it, or turn it off (run.tensorboard, run.wandb, run.mlflow)"
+                ) from error
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         for mirror in tuple(self._open):
             try:
@@ -68,28 +74,15 @@ class Mirrors:
         self._open = None
 
 
-def _opened(opener: Opener, first_step: int | None) -> Mirror:
-    try:
-        return opener(first_step)
-    except Exception as error:
-        raise ConfigError(
-            f"expected every tracker of the config to open, but one does not ({error}); "
-            "repair it, or turn it off (run.tensorboard, run.wandb, run.mlflow)"
-        ) from error
-
-
 class _TensorBoard:
     """Event files in `<run folder>/tensorboard`."""
 
     def __init__(self, run_dir: Path, first_step: int | None) -> None:
         from tensorboardX import SummaryWriter  # a twentieth of the import time of torch's own
 
-        # Two writers within one second would share a file name; viewers read files in name order.
-        self._writer = SummaryWriter(
-            str(run_dir / "tensorboard"),
-            filename_suffix=f".{time.time_ns()}",
-            purge_step=first_step,
-        )
+        # two writers within one second would share a file name; viewers read files in name order
+        folder, suffix = str(run_dir / "tensorboard"), f".{time.time_ns()}"
+        self._writer = SummaryWriter(folder, filename_suffix=suffix, purge_step=first_step)
 
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
@@ -117,8 +110,6 @@ class _WandB:
 
 
 class _MLflow:
-    """MLflow's default server or file."""
-
     def __init__(self, run_dir: Path, first_step: int | None) -> None:
         mlflow = _load("mlflow")
         self._client = mlflow.MlflowClient()

@@ -124,8 +124,7 @@ class OpenRun:
             seed: of the starts and of the dreams.
 
         Returns:
-            A `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset; observations are the features
-            (N, F) that the policy sees.
+            One with NEXT_STEP autoreset; observations are the features (N, F) that the policy sees.
 
         Raises:
             MbrlError: the run has no world model, no replay or no checkpoint yet.
@@ -179,8 +178,7 @@ class Agent:
 
     Attributes:
         policy: who chooses, such as `mbrl.evaluate.evaluate` takes.
-        observation_space: of one environment.
-        action_space: of one environment.
+        observation_space: of one environment, as is `action_space`.
     """
 
     def __init__(

@@ -98,7 +98,7 @@ class Progress:
             return None
         return max(self._total - self._steps, 0) * (self._clock() - self._began) / done
 
-    def _facts(self) -> list[str]:
+    def _facts(self) -> str:
         facts = [self._phase] if self._phase else []
         if self._eval_mean is not None:
             facts.append(f"eval {self._eval_mean:.2f}")
@@ -106,7 +106,7 @@ class Progress:
             facts.append(f"{self.rows_per_s:,.0f} rows/s")
         if self.seconds_left is not None:
             facts.append(f"{_duration(self.seconds_left)} left")
-        return facts
+        return " · ".join(facts)
 
     def _count(self) -> str:
         return f"{self._steps:,}/{self._total:,} env steps"
@@ -115,13 +115,13 @@ class Progress:
         self._last_plain = self._clock()
         elapsed = _duration(self._clock() - self._began)
         share = f"({100 * self._steps / max(self._total, 1):.0f} %)"
-        words = [f"[{elapsed}]", *([self._title] if self._title else []), self._count(), share]
-        self.print(" · ".join([" ".join(words), *self._facts()]))
+        words = " ".join(filter(None, [f"[{elapsed}]", self._title, self._count(), share]))
+        self.print(" · ".join(filter(None, [words, self._facts()])))
 
     def _line(self) -> Table:
         line = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=max(self._total, 1), completed=self._steps, width=24)
-        facts = Text(" · ".join(self._facts()), style="cyan")
+        facts = Text(self._facts(), style="cyan")
         line.add_row(Text(self._title, style="bold"), bar, Text(self._count()), facts)
         return line
 
