@@ -78,7 +78,6 @@ def test_align_interpolates_within_the_common_range() -> None:
 @pytest.mark.parametrize(
     ("curves", "said"),
     [
-        ([], "at least one curve"),
         ([[[0, 1], [10, 2]], [[20, 1]]], "one begins at 20 env steps, another ends at 10"),
         ([[[10, 1], [5, 2]]], "ascending env steps"),
         ([[[10, math.nan]]], "at least one evaluation"),

@@ -39,11 +39,7 @@ def plot_curves(path: Path, curves: Curves, title: str = "") -> Path:
 
     `curves` has per agent one (points, 2) array per seed: x, then score. NaN scores are left out.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure = _curves_figure(curves, title, _STEPS, None, height=4.2)
-    with style():
-        figure.savefig(path, dpi=160, facecolor="white")
-    return path
+    return save_png(_curves_figure(curves, title, _STEPS, None, height=4.2), path)
 
 
 def curves_svg(curves: Curves, *, threshold: float | None = None, over_time: bool = False) -> str:
@@ -166,6 +162,14 @@ def style() -> Iterator[None]:
     }
     with rc_context(settings):
         yield
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG; the folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(path, dpi=160, facecolor="white")
+    return path
 
 
 def to_svg(figure: Figure) -> str:

@@ -1,8 +1,8 @@
 """Reports: finished runs go in, one self-contained HTML file comes out.
 
 Figures are SVG and videos base64 inside the file, so it can be mailed or opened without a network.
-The words and the layout are in `report.html.j2`; here is what they are filled with, and every
-reason to doubt a number that can be found in the data.
+Words and layout are in `report.html.j2`; here is what fills them, and every reason to doubt a
+number that can be found in the data.
 """
 
 import base64
@@ -260,10 +260,15 @@ def _embed(videos: Sequence[Path], folder: Path) -> list[dict[str, Any]]:
         url = Path(os.path.relpath(video, folder)).as_posix()
         if fits := size <= room:
             room -= size
-            url = f"data:video/mp4;base64,{base64.b64encode(video.read_bytes()).decode('ascii')}"
+            url = data_url(video, "video/mp4")
         name = video.stem.replace("_", " ")
         shown.append({"name": name, "url": url, "embedded": fits, "bytes": size})
     return shown
+
+
+def data_url(path: Path, kind: str) -> str:
+    """A file of a media type as text that HTML can hold."""
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def _yaml(value: Any) -> str:

@@ -1,8 +1,5 @@
 """Statistics of few runs: what may be claimed from a handful of seeds, and how surely.
 
-Scores and learning curves go in, estimates with bootstrap intervals come out. Every function is a
-formula on numpy arrays and takes its random generator as an argument.
-
 Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
 NeurIPS 2021, arXiv:2108.13264 (interquartile mean, stratified bootstrap).
 """
@@ -71,16 +68,13 @@ def align(curves: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
             score is NaN are left out.
 
     Returns:
-        steps: (G,) all env steps at which some seed was evaluated, within the range that all seeds
-            cover.
-        scores: (seeds, G).
+        All env steps (G,) at which some seed was evaluated, within the range that all seeds cover,
+        and the scores (seeds, G).
 
     Raises:
         ValueError: a curve has no points or steps that descend, or the curves share no range.
     """
     clean = [_curve(curve) for curve in curves]
-    if not clean:
-        raise ValueError("expected at least one curve, got none")
     first = max(curve[0, 0] for curve in clean)
     last = min(curve[-1, 0] for curve in clean)
     if first > last:

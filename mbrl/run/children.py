@@ -1,9 +1,7 @@
 """Runs in processes of their own, several side by side: for commands that start many of them.
 
-In go commands with a log file and a question ("is it done?"), out comes a list of what went wrong.
 A run that is done is not started, a run that fails does not stop the others, and an interruption
-asks the runs at work to stop (SIGTERM, once) and starts no more. What a run does, and what counts
-as done, is not known here.
+asks the runs at work to stop (SIGTERM, once) and starts no more.
 """
 
 import os
@@ -22,7 +20,6 @@ class Child:
 
     Attributes:
         title: names it on the terminal.
-        command: program and arguments.
         log: file for its output; made with its folder.
         done: whether its result is on disk.
         environment: variables on top of this process's own.

@@ -1,7 +1,7 @@
 """A run folder opened from Python: its settings and numbers, its agent, its replay and its dreams.
 
-A run at work can be opened too: agent and dreams are then those of its newest checkpoint. Nothing
-is written, save that broken replay files are moved aside. Everything computes on the CPU.
+A run at work can be opened too. Nothing is written, save that broken replay files are moved aside.
+Everything computes on the CPU.
 """
 
 from pathlib import Path

@@ -20,17 +20,12 @@ class RunRecord:
     """One finished run, as its folder records it.
 
     Attributes:
-        run_dir: the run folder.
         agent: "dream", "ppo", ...
-        env_id: the environment.
-        seed: the run's seed.
         env_steps: real environment steps, prefill included.
         wall_time_s: seconds at work.
         evaluation: of the end, as `EvalResult.as_dict` gives it.
         curve: [env steps, mean return] of every evaluation.
         budget: counts by name.
-        commit: of the code.
-        config: the resolved configuration.
         metrics: lines of `metrics.jsonl`.
     """
 

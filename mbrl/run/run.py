@@ -47,7 +47,7 @@ class Run:
     """
 
     def __init__(self, config: Config) -> None:
-        """Lock the folder, check that it belongs to this config, and find the newest checkpoint.
+        """Lock the folder, check that it belongs to this config, and load the newest checkpoint.
 
         Raises:
             ConfigError: the folder was made with other settings.

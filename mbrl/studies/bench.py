@@ -3,8 +3,7 @@
     python -m mbrl.studies.bench runs/fidelity/pong/pixelcnn-0/trial.json
 
 makes one trial by hand, or continues it. Adding a study is adding a folder with a subclass of
-`Study` as `STUDY` in its `study.py`, and a line in `STUDIES`. A study is imported when its command
-is called, so that `mbrl bench --help` is quick.
+`Study` as `STUDY` in its `study.py`, and a line in `STUDIES`. It is imported when it is called.
 """
 
 import argparse

@@ -3,7 +3,6 @@
 Pixels are never smoothed: enlarging is by whole factors. What is drawn is not known here.
 """
 
-import base64
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-
-from mbrl.report.figures import style
 
 Images = NDArray[np.uint8]
 
@@ -34,14 +31,6 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     columns = min(len(labels), max(2, int(figure.get_figwidth() // 2.5)))
     handles = [once[label] for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def save_png(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; the folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with style():
-        figure.savefig(path, dpi=160, facecolor="white")
-    return path
 
 
 def sheet(path: Path, rows: Mapping[str, Images], columns: Sequence[str], scale: int) -> Path:
@@ -76,8 +65,3 @@ def sheet(path: Path, rows: Mapping[str, Images], columns: Sequence[str], scale:
 def _lines(name: str) -> list[str]:
     """A title broken at spaces, so that the names do not take half of the sheet."""
     return textwrap.wrap(name, 18, break_long_words=False, break_on_hyphens=False)
-
-
-def data_url(path: Path) -> str:
-    """A PNG file as text that HTML can hold."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

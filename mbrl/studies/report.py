@@ -2,8 +2,7 @@
 
 The file is self-contained, like every report here. The same figures and picture sheets are also
 written as PNG into `figures/`, from where the documentation takes them (`docs/generate.py`). Words
-and layout are in `report.html.j2`; every reason to doubt a number that can be found in the data
-stands at its top.
+and layout are in `report.html.j2`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +12,9 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mbrl.report.figures import to_svg
-from mbrl.report.html import commit_warnings, machine_text, render
+from mbrl.report.figures import save_png, to_svg
+from mbrl.report.html import commit_warnings, data_url, machine_text, render
 from mbrl.studies.arms import Arm
-from mbrl.studies.panels import data_url, save_png
 from mbrl.studies.results import FEWEST_SEEDS
 from mbrl.studies.tables import Tables
 
@@ -43,19 +41,9 @@ def write_page(
 ) -> Path:
     """Write `report.html`, and the figures as PNG; returns the HTML file.
 
-    Args:
-        folder: for both.
-        summary: of the subject.
-        title: of the page.
-        lead: how its numbers are to be read.
-        arms: of the study.
-        colour: an arm's, as in the figures.
-        tables: with their headings.
-        figures: by name.
-        captions: of the figures.
-        sheets: files of pictures with their captions.
-        warnings: reasons to doubt the numbers, beside those that all studies share.
-        protocol: what was done, as name and value, beside what all studies share.
+    `lead` says how the numbers of `summary` are to be read, `colour` is an arm's as in the figures,
+    `sheets` are files of pictures with their captions. `warnings` are reasons to doubt the numbers
+    and `protocol` says what was done, each beside what all studies share.
     """
     for name, figure in figures.items():
         save_png(figure, folder / "figures" / f"{name}.png")
@@ -73,7 +61,9 @@ def write_page(
             {"svg": Markup(to_svg(figure)), "caption": captions[name]}
             for name, figure in figures.items()
         ],
-        sheets=[{"url": data_url(path), "caption": caption} for path, caption in sheets],
+        sheets=[
+            {"url": data_url(path, "image/png"), "caption": caption} for path, caption in sheets
+        ],
         protocol={
             **protocol,
             "machine": machine_text(summary["machine"]),

@@ -59,14 +59,12 @@ def summary_of(
     runs: dict[str, list[Tree]] = {}
     for trial in trials:
         runs.setdefault(trial["arm"], []).append(trial)
+    known = kind.known_arms
     return {
         kind.kind: trials[0][kind.kind],
         "measures_version": kind.measures,
         "arms": {arm: summarise([one["measures"] for one in own]) for arm, own in runs.items()},
-        "runs": {
-            arm: {**_about(kind.known_arms.get(arm), own), **about(own)}
-            for arm, own in runs.items()
-        },
+        "runs": {arm: {**_about(known.get(arm), own), **about(own)} for arm, own in runs.items()},
         "seeds": sorted({trial["seed"] for trial in trials}),
         "command": _command(trials),
         **_provenance(trials),
@@ -177,8 +175,9 @@ def _provenance(trials: Sequence[Tree]) -> Tree:
 def _machines(trials: Sequence[Tree]) -> Iterator[Tree]:
     """Every machine that every trial was trained on."""
     for trial in trials:
-        here = [trial["machine"]] if trial.get("trained_here", True) else []
-        yield from (*here, *trial.get("other_machines", []))
+        if trial.get("trained_here", True):
+            yield trial["machine"]
+        yield from trial.get("other_machines", [])
 
 
 def _processor(machine: Tree) -> str:
@@ -202,6 +201,5 @@ def _command(trials: Sequence[Tree]) -> str:
     for (first, last), counts in groups.items():
         for count in sorted(set(counts.values()), reverse=True):
             names = ",".join(arm for arm, seeds in counts.items() if seeds == count)
-            words = [*first, "--arms", names, "--seeds", f"{count}", *last]
-            commands.append(shlex.join(words))
-    return " && ".join(commands)
+            commands.append([*first, "--arms", names, "--seeds", f"{count}", *last])
+    return " && ".join(map(shlex.join, commands))

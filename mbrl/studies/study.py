@@ -42,9 +42,7 @@ class Study(ABC, Generic[OneTrial]):
     """What a study trains, measures and shows.
 
     Attributes:
-        trial: the class of its trials, whose fields are the options of its command.
-        options: of the command beside those of its trials.
-        description: of the command.
+        trial: the class of its trials, whose fields are options of its command as well.
         words: what the words of the command are, for its help.
     """
 

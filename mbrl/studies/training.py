@@ -6,7 +6,6 @@ measures do not count. On a GPU, where this process may wait, the time that pass
 SIGTERM and Ctrl-C checkpoint and stop. What is learnt, a study's own subclass knows.
 """
 
-import json
 import math
 import shlex
 import signal
@@ -22,7 +21,7 @@ from torch import nn
 from mbrl.device import pick_device
 from mbrl.errors import ConfigError
 from mbrl.run import checkpoint, provenance
-from mbrl.run.durable import lock_folder, write_atomically
+from mbrl.run.durable import lock_folder
 from mbrl.run.metrics import MetricsLog, read_metrics
 from mbrl.studies.results import write_json
 from mbrl.studies.trial import OneTrial, Trial, plain, refuse_changed
@@ -259,32 +258,28 @@ def run(
     trial.run_dir.mkdir(parents=True, exist_ok=True)
     settings, more = trial.settings(), more or {}
     with lock_folder(trial.run_dir):
-        begun = json.dumps({**settings, **more}, indent=1)
-        write_atomically(trial.run_dir / "settings.json", begun)
+        write_json(trial.run_dir / "settings.json", {**settings, **more})
         made = make(trial)
         if made is None:
             return False
-        # last of all, so that it is there only if everything is
-        write_json(
-            trial.result_path,
-            {
-                trial.kind: trial.subject,
-                "arm": trial.arm,
-                "seed": trial.seed,
-                "command": shlex.join(trial.command()),
-                "cpu_minutes": trial.minutes,
-                **more,
-                "overrides": list(trial.overrides),
-                "settings": settings,
-                "measures_version": trial.measures,
-                **made,
-                "curve": curve(trial.run_dir, lines),
-            },
-        )
+        result = {
+            trial.kind: trial.subject,
+            "arm": trial.arm,
+            "seed": trial.seed,
+            "command": shlex.join(trial.command()),
+            "cpu_minutes": trial.minutes,
+            **more,
+            "overrides": list(trial.overrides),
+            "settings": settings,
+            "measures_version": trial.measures,
+            **made,
+            "curve": _curve(trial.run_dir, lines),
+        }
+        write_json(trial.result_path, result)  # last of all: it is there only if everything is
     return True
 
 
-def curve(run_dir: Path, names: Mapping[str, str]) -> dict[str, list[float | None]]:
+def _curve(run_dir: Path, names: Mapping[str, str]) -> dict[str, list[float | None]]:
     """How training went: a list by each of `names`, with a number for each line of its metric.
 
     `study/cpu_s` is given in minutes.
