@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from mbrl.compare import summarise
 from mbrl.errors import MbrlError
 from mbrl.report import figures as plots
 from mbrl.report import html as report
-from mbrl.report import video
 from mbrl.report.html import compare_warnings, write_compare_report, write_run_report
 from mbrl.run.record import RunRecord
 
@@ -51,27 +51,12 @@ def make_run(folder: Path, agent: str = "dream", seed: int = 0, **changes: Any) 
 
 
 def make_result(runs: list[RunRecord], **changes: Any) -> dict[str, Any]:
-    agents: dict[str, Any] = {}
-    for name in dict.fromkeys(run.agent for run in runs):
-        own = [run for run in runs if run.agent == name]
-        returns = [run.evaluation["mean"] for run in own]
-        agents[name] = {
-            "returns": returns,
-            "iqm": float(np.mean(returns)),
-            "ci95": [min(returns), max(returns)],
-            "curve": own[0].curve,
-            "seeds": {
-                str(run.seed): {
-                    name: getattr(run, name) for name in ("curve", "wall_time_s", "budget")
-                }
-                for run in own
-            },
-        }
+    names = dict.fromkeys(run.agent for run in runs)
     ratio = {"threshold": 1.0, "against": "ppo", "value": 3.0, "ci95": [2.0, 4.0], "at_least": True}
     return {
         "env_id": "MinAtar/Breakout-v1",
         "env_steps": 200,
-        "agents": agents,
+        "agents": {name: summarise([run for run in runs if run.agent == name]) for name in names},
         "steps_ratio": ratio,
         "command": "mbrl compare configs/minatar.yaml --agents dream,ppo --seeds 2",
         "commit": COMMIT,
@@ -114,12 +99,10 @@ class Page(HTMLParser):
         self.text += data
 
 
-def clip(path: Path, noise: bool = False) -> Path:
-    rng = np.random.default_rng(0)
-    frames = np.zeros((4, 16, 16, 3), np.uint8)
-    if noise:
-        frames = rng.integers(0, 255, (30, 128, 128, 3), dtype=np.uint8)
-    return video.write_video(path, frames, fps=5)
+def clip(path: Path, size: int = 1000) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(size))
+    return path
 
 
 def test_comparison_is_one_file_that_needs_nothing_else(
@@ -161,8 +144,6 @@ def test_comparison_without_a_ratio_says_why_or_nothing(
 ) -> None:
     single = [run for run in runs if run.seed == 0]
     result = make_result(single, steps_ratio=None)
-    for agent in result["agents"].values():
-        agent["ci95"] = None  # of one seed
     page = Page(write_compare_report(tmp_path / "report.html", result, single))
     assert page.open == []
     assert "the environment steps of" not in page.text
@@ -182,9 +163,8 @@ def test_names_from_outside_cannot_become_markup(tmp_path: Path, runs: list[RunR
 def test_videos_beyond_the_room_are_linked_and_the_rest_embedded(
     tmp_path: Path, runs: list[RunRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small, large = clip(tmp_path / "v" / "s.mp4"), clip(tmp_path / "v" / "l.mp4", noise=True)
+    small, large = clip(tmp_path / "v" / "s.mp4"), clip(tmp_path / "v" / "l.mp4", 100_001)
     monkeypatch.setattr(report, "MAX_EMBEDDED_BYTES", 100_000)
-    assert small.stat().st_size < 100_000 < large.stat().st_size
     path = tmp_path / "out" / "report.html"
     page = Page(write_compare_report(path, make_result(runs), runs, [large, small]))
     assert page.sources[0] == "../v/l.mp4"
@@ -202,11 +182,8 @@ def test_report_of_one_run_shows_curve_metrics_and_settings(
     assert "mean return 2, standard deviation 0.50, over 20 episodes" in page.text
     assert "One run of one seed says little" in page.text
     assert "agent: dream" in page.text
-
-
-def test_report_of_a_run_without_evaluations_on_the_way(tmp_path: Path) -> None:
-    run = make_run(tmp_path, curve=[], budget={})
-    assert Page(write_run_report(tmp_path / "run.html", run)).tags.count("svg") == 1
+    without = make_run(tmp_path / "without", curve=[], budget={})  # evaluations on the way
+    assert Page(write_run_report(tmp_path / "run.html", without)).tags.count("svg") == 1
 
 
 def test_few_seeds_dirty_code_and_lower_bounds_are_warned_of(
@@ -243,14 +220,10 @@ def test_five_clean_seeds_need_no_warning(tmp_path: Path) -> None:
     assert compare_warnings(make_result(runs, steps_ratio=None), runs) == []
 
 
-def test_record_reads_what_a_run_left(tmp_path: Path) -> None:
+def test_record_reads_what_a_run_left_and_refuses_an_unfinished_one(tmp_path: Path) -> None:
     run = make_run(tmp_path, "ppo", 1)
     assert (run.agent, run.seed, run.env_steps) == ("ppo", 1, 200)
     assert run.curve_over_time() == [[300.0, 0.1], [600.0, 0.6]]
-    assert math.isnan(run.metrics[1]["model/gap"])
-
-
-def test_unfinished_run_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(MbrlError, match=r"expected the result of finished work .* to finish it"):
         RunRecord.read(tmp_path)
     for broken in ('{"agent', "3"):
@@ -277,8 +250,7 @@ def test_same_curves_give_the_same_svg_in_the_colour_of_the_page() -> None:
     curves = {"dream": [CURVES["dream"]] * 2}
     svg = plots.curves_svg(curves)
     assert svg == plots.curves_svg(curves)
-    assert svg.startswith("<svg")
-    assert "currentColor" in svg
+    assert svg.startswith("<svg") and "currentColor" in svg
 
 
 def test_agents_keep_their_colours_in_any_company() -> None:

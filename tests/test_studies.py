@@ -57,17 +57,15 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     return {"fidelity": fidelity, "flow": flow}[request.param]
 
 
-def training(trial: Trial) -> BudgetedTraining:
-    if isinstance(trial, fidelity_trials.Trial):
+def training(trial: Any) -> BudgetedTraining:
+    if trial.study == "fidelity":
         return WorldTraining(trial, frames_of(trial)[0])
-    assert isinstance(trial, flow_trials.Trial)
     return FlowTraining(trial, load_images(trial.source))
 
 
-def weights(trained: BudgetedTraining) -> dict[str, torch.Tensor]:
+def weights(trained: Any) -> dict[str, torch.Tensor]:
     if isinstance(trained, WorldTraining):
         return trained.learner.model_state()
-    assert isinstance(trained, FlowTraining)
     return trained.flow.state_dict()
 
 
@@ -209,9 +207,8 @@ def test_a_failed_trial_is_named_the_others_go_on_and_the_exit_code_is_one(
     words += ["--seeds", "2", "--out", str(trial.out), "--results", str(trial.results)]
     assert main(words) == 1
     at_once, said = capsys.readouterr()
-    assert at_once.count("failed with exit code 1: no more memory") == 4
-    for arm in arms.split(","):
-        assert f"{arm} seed 1 failed with exit code 1: no more memory" in said
+    for one in (at_once, said):
+        assert one.count("failed with exit code 1: no more memory") == 4
     assert "the same command continues" in said
     # each had one core and keeps its memory
     assert (tmp_path / "ran").read_text() == 4 * "1 4294967296 8589934592\n"
@@ -421,9 +418,7 @@ def test_a_resumed_trial_equals_one_that_never_stopped(make: Make, tmp_path: Pat
         assert again.updates == half.updates > 0
         again.learn()
         assert again.updates == whole.updates
-        wanted = weights(whole)
-        for name, value in weights(again).items():
-            assert torch.equal(value, wanted[name]), name
+        torch.testing.assert_close(weights(again), weights(whole), rtol=0, atol=0)
 
 
 class Waiting(BudgetedTraining):
