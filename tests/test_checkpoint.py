@@ -141,8 +141,14 @@ def test_missing_checkpoint_is_an_error_with_the_folder(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "nowhere")
 
 
-def test_folder_without_done_does_not_count(tmp_path: Path) -> None:
+def test_folder_without_done_does_not_count_and_leftovers_of_a_killed_writer_are_swept(
+    tmp_path: Path,
+) -> None:
+    leftover = tmp_path / ".tmp-dead"
+    leftover.mkdir()
+    (leftover / "state.json").write_text("{")
     checkpoint.save(tmp_path, 1, {"x": 1})
+    assert not leftover.exists()
     unfinished = checkpoint.save(tmp_path, 2, {"x": 2})
     (unfinished / "done").unlink()
     assert checkpoint.steps(tmp_path) == [1]
@@ -215,14 +221,6 @@ def test_full_disk_is_told_and_leaves_the_previous_checkpoint(tmp_path: Path) ->
         assert "The checkpoint of step 1 is intact. Make room" in done.stdout
         assert checkpoint.load(tmp_path) == (1, {"x": 1})
         assert sorted(p.name for p in tmp_path.iterdir()) == ["000000001", "latest"]
-
-
-def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
-    leftover = tmp_path / ".tmp-dead"
-    leftover.mkdir(parents=True)
-    (leftover / "state.json").write_text("{")
-    checkpoint.save(tmp_path, 1, {})
-    assert not leftover.exists()
 
 
 def test_crash_before_latest_moved_resumes_from_what_latest_names(

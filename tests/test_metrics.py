@@ -25,8 +25,8 @@ class Clock:
 
 
 class Recorder:
-    def __init__(self, first_step: int | None = None, fails: bool = False) -> None:
-        self.first_step, self.fails, self.closed = first_step, fails, False
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.closed = fails, False
         self.seen: list[tuple[int, dict[str, float]]] = []
 
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
@@ -135,8 +135,7 @@ def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(
     ):
         log.write("train", 1, {"a/x": 1, **others})
         log.write("train", 2, {"a/x": 2})
-    assert good.seen == [(1, {"a/x": 1.0}), (2, {"a/x": 2.0})]
-    assert good.closed
+    assert good.seen == [(1, {"a/x": 1.0}), (2, {"a/x": 2.0})] and good.closed
     assert len(raw_lines(tmp_path)) == 2
     assert caplog.text.count("Recorder failed and is off") == 1
     assert "tracker is down" in caplog.text
@@ -151,19 +150,6 @@ def test_mirror_that_does_not_open_stops_the_run_with_the_way_out(tmp_path: Path
         pytest.raises(ConfigError, match=r"does not \(no such server\); repair it, or turn it off"),
     ):
         log.write("train", 1, {})
-
-
-def test_mirror_opened_after_a_truncation_knows_the_first_step_to_come(tmp_path: Path) -> None:
-    opened: list[Recorder] = []
-
-    def recorder(first_step: int | None) -> Recorder:
-        opened.append(Recorder(first_step))
-        return opened[-1]
-
-    with MetricsLog(tmp_path, mirrors=[recorder]) as log:
-        log.truncate_after(200)
-        log.write("train", 201, {})
-    assert [recorder.first_step for recorder in opened] == [201]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tiny import config
 import mbrl
 from mbrl.config import file as config_file
 from mbrl.errors import CheckpointError, ConfigError, MbrlError
-from mbrl.evaluate import evaluate
+from mbrl.evaluate import judge
 from mbrl.seeding import seed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,15 +46,7 @@ def play(run: mbrl.OpenRun, agent: Any, steps: int = 20) -> list[int]:
 
 def evaluated(run: mbrl.OpenRun, agent: Any) -> list[float]:
     """Returns of the run's final evaluation, played again."""
-    settings = run.config.evaluate
-    return evaluate(
-        agent.policy,
-        run.config.env,
-        settings.final_episodes,
-        settings.seed,
-        settings.num_envs,
-        explore=False,
-    ).returns
+    return judge(agent.policy, run.config, final=True).returns
 
 
 def test_a_run_tells_its_settings_result_metrics_and_replay(run: mbrl.OpenRun) -> None:
