@@ -231,7 +231,7 @@ def test_record_reads_what_a_run_left_and_refuses_an_unfinished_one(tmp_path: Pa
         with pytest.raises(MbrlError, match=r"expected the result .* remove a broken file"):
             RunRecord.read(tmp_path)
     (tmp_path / "result.json").write_text('{"agent": "dream"}')
-    with pytest.raises(MbrlError, match="it lacks env_id, seed, env_steps, eval; check"):
+    with pytest.raises(MbrlError, match="it lacks env_id, seed, env_steps, wall_time_s, "):
         RunRecord.read(tmp_path)
 
 

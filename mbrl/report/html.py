@@ -110,7 +110,7 @@ def write_run_report(path: Path, run: RunRecord, videos: Sequence[Path] = ()) ->
         protocol=_protocol(
             {"env_id": run.env_id, "seeds": [run.seed], "commit": run.commit}, [run]
         ),
-        configs={"settings of this run": _yaml(run.config)} if run.config else {},
+        configs={"settings of this run": _yaml(run.config)},
         videos=_embed(videos, path.parent),
     )
 
@@ -199,11 +199,10 @@ def _budget_table(agents: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dic
 
 def _configs(runs: Sequence[RunRecord]) -> dict[str, str]:
     """The settings of each agent; its seeds share them, so the first one speaks for all."""
-    first = {run.agent: run for run in reversed(runs) if run.config}
-    return {
-        f"settings of {run.agent} (seed {run.seed})": _yaml(run.config)
-        for run in sorted(first.values(), key=runs.index)
-    }
+    first: dict[str, RunRecord] = {}
+    for run in runs:
+        first.setdefault(run.agent, run)
+    return {f"settings of {r.agent} (seed {r.seed})": _yaml(r.config) for r in first.values()}
 
 
 def _protocol(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> dict[str, Any]:

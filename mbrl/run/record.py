@@ -4,7 +4,6 @@ Reading needs neither the environment nor the agent that made it.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, Self
 from mbrl.config.yaml import parse_value
 from mbrl.errors import MbrlError
 from mbrl.run.metrics import read_metrics
+
+_KEYS = ("agent", "env_id", "seed", "env_steps", "wall_time_s", "eval", "curve", "budget", "commit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +50,20 @@ class RunRecord:
         Raises:
             MbrlError: the run has no complete `result.json`; it is unfinished or no run at all.
         """
-        result = read_result(
-            run_dir / "result.json", "agent", "env_id", "seed", "env_steps", "eval"
-        )
-        config_path = run_dir / "config.yaml"
-        text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
+        result = read_result(run_dir / "result.json", *_KEYS)
+        config = (run_dir / "config.yaml").read_text(encoding="utf-8")
         return cls(
             run_dir=run_dir,
             agent=result["agent"],
             env_id=result["env_id"],
             seed=result["seed"],
             env_steps=result["env_steps"],
-            wall_time_s=result.get("wall_time_s", math.nan),
+            wall_time_s=result["wall_time_s"],
             evaluation=result["eval"],
-            curve=result.get("curve", []),
-            budget=result.get("budget", {}),
-            commit=result.get("commit", "unknown"),
-            config=parse_value(text) or {},
+            curve=result["curve"],
+            budget=result["budget"],
+            commit=result["commit"],
+            config=parse_value(config),
             metrics=read_metrics(run_dir),
         )
 
