@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from billiard import BRIGHT, EPISODE, GAME, Blind, Oracle, named, numbers, play
+from billiard import EPISODE, GAME, Blind, Oracle, named, numbers, play
 from gymnasium import spaces
 from tiny import model_settings
 
 from mbrl.studies.fidelity.follow import BURN_IN, follow, quantised
 from mbrl.studies.fidelity.games import GAMES
 from mbrl.studies.fidelity.information import ageing, information, rates, strangers
-from mbrl.studies.fidelity.measure import Sizes, measure, one_thread, plain
-from mbrl.studies.fidelity.objects import Backdrops, Scene, alone_in_frames
+from mbrl.studies.fidelity.measure import Sizes, measure
+from mbrl.studies.fidelity.objects import Backdrops
 from mbrl.studies.fidelity.readout import ahead_report, read, read_variables
+from mbrl.studies.trial import plain
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 
@@ -164,20 +165,6 @@ def test_the_rate_is_the_kl_of_the_loss(changes):
     assert static.shape == (24,) and (static > 0).all()
 
 
-def test_whether_an_object_is_alone_is_the_same_for_every_model_and_seed():
-    doubled = replace(TRAIN, obs=TRAIN.obs.copy())
-    half = np.random.default_rng(0).random(len(doubled.obs)) < 0.5
-    doubled.obs[half, 2:4, 12:14] = BRIGHT  # a second ball in half of the frames
-    for frames in (TRAIN, doubled):
-        wanted = alone_in_frames(GAME, frames)
-        for levels in (2, 16):
-            model = real_model(decoder={"levels": levels, "kind": "deconv"})
-            for seed in range(3):
-                found = Scene(model, GAME, frames, seed).detectors
-                assert {name: one.alone for name, one in found.items()} == wanted
-    assert alone_in_frames(GAME, TRAIN)["ball"]
-
-
 # -- everything -----------------------------------------------------------------------------------
 
 
@@ -299,13 +286,6 @@ def test_a_game_without_memory_gives_pixels_bits_and_drift_only():
     assert report["reconstruction"]["mse"] == report["drift"]["15"]["pixel_mse"] == 0.0
     assert report["bits_per_frame"] == pytest.approx(1 / math.log(2))
     assert not report.keys() & {"objects", "position_px", "probes", "probe_f1", "rows"}
-
-
-def test_timing_leaves_the_threads_alone():
-    threads = torch.get_num_threads()
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == threads
 
 
 def test_what_is_no_number_becomes_none():

@@ -10,8 +10,7 @@ from fidelity_trials import GAME, TINY, make_trial, tiny, write_trial
 from rich.console import Console
 
 from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
-from mbrl.studies.fidelity.figures import colour, cost_figure, drift_figure, marker
-from mbrl.studies.fidelity.games import GAMES
+from mbrl.studies.fidelity.figures import colour, drift_figure, marker
 from mbrl.studies.fidelity.report import write_report
 from mbrl.studies.fidelity.study import STUDY
 from mbrl.studies.fidelity.tables import columns_of, tables, terminal
@@ -218,20 +217,6 @@ def test_a_cell_says_how_sure_it_is() -> None:
     assert cell(None, 2) == "–"
 
 
-def test_of_many_objects_tables_show_the_first_under_names_of_their_own(tmp_path: Path) -> None:
-    names = [target.name for target in GAMES["freeway"].objects]
-    measures = {f"{name}_recall": 0.5 for name in names}
-    write_trial(make_trial(tmp_path, game="freeway"), measures)
-    summary = STUDY.aggregate("freeway", tmp_path / "results")
-    assert set(measures) <= summary["arms"]["pixelcnn"].keys()
-    assert len(names) == 11
-    assert [
-        head for head in shown(tmp_path, game="freeway")["PixelCNN"] if head.endswith("recall")
-    ] == [*("own chicken recall", "car 0 recall", "car 1 recall", "car 2 recall")]
-    heads = [column.header for column in terminal(summary).columns]
-    assert heads[3:7] == ["own", "car 0", "car 1", "car 2"]
-
-
 def test_the_table_of_a_terminal_breaks_no_number_at_80_columns(tmp_path: Path) -> None:
     measures = {
         **{f"{name}_recall": 0.25 for name in ("ball", "own_paddle", "other_paddle")},
@@ -253,25 +238,6 @@ def test_the_table_of_a_terminal_breaks_no_number_at_80_columns(tmp_path: Path) 
 
 
 # Figures
-
-
-def test_milliseconds_of_another_processor_are_not_drawn_beside_the_others(tmp_path: Path) -> None:
-    here, there = {"vectors": "AVX2"}, {"vectors": "AVX512"}
-    runs = [("world_models", 0, there), ("pixelcnn_stagewise", 0, there), ("deconv_mse", 0, here)]
-    runs += [("pixelcnn", 0, here), ("pixelcnn", 1, there), ("pixelcnn_past", 0, here)]
-    for arm, seed, machine in runs:
-        spent = {"cpu_s": 1.0 + seed, "rows": 1000}
-        trial = make_trial(tmp_path, arm=arm, seed=seed)
-        write_trial(trial, {"ball_recall": 0.5}, machine=machine, **spent)
-    moved = make_trial(tmp_path, arm="deconv_categorical")  # begun there, ended here
-    write_trial(moved, {"ball_recall": 0.5}, machine=here, other_machines=[there])
-    figure = cost_figure(STUDY.aggregate(GAME.name, tmp_path / "results"))
-    assert figure is not None
-    drawn = {text.get_text() for text in figure.legends[0].get_texts()}
-    alike = ("pixelcnn", "pixelcnn_past", "deconv_mse")
-    assert drawn == {ARMS[arm].title for arm in alike}
-    (mean,) = (line for line in figure.axes[0].lines if line.get_label() == ARMS["pixelcnn"].title)
-    assert mean.get_xdata().tolist() == [1.0]  # the seed that was trained there is not in it
 
 
 def test_arms_look_different_but_for_most_variants_of_the_pixelcnn() -> None:

@@ -3,9 +3,10 @@
 An arm is a title and overrides on `configs/fidelity.yaml`, never code (see `studies.arms`).
 Variants and ablations have one seed and half the minutes of main arms, unless they are read beside
 one main arm: then they have all of them. Tables name the minutes. Retired arms are those whose
-setting is gone; their results stay. This module imports nothing heavy.
+setting is gone; their results stay.
 """
 
+from mbrl.config.removed import REMOVED
 from mbrl.studies.arms import Arm
 
 _PLAIN_ENCODER = (
@@ -53,7 +54,7 @@ def _layers(count: int) -> tuple[str, ...]:
 
 
 def _gone(setting: str) -> str:
-    return f"its setting world_model.{setting} is gone, since it changed little (docs/fidelity.md)"
+    return REMOVED[f"world_model.{setting}"][1]
 
 
 ARMS: dict[str, Arm] = {
@@ -92,8 +93,8 @@ ARMS: dict[str, Arm] = {
     ),
     "pixelcnn_past_beside": Arm(
         "PixelCNN, shown both",
-        (_PAST, "world_model.encoder.keep_whole=true"),
         note="the encoder sees both whole frames and what is new in them",
+        retired=_gone("encoder.keep_whole"),
     ),
     "pixelcnn_past_long": Arm(
         "PixelCNN, past subtracted, long",

@@ -3,8 +3,8 @@
 A model, a game, training frames and held-out frames go in; a nested dictionary of numbers, ready
 for JSON, comes out. Each number is defined where it is made: objects in `objects`, dreams in
 `drift`, the code's contents in `probes` and `readout`, rate and distortion in `information`, the
-time of a sample here. When a number changes its meaning, `trials.MEASURES` is raised. Nothing is
-trained here but probes, and nothing in the model changes.
+time of a sample here. When a number changes its meaning, `Trial.measures` is raised. Torch should
+have one thread (`studies.trial.command_line`), as the time of a sample is that of one core.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from mbrl.studies.fidelity.drift import drift, squared_difference
-from mbrl.studies.fidelity.follow import Followed, decoded, follow, quantised, rng_of, stream
+from mbrl.studies.fidelity.follow import decoded, follow, quantised, rng_of, stream
 from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Game, Ram
 from mbrl.studies.fidelity.information import ageing, information, strangers
@@ -115,26 +115,6 @@ def _clock(spent: dict[str, float], part: str) -> Iterator[None]:
     spent[part] = round(time.process_time() - began, 2)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _timed_samples(model: WorldModel, followed: Followed, seed: int) -> tuple[Images, float]:
-    """Free-running samples of followed rows (M, H, W, C), and CPU milliseconds of one."""
-    with one_thread():
-        began = time.process_time()
-        images = decoded(model, followed.latent, stream(seed, "objects/pixels", model.device))
-        taken = time.process_time() - began
-    return images, 1000 * taken / len(images)
-
-
 def _samples(
     model: WorldModel, scene: Scene | None, held_out: Frames, seed: int, count: int
 ) -> dict[str, Any]:
@@ -142,10 +122,12 @@ def _samples(
     followed = follow(model, held_out, count, seed, "objects", keep_every=8)
     followed = followed.take(np.arange(min(count, len(followed.rows))))
     real = quantised(model, held_out.obs[followed.rows])
-    images, sample_ms = _timed_samples(model, followed, seed)
+    began = time.process_time()
+    images = decoded(model, followed.latent, stream(seed, "objects/pixels", model.device))
+    taken = time.process_time() - began
     error = squared_difference(images, real, model.high)
     report: dict[str, Any] = {
-        "sample_ms_per_frame": sample_ms,
+        "sample_ms_per_frame": 1000 * taken / len(images),
         "reconstruction": {
             "mse": error,
             "psnr_db": -10 * math.log10(error) if error > 0 else math.inf,
@@ -155,7 +137,7 @@ def _samples(
     if scene is not None:
         objects = _objects(scene, real, images, held_out.memory[followed.rows], seed)
         report |= {f"{name}_recall": scores["recall"] for name, scores in objects.items()}
-        report |= {**_distances(scene, objects), "objects": objects}
+        report |= {**_distances(objects), "objects": objects}
     return report
 
 
@@ -178,15 +160,14 @@ def _objects(
     return report
 
 
-def _distances(scene: Scene, objects: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _distances(objects: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """`centroid_px` and `position_px` over all objects; see `measure`."""
     enough = all(scores["recalled"] >= FEWEST_RECALLED for scores in objects.values())
     centroids = [scores["centroid_px"] for scores in objects.values() if enough]
-    alone = [name for name in objects if scene.detectors[name].alone]
-    positions = [objects[name]["position_px"] for name in alone]
+    positions = [scores["position_px"] for scores in objects.values()]
     return {
         "centroid_px": float(np.max(centroids)) if centroids else math.nan,
-        "position_px": float(np.max(positions)) if positions else math.nan,
+        "position_px": float(np.max(positions)),
     }
 
 

@@ -1,14 +1,10 @@
 """What the arms draw: a trained model in, `pictures.npz` out; many of those in, one PNG out.
 
-Two kinds of pictures, of the same held-out moments for every arm and seed, so that they can be laid
-under each other:
+*Samples* are free-running samples of p(x | z, h) beside the real frames. *Strips* are open-loop
+dreams: the model sees 16 real frames and from then on only the real actions.
 
-* *samples*: free-running samples of p(x | z, h) beside the real frames;
-* *strips*: open-loop dreams. The model sees 16 real frames and from then on only the real actions;
-  drawn at each of `HORIZONS` steps, beside what really happened.
-
-Moments are chosen by the console's memory alone: first those where every object is to be seen, and
-dreams in which they stay longest. Pixels are never smoothed: enlarging is by whole factors.
+Moments are the same for every arm and seed, and chosen by the console's memory alone: first those
+where every object is to be seen, and dreams in which they stay longest. Pixels are never smoothed.
 """
 
 from collections.abc import Mapping
@@ -27,6 +23,7 @@ from mbrl.studies.panels import sheet
 from mbrl.world_model.model import WorldModel
 
 SAMPLES, STRIPS = 6, 3
+SCALE = 4  # enlarges every pixel on a sheet
 _CANDIDATES = 400
 _SEED = 0  # the same moments for every arm and seed
 
@@ -115,22 +112,16 @@ def _dreams(frames: Frames, game: Game, length: int) -> NDArray[np.int64]:
 # -- putting them on one sheet ------------------------------------------------------------------
 
 
-def sample_sheet(path: Path, arms: Mapping[str, Pictures], scale: int = 4) -> Path:
-    """Write a PNG: real frames above each arm's samples of the same moments.
-
-    `arms` are of one game, by title in the order of the rows; `scale` enlarges every pixel.
-    """
+def sample_sheet(path: Path, arms: Mapping[str, Pictures]) -> Path:
+    """Write a PNG: real frames, and below them each arm's samples of the same moments, by title."""
     rows = {"real frame": next(iter(arms.values())).real}
     rows |= {title: one.samples for title, one in arms.items()}
-    return sheet(path, rows, [], scale)
+    return sheet(path, rows, [], SCALE)
 
 
-def strip_sheet(path: Path, arms: Mapping[str, Pictures], which: int = 0, scale: int = 4) -> Path:
-    """The same of what really happened at moment `which`, and each arm's dream of it.
-
-    There is one column per horizon.
-    """
+def strip_sheet(path: Path, arms: Mapping[str, Pictures]) -> Path:
+    """The same of what really happened, and each arm's first dream of it; a column per horizon."""
     first = next(iter(arms.values()))
-    rows = {"what happened": first.strip_real[which]}
-    rows |= {title: one.strips[which] for title, one in arms.items()}
-    return sheet(path, rows, [f"+{horizon} steps" for horizon in first.horizons], scale)
+    rows = {"what happened": first.strip_real[0]}
+    rows |= {title: one.strips[0] for title, one in arms.items()}
+    return sheet(path, rows, [f"+{horizon} steps" for horizon in first.horizons], SCALE)

@@ -16,8 +16,6 @@ from mbrl.studies.tables import (
 )
 
 Summary = Mapping[str, Any]
-SHOWN = 4
-"""Objects in a table; results have all of them."""
 HORIZONS = (1, 5, 15, 30, 50)
 
 COLUMNS = (
@@ -75,14 +73,14 @@ TABLES = (
 
 
 def objects(summary: Summary) -> list[str]:
-    """Names of the game's objects, the ball first; of many (Freeway's cars) the first `SHOWN`."""
+    """Names of the game's objects, the ball first."""
     found = [
         name.removesuffix("_recall")
         for arm in summary["arms"].values()
         for name in arm
         if name.endswith("_recall")
     ]
-    return sorted(dict.fromkeys(found), key=lambda name: name != "ball")[:SHOWN]
+    return sorted(dict.fromkeys(found), key=lambda name: name != "ball")
 
 
 def _over(horizons: Sequence[int], *measures: tuple[str, str, int]) -> list[Column]:
