@@ -106,13 +106,6 @@ def test_a_drawing_shows_the_ball_or_it_does_not(drawn, expected):
         assert np.isnan(scores["centroid_px"])
 
 
-def test_a_perfect_drawing_is_recalled_without_error():
-    places = [(2, 3), (14, 1), (7, 11)]
-    scores = scores_of(contrast(draw(memories(*places)), BACKDROP), *places)
-    assert scores["recall"] == scores["present"] == scores["precision"] == 1.0
-    assert scores["centroid_px"] == scores["position_px"] == 0.0 and scores["frames"] == 3
-
-
 def test_a_filled_bar_is_no_paddle_wherever_the_paddle_is():
     ram = memories(*[(2, 2)] * 11)
     ram[:, 3] = np.arange(3, 14)
@@ -124,12 +117,6 @@ def test_a_filled_bar_is_no_paddle_wherever_the_paddle_is():
     bar = np.repeat(field(*[(row, 14, 200) for row in range(1, 16)]), len(ram), 0)
     scores = object_scores(paddle, real, bar)
     assert scores["near"] == 1.0 and scores["recall"] == 0.0
-
-
-def test_a_load_is_what_is_at_least_a_quarter_as_strong_as_the_peak():
-    loads = [ball_detector().loads(field(pixel)).tolist() for pixel in ((7, 6, 49), (7, 6, 51))]
-    assert loads == [[0.0], [51.0]]
-    assert ball_detector().loads(field((7, 6, 200), (13, 2, 100))).tolist() == [300.0]
 
 
 def test_what_the_real_region_holds_beside_the_object_may_be_drawn():

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mbrl.studies.fidelity import readout
 from mbrl.studies.fidelity.drift import drift, squared_difference
 from mbrl.studies.fidelity.follow import decoded, follow, quantised, rng_of, stream
 from mbrl.studies.fidelity.frames import Frames
@@ -24,13 +25,6 @@ from mbrl.studies.fidelity.games import Game, Ram
 from mbrl.studies.fidelity.information import ageing, information, strangers
 from mbrl.studies.fidelity.objects import Images, Scene, object_scores
 from mbrl.studies.fidelity.probes import EPOCHS
-from mbrl.studies.fidelity.readout import (
-    ahead_report,
-    nuisances,
-    position_report,
-    probe_report,
-    read,
-)
 from mbrl.studies.trial import plain
 from mbrl.world_model.model import WorldModel
 
@@ -67,13 +61,12 @@ def measure(
         Numbers, None where there is no number. At the top, what results are compared by:
         `NAME_recall` of each object; `centroid_px`, the largest of the objects' median centroid
         errors, None if one was recalled in fewer than `FEWEST_RECALLED` frames; `position_px`, the
-        largest of the objects' `position_px` (free-running samples of held-out frames);
-        `probe_f1`, weighted F1 from [z, h] by variable and category, with `mean` and `ball`, the
-        mean over variables of the ball; `nats_per_frame`, `bits_per_frame`, `shuffle_gain_bits`,
-        and `squared_error` in place of bits for arms without a likelihood; `drift` by horizon;
-        `sample_ms_per_frame`. Below, in full: `objects`, `probes`, `positions`, `ahead`,
-        `nuisance`, `information`, `reconstruction`, `rows`, and `cpu_s` of each part.
-        Without the console's memory, objects, probes and what follows from them are missing.
+        largest of the objects'; `probe_f1`, weighted F1 from [z, h], with `ball`, the mean over
+        variables of the ball; `nats_per_frame`, `bits_per_frame`, `shuffle_gain_bits`, and
+        `squared_error` in place of bits for arms without a likelihood; `sample_ms_per_frame`.
+        Below, in full: `drift`, `objects`, `probes`, `positions`, `ahead`, `nuisance`,
+        `information`, `reconstruction`, `rows`, and `cpu_s` of each part. Without the console's
+        memory, objects, probes and what follows from them are missing.
     """
     sizes, was_training = sizes or Sizes(), model.training
     model.eval()
@@ -126,13 +119,10 @@ def _samples(
     images = decoded(model, followed.latent, stream(seed, "objects/pixels", model.device))
     taken = time.process_time() - began
     error = squared_difference(images, real, model.high)
+    psnr = -10 * math.log10(error) if error > 0 else math.inf
     report: dict[str, Any] = {
         "sample_ms_per_frame": 1000 * taken / len(images),
-        "reconstruction": {
-            "mse": error,
-            "psnr_db": -10 * math.log10(error) if error > 0 else math.inf,
-            "frames": float(len(images)),
-        },
+        "reconstruction": {"mse": error, "psnr_db": psnr, "frames": float(len(images))},
     }
     if scene is not None:
         objects = _objects(scene, real, images, held_out.memory[followed.rows], seed)
@@ -146,9 +136,8 @@ def _objects(
 ) -> dict[str, dict[str, float]]:
     """`object_scores` by object, and `shuffled_recall`, the recall by chance.
 
-    That is the recall of drawings made from another frame's (z, h). Pixels are drawn independently
-    for each frame, so this is each drawing judged by another frame's truth. A model that puts the
-    object where it is most often gets no less.
+    That is each drawing judged by another frame's truth: what a model gets that puts the object
+    where it is most often.
     """
     drawn = scene.contrasts(images, ram)
     partner = strangers(len(drawn), rng_of(seed, "objects/strangers"))
@@ -165,18 +154,16 @@ def _distances(objects: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     enough = all(scores["recalled"] >= FEWEST_RECALLED for scores in objects.values())
     centroids = [scores["centroid_px"] for scores in objects.values() if enough]
     positions = [scores["position_px"] for scores in objects.values()]
-    return {
-        "centroid_px": float(np.max(centroids)) if centroids else math.nan,
-        "position_px": float(np.max(positions)),
-    }
+    largest = float(np.max(centroids)) if centroids else math.nan
+    return {"centroid_px": largest, "position_px": float(np.max(positions))}
 
 
 def _readout(
     model: WorldModel, game: Game, train: Frames, held_out: Frames, seed: int, sizes: Sizes
 ) -> dict[str, Any]:
     """Probes, regressions and nuisances."""
-    reading, rows = read(model, train, held_out, seed, fitted=sizes.fitted, scored=sizes.scored)
-    probes = probe_report(game, reading, seed, epochs=sizes.epochs)
+    reading, rows = readout.read(model, train, held_out, seed, sizes.fitted, sizes.scored)
+    probes = readout.probe_report(game, reading, seed, epochs=sizes.epochs)
     scores = dict(probes["zh"]["f1"]) if probes else {}
     ball = [value for name, value in scores.items() if "ball" in name and name in game.variables]
     if ball:
@@ -184,8 +171,8 @@ def _readout(
     return {
         "probe_f1": scores,
         "probes": probes,
-        "positions": position_report(game, reading),
-        "ahead": ahead_report(game, reading),
-        "nuisance": nuisances(game, reading, seed, epochs=sizes.epochs),
+        "positions": readout.position_report(game, reading),
+        "ahead": readout.ahead_report(game, reading),
+        "nuisance": readout.nuisances(game, reading, seed, epochs=sizes.epochs),
         "rows": rows,
     }

@@ -84,7 +84,7 @@ class Reading:
 
 
 def read(
-    model: WorldModel, train: Frames, held_out: Frames, seed: int, *, fitted: int, scored: int
+    model: WorldModel, train: Frames, held_out: Frames, seed: int, fitted: int, scored: int
 ) -> tuple[Reading, dict[str, float]]:
     """Follow `fitted` training rows, validation included, and `scored` rows of other episodes.
 
