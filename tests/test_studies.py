@@ -272,7 +272,7 @@ def of_worlds(result: Any, summary: Any, figures: Path) -> None:
     assert result["rows"] == result["updates"] * 2 * 4
     assert 0 <= result["measures"]["ball_recall"] <= 1
     assert look_up(summary["arms"]["pixelcnn"], "drift/15/ball_recall") is not None
-    for name in ("samples", "dream_1", "drift", "cost"):
+    for name in ("samples", "dream_1", "drift"):
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     pictures = Pictures.read(figures.parent / "pixelcnn-0" / "pictures.npz")
     assert pictures.real.shape == pictures.samples.shape

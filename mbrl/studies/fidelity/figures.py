@@ -92,9 +92,9 @@ def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
     shown = [one for one in models if one["arm"] in ARMS and ARMS[one["arm"]].main] or models
     if not any(len(one["curve"]["cpu_minutes"]) > 1 for one in shown):
         return None
-    decoders = [one["settings"]["world_model"]["decoder"] for one in shown]
-    likelihoods = [decoder.get("likelihood", "categorical") for decoder in decoders]
-    calibrated = [one for one, kind in zip(shown, likelihoods, strict=True) if kind != "mse"]
+    calibrated = [
+        one for one in shown if one["settings"]["world_model"]["decoder"].get("likelihood") != "mse"
+    ]
     panels = [("kl", "KL of the code, nats per frame")]
     if calibrated:
         panels.append(("nats_per_frame", "pixels, nats per frame"))

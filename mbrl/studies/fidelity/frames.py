@@ -170,36 +170,36 @@ def load_frames(store: ReplayStore) -> Frames:
 
     A ReplayError if it is empty.
     """
-    spans: dict[str, list[tuple[int, int]]] = {}  # of each episode: t0 and rows of its fragments
-    for episode in store.episodes():
-        spans.setdefault(episode.eps_id, []).append((episode.t0, episode.rows))
     layout = store.layout()
     if layout is None:
         raise ReplayError(f"{store.directory}: expected frames, got an empty store; collect first")
-    place: dict[tuple[str, int], int] = {}
-    is_first: list[bool] = []
-    for eps_id, fragments in spans.items():
-        reached = -1
-        for t0, rows in sorted(fragments):
-            place[eps_id, t0] = len(is_first)
-            is_first += [t0 != reached, *([False] * (rows - 1))]
-            reached = t0 + rows
-    n = len(is_first)
+    order: dict[str, int] = {}  # in which the episodes began
+    spans = sorted(
+        (order.setdefault(one.eps_id, len(order)), one.t0, one.rows) for one in store.episodes()
+    )
+    ends = {(which, t0 + rows) for which, t0, rows in spans}
+    place, n = {}, 0
+    for which, t0, rows in spans:
+        place[which, t0] = n
+        n += rows
     obs = np.empty((n, *layout.obs_shape), np.uint8)
     ram = np.empty((n, layout.ram_bytes), np.uint8) if layout.ram_bytes else None
     # one row more in front, which the shift to arrival order drops
     actions = np.zeros((1, n + 1, *layout.action_shape), layout.action_dtype)
-    rewards, terminateds = np.zeros((1, n + 1), np.float32), np.zeros((1, n + 1), np.bool_)
+    rewards = np.zeros((1, n + 1), np.float32)
+    terminateds, is_first = np.zeros((2, 1, n + 1), np.bool_)
+    is_first[0, 0] = True
     for episode in store.episodes():
-        first = place[episode.eps_id, episode.t0]
-        rows_here = slice(first, first + episode.rows)
+        at = order[episode.eps_id], episode.t0
+        rows_here = slice(place[at], place[at] + episode.rows)
         obs[rows_here] = episode.obs
         if ram is not None and episode.ram is not None:
             ram[rows_here] = episode.ram
-        choice = (0, slice(first + 1, first + 1 + episode.rows))
+        choice = (0, slice(place[at] + 1, place[at] + 1 + episode.rows))
         actions[choice] = episode.actions
         rewards[choice], terminateds[choice] = episode.rewards, episode.terminateds
-    shifted = arrival(obs[None], actions, rewards, terminateds, np.array([[True, *is_first]]))
+        is_first[0, place[at] + 1] = at not in ends
+    shifted = arrival(obs[None], actions, rewards, terminateds, is_first)
     return Frames(
         obs=obs,
         prev_action=shifted.prev_action[0],

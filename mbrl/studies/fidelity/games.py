@@ -79,6 +79,11 @@ class Game:
     objects: tuple[SceneObject, ...] = ()  # what a drawing should keep
     act: Act | None = None  # the scripted policy; None for random actions only
 
+    @property
+    def categories(self) -> dict[str, str]:
+        """The category of every variable, by name."""
+        return {name: variable.category for name, variable in self.variables.items()}
+
 
 # -- from memory to places ------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ class Sizes:
     epochs: int = EPOCHS  # upper limit of the probes' training
 
 
+@torch.no_grad()
 def measure(
     model: WorldModel,
     game: Game,
@@ -55,7 +56,7 @@ def measure(
     """Measure one trained model; the same seed gives the same numbers, times apart.
 
     Backdrops, masses and probes are fitted on `train`, the frames it was trained on; everything is
-    scored on `held_out`, frames of other episodes. The model is put into evaluation mode and back.
+    scored on `held_out`, frames of other episodes. The model is in evaluation mode.
 
     Returns:
         Numbers, None where there is no number. At the top, what results are compared by:
@@ -68,19 +69,7 @@ def measure(
         `information`, `reconstruction`, `rows`, and `cpu_s` of each part. Without the console's
         memory, objects, probes and what follows from them are missing.
     """
-    sizes, was_training = sizes or Sizes(), model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            tree: dict[str, Any] = plain(_measured(model, game, train, held_out, seed, sizes))
-    finally:
-        model.train(was_training)
-    return tree
-
-
-def _measured(
-    model: WorldModel, game: Game, train: Frames, held_out: Frames, seed: int, sizes: Sizes
-) -> dict[str, Any]:
+    sizes = sizes or Sizes()
     report, cpu_s = dict[str, Any](), dict[str, float]()
     with _clock(cpu_s, "objects"):
         scene = Scene(model, game, train, seed) if game.objects and train.ram is not None else None
@@ -97,7 +86,8 @@ def _measured(
     if train.ram is not None and game.variables:
         with _clock(cpu_s, "probes"):
             report |= _readout(model, game, train, held_out, seed, sizes)
-    return {**report, "cpu_s": cpu_s}
+    tree: dict[str, Any] = plain({**report, "cpu_s": cpu_s})
+    return tree
 
 
 @contextmanager

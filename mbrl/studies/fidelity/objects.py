@@ -31,9 +31,7 @@ from mbrl.errors import ConfigError
 from mbrl.replay import ReplayStore
 from mbrl.studies.fidelity.follow import quantised, rng_of
 from mbrl.studies.fidelity.frames import Frames
-from mbrl.studies.fidelity.games import Bools as Bools
-from mbrl.studies.fidelity.games import Floats as Floats
-from mbrl.studies.fidelity.games import Game, Ram, SceneObject
+from mbrl.studies.fidelity.games import Bools, Floats, Game, Ram, SceneObject
 from mbrl.world_model.model import WorldModel
 
 Images = NDArray[np.uint8]
@@ -173,14 +171,12 @@ class Detector:
         return Sightings(found.position, found.present & close)
 
     def _best(self, contrasts: Floats, places: Floats | None) -> Sightings:
-        if not len(contrasts):
-            return Sightings(np.zeros((0, 2)), np.zeros(0, bool))
         target = self.target
         inside = crop(contrasts @ np.asarray(self.sides), target.region)
         masses = box_sums(inside, target.window)
         if places is not None:
             masses = np.where(_near(target, masses.shape, places), masses, -1.0)
-        flat = masses.reshape(len(masses), -1)
+        flat = masses.reshape(len(masses), math.prod(masses.shape[1:]))
         best = flat.argmax(1)
         heaviest = flat[np.arange(len(flat)), best]
         centre = np.stack(np.unravel_index(best, masses.shape[1:]), -1)

@@ -52,23 +52,18 @@ class Pictures:
 def draw(model: WorldModel, frames: Frames, game: Game, path: Path) -> Pictures:
     """Draw samples and dreams of chosen moments of held-out rows; write them to `path` (.npz)."""
     generator = stream(_SEED, "pictures", model.device)
-    # those that some held-out episode is long enough for
-    horizons = [horizon for horizon in HORIZONS if BURN_IN + horizon <= frames.longest]
     starts = _stills(frames, game)
     last = filtered(model, frames, starts, BURN_IN, generator).latent[:, -1]
-    begin = _dreams(frames, game, max(horizons, default=0))
-    dreams = np.zeros((len(begin), 0, *frames.obs.shape[1:]), np.uint8)
-    if horizons:
-        rollouts = roll_out(model, frames, begin, horizons, _SEED, "pictures")
-        drawn = [decoded(model, rollouts.latents[horizon], generator) for horizon in horizons]
-        dreams = np.stack(drawn, 1)
-    rows = begin[:, None] + BURN_IN - 1 + np.asarray(horizons, np.int64)
+    begin = _dreams(frames, game, max(HORIZONS))
+    rollouts = roll_out(model, frames, begin, HORIZONS, _SEED, "pictures")
+    dreams = [decoded(model, rollouts.latents[horizon], generator) for horizon in HORIZONS]
+    rows = np.stack([rollouts.rows(horizon) for horizon in HORIZONS], 1)
     pictures = Pictures(
         real=np.asarray(frames.obs[starts + BURN_IN - 1], np.uint8),
         samples=decoded(model, last, generator),
         strip_real=np.asarray(frames.obs[rows], np.uint8),
-        strips=dreams,
-        horizons=np.asarray(horizons, np.int64),
+        strips=np.stack(dreams, 1),
+        horizons=np.asarray(HORIZONS, np.int64),
     )
     pictures.write(path)
     return pictures
@@ -94,8 +89,6 @@ def _stills(frames: Frames, game: Game) -> NDArray[np.int64]:
 
 def _dreams(frames: Frames, game: Game, length: int) -> NDArray[np.int64]:
     """Starts of windows after whose first rows the objects stay visible longest."""
-    if length == 0:
-        return np.zeros(0, np.int64)
     rng = rng_of(_SEED, "pictures/dreams")
     starts = np.unique(frames.windows(BURN_IN + length, _CANDIDATES, rng))
     rows = starts[:, None] + BURN_IN - 1 + np.arange(length + 1)

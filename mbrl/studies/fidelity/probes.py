@@ -9,15 +9,13 @@ one linear classifier over byte values per variable, Adam with learning rate 5e-
 batches of 64, at most 100 epochs; on validation accuracy, the rate is divided by 5 after 5 epochs
 without a new best and the classifier keeps its best epoch after 15; variables whose labels have an
 entropy below 0.6 nats are dropped, as are test frames that are also training frames; F1 is the mean
-over classes weighted by how often each occurs. As in its later versions, all variables are trained
-at once; they share nothing but the batches, so each ends where it would have ended alone.
+over classes weighted by how often each occurs.
 
 Where we differ: frames are 64 x 64 instead of 210 x 160, so neighbouring values of a position may
 look the same; a classifier punishes a miss by half a pixel as hard as one by thirty, so a ridge
-regression and a small network stand beside it. Values that never occur in training are left out of
-the 256 classes. There are fewer training frames than their 35,000. The last version of their code
-weights F1 by *predicted* frequency, because two arguments are swapped; here, as in its earlier
-versions, by true frequency.
+regression and a small network stand beside it. Values that never occur in training are no classes.
+There are fewer training frames than their 35,000. The last version of their code weights F1 by
+*predicted* frequency, because two arguments are swapped; here, it is the true one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,10 +49,7 @@ def accuracy(labels: Labels, guesses: Labels) -> float:
 
 
 def f1_per_class(labels: Labels, guesses: Labels) -> tuple[Floats, Labels]:
-    """F1 of every class that occurs among labels or guesses, and how often each is the label.
-
-    F1 = 2 TP / (2 TP + FP + FN), which is 0 for a class never hit.
-    """
+    """F1 of every class among labels or guesses, and how often each is the label."""
     classes, flat = np.unique(np.concatenate([labels, guesses]), return_inverse=True)
     truth, guess = flat[: len(labels)], flat[len(labels) :]
     size = len(classes)
@@ -159,8 +154,7 @@ class Course:
 class _Columns:
     """The weights of several softmax classifiers side by side, and Adam on them.
 
-    Softmax, cross-entropy and its gradient are written out: a linear layer needs no autograd, and a
-    rate per column is what lets every classifier have its own course.
+    The gradient is written out, as a rate per column lets every classifier have its own course.
     """
 
     def __init__(self, courses: Sequence[Course], weight: Tensor, first: Tensor, second: Tensor):

@@ -121,11 +121,6 @@ def read_variables(game: Game, train: Frames) -> tuple[str, ...]:
     return informative(names, train.memory[:, [game.variables[name].index for name in names]])
 
 
-def categories_of(game: Game) -> dict[str, str]:
-    """The category of every variable, by name."""
-    return {name: variable.category for name, variable in game.variables.items()}
-
-
 def _r2_by_name(targets: Targets, guess: NDArray[np.float64]) -> dict[str, float]:
     scores = r2(targets.test.astype(np.float64), guess)
     return dict(zip(targets.names, map(float, scores), strict=True))
@@ -143,7 +138,7 @@ def probe_report(
     names = read_variables(game, reading.train_frames)
     if not names:
         return {}
-    targets, categories = reading.targets(game, names), categories_of(game)
+    targets, categories = reading.targets(game, names), game.categories
     rows = len(targets.test)
     blind = np.stack([majority(column.astype(np.int64), rows) for column in targets.train.T], 1)
     report = {"majority": classification_report(targets, blind, categories)}
@@ -200,10 +195,7 @@ def ahead_report(game: Game, reading: Reading) -> dict[str, dict[str, float]]:
 
 
 def balanced_accuracy(labels: Labels, guesses: Labels) -> float:
-    """Mean over the classes among labels (M,) of the share of its rows with the right guess (M,).
-
-    1 over the number of classes for any guess that does not depend on the row.
-    """
+    """Mean over the classes among labels (M,) of how many of each are guessed rightly (M,)."""
     classes, of = np.unique(labels, return_inverse=True)
     right = np.bincount(of[labels == guesses], minlength=len(classes))
     return float((right / np.bincount(of)).mean())
@@ -215,8 +207,7 @@ def luck(
     """What the best reader's balanced accuracy would be by luck, at most: the 97.5th percentile.
 
     From labels (M,), what each reader says (M,), and which episode each row is of (M,). Where a
-    label is the same all through every episode, episodes are given each other's labels; otherwise
-    rows are. `rng` shuffles them.
+    label is the same all through every episode, `rng` shuffles episodes, otherwise rows.
     """
     _, first, of = np.unique(episodes, return_index=True, return_inverse=True)
     whole = labels[first]
@@ -239,8 +230,7 @@ def nuisance_report(
 ) -> dict[str, dict[str, float]]:
     """How well nuisances are read out of each kind of features of the same rows.
 
-    `episodes` (M,) says which episode each test row is of. `epochs` is the upper limit of each
-    linear classifier's training, and of a network's if it is smaller than `NETWORK_EPOCHS`.
+    `episodes` (M,) says which episode each test row is of.
 
     Returns:
         For each variable, balanced accuracies in [0, 1] on held-out rows: of the linear classifier

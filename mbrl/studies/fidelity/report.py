@@ -19,9 +19,8 @@ _LEAD = (
 )
 _CAPTIONS = {
     "drift": "Open-loop dreams after 16 real frames, with the real actions. Thin: every seed, and "
-    "the means of variants; thick: means of the main arms. A ball is recalled if it is within its "
-    "radius of the real one and its region holds hardly anything else; distance is the median. "
-    "Of a ball, only dreams count whose real one was in play from start to horizon.",
+    "the means of variants; thick: means of the main arms. Of a ball, only dreams count whose real "
+    "one was in play from start to horizon.",
     "learning": "Training of the main arms, every seed, over the CPU time it is given. Squared "
     "errors are no likelihood and are left out on the right.",
     "field": "The same PixelCNN with 1 to 8 layers on blocks of 4 x 4 pixels, one seed, half the "
@@ -72,22 +71,20 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
         paths = [folder / f"{arm}-{seed}" / "pictures.npz" for seed in seeds]
         if path := next(filter(Path.exists, paths), None):
             drawn[arm] = Pictures.read(path)
-    if not drawn:
-        return []
     titles = {arm: summary["runs"][arm]["title"] for arm in drawn}
     claim = {titles[arm]: one for arm, one in drawn.items() if arm in mains}
     others = {titles[arm]: one for arm, one in drawn.items() if arm not in mains}
-    sheets = []
-    for name, arms in (("samples", claim), ("samples_variants", others)):
-        if arms:
-            sheets.append((sample_sheet(folder / "figures" / f"{name}.png", arms), _SAMPLES))
-    shown = [("dream_1", claim or others)]
-    if claim and others:
-        shown.append(("dream_variants", others))
-    for name, arms in shown:
-        if all(len(one.strips) for one in arms.values()):
-            sheets.append((strip_sheet(folder / "figures" / f"{name}.png", arms), _DREAMS))
-    return sheets
+    wanted = (
+        ("samples", sample_sheet, claim, _SAMPLES),
+        ("samples_variants", sample_sheet, others, _SAMPLES),
+        ("dream_1", strip_sheet, claim or others, _DREAMS),
+        ("dream_variants", strip_sheet, claim and others, _DREAMS),
+    )
+    return [
+        (make(folder / "figures" / f"{name}.png", arms), caption)
+        for name, make, arms, caption in wanted
+        if arms
+    ]
 
 
 def _warnings(summary: Summary) -> list[str]:

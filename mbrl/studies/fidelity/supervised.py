@@ -23,7 +23,7 @@ from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Game
 from mbrl.studies.fidelity.probes import Labels, Targets, classification_report, not_seen_in
-from mbrl.studies.fidelity.readout import categories_of, read_variables
+from mbrl.studies.fidelity.readout import read_variables
 from mbrl.studies.fidelity.trial import Trial
 from mbrl.studies.training import BudgetedTraining
 from mbrl.world_model.encoder import NormalisedEncoder, Seen
@@ -161,7 +161,7 @@ def supervised_report(
     columns = [game.variables[name].index for name in reader.names]
     labels = held_out.memory[new][:, columns]
     targets = Targets(reader.names, labels[:0], labels[:0], labels)
-    report = classification_report(targets, reader.guesses(obs[new]), categories_of(game))
+    report = classification_report(targets, reader.guesses(obs[new]), game.categories)
     return {
         "probe_f1": report["f1"],
         "supervised": report,

@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbrl.studies.fidelity.follow import rng_of
-from mbrl.studies.fidelity.games import GAMES
+from mbrl.studies.fidelity.games import GAMES, Bools, Floats
 from mbrl.studies.fidelity.objects import (
     FITTED,
     HAZE,
-    Bools,
     Detector,
-    Floats,
     contrast,
     crop,
     fit_detectors,
