@@ -42,8 +42,7 @@ from mbrl.world_model.model import WorldModel
 Rows = NDArray[np.int64]
 
 HORIZONS = (1, 5, 15, 30, 50)  # steps after the last observed row
-RALLY = 15
-"""Starts are chosen so that the ball is in play for at least so many steps, while there are any."""
+RALLY = 15  # steps that the ball is in play after the starts that are drawn, while there are any
 BALL = "ball"
 
 

@@ -29,8 +29,7 @@ from mbrl.world_model.model import WorldModel
 
 BATCH = 64
 OLD, YOUNG = 256, 16  # rows of the windows in which ageing is measured; arms learn from 16 and more
-LAST, EVERY, WINDOWS = 8, 2, 64
-"""It is measured on every so many of the last rows of so many windows."""
+LAST, EVERY, WINDOWS = 8, 2, 64  # measured: every second of the last 8 rows of 64 windows
 
 
 def is_calibrated(model: WorldModel) -> bool:

@@ -37,12 +37,10 @@ from mbrl.world_model.model import WorldModel
 Images = NDArray[np.uint8]
 
 ENOUGH_MASS = 0.5  # share of its real mass from which on something is the object
-ONE_SIDED = 0.9
-"""Share of an object's real contrast that is brighter (or darker) for it to own that side only."""
+ONE_SIDED = 0.9  # share of its real contrast on one side from which an object owns that side only
 ROOM = 0.5  # share of an object's usual load that a clean drawing may have beside it in its region
 HAZE = 0.25  # share of an object's usual peak below which a pixel is haze, and no part of the load
-TEXTURE = "texture_id"
-"""The variable that says which static backdrop a frame has, where a game has several."""
+TEXTURE = "texture_id"  # the variable that says which of several static backdrops a frame has
 FITTED = 1024  # training frames that backdrops and masses are learnt from
 
 

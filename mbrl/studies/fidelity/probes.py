@@ -35,8 +35,7 @@ Labels = NDArray[np.int64]
 MIN_ENTROPY = 0.6  # nats; variables with less are dropped, as in AtariARI
 LEARNING_RATE, EPSILON, BATCH, EPOCHS, PATIENCE = 5e-4, 1e-5, 64, 100, 15
 PLATEAU, PLATEAU_FACTOR, SLOWEST = 5, 0.2, 1e-5
-RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
-"""Penalties tried by `ridge`, in units of the features' overall variance."""
+RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)  # penalties, in units of the features' overall variance
 NETWORK_EPOCHS, HIDDEN = 30, 128
 
 

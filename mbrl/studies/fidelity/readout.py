@@ -47,13 +47,11 @@ from mbrl.studies.fidelity.probes import (
 from mbrl.world_model.model import WorldModel
 
 KINDS = {"z": "code", "h": "hidden", "zh": "features"}  # what a latent calls them
-AHEAD = (0, 1, 5, 15)
-"""How many steps after h_t its future is asked for; at 0, the frame it has not seen yet."""
+AHEAD = (0, 1, 5, 15)  # steps after h_t; at 0, the frame it has not seen yet
 VALIDATION = 1 / 8
 SHUFFLES = 400  # how often labels are shuffled to find out what luck gives
 LUCKY = 97.5  # the percentile of those that is called luck
-NUISANCES = ("texture_id", "noise_id")
-"""Variables that are nuisances, by name, in any game that has them."""
+NUISANCES = ("texture_id", "noise_id")  # variables, in any game that has them
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
 from mbrl.studies.fidelity.games import find_game
 from mbrl.world_model.settings import WorldModelSettings
 
-FEWEST_STEPS = 800
-"""Fewer are too few for the windows of the measures: eight environments share them."""
+FEWEST_STEPS = 800  # eight environments share them, and measures need windows of 66 rows
 _MAY_CHANGE = ("world_model.", "learn_model.")
 _OF_LABELS = tuple(
     f"world_model.encoder.{name}"
