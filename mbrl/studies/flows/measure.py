@@ -278,7 +278,7 @@ def _pairs(
     """
     rng = rng_of(seed, "flows/pairs")
     candidates = images.unseen[rng.integers(len(images.unseen), size=(16 * count, 2))]
-    if sight is not None and sight.lead is not None:
+    if sight is not None:
         lead = sight.lead
         ends = [images.held_out[rows] for rows in candidates.T]
         there = [sight.visible(lead, rows) for rows in candidates.T]
@@ -295,7 +295,7 @@ def _path(flow: ImageFlow, sight: Sight | None, paths: Images, seed: int) -> dic
     bits = bits.reshape(n, steps)
     ends = (bits[:, :1] + bits[:, -1:]) / 2
     scores = {"bits_rise": float((bits[:, 1:-1] - ends).mean())}
-    if sight is None or sight.lead is None:
+    if sight is None:
         return scores
     between = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
     places = sight.places(sight.lead, paths.reshape(n * steps, *paths.shape[2:]))

@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbrl.studies.fidelity.follow import rng_of
-from mbrl.studies.fidelity.games import GAMES
+from mbrl.studies.fidelity.games import GAMES, Bools, Floats
 from mbrl.studies.fidelity.objects import (
     FITTED,
     HAZE,
-    Bools,
     Detector,
-    Floats,
     contrast,
     crop,
     fit_detectors,
@@ -40,7 +38,7 @@ _NEIGHBOURS = [place for place in itertools.product((-1, 0, 1), repeat=2) if pla
 
 
 class Sight:
-    """Detectors of the objects that differ from everything else in their region."""
+    """Detectors of a game's objects."""
 
     def __init__(self, images: ImageSet, game: str) -> None:
         """Fit on random training images."""
@@ -50,13 +48,13 @@ class Sight:
         self.images = images
         frames, ram = self.frames(images.train[rows]), images.train_ram[rows]
         self.backdrop = np.median(frames, axis=0).astype(np.float64)
-        found = fit_detectors(GAMES[game].objects, contrast(frames, self.backdrop), ram)
-        self.detectors = {name: detector for name, detector in found.items() if detector.alone}
+        contrasts = contrast(frames, self.backdrop)
+        self.detectors = fit_detectors(GAMES[game].objects, contrasts, ram)
 
     @property
-    def lead(self) -> str | None:
+    def lead(self) -> str:
         """The object that interpolations follow: the first one, the ball where there is one."""
-        return next(iter(self.detectors), None)
+        return next(iter(self.detectors))
 
     def frames(self, levels: Images) -> Images:
         """Images (N, H, W, C) of levels as frames (N, SIDE, SIDE, C) of intensities, enlarged."""
@@ -94,8 +92,7 @@ def sight_of(images: ImageSet, game: str | None) -> Sight | None:
         return None
     if images.train_ram is None or texture_byte(GAMES[game]) is not None:
         return None
-    sight = Sight(images, game)
-    return sight if sight.detectors else None
+    return Sight(images, game)
 
 
 def count_objects(detector: Detector, contrasts: Floats) -> NDArray[np.int64]:
