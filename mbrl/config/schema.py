@@ -6,6 +6,7 @@ ranges and contradictions are reported together, each with file and line (`mbrl.
 module imports neither Ray nor the algorithms, so a check takes no longer than reading the file.
 """
 
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -180,47 +181,41 @@ class Config(_AllSections):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        width = self.collectors * self.collect.num_envs
-        for name in ("steps_per_iteration", "prefill_steps"):
-            value = getattr(self.collect, name)
-            if value % width:
-                raise ValueError(
-                    f"collect.{name}: expected a multiple of {width} (collectors x environments), "
-                    f"got {value}"
-                )
         learn = self.learn_model
+        width = self.collectors * self.collect.num_envs
+        for name, divisor, what in (
+            ("collect.steps_per_iteration", width, "(collectors x environments)"),
+            ("collect.prefill_steps", width, "(collectors x environments)"),
+            ("learn_model.batch_size", learn.num_learners, "learners"),
+            ("policy.dreams", self.learn_policy.num_learners, "learners"),
+        ):
+            value = attrgetter(name)(self)
+            if value % max(1, divisor):
+                raise ValueError(f"{name}: expected a multiple of {divisor} {what}, got {value}")
         learners = learn.num_learners + self.learn_policy.num_learners
         if learners and self.device.startswith("cuda:") and self.device != "cuda:0":
             raise ValueError(
                 f"device: expected cuda with num_learners, as Ray gives each learner its GPU, got "
                 f"{self.device}; choose GPUs with CUDA_VISIBLE_DEVICES"
             )
-        if learn.batch_size % max(1, learn.num_learners):
-            raise ValueError(
-                f"learn_model.batch_size: expected a multiple of {learn.num_learners} learners, "
-                f"got {learn.batch_size}"
-            )
-        if self.policy.dreams % max(1, self.learn_policy.num_learners):
-            raise ValueError(
-                f"policy.dreams: expected a multiple of {self.learn_policy.num_learners} learners, "
-                f"got {self.policy.dreams}"
-            )
-        for section, name in (("collect", "prefill_steps"), ("replay", "capacity_steps")):
-            value = getattr(getattr(self, section), name)
-            if self.agent == "dream" and value < learn.sequence_length:
+        if self.agent != "dream":
+            return self
+        for name in ("collect.prefill_steps", "replay.capacity_steps"):
+            value = attrgetter(name)(self)
+            if value < learn.sequence_length:
                 raise ValueError(
-                    f"{section}.{name}: expected at least learn_model.sequence_length = "
+                    f"{name}: expected at least learn_model.sequence_length = "
                     f"{learn.sequence_length}, got {value}"
                 )
         owed = learn.train_ratio * min(self.collect.prefill_steps, self.collect.steps_per_iteration)
         rows = learn.batch_size * learn.sequence_length
-        if self.agent == "dream" and owed < rows:
+        if owed < rows:
             raise ValueError(
                 f"learn_model.train_ratio: expected a batch (batch_size x sequence_length = {rows} "
                 f"rows) or more for every collect.steps_per_iteration, and for prefill_steps, "
                 f"got {owed:g} rows; raise the ratio or those steps"
             )
-        if self.agent == "dream" and self.collect.prefill_steps > self.env_steps:
+        if self.collect.prefill_steps > self.env_steps:
             raise ValueError(
                 f"collect.prefill_steps: expected at most env_steps = {self.env_steps}, "
                 f"got {self.collect.prefill_steps}"
