@@ -69,16 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
     stats.set_defaults(call=_replay_stats)
 
-    _add_bench(commands)
-    return parser
-
-
-def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     from mbrl.studies.bench import add_studies
 
-    parser = commands.add_parser("bench", help="studies of the world model's parts")
-    add_studies(parser)
-    parser.set_defaults(call=_bench)
+    bench = commands.add_parser("bench", help="studies of the world model's parts")
+    add_studies(bench)
+    bench.set_defaults(call=_bench)
+    return parser
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +141,7 @@ def _bench(options: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def _check_env(options: argparse.Namespace) -> int:
+def _check_env(options: argparse.Namespace) -> None:
     from envs.contract import check_env, format_report
     from envs.settings import EnvSettings
 
@@ -157,7 +153,6 @@ def _check_env(options: argparse.Namespace) -> int:
     else:
         settings = EnvSettings(id=options.id)
     print(format_report(check_env(settings, steps=options.steps)))
-    return 0
 
 
 def _replay_stats(options: argparse.Namespace) -> None:

@@ -341,8 +341,8 @@ def _say(
         found = in_kinds[name]
         return f"kind: expected {str([*found.kinds])[1:-1]}, got {found.kind_of(given)!r}"
     if kind == "extra_forbidden":
-        found = in_kinds.get(name[:-1])
-        foreign = found.foreign(str(detail["loc"][-2]), name[-1]) if found else None
+        section = in_kinds.get(name[:-1])
+        foreign = section.foreign(str(detail["loc"][-2]), name[-1]) if section else None
         return foreign or f"unknown setting; {_nearest(name, known)}"
     if kind == "missing":
         return "expected a value, got none"

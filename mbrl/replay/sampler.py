@@ -34,8 +34,6 @@ from mbrl.errors import ReplayError
 from mbrl.replay.store import ReplayStore, SegmentInfo
 
 _RESERVE_BYTES = 16 << 20  # disk is claimed in pieces of this size
-
-
 _LABEL, _T0, _START, _ROWS = range(4)  # columns of the table of fragments
 
 
@@ -44,10 +42,7 @@ class FragmentTable:
 
     A fragment is a run of rows that were added together: rows `start` to `start + rows` of all that
     were ever added, which lie in ring slots modulo the capacity. No row's content is known here, so
-    the tape of a million rows is a few array operations.
-
-    Attributes:
-        rows: live rows.
+    the tape of a million rows is a few array operations. `rows` counts those that are live.
     """
 
     def __init__(self) -> None:
@@ -101,12 +96,7 @@ class FragmentTable:
         return list(self._spans[label])
 
     def tape(self, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """All live rows in reading order, of a ring of `capacity` slots.
-
-        Returns:
-            (N,) the ring slot of each tape position, and (N,) whether its row does not continue the
-            tape row before it; True at 0.
-        """
+        """The ring slot of each tape position (N,), and whether its row is a first one (N,)."""
         live = self._table[self._head : self._tail]
         _, oldest, group = np.unique(live[:, _LABEL], return_index=True, return_inverse=True)
         live = live[np.lexsort((live[:, _T0], oldest[group]))]
@@ -224,10 +214,7 @@ class SequenceSampler:
         return [name for name, _ in self._loaded]
 
     def add(self, episode: Episode) -> int:
-        """Add a fragment's rows; rows whose (eps_id, t) is live already are dropped.
-
-        Returns:
-            The number of rows added.
+        """Add a fragment's rows, but those whose (eps_id, t) is live already; how many were added.
 
         Raises:
             ReplayError: another shape or dtype than the ring's, or the ring's disk is full.
@@ -246,16 +233,13 @@ class SequenceSampler:
         return sum(piece.rows for piece in pieces)
 
     def refresh(self, store: ReplayStore, order: Sequence[str] | None = None) -> int:
-        """Load the segments that are new since the last call.
+        """Load the segments of a store that are new since the last call; how many rows were added.
 
         Args:
             store: which store to follow.
             order: on resume, the checkpoint's `segments` after `store.restore(order)`: exactly
                 these are loaded, in this order, and all others now in the store count as seen.
                 Broken ones are left out (`ReplayStore.excuse`).
-
-        Returns:
-            The number of rows added.
 
         Raises:
             ReplayError: a segment of `order` is missing without having broken, or as in `add`.

@@ -60,7 +60,7 @@ def newest_sequences(
         return None
     length = min(length, *(sum(part.rows for part in run) for run in runs))
     return arrival(
-        obs=_last(runs, "obs", length),
+        obs=_last(runs, "obs", length)[:, 1:],
         actions=_last(runs, "actions", length),
         rewards=_last(runs, "rewards", length),
         terminateds=_last(runs, "terminateds", length),
