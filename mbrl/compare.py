@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -69,21 +68,12 @@ def compare(
     given: list[str] = [*overrides, *([] if env_steps is None else [f"env_steps={env_steps}"])]
     config = load(config_path, given)
     folder = out or Path("runs") / f"compare-{config.name}"
-    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // jobs))} if jobs > 1 else {}
     children, run_dirs = [], []
     for seed, agent in product(range(seeds), agents):
         run_dir = folder / agent / f"seed{seed}"
         words = [*given, f"agent={agent}", f"seed={seed}"]
         _check_reusable(load(config_path, words), run_dir)
-        command = [sys.executable, "-m", "mbrl", "train", str(config_path), *words]
-        child = Child(
-            title=f"{agent} seed {seed}",
-            command=[*command, f"run.dir={run_dir}"],
-            log=run_dir / "log.txt",
-            done=partial(_done, run_dir / "result.json", config.env_steps),
-            environment=threads,
-        )
-        children.append(child)
+        children.append(_child(f"{agent} seed {seed}", config_path, words, run_dir, jobs))
         run_dirs.append(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
@@ -100,8 +90,18 @@ def compare(
     return _report(result, list(agents), [*map(RunRecord.read, run_dirs)], folder, console)
 
 
-def _done(result: Path, env_steps: int) -> bool:
-    return result.exists() and json.loads(result.read_text())["env_steps"] >= env_steps
+def _child(title: str, config_path: Path, words: list[str], run_dir: Path, jobs: int) -> Child:
+    """One run, by the command a user would type."""
+    result, budget = run_dir / "result.json", load(config_path, words).env_steps
+    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // jobs))} if jobs > 1 else {}
+    command = [sys.executable, "-m", "mbrl", "train", str(config_path), *words]
+    return Child(
+        title=title,
+        command=[*command, f"run.dir={run_dir}"],
+        log=run_dir / "log.txt",
+        done=lambda: result.exists() and json.loads(result.read_text())["env_steps"] >= budget,
+        environment=threads,
+    )
 
 
 def _check_reusable(config: Config, run_dir: Path) -> None:

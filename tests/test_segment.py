@@ -167,12 +167,9 @@ def test_a_rewritten_but_equal_segment_is_accepted():
     assert_equal(decode_segment(rewritten())[1][0], make_episode(4))
 
 
-def test_another_format_version_is_refused_by_name():
+def test_another_format_and_a_foreign_file_are_refused_by_name():
     with pytest.raises(SegmentVersionError, match=r"got reverie-replay/2; read it with"):
         decode_segment(rewritten(format="reverie-replay/2"))
-
-
-def test_a_foreign_parquet_file_is_refused():
     sink = io.BytesIO()
     pq.write_table(pa.table({"x": [1]}), sink)
     with pytest.raises(ReplayError, match="got a foreign parquet file"):

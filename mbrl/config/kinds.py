@@ -22,27 +22,17 @@ _TAG = "kind: "
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of a section.
-
-    Attributes:
-        settings: what a config may say of it.
-        made_by: the class that is made from them, as `package.module:Class`.
-    """
+    """One kind of a section: its settings, and what is made from them."""
 
     settings: type[Settings]
-    made_by: str
+    made_by: str  # package.module:Class
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """All kinds of a section, by the name that its setting `kind` gives; annotates the section.
+    """All kinds of a section, by the name that its setting `kind` gives; annotates the section."""
 
-    Attributes:
-        default: the kind of a section that names none.
-        kinds: the kinds.
-    """
-
-    default: str
+    default: str  # the kind of a section that names none
     kinds: Mapping[str, Kind]
 
     def keys(self, kind: object) -> set[str]:

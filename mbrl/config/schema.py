@@ -29,18 +29,10 @@ AGENTS = ("dream", *BASELINES, "random")
 class CollectSettings(Settings):
     """How real experience is gathered (`mbrl.collect`)."""
 
-    num_collectors: int = Field(
-        0, ge=0, description="Ray actors; 0 collects in the training process"
-    )
-    num_envs: int = Field(
-        8, ge=1, description="environments stepped in one batch by each collector"
-    )
-    steps_per_iteration: int = Field(
-        64, ge=1, description="env steps between two rounds of learning"
-    )
-    prefill_steps: int = Field(
-        512, ge=1, description="random steps before learning starts; they count"
-    )
+    num_collectors: int = Field(0, ge=0, description="Ray actors; 0 collects where the loop runs")
+    num_envs: int = Field(8, ge=1, description="environments each collector steps in one batch")
+    steps_per_iteration: int = Field(64, ge=1, description="env steps between rounds of learning")
+    prefill_steps: int = Field(512, ge=1, description="random steps before learning; they count")
     fragment_steps: int = Field(256, ge=1, description="a fragment is cut after this many steps")
     fragment_s: float = Field(30.0, gt=0, description="or after this many seconds")
     max_restarts: int = Field(100, ge=0, description="crashes in a row before the run stops")
@@ -49,12 +41,9 @@ class CollectSettings(Settings):
 class ReplaySettings(Settings):
     """What is kept and what is sampled (`mbrl.replay`)."""
 
-    capacity_steps: int = Field(
-        1_000_000, ge=1, description="newest env steps that are sampled from"
-    )
+    capacity_steps: int = Field(1_000_000, ge=1, description="newest steps that are sampled from")
     ring_dir: Path | None = Field(
-        None,
-        description="folder of the memory-mapped ring; default: a temporary one that is removed",
+        None, description="folder of the memory-mapped ring; default: the system's temporary one"
     )
     max_disk_gb: float | None = Field(
         None, gt=0, description="oldest segments beyond this are deleted; default: keep all"
@@ -65,55 +54,36 @@ class LearnModelSettings(Settings):
     """How the world model is trained (`mbrl.learn_model`)."""
 
     train_ratio: float = Field(384.0, gt=0, description="replayed rows per collected env step")
-    batch_size: int = Field(
-        64, ge=1, description="B, sequences per update, over all learners together"
-    )
+    batch_size: int = Field(64, ge=1, description="B, sequences per update of all learners")
     sequence_length: int = Field(16, ge=2, description="T, rows per sequence")
     lr: float = Field(1e-3, gt=0, description="Adam step size")
     adam_eps: float = Field(1e-6, gt=0, description="Adam epsilon")
-    warmup_updates: int = Field(
-        100, ge=0, description="updates over which the step size grows from zero"
-    )
+    warmup_updates: int = Field(100, ge=0, description="in which the step size grows from zero")
     halve_after: int | None = Field(
-        None,
-        ge=1,
-        description="updates after which the step size is half of lr, and a third after twice as "
-        "many: lr / (1 + updates / halve_after); null keeps it",
+        None, ge=1, description="the step size is lr / (1 + updates / halve_after); null: lr"
     )
     grad_clip: float = Field(100.0, gt=0, description="largest global norm of the gradient")
-    num_learners: int = Field(
-        0, ge=0, description="Ray actors under DDP; 0 learns in the training process"
-    )
+    num_learners: int = Field(0, ge=0, description="Ray actors (DDP); 0 learns where the loop runs")
     gpus_per_learner: float = Field(0.0, ge=0, description="GPUs each learner actor asks Ray for")
-    max_starts: int = Field(
-        16384, ge=1, description="latest posterior latents kept as starts of dreams"
-    )
+    max_starts: int = Field(16384, ge=1, description="latest posterior latents as dreams' starts")
 
 
 class LearnPolicySettings(Settings):
     """How much the policy learns in the dream; how it learns is `policy`."""
 
     dream_ratio: float = Field(480.0, gt=0, description="imagined steps per collected env step")
-    num_learners: int = Field(
-        0, ge=0, description="RLlib learner actors; 0 learns in the training process"
-    )
+    num_learners: int = Field(0, ge=0, description="RLlib's actors; 0 learns where the loop runs")
 
 
 class EvaluateSettings(Settings):
     """When and how the agent is judged (`mbrl.evaluate`)."""
 
-    every_steps: int = Field(
-        1000, ge=1, description="env steps between evaluations; the end is always one"
-    )
+    every_steps: int = Field(1000, ge=1, description="between evaluations; the end is always one")
     episodes: int = Field(20, ge=1, description="episodes of each evaluation")
     final_episodes: int = Field(50, ge=1, description="episodes of the last one")
     num_envs: int = Field(10, ge=1, description="environments stepped in one batch")
-    explore: bool = Field(
-        False, description="sample actions, as in training, instead of taking the most likely"
-    )
-    seed: int = Field(
-        1_000_000, ge=0, description="the same for every agent and run that is compared"
-    )
+    explore: bool = Field(False, description="sample actions instead of taking the most likely")
+    seed: int = Field(1_000_000, ge=0, description="the same for all agents that are compared")
 
 
 class RunSettings(Settings):
@@ -126,12 +96,9 @@ class RunSettings(Settings):
     tensorboard: bool = Field(True, description="mirror metrics.jsonl to TensorBoard")
     wandb: bool = Field(False, description="mirror metrics to Weights & Biases (extra: wandb)")
     mlflow: bool = Field(False, description="mirror metrics to MLflow (extra: mlflow)")
-    threads: int | None = Field(
-        None, ge=1, description="torch threads; default: torch's own choice"
-    )
+    threads: int | None = Field(None, ge=1, description="of torch; default: torch's own choice")
     ray_address: str | None = Field(
-        None,
-        description="Ray head to join (auto: any); default: the job's, else a local one if needed",
+        None, description="Ray head to join (auto: any); default: the job's, else one of our own"
     )
 
 
@@ -224,11 +191,7 @@ class Config(_AllSections):
 
 
 def load(path: Path | str, overrides: config_file.Overrides = ()) -> Config:
-    """Read a config file, apply overrides, check everything.
-
-    Raises:
-        ConfigError: with every mistake found, each with its file and line.
-    """
+    """Read a config file, apply overrides, check everything; see `mbrl.config.file.load`."""
     return config_file.load(Config, path, overrides)
 
 

@@ -151,15 +151,13 @@ class SequenceSampler:
 
     Args:
         capacity_steps: rows that are kept, final observations included; the oldest go first.
-        obs_shape: of one observation.
-        obs_dtype: of observations.
-        action_shape: () for a discrete space, (A,) for a Box.
-        action_dtype: "int64" or "float32".
+        obs_shape, obs_dtype: of one observation.
+        action_shape, action_dtype: () int64 for a discrete space, (A,) float32 for a Box.
         directory: on which disk the ring lives (such as /dev/shm); None for the system's temporary
             folder. Nothing is left there.
 
     Raises:
-        ReplayError: the capacity is below 1, or the folder cannot hold the ring.
+        ReplayError: the folder cannot hold the ring.
     """
 
     def __init__(
@@ -171,8 +169,6 @@ class SequenceSampler:
         action_dtype: DTypeLike = np.int64,
         directory: Path | None = None,
     ) -> None:
-        if capacity_steps < 1:
-            raise ReplayError(f"replay.capacity_steps: expected at least 1, got {capacity_steps}")
         self.capacity = capacity_steps
         kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
             "obs": (tuple(obs_shape), np.dtype(obs_dtype)),
@@ -260,15 +256,10 @@ class SequenceSampler:
         return added
 
     def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> SequenceBatch:
-        """Draw windows of the tape, uniformly and with replacement.
+        """Draw B windows of T rows of the tape, uniformly and with replacement.
 
-        Args:
-            batch_size: B.
-            length: T, rows per sequence.
-            rng: decides the starts; one call draws B integers from it.
-
-        Returns:
-            (B, T) rows in arrival order; arrays are the caller's.
+        One call draws B integers from `rng`. The rows are in arrival order; the arrays are the
+        caller's.
 
         Raises:
             ReplayError: fewer rows than `length` are stored.

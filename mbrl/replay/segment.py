@@ -82,35 +82,24 @@ NO_LAYOUT = Layout("", "uint8", (), "int64", ())  # of an empty store
 
 @dataclass(frozen=True)
 class FragmentInfo:
-    """One entry of the footer's `episodes` list: a fragment, without its rows.
-
-    Attributes:
-        reward_sum: sum of the fragment's raw rewards ("return" in the footer).
-        The other names are those of `Episode`.
-    """
+    """One entry of the footer's `episodes` list: a fragment, as `Episode`, without its rows."""
 
     eps_id: str
     t0: int
     rows: int
     steps: int
-    reward_sum: float
+    reward_sum: float  # raw; "return" in the footer
     ended: bool
     policy_version: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentHeader:
-    """The footer of a segment.
-
-    Attributes:
-        layout: shape of the rows.
-        fragments: in the order of the rows.
-        sha256: 64 hex digits over the footer's other fields and all rows.
-    """
+    """The footer of a segment."""
 
     layout: Layout
-    fragments: tuple[FragmentInfo, ...]
-    sha256: str
+    fragments: tuple[FragmentInfo, ...]  # in the order of the rows
+    sha256: str  # 64 hex digits over the footer's other fields and all rows
 
     @property
     def rows(self) -> int:
@@ -294,15 +283,7 @@ def decode_segment(data: bytes) -> tuple[SegmentHeader, list[Episode]]:
 
 
 def read_header(source: Any) -> SegmentHeader:
-    """Read only the footer of a segment.
-
-    Args:
-        source: bytes of the file, or anything `pyarrow.parquet.read_metadata` opens.
-
-    Raises:
-        SegmentVersionError: the file has another format version.
-        ReplayError: it is no segment.
-    """
+    """Read only the footer of a segment, from bytes or whatever pyarrow opens; errors as above."""
     with _refusing_what_is_broken():
         where = pa.BufferReader(source) if isinstance(source, bytes) else source
         return _parse_footer(pq.read_metadata(where))[1]

@@ -108,11 +108,9 @@ def describe_segment(
 
 
 class ReplayStore:
-    """Segments of one environment in one folder.
+    """Segments of one environment in one folder, which is made at the first commit.
 
-    Args:
-        directory: made at the first commit.
-        env_id: recorded in each segment; "" takes over what the folder already says.
+    `env_id` is recorded in each segment; "" takes over what the folder already says.
 
     Attributes:
         quarantined: broken files this object has moved to `bad/`.
@@ -221,11 +219,7 @@ class ReplayStore:
         return pinned
 
     def pinned(self) -> set[str]:
-        """Names that a checkpoint needs.
-
-        Raises:
-            ReplayError: a list of pins is no JSON.
-        """
+        """Names that a checkpoint needs."""
         names: set[str] = set()
         for path in self._pins.glob("*.json"):
             try:
