@@ -87,10 +87,10 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from mbrl.config.file import dump, find_config
+    from mbrl.config.file import dump
     from mbrl.config.schema import load
 
-    config = load(find_config(options.config), options.overrides)
+    config = load(options.config, options.overrides)
     if options.check:
         print(f"{options.config}: fine")
         return
@@ -146,24 +146,18 @@ def _check_env(options: argparse.Namespace) -> None:
     from envs.settings import EnvSettings
 
     if options.id.endswith((".yaml", ".yml")):
-        from mbrl.config.file import find_config
         from mbrl.config.schema import load
 
-        settings = load(find_config(options.id)).env
+        settings = load(options.id).env
     else:
         settings = EnvSettings(id=options.id)
     print(format_report(check_env(settings, steps=options.steps)))
 
 
 def _replay_stats(options: argparse.Namespace) -> None:
-    from mbrl.errors import ReplayError
     from mbrl.replay import ReplayStore, format_stats
 
     folder = options.dir / "replay" if (options.dir / "replay").is_dir() else options.dir
-    if not (folder / "data").is_dir():
-        raise ReplayError(
-            f"{options.dir}: expected a replay store (a folder with data/), found none"
-        )
     print(format_stats(ReplayStore(folder).stats()))
 
 

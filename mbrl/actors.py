@@ -60,14 +60,11 @@ class LocalCollectors:
 
     def state_dict(self) -> State:
         """The collector's slots and the acting policy's memory."""
-        acting = self.collector.policy is self.policy
-        return {
-            "collector": self.collector.state_dict(),
-            "policy": self.policy.state_dict() if acting else None,
-        }
+        memory = self.policy.state_dict() if self.collector.policy is self.policy else None
+        return {"collector": self.collector.state_dict(), "policy": memory}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken, if it was in this process."""
         if not state:
             return
         self.collector.load_state_dict(state["collector"])

@@ -23,14 +23,7 @@ from mbrl.seeding import seed
 
 
 def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[str, Any]:
-    """Run, or resume, a baseline to its end; the arguments are those of `mbrl.train.train`.
-
-    Returns:
-        What `result.json` holds.
-
-    Raises:
-        SystemExit: with code 0, after a checkpoint, when a signal asked the run to stop.
-    """
+    """Run, or resume, a baseline to its end, as `mbrl.train.train` does."""
     config = run.config
     if config.run.threads:
         torch.set_num_threads(config.run.threads)

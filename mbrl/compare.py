@@ -105,11 +105,7 @@ def _child(title: str, config_path: Path, words: list[str], run_dir: Path, jobs:
 
 
 def _check_reusable(config: Config, run_dir: Path) -> None:
-    """Refuse a folder whose run was made with other settings, or with a larger budget.
-
-    Raises:
-        ConfigError: its scores would stand beside settings they were not made with.
-    """
+    """Refuse a folder whose run was made with other settings, or with a larger budget."""
     changed = changed_settings(run_dir, config)
     got = max(checkpoint.steps(run_dir / "checkpoints"), default=0)
     if (run_dir / "result.json").exists() or got > config.env_steps:

@@ -38,14 +38,8 @@ class EvalResult:
 
     def as_dict(self) -> dict[str, object]:
         """What a run's `result.json` keeps."""
-        return {
-            "episodes": len(self.returns),
-            "mean": self.mean,
-            "std": self.std,
-            "returns": self.returns,
-            "lengths": self.lengths,
-            "seeds": self.seeds,
-        }
+        summary = {"episodes": len(self.returns), "mean": self.mean, "std": self.std}
+        return {**summary, **vars(self)}
 
 
 def evaluate(

@@ -159,8 +159,7 @@ class WorldModelLearner:
 
     def model_state(self) -> dict[str, Tensor]:
         """The weights, on the CPU."""
-        weights = self.model.state_dict()
-        return {name: value.detach().cpu().clone() for name, value in weights.items()}
+        return {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning continues from: weights, optimiser, streams, counters."""

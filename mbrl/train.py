@@ -77,7 +77,7 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
                 crew.publish()
                 crew.log(receipts, model_metrics, policy_metrics)
                 crew.evaluate(last=run.env_steps >= config.env_steps)
-                if crew.checkpoint_due() or not more:
+                if crew.checkpoints_every.due(run.env_steps) or not more:
                     crew.save(replay)
                 if on_iteration is not None:
                     on_iteration(run)
@@ -235,10 +235,6 @@ class Crew:
         collect |= {f"world_model/{name}": value for name, value in model.items()}
         collect |= {f"policy/{name}": value for name, value in policy.items()}
         self.run.log.write("train", self.run.env_steps, collect)
-
-    def checkpoint_due(self) -> bool:
-        """Whether a checkpoint boundary was passed since the last checkpoint."""
-        return self.checkpoints_every.due(self.run.env_steps)
 
     # -- saving and resuming ----------------------------------------------------------------------
 

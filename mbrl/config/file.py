@@ -17,6 +17,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
@@ -101,26 +102,21 @@ def change(config: Model, overrides: Overrides) -> Model:
         ConfigError: there are mistakes; the message lists all of them.
     """
     mistakes: list[_Mistake] = []
-    assignments = [*_settings_of(config.model_dump()), *_parse_overrides(overrides, mistakes)]
-    return _checked(type(config), assignments, mistakes, _IN_PYTHON)
-
-
-def _settings_of(section: Mapping[str, Any], name: Name = ()) -> Iterator[_Assignment]:
-    """The settings of a config made before, as a file of all of them would give them."""
-    for key, value in section.items():
-        is_section = isinstance(value, Mapping)
-        yield _Assignment((*name, key), None if is_section else value, _IN_PYTHON, is_section)
-        if is_section:
-            yield from _settings_of(value, (*name, key))
+    assignments = _parse_overrides(overrides, mistakes)
+    return _checked(type(config), assignments, mistakes, _IN_PYTHON, config.model_dump())
 
 
 def _checked(
-    model: type[Model], assignments: Sequence[_Assignment], mistakes: list[_Mistake], root: _Place
+    model: type[Model],
+    assignments: Sequence[_Assignment],
+    mistakes: list[_Mistake],
+    root: _Place,
+    begun: Mapping[str, Any] = MappingProxyType({}),
 ) -> Model:
-    """Make the instance, or raise with all mistakes, those found before included."""
+    """Make the instance from what is given on top of `begun`, or raise with all mistakes."""
     known = dict(_known_settings(model))
-    in_kinds = dict(kinds.sections(model))
-    values, places = _merge(assignments, in_kinds)
+    in_kinds, values = dict(kinds.sections(model)), {**begun}
+    places = _merge(values, assignments, in_kinds)
     refused = {**_misplaced_bools(values, known), **_removed(values, known)}
     mistakes += [(_place(name, places, root), text) for name, text in refused.items()]
     try:
@@ -247,10 +243,11 @@ def _parse_overrides(overrides: Overrides, mistakes: list[_Mistake]) -> list[_As
 
 
 def _merge(
-    assignments: Sequence[_Assignment], in_kinds: Mapping[Name, kinds.Kinds]
-) -> tuple[dict[str, Any], dict[Name, _Place]]:
-    """The nested values that assignments give in order, and for each name the place that set it."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any],
+    assignments: Sequence[_Assignment],
+    in_kinds: Mapping[Name, kinds.Kinds],
+) -> dict[Name, _Place]:
+    """Put assignments into nested values, in order; for each name the place that set it."""
     places: dict[Name, _Place] = {}
     for assignment in assignments:
         section, name = values, assignment.name
@@ -262,14 +259,15 @@ def _merge(
         if name[-1] == "kind" and (found := in_kinds.get(name[:-1])):
             known = found.keys(assignment.value) or section.keys()
             for key in section.keys() - known:
-                if places[(*name[:-1], key)].layer != assignment.place.layer:
+                said = places.get((*name[:-1], key))
+                if said is None or said.layer != assignment.place.layer:
                     del section[key]
         if not assignment.section or not isinstance(section.get(name[-1]), dict):
             section[name[-1]] = {} if assignment.section else assignment.value
             for stale in [old for old in places if old[: len(name)] == name]:
                 del places[stale]
         places[name] = assignment.place
-    return values, places
+    return places
 
 
 # Checking

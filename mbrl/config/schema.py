@@ -191,8 +191,8 @@ class Config(_AllSections):
 
 
 def load(path: Path | str, overrides: config_file.Overrides = ()) -> Config:
-    """Read a config file, apply overrides, check everything; see `mbrl.config.file.load`."""
-    return config_file.load(Config, path, overrides)
+    """Read a config file, or one that is shipped by its name; see `mbrl.config.file.load`."""
+    return config_file.load(Config, config_file.find_config(path), overrides)
 
 
 def load_config(config: Config | Path | str, **settings: Any) -> Config:
@@ -208,4 +208,4 @@ def load_config(config: Config | Path | str, **settings: Any) -> Config:
     """
     if isinstance(config, Config):
         return config_file.change(config, settings) if settings else config
-    return load(config_file.find_config(config), settings)
+    return load(config, settings)
