@@ -71,14 +71,9 @@ def test_broken_file_is_quarantined_counted_and_reading_goes_on(store, damage, c
     first, second = fill(store, 2)
     path = store.data / first.name
     whole = path.read_bytes()
-    path.write_bytes(
-        {
-            "truncated": whole[: len(whole) // 2],
-            "garbage": os.urandom(500),
-            "empty": b"",
-            "swapped": (store.data / second.name).read_bytes(),
-        }[damage]
-    )
+    swapped = (store.data / second.name).read_bytes()
+    made = {"truncated": whole[: len(whole) // 2], "garbage": os.urandom(500), "empty": b""}
+    path.write_bytes({**made, "swapped": swapped}[damage])
     assert [len(store.read(s)) for s in store.segments()] == [0, 1]
     assert store.quarantined == 1 and "moved to bad/" in caplog.text
     (store.data / "notes.txt").write_text("left alone")
