@@ -76,13 +76,9 @@ class LatentPolicy:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Act with the network that `newest` returns on the features of `world_model`.
-
-        The world model is on `device`; the network is small and acts on the CPU.
-        """
-        self.version = 0
+        """Act with the network that `newest` returns, on the CPU, on features made on `device`."""
+        self.version, self.action_space = 0, action_space
         self.world_model, self.newest, self.device = world_model, newest, device
-        self.action_space = action_space
         self.generator = torch.Generator(device).manual_seed(seed)
         self.action_generator = torch.Generator().manual_seed(seed + 1)
         self.reset(0)
