@@ -53,8 +53,8 @@ def newest_sequences(store: ReplayStore, count: int, length: int) -> SequenceBat
     length = min(length, *(sum(part.rows for part in run) for run in runs))
     is_first = np.stack([np.arange(length + 1) == 1 for _ in runs])
     names = ("actions", "rewards", "terminateds")
-    rows = {name: _last(runs, name, length) for name in names}
-    return arrival(obs=_last(runs, "obs", length)[:, 1:], **rows, is_first=is_first)
+    caused = {name: _last(runs, name, length) for name in names}
+    return arrival(obs=_last(runs, "obs", length)[:, 1:], **caused, is_first=is_first)
 
 
 def _joined(fragments: list[Episode]) -> list[Episode]:
