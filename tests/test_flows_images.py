@@ -197,7 +197,7 @@ def make_unreadable(path: Path, case: str) -> None:
         ("text", "got a file that is no .npz"),
         ("empty folder", "expected a folder with PNG or JPG files, got none"),
         ("two sizes", "expected images of one size, got 8 x 8 .* and 10 x 10"),
-        ("broken picture", "expected a picture in .*z.png"),
+        ("broken picture", r"z\.png: expected a picture"),
         ("few", "expected at least 20 images, got 3"),
         ("CIFAR's pickles", r"can run any code; save them as an .npz \(uint8 N, H, W, C\)"),
     ],
@@ -211,7 +211,7 @@ def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path, case: str, error:
 @pytest.mark.parametrize(
     ("arrays", "error"),
     [
-        ({"labels": np.arange(3)}, "expected one uint8 array .*; got labels int64"),
+        ({"labels": np.arange(3)}, "expected one uint8 array .*, got labels int64"),
         ({"images": np.array([{}], object)}, "expected an .npz of plain arrays"),
         (None, "expected an .npz of plain arrays"),
     ],

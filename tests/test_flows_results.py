@@ -8,7 +8,7 @@ import pytest
 from flow_trials import curve, make_trial, write_images, write_trial
 
 from mbrl.errors import ConfigError
-from mbrl.studies.flows import cost, latency
+from mbrl.studies.flows import cost
 from mbrl.studies.flows.images import Source
 from mbrl.studies.flows.report import warnings_of
 from mbrl.studies.flows.results import minutes_to, thresholds_of
@@ -151,20 +151,17 @@ def test_results_of_other_images_than_those_described_are_refused(
 def write_costs(trial: Trial, machine: str = "a processor", **changes: Any) -> None:
     """Costs of a trial's arm, and of PixelCNN's samplers, as if they had been measured."""
     known = {"digest": "d1", "machine": {"cpu": machine}}
-    of_arm = {"settings": cost.settings_of(trial), "costs": {"parameters": 7}}
-    of_arm = {"version": cost.VERSION, **of_arm, **known, **changes}
-    trial.cost_path.write_text(json.dumps(of_arm))
-    drawn = {"settings": latency.settings_of(trial), "ms": {"8x8": {"cached": 3.0}}}
-    drawn = {"version": latency.VERSION, **drawn, **known, **changes}
-    trial.cost_path.with_name(latency.NAME).write_text(json.dumps(drawn))
+    measured = {"version": cost.VERSION, "costs": {"parameters": 7}, "ms": {"8x8": {"cached": 3.0}}}
+    for path, settings in cost.asked(trial).items():
+        path.write_text(json.dumps({**measured, "settings": settings, **known, **changes}))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"version": 1}, "made by another version"),
-        ({"digest": "d2"}, "made with other images"),
-        ({"settings": {}}, "made with other settings"),
+        ({"digest": "d2"}, "made with other images or settings (digest of the images: d2"),
+        ({"settings": {}}, "made with other images or settings (flow: None became"),
     ],
 )
 def test_costs_that_do_not_belong_to_the_trials_are_left_out_and_named(
@@ -178,7 +175,7 @@ def test_costs_that_do_not_belong_to_the_trials_are_left_out_and_named(
     write_costs(trial, **changes)
     summary = STUDY.aggregate("some", tmp_path / "results")
     assert summary["costs"] == {} and summary["latency"] == {}
-    assert summary["left_out"].keys() == {"level.cost.json", latency.NAME}
+    assert summary["left_out"].keys() == {"level.cost.json", cost.LATENCY}
     assert said in summary["left_out"]["level.cost.json"]
     assert any("Left out" in one and said in one for one in warnings_of(summary))
 
@@ -191,7 +188,7 @@ def test_times_of_another_machine_are_left_out_and_named(source: Source, tmp_pat
     summary = STUDY.aggregate("some", tmp_path / "results")
     assert summary["costs"].keys() == {"none"} and summary["latency"] == {}
     said = "timed on another machine"
-    assert summary["left_out"] == {"level.cost.json": said, latency.NAME: said}
+    assert summary["left_out"] == {"level.cost.json": said, cost.LATENCY: said}
     # what is left out for another reason is no yardstick
     write_costs(none, version=cost.VERSION - 1)
     summary = STUDY.aggregate("some", tmp_path / "results")

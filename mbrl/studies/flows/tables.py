@@ -30,12 +30,6 @@ from mbrl.studies.tables import (
 
 Summary = Mapping[str, Any]
 
-TABLES = (
-    *("main", "variants", "images", "parameters", "memory", "depth", "time"),
-    *("samples", "interpolation", "latency"),
-)
-"""Names of all tables."""
-
 _PATH = (
     ("right", "one of each", 2),
     ("seen", "seen", 2),
@@ -59,17 +53,17 @@ def _diverged(summary: Summary, arm: str) -> str:
     return f"{about['diverged']} of {len(about['seeds'])}"
 
 
-def _reached(summary: Summary, arm: str, name: str) -> str:
-    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
-    statistics = look_up(summary["arms"][arm], name)
-    if statistics is None:
-        return DASH
-    there = [one for one in statistics["per_seed"] if one is not None]
-    return f"{cell(statistics, 1)}, {len(there)} of {len(statistics['per_seed'])}"
-
-
 def _minutes_to(title: str, name: str) -> Column:
-    return Column(title, name, text=lambda summary, arm: _reached(summary, arm, name))
+    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
+
+    def text(summary: Summary, arm: str) -> str:
+        statistics = look_up(summary["arms"][arm], name)
+        if statistics is None:
+            return DASH
+        there = [one for one in statistics["per_seed"] if one is not None]
+        return f"{cell(statistics, 1)}, {len(there)} of {len(statistics['per_seed'])}"
+
+    return Column(title, name, text=text)
 
 
 _PARAMETERS = Column("parameters", "", text=lambda s, arm: number(s["runs"][arm]["parameters"]))
@@ -131,54 +125,37 @@ def _images(summary: Summary) -> Rows:
 
 @dataclass(frozen=True)
 class Cost:
-    """One number of an arm's costs.
-
-    Attributes:
-        title: its heading.
-        path: its place among the costs.
-        digits: behind the point.
-        unit: that it is written in.
-        of: its share of this number of the arm without sharing is written instead.
-        ranks: it was timed by the clock on so many ranks, which other work may have disturbed.
-    """
+    """One number of an arm's costs."""
 
     title: str
-    path: str
-    digits: int = 0
-    unit: float = 1.0
-    of: str = ""
-    ranks: str = ""
+    path: str  # its place among the costs
+    digits: int = 0  # behind the point
+    unit: float = 1.0  # that it is written in
+    of: str = ""  # its share of this number of the arm without sharing is written instead
+    ranks: str = ""  # timed by the clock on so many ranks, which other work may have disturbed
 
 
-def _cost_rows(summary: Summary, columns: Sequence[Cost], modes: Sequence[str] = ()) -> Rows:
-    """One row for each arm that has costs, or for each of its modes, which `*` in paths stands for.
-
-    Args:
-        summary: of the images.
-        columns: behind the arm's title and the mode.
-        modes: ways to keep activations.
-    """
+def _cost_rows(summary: Summary, columns: Sequence[Cost], modes: Sequence[str] = ("",)) -> Rows:
+    """One row for each arm that has costs, or for each of its memory modes: `*` in paths."""
     costs = summary["costs"]
     reference = costs.get(REFERENCE, {})
+
+    def text(cost: Mapping[str, Any], column: Cost, mode: str) -> str:
+        value = look(cost, column.path.replace("*", mode))
+        timed = [cost, reference] if column.of else [cost]
+        busy = BUSY if column.ranks and any(is_busy(one, column.ranks) for one in timed) else ""
+        if column.of:
+            return share(value, look(reference, column.of)) + busy
+        return number(None if value is None else value / column.unit, column.digits) + busy
+
+    named = ["memory"] if any(modes) else []
     rows = [
-        [_title(summary, arm), *([mode] if mode else [])]
-        + [_cost_cell(cost, reference, column, mode) for column in columns]
+        [_title(summary, arm), *[mode for _ in named], *(text(cost, one, mode) for one in columns)]
         for arm, cost in costs.items()
-        for mode in (modes or [""])
+        for mode in modes
     ]
-    head = ["arm", *(["memory"] if modes else []), *(column.title for column in columns)]
-    return Rows(head, rows, [arm for arm in costs for _ in (modes or [""])])
-
-
-def _cost_cell(
-    cost: Mapping[str, Any], reference: Mapping[str, Any], column: Cost, mode: str
-) -> str:
-    value = look(cost, column.path.replace("*", mode))
-    timed = [cost, reference] if column.of else [cost]
-    busy = BUSY if column.ranks and any(is_busy(one, column.ranks) for one in timed) else ""
-    if column.of:
-        return share(value, look(reference, column.of)) + busy
-    return number(None if value is None else value / column.unit, column.digits) + busy
+    head = ["arm", *named, *(column.title for column in columns)]
+    return Rows(head, rows, [arm for arm in costs for _ in modes])
 
 
 _PARAMETER_COSTS = (
@@ -265,7 +242,7 @@ def _interpolation(summary: Summary) -> Rows:
 
 def _latency(summary: Summary) -> Rows:
     """Milliseconds of flows and of PixelCNN's samplers by size, each beside the best sampler."""
-    timed: list[tuple[str, str, dict[str, float]]] = [
+    timed: list[tuple[str, str, Mapping[str, float]]] = [
         (arm, f"flow, {_title(summary, arm)}", cost["sample_ms"])
         for arm, cost in summary["costs"].items()
     ]
@@ -275,28 +252,21 @@ def _latency(summary: Summary) -> Rows:
         title = title if name == "flow" else f"PixelCNN, {name.replace('_', ' ')}"
         timed.append((name, title, {size: by_size[size][name] for size in by_size}))
     sizes = list(dict.fromkeys(size for _, _, ms in timed for size in ms))
-    best = {
-        size: min(ms for name, ms in by_size[size].items() if name != "flow") for size in by_size
-    }
-    rows = [
-        [
-            title,
-            *(
-                text
-                for size in sizes
-                for text in (number(ms.get(size)), _beside(ms.get(size), best.get(size)))
-            ),
-        ]
-        for _, title, ms in timed
-    ]
-    head = [text for size in sizes for text in (f"{size}, ms", f"{size}, beside the best")]
-    return Rows(["what", *head], rows, [arm for arm, _, _ in timed])
+    head, rows = ["what"], [[title] for _, title, _ in timed]
+    for size in sizes:
+        samplers = [ms for name, ms in by_size.get(size, {}).items() if name != "flow"]
+        head += [f"{size}, ms", f"{size}, beside the best"]
+        for row, (_, _, ms) in zip(rows, timed, strict=True):
+            row += [number(ms.get(size)), _beside(ms.get(size), min(samplers, default=None))]
+    return Rows(head, rows, [arm for arm, _, _ in timed])
 
 
 def _beside(ms: float | None, best: float | None) -> str:
     """Which is faster, and by what factor."""
-    if ms is None or best is None or ms == best:
-        return DASH if ms is None or best is None else "the best"
+    if ms is None or best is None:
+        return DASH
+    if ms == best:
+        return "the best"
     return f"{best / ms:,.1f} × faster" if ms < best else f"{ms / best:,.1f} × slower"
 
 

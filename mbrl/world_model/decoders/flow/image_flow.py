@@ -169,11 +169,10 @@ class GaussianPrior(nn.Module):
 
 
 class Uniform(nn.Module):
-    """Noise u that is uniform in [0, 1).
+    """Noise u that is uniform in [0, 1), so that log q(u | x) = 0.
 
-    A density does not give probabilities of integers. With noise from q(u | x), log P(x) is at
-    least the mean of log p(x + u) - log q(u | x) (Theis et al., arXiv:1511.01844), so a flow
-    reports a bound on the discrete likelihood. Uniform noise has log q = 0.
+    A density does not give probabilities of integers. With noise from q, log P(x) is at least the
+    mean of log p(x + u) - log q(u | x) (Theis et al., arXiv:1511.01844): flows report a bound.
     """
 
     def forward(
@@ -187,8 +186,8 @@ class Uniform(nn.Module):
 class Variational(nn.Module):
     """Noise from a small flow that sees the image: a tighter bound (Flow++, arXiv:1902.00275).
 
-    The flow's output goes through the normal distribution function. So it starts as uniform noise
-    exactly, and never leaves the bin.
+    Its output goes through the normal distribution function: it starts as uniform noise exactly,
+    and never leaves the bin.
     """
 
     def __init__(self, shape: tuple[int, int, int], levels: int, settings: FlowSettings) -> None:
@@ -224,8 +223,7 @@ def most_scales(height: int, width: int) -> int:
 
 
 def _expect_divisible(height: int, width: int, scales: int) -> None:
-    most = most_scales(height, width)
-    if scales > most:
+    if scales > (most := most_scales(height, width)):
         way = f"lower it to {most}" if most else "use decoder.kind: pixelcnn, which takes any size,"
         raise ConfigError(
             f"decoder.flow.scales: expected at most {most} for images of {height} x {width}, whose "
@@ -251,14 +249,8 @@ class ImageFlow(nn.Module):
     ) -> None:
         """Build for images of `shape` (C, H, W) with V levels and (N, features); 0: unconditional.
 
-        Args:
-            shape: (C, H, W).
-            levels: V.
-            features: F.
-            settings: of the flow.
-            hidden: width of the condition vector made from the features.
-            map_channels: grown maps of the spatial condition.
-            map_products: multiplied maps of it.
+        The features become a vector of width `hidden`, and that a map of `map_channels` grown and
+        `map_products` multiplied channels.
 
         Raises:
             ConfigError: the image cannot be halved so many times.
@@ -290,16 +282,16 @@ class ImageFlow(nn.Module):
 
     def _make_stages(self, maps: int, vector: int) -> list[Stage]:
         """All stages: one for each scale of Glow, before and after the squeeze for RealNVP."""
-        channels, height, width = self.shape
-        steps, stages, more = self.settings.steps, list[Stage](), (maps, vector, self.core)
-        for scale in range(self.settings.scales):
+        (channels, height, width), settings = self.shape, self.settings
+        steps, stages, more = settings.steps, list[Stage](), (maps, vector, self.core)
+        for scale in range(settings.scales):
             board = (channels << scale, height >> scale, width >> scale)
             squeezed = (4 * board[0], board[1] // 2, board[2] // 2)
-            if self.settings.variant == "realnvp":
-                stages.append(Stage(board, "checkerboard", self.settings, -(-steps // 2), *more))
-                stages.append(Stage(squeezed, "halves", self.settings, steps // 2, *more))
+            if settings.variant == "realnvp":
+                stages.append(Stage(board, "checkerboard", settings, -(-steps // 2), *more))
+                stages.append(Stage(squeezed, "halves", settings, steps // 2, *more))
             else:
-                stages.append(Stage(squeezed, "glow", self.settings, steps, *more))
+                stages.append(Stage(squeezed, "glow", settings, steps, *more))
         return stages
 
     @property
@@ -366,10 +358,9 @@ class ImageFlow(nn.Module):
             )
 
     def see(self, image: Tensor) -> None:
-        """Take images (N, C, H, W) that are trained on into the pixels' marginals.
+        """Take images (N, C, H, W) that are trained on into the pixels' marginals; all ranks must.
 
-        The density is another one afterwards, so this is no part of `log_prob`. With several ranks
-        all must call it.
+        The density is another one afterwards, so this is no part of `log_prob`.
         """
         self._expect(image)
         self.surface.see(image)
@@ -380,8 +371,7 @@ class ImageFlow(nn.Module):
     ) -> None:
         """Set every ActNorm from one batch, once; later calls do nothing.
 
-        With several ranks all must call it, each with images of its own: the statistics are those
-        of all together, so the weights stay equal.
+        All ranks must call it: the statistics are those of all together, so weights stay equal.
         """
         if bool(self.initialised):
             return
@@ -392,15 +382,10 @@ class ImageFlow(nn.Module):
     def log_prob(
         self, image: Tensor, features: Tensor | None = None, generator: Generator | None = None
     ) -> Tensor:
-        """A bound on the log-probability of integer images, exact up to the noise drawn.
+        """A bound on the log-probability of images, (N,) nats, exact up to the noise drawn.
 
-        Args:
-            image: (N, C, H, W) integer levels in [0, V).
-            features: (N, F), or None if the flow is unconditional.
-            generator: random stream of the dequantisation noise.
-
-        Returns:
-            (N,) nats.
+        `image` has integer levels in [0, V), (N, C, H, W); `features` are (N, F), or None if the
+        flow is unconditional.
         """
         y, more = self._enter(image, generator)
         return self.log_density(y, features) + more
