@@ -14,11 +14,9 @@ from torch import distributed
 
 from mbrl.errors import TrainingError
 from mbrl.studies.flows import cost
-from mbrl.studies.flows import step as step_module
 from mbrl.studies.flows.images import Source, load_images
-from mbrl.studies.flows.step import Loss, Order, others, peak_rss_bytes, run_steps, shared, step
+from mbrl.studies.flows.step import Loss, Order, peak_rss_bytes, run_steps, shared, step
 from mbrl.studies.flows.study import STUDY
-from mbrl.studies.flows.tables import tables
 from mbrl.studies.flows.train import optimizer_of
 from mbrl.studies.flows.trial import FlowStudySettings
 
@@ -91,20 +89,6 @@ def test_two_ranks_time_steps_with_and_without_communication_in_turns() -> None:
         assert one["max_rss_bytes"] > 2**20
 
 
-def test_load_counts_the_others_and_not_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loadavg = tmp_path / "loadavg"
-    loadavg.write_text("2.00 1.00 0.50 4/200 777\n")
-    monkeypatch.setattr(step_module, "_LOADAVG", loadavg)
-    monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 1.0, 0.5))
-    assert others(2) == 3
-    loadavg.write_text("2.00 1.00 0.50 1/200 777\n")
-    assert others(2) == 0
-    loadavg.unlink()  # only Linux has it
-    assert others(2) == 2
-
-
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(TrainingError, match=r"expected 1 training steps, got an error: .*scales"):
         run_steps(tiny_order(scales=9))
@@ -154,20 +138,6 @@ def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
     assert two["step_ms"] == pytest.approx(500) and two["no_sync_ms"] == pytest.approx(300)
     assert two["all_reduce_ms"] == pytest.approx(200)
     assert two["load_before"] == 0.25
-    shown = tables(summary)
-    assert {"parameters", "memory", "depth", "time", "latency"} <= shown.keys()
-    assert [row[:2] for row in shown["parameters"][1].rows] == [
-        ["no sharing", f"{none['parameters']:,.0f}"],
-        ["by level", f"{level['parameters']:,.0f}"],
-    ]
-    plain_first, *others = shown["memory"][1].rows
-    assert plain_first[3] == plain_first[5] == plain_first[7] == "100 %" and len(others) == 5
-    shares = [
-        f"{100 * level[kind]['reversible'] / none[kind]['plain']:.3g} %"
-        for kind in ("saved_bytes", "training_bytes")
-    ]
-    assert others[-1][1] == "reversible" and [*others[-1][3:6:2]] == shares
-    assert others[-1][6:] == ["0.3", "30 %"]  # resident
     arms = summary["arms"]
     assert arms["level"]["parameter_ratio"] == 1  # of the results, which say 100 for both
     assert arms["level"]["saved_bytes"] == level["saved_bytes"]
