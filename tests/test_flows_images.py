@@ -199,7 +199,7 @@ def make_unreadable(path: Path, case: str) -> None:
         ("two sizes", "expected images of one size, got 8 x 8 .* and 10 x 10"),
         ("broken picture", r"z\.png: expected a picture"),
         ("few", "expected at least 20 images, got 3"),
-        ("CIFAR's pickles", r"can run any code; save them as an .npz \(uint8 N, H, W, C\)"),
+        ("CIFAR's pickles", "can run any code; save them as an .npz"),
     ],
 )
 def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path, case: str, error: str) -> None:

@@ -1,8 +1,8 @@
 """What images cost without a model: bits per dimension of four codes that anyone can write.
 
-A dimension is one number of an image; there are H x W x C. Each baseline is a proper code (its
-probabilities sum to one, or its bytes can be decoded), fitted on training images, measured on the
-held-out images that the flows are measured on. A flow that does not beat them has learnt nothing.
+Each is a proper code (its probabilities sum to one, or its bytes can be decoded), fitted on
+training images, measured on the held-out images that the flows are measured on. A flow that does
+not beat them has learnt nothing.
 """
 
 import io
@@ -56,9 +56,7 @@ def marginal(train: Images, levels: int) -> Floats:
 
 def probabilities(frames: Images, table: Floats) -> Floats:
     """The probability by `marginal` of each level of frames (N, H, W, C): the same shape."""
-    flat = table.reshape(-1, table.shape[-1])
-    places = np.arange(len(flat))
-    return flat[places, frames.reshape(len(frames), -1)].reshape(frames.shape)
+    return np.take_along_axis(table[None], frames[..., None].astype(np.int64), -1)[..., 0]
 
 
 def marginal_bits(frames: Images, table: Floats) -> float:

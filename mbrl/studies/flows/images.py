@@ -28,18 +28,13 @@ SIDE = 64
 """The side of a game's frames; places of objects are in their pixels."""
 FRAMES_SEED = 0
 PICTURES = {".png", ".jpg", ".jpeg"}
-HELD_OUT = 10
-"""One image of so many is held out of a user's own."""
-FEWEST = 20
-"""Fewer images than that are no data set."""
+HELD_OUT, FEWEST = 10, 20
+"""One of so many of a user's own images is held out; fewer are no data set."""
 _AT_ONCE = 4096
 
 
 class Source(Settings):
-    """Which images, and how they are prepared; everything that decides them.
-
-    Either a game, a name in `mbrl.studies.fidelity.games.GAMES`, or a path is given.
-    """
+    """Which images, either a game's or those of a path, and how they are prepared."""
 
     game: str | None = Field(None, description="pong, breakout, ..., car_racing")
     path: Path | None = Field(
@@ -192,11 +187,7 @@ def _prepared(source: Source, train: Images, held_out: Images, **more: Any) -> I
 
 
 def shrunk(images: Images, size: int | None, name: str = "images") -> Images:
-    """Images (N, H, W, C) with sides of `size` pixels, each the rounded mean of a box of pixels.
-
-    Raises:
-        MbrlError: the images are not square, or `size` does not divide their side.
-    """
+    """Images (N, H, W, C) with sides of `size` pixels, each the rounded mean of a box of pixels."""
     height, width = images.shape[1:3]
     if size is None or (height, width) == (size, size):
         return images
@@ -233,22 +224,15 @@ def unseen_rows(train: Images, held_out: Images) -> NDArray[np.int64]:
 
 
 def read_pictures(path: Path) -> tuple[Images, Images]:
-    """Read a folder of pictures or an .npz: training and held-out images (N, H, W, C) uint8.
-
-    Raises:
-        MbrlError: there is nothing to read, something cannot be read, or images differ in size.
-    """
+    """Read a folder of pictures or an .npz: training and held-out images (N, H, W, C) uint8."""
     if path.is_dir():
         images = _folder(path)
     elif path.is_file() and path.suffix == ".npz":
         images = _npz(path)
     else:
         got = "a file that is no .npz" if path.exists() else "nothing there"
-        raise _wrong(
-            path,
-            "a folder of PNG or JPG files, or an .npz with a uint8 array (N, H, W, C)",
-            got,
-        )
+        expected = "a folder of PNG or JPG files, or an .npz with a uint8 array (N, H, W, C)"
+        raise _wrong(path, expected, got)
     if len(images) < FEWEST:
         raise _wrong(path, f"at least {FEWEST} images", len(images))
     order = np.random.default_rng(0).permutation(len(images))
@@ -262,14 +246,11 @@ def _wrong(path: Path, expected: str, got: object) -> MbrlError:
 
 def _folder(path: Path) -> Images:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-    if not files and any(path.glob("*_batch*")):
-        pickles = (
-            "CIFAR's python batches, which are pickles and can run any code; save them as an .npz "
-            "(uint8 N, H, W, C) and give that"
-        )
-        raise _wrong(path, "PNG or JPG files", pickles)
     if not files:
-        raise _wrong(path, "a folder with PNG or JPG files", "none of them in it")
+        got = "none of them in it"
+        if any(path.glob("*_batch*")):
+            got = "CIFAR's batches, pickles that can run any code; save them as an .npz"
+        raise _wrong(path, "a folder with PNG or JPG files", got)
     images = [_picture(file) for file in files]
     shapes = {image.shape[:2]: file for image, file in zip(images, files, strict=True)}
     if len(shapes) > 1:

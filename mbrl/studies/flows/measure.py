@@ -19,7 +19,7 @@ level's bin. log2 V is the cost without any knowledge.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,8 +59,7 @@ QUICK = Sizes(images=16, draws=1, samples=8, paths=4, steps=5, shown=4)
 """Measures of seconds, to try the study out; too few images to quote."""
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """What was found: a tree of numbers, and pictures by name, (rows, columns, H, W, C) pixels."""
 
     numbers: dict[str, Any]
@@ -80,16 +79,13 @@ def measure(
     if not bits <= 2 * math.log2(images.levels):  # NaN, too
         return None
     learnt = bits_per_dim(flow, images.train[some], seed=seed, draws=1)
-    numbers = {"bits_per_dim": bits, "train_bits_per_dim": learnt}
+    found = Measured({"bits_per_dim": bits, "train_bits_per_dim": learnt}, {})
     sight = sight_of(images, game)
-    sampled = _samples(flow, images, sight, seed, sizes)
-    between = _interpolations(flow, images, sight, seed, sizes)
-    return Measured(
-        {**numbers, **sampled.numbers, **between.numbers}, {**sampled.pictures, **between.pictures}
-    )
-
-
-# -- bits per dimension --------------------------------------------------------------------------
+    for part in (_samples, _interpolations):
+        numbers, pictures = part(flow, images, sight, seed, sizes)
+        found.numbers.update(numbers)
+        found.pictures.update(pictures)
+    return found
 
 
 def to_tensor(levels: Images) -> Tensor:
@@ -130,12 +126,9 @@ def _samples(
     shown = []
     for temperature in sizes.temperatures:
         generator = torch.Generator().manual_seed(derive(seed, "flows/samples"))
-        restored = torch.cat(
-            [
-                flow.restore(flow.noise(min(AT_ONCE, left), temperature, generator))
-                for left in range(sizes.samples, 0, -AT_ONCE)
-            ]
-        )
+        counts = [min(AT_ONCE, left) for left in range(sizes.samples, 0, -AT_ONCE)]
+        noise = [flow.noise(count, temperature, generator) for count in counts]
+        restored = torch.cat([flow.restore(one) for one in noise])
         drawn = to_array(flow.surface.to_levels(restored))
         numbers[f"{temperature:g}"] = {
             "bits_per_dim": bits_per_dim(flow, drawn, seed=seed, draws=1),

@@ -74,9 +74,6 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
     return write_page(folder, page)
 
 
-# -- figures -------------------------------------------------------------------------------------
-
-
 def learning_figure(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Held-out bits per dimension against CPU minutes of every run."""
     curves = [(one["arm"], held_out_curve(one)) for one in trials]
@@ -138,14 +135,10 @@ def memory_figure(summary: Summary) -> Figure | None:
     return figure
 
 
-# -- pictures ------------------------------------------------------------------------------------
-
-
 def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
     """Write the sheets of samples and interpolations; each path with its caption.
 
-    Each main arm, or each arm if there is no main one, is shown by its first seed; those without
-    pictures here are left out.
+    Main arms that have pictures here, or all if there is no main one, are shown by a first seed.
     """
     found: dict[str, Mapping[str, NDArray[Any]]] = {}
     runs = summary["runs"]
@@ -172,9 +165,6 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
         (sheet(folder / "figures" / f"{name}.png", rows, [], scale), PICTURE_CAPTIONS[name])
         for name, rows in (("samples", samples), ("interpolation", paths))
     ]
-
-
-# -- words ---------------------------------------------------------------------------------------
 
 
 def warnings_of(summary: Summary) -> list[str]:

@@ -4,10 +4,9 @@
     what `mbrl.studies.results` says, and {about, costs: {arm: {...}}, latency: {size: {...}},
     thresholds, left_out}
 
-Made anew from all files that are there, so it never disagrees with them. Trials that differ in what
-makes numbers comparable are refused, since no choice among them would be right; what else does not
-belong to the others stands in `left_out` with the reason. Three measures are made here, because
-they compare runs:
+Trials that differ in what makes numbers comparable are refused, since no choice among them would be
+right; what else does not belong to the others stands in `left_out` with the reason. Three measures
+are made here, because they compare runs:
 
 * `gap_to_none`, bits per dimension above those of the arm without sharing, same seed, at the end;
   of runs with another budget, after as many CPU minutes as both have, from their curves;
@@ -61,13 +60,8 @@ def summary_of_images(trials: Sequence[Tree], folder: Path) -> Tree:
     thresholds = thresholds_of(trials)
     costs, latency, left_out = beside(folder, trials)
     compared = [{**one, "measures": _compared(one, trials, thresholds)} for one in trials]
-    more = {
-        "about": about,
-        "costs": costs,
-        "latency": latency,
-        "thresholds": thresholds,
-        "left_out": left_out,
-    }
+    more = {"about": about, "costs": costs, "latency": latency}
+    more |= {"thresholds": thresholds, "left_out": left_out}
     summary = summary_of(Trial, compared, _about, more)
     for arm, measures in summary["arms"].items():
         measures |= _in_short(arm, summary)
@@ -176,20 +170,12 @@ def _about(runs: Sequence[Tree]) -> Tree:
 
 def as_tree(trial: Trial) -> Tree:
     """A trial that is about to be made, with what is compared of its result."""
-    return {
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "settings": trial.settings(),
-        "overrides": trial.overrides,
-    }
+    known = {"arm": trial.arm, "seed": trial.seed, "overrides": trial.overrides}
+    return {**known, "settings": trial.settings()}
 
 
 def expect_one_study(trials: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Refuse results that were made with different images or settings.
-
-    Raises:
-        ConfigError: the first two that do not belong together, and in what they differ.
-    """
+    """Raise ConfigError if results were made with different images or settings."""
     by_arm: dict[str, Mapping[str, Any]] = {}
     for one in trials:
         like = by_arm.setdefault(one["arm"], one)
@@ -252,10 +238,9 @@ def _changes(
             if isinstance(tree.get(name), Mapping):
                 tree[name] = filled(tree[name], model, name)
         trees.append({name: tree.get(name) for name in names or tree})
-    if None not in (old.get("digest"), new.get("digest")):
-        for tree, one in zip(trees, (old, new), strict=True):
+    for tree, one in zip(trees, (old, new), strict=True):
+        if None not in (old.get("digest"), new.get("digest")):
             tree["digest of the images"] = one["digest"]
-    if "overrides" in old and "overrides" in new:
-        for tree, one in zip(trees, (old, new), strict=True):
+        if "overrides" in old and "overrides" in new:
             tree["overrides"] = ", ".join(sorted(one["overrides"]))
     return differences(trees[0], trees[1])

@@ -1,11 +1,10 @@
 """What is to be seen in images of a game: its objects, counted, placed and followed.
 
 Whether a model's pictures are pictures shows in their objects: how many there are, and whether one
-moves evenly along a path of pictures (a cross-fade shows it twice, and then it jumps). Detectors
-are fitted on training images in the study's own levels. There is no sight of a game without objects
-or with more than one backdrop, of images too small to show them, and of a user's own images; then
-only likelihoods can be scored. Images of half the side are enlarged first, so that distances are in
-the same pixels for both. The scores are our own.
+moves evenly along a path of pictures (a cross-fade shows it twice, and then it jumps). There is no
+sight of a game without objects or with more than one backdrop, of images too small to show them,
+and of a user's own images; then only likelihoods can be scored. Images of half the side are
+enlarged first, so that distances are in the same pixels for both. The scores are our own.
 """
 
 import cv2

@@ -4,15 +4,13 @@
 
 `run_steps` starts this program once for each rank and returns its JSON: seconds of every step by
 the clock and of CPU, the largest resident memory, and, for several ranks, what communication costs.
-Steps have processes of their own because a process does not give memory back, and because ranks are
-processes. `saved_bytes` counts what the backward pass needs instead of measuring it, and `others`
-says whether the machine is idle enough for the clock to be trusted.
+A process does not give memory back, so steps have processes of their own. `others` says whether the
+machine is idle enough for the clock to be trusted.
 
-Ranks meet over gloo on the loopback device, through a file. Each has one thread. Their steps are
-DistributedDataParallel's: gradients are averaged while the backward pass goes on. The same step
-under `no_sync` communicates nothing; both take turns, and the difference of two that follow each
-other is what communication adds. `all_reduce_s` is the sum over ranks of one vector as long as all
-gradients, alone.
+Ranks meet over gloo on the loopback device, through a file. Each has one thread. Gradients are
+averaged while the backward pass goes on (DistributedDataParallel). The same step under `no_sync`
+communicates nothing; both take turns, and the difference of two that follow each other is what
+communication adds. `all_reduce_s` is the sum over ranks of one vector as long as all gradients.
 """
 
 import contextlib
@@ -91,9 +89,6 @@ def saved_bytes(run: Callable[[], Tensor], exclude: Iterable[Tensor] = ()) -> in
 
     Every storage counts once and whole, even if only a view of it is saved; those of the tensors in
     `exclude` do not count, and neither does memory that is allocated for a moment in between.
-
-    Raises:
-        ValueError: the result has no graph, so that nothing could have been saved.
     """
     excluded = {_address(tensor) for tensor in exclude}
     sizes: dict[int, int] = {}
@@ -106,10 +101,8 @@ def saved_bytes(run: Callable[[], Tensor], exclude: Iterable[Tensor] = ()) -> in
             held.append(tensor.detach())  # no other storage may get this address
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-        loss = run()
-    if loss.grad_fn is None:
-        raise ValueError("saved_bytes: expected a result with a graph, got one without")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        run()
     return sum(sizes.values())
 
 

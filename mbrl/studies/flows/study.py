@@ -1,8 +1,7 @@
 """The flow study of one set of images: what sharing coupling networks saves, and costs in bits.
 
-Costs come after the trials and one at a time, because clocks and ranks want idle cores. What the
-arms are: `arms.py`. What is measured: `measure.py`, `cost.py`. This module imports neither torch
-nor Ray.
+Costs come after the trials and one at a time, because clocks and ranks want idle cores. This module
+imports neither torch nor Ray.
 """
 
 from collections.abc import Sequence
@@ -49,8 +48,8 @@ class Flows(Study[Trial]):
         """Read the images once before any trial does, and write what they are and cost.
 
         Raises:
-            ConfigError: results are there that were made with other images of the same name, or an
-                arm cannot halve the images as often as it should.
+            ConfigError: results of other images of the same name are there, or an arm cannot halve
+                the images as often as it should.
         """
         from mbrl.studies.flows import cost
         from mbrl.studies.flows.baselines import baselines

@@ -41,10 +41,8 @@ HELD_OUT_S = 60.0
 WATCHED, WATCHED_QUICK = 128, 16
 """Held-out images that those looks are taken at; the same every time, with the same noise."""
 SKIPPED_IN_A_ROW = 10
-INITIAL = 64
-"""Images of the batch that sets the normalisations."""
-SEEN = 1024
-"""Images at a time that the pixels' marginals are counted in; all training images are."""
+INITIAL, SEEN = 64, 1024
+"""Images of the batch that sets the normalisations; images at a time that marginals count."""
 
 
 def run(trial: Trial) -> bool:

@@ -62,12 +62,12 @@ class Trial(trial.Trial):
 
     @property
     def cost_path(self) -> Path:
-        """Where the costs of its arm go."""
+        """Where the costs of its arm go, which depend on all settings but the seed."""
         return self.result_path.with_name(f"{self.arm}.cost.json")
 
     @property
     def beside(self) -> list[Path]:
-        """The costs of its arm, which depend on all settings but the seed."""
+        """The costs of its arm."""
         return [self.cost_path]
 
     @property
@@ -76,11 +76,7 @@ class Trial(trial.Trial):
         return self.result_path.with_name("images.json")
 
     def config(self) -> FlowStudySettings:
-        """The resolved settings.
-
-        Raises:
-            ConfigError: an override is wrong.
-        """
+        """The resolved settings."""
         overrides = [*SHARED, *ARMS[self.arm].overrides, *self.overrides]
         return config_file.load(FlowStudySettings, overrides=overrides)
 
@@ -94,11 +90,7 @@ class Trial(trial.Trial):
         return ["mbrl", "bench", self.study, *game, *self.overrides]
 
     def refuse_other_images(self, digest: str) -> None:
-        """Refuse a result or run folder that was made with images of another digest.
-
-        Raises:
-            ConfigError: which it is, and the way out.
-        """
+        """Raise ConfigError if its result or run folder was made with images of another digest."""
         for path in (self.result_path, self.run_dir / "settings.json"):
             made_with = read_side(path).get("digest", digest)
             if made_with != digest:

@@ -353,9 +353,8 @@ class ImageFlow(nn.Module):
 
     def _expect(self, image: Tensor) -> None:
         if image.shape[1:] != self.shape:
-            raise ValueError(
-                f"image: expected (N, {', '.join(map(str, self.shape))}), got {tuple(image.shape)}"
-            )
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"image: expected (N, {expected}), got {tuple(image.shape)}")
 
     def see(self, image: Tensor) -> None:
         """Take images (N, C, H, W) that are trained on into the pixels' marginals; all ranks must.
@@ -425,11 +424,8 @@ class ImageFlow(nn.Module):
 
     def noise(self, count: int, temperature: float, generator: Generator | None) -> list[Tensor]:
         """Gaussian noise with deviation `temperature`: latents (count, c, h, w) by scale."""
-        like = self.top.out.weight
-        return [
-            temperature * like.new_empty((count, *shape)).normal_(generator=generator)
-            for shape in self.latent_shapes
-        ]
+        empty = [self.top.out.weight.new_empty((count, *shape)) for shape in self.latent_shapes]
+        return [temperature * one.normal_(generator=generator) for one in empty]
 
     @torch.no_grad()
     def sample(

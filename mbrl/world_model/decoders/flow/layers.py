@@ -118,17 +118,17 @@ class InvertibleConv(nn.Module):
     @torch.no_grad()
     def inverse(self) -> Tensor:
         """The inverse of W, (C, C); cached while the module is in eval mode."""
-        version = self.factors._version
+        weights = self.factors
         if not self.training and self._cached is not None:
-            cached_version, inverse = self._cached
-            same = inverse.dtype == self.factors.dtype and inverse.device == self.factors.device
-            if cached_version == version and same:
+            version, inverse = self._cached
+            same = (inverse.dtype, inverse.device) == (weights.dtype, weights.device)
+            if version == weights._version and same:
                 return inverse
         with full_precision(self.factors):
             one, lower, upper = self._factors()
             half = torch.linalg.solve_triangular(lower, one, upper=False, unitriangular=True)
             inverse = torch.linalg.solve_triangular(upper, half, upper=True)[:, self.order]
-        self._cached = None if self.training else (version, inverse)
+        self._cached = None if self.training else (weights._version, inverse)
         return inverse
 
 
@@ -307,8 +307,7 @@ class Estimator(nn.Module):
             marks = self.enter[:, self.inputs : self.inputs + 1]
             context = functional.conv2d(border(like), marks)
         if condition.map is not None:
-            maps = self.enter[:, self.inputs + 1 :]
-            read = functional.conv2d(condition.map, maps, padding=1)
+            read = functional.conv2d(condition.map, self.enter[:, self.inputs + 1 :], padding=1)
             context = context.to(read.dtype) + read
         if self.film is None:
             return Prepared(context, None)
