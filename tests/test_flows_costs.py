@@ -100,7 +100,7 @@ def test_resident_memory_is_at_least_what_was_just_filled() -> None:
     assert peak_rss_bytes() >= held.nbytes
 
 
-def test_costs_are_counted_by_arm_and_shown_beside_no_sharing(
+def test_costs_are_counted_by_arm(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_process(order: Order) -> list[dict[str, Any]]:

@@ -58,9 +58,7 @@ LATENCY = "pixelcnn.latency.json"
 MODES: tuple[str, ...] = get_args(FlowSettings.model_fields["memory"].annotation)
 SAMPLED = 64
 """Images drawn at once where sampling is timed."""
-BYTES_PER_PARAMETER = 16
-RANKS = (1, 2)
-
+BYTES_PER_PARAMETER, RANKS = 16, (1, 2)
 PIXELCNN = PixelCNNSettings(channels=32, layers=2, block=4, map_products=16, head_units=16)
 """As in `configs/atari.yaml`."""
 FLOW = FlowSettings(scales=3, steps=6, width=32)
@@ -80,9 +78,6 @@ class Effort:
 
 
 QUICK = Effort(steps=1, rank_steps=2, depths=(2, 4), batch=2, looks=2)
-
-
-# -- files ----------------------------------------------------------------------------------------
 
 
 def asked(trial: Trial) -> dict[Path, dict[str, Any]]:
@@ -233,9 +228,6 @@ def pixelcnn_ms(images: ImageSet, updates: int) -> float:
     features = torch.ones(SAMPLED, 1)
     noise = decoder.gumbel(SAMPLED, features.device, torch.Generator().manual_seed(0))
     return cpu_ms_of(partial(sample_blocks, decoder, features, noise))
-
-
-# -- everything of one arm ------------------------------------------------------------------------
 
 
 def _costs(trial: Trial) -> dict[str, Any]:

@@ -47,8 +47,7 @@ _WIDEST = 128
 
 def colour(arm: str) -> str:
     """An arm's colour, the same in every figure; grey beyond the first six."""
-    place = list(ARMS).index(arm) if arm in ARMS else len(COLOURS)
-    return COLOURS[place] if place < len(COLOURS) else GREY
+    return dict(zip(ARMS, COLOURS, strict=False)).get(arm, GREY)
 
 
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
@@ -84,19 +83,13 @@ def learning_figure(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Fi
     with style():
         figure, [axes] = beside(1, width=6.0)
         for arm, curve in curves:
-            main = arm in ARMS and ARMS[arm].main
-            axes.plot(
-                *curve.T,
-                color=colour(arm),
-                linewidth=1.6 if main else 0.9,
-                alpha=0.8,
-                label=summary["runs"][arm]["title"],
-            )
+            about = summary["runs"][arm]
+            width = 1.6 if about["main"] else 0.9
+            named = {"color": colour(arm), "label": about["title"]}
+            axes.plot(*curve.T, linewidth=width, alpha=0.8, **named)
         if marginal is not None:
             axes.axhline(marginal, linestyle=":", color=GREY)
-        axes.set_yscale("log")
-        axes.set_xlim(left=0)
-        axes.set_xlabel("CPU minutes")
+        axes.set(yscale="log", xlim=(0, None), xlabel="CPU minutes")
         axes.set_title("held-out images, bits per dimension", fontsize=10, loc="left")
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())
@@ -124,12 +117,10 @@ def memory_figure(summary: Summary) -> Figure | None:
                     linestyle="-" if arm == REFERENCE else "--",
                     label=mode,
                 )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set(xscale="log", yscale="log", xlabel="steps per scale")
         axes.xaxis.set_major_locator(FixedLocator(depths))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.set_xlabel("steps per scale")
         axes.set_title("kept for the backward pass, MB", fontsize=10, loc="left")
         legend_below(figure, axes)
     return figure

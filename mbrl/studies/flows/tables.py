@@ -88,14 +88,8 @@ def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
         "main": ("Main arms", summary_rows(summary, _MAIN, main=True)),
         "variants": ("Variants", summary_rows(summary, _MAIN, main=False)),
         "images": ("What the images cost without a model", _images(summary)),
-        "parameters": (
-            "Parameters, and bytes of a checkpoint",
-            _cost_rows(summary, _PARAMETER_COSTS),
-        ),
-        "memory": (
-            "Memory of training, MB of one batch",
-            _cost_rows(summary, _MEMORY_COSTS, MODES),
-        ),
+        "parameters": ("Parameters, and bytes of a checkpoint", _cost_rows(summary, _SIZES)),
+        "memory": ("Memory of training, MB of one batch", _cost_rows(summary, _MEMORY, MODES)),
         "depth": ("Kept for the backward pass, MB, by steps per scale", _depth(summary)),
         "time": ("Time of a training step, ms", _time(summary)),
         "samples": ("Samples by temperature: exactly one of each object", _samples(summary)),
@@ -158,13 +152,13 @@ def _cost_rows(summary: Summary, columns: Sequence[Cost], modes: Sequence[str] =
     return Rows(head, rows, [arm for arm in costs for _ in modes])
 
 
-_PARAMETER_COSTS = (
+_SIZES = (
     Cost("parameters", "parameters"),
     Cost("of no sharing", "parameters", of="parameters"),
     Cost("checkpoint, MB", "checkpoint_bytes", 2, _MB),
     Cost("buffers beside it, MB", "buffer_bytes", 2, _MB),
 )
-_MEMORY_COSTS = (
+_MEMORY = (
     Cost("kept for backward", "saved_bytes/*", 1, _MB),
     Cost("its share", "saved_bytes/*", of="saved_bytes/plain"),
     Cost("with weights and optimizer", "training_bytes/*", 1, _MB),
@@ -177,15 +171,11 @@ _MEMORY_COSTS = (
 
 def _depth(summary: Summary) -> Rows:
     rows, arms, depths = [], [], []
-    for arm, cost in summary["costs"].items():
-        if arm not in (REFERENCE, DEFAULT):
-            continue
-        for mode in MODES:
-            by_depth = cost["saved_by_steps"][mode]
-            depths = list(by_depth)
-            values = [number(value / _MB, 2) for value in by_depth.values()]
-            growth = by_depth[depths[-1]] / by_depth[depths[0]]
-            rows.append([_title(summary, arm), mode, *values, f"{growth:.2f}"])
+    for arm in [arm for arm in summary["costs"] if arm in (REFERENCE, DEFAULT)]:
+        for mode, by_depth in summary["costs"][arm]["saved_by_steps"].items():
+            depths, saved = list(by_depth), list(by_depth.values())
+            values = [number(value / _MB, 2) for value in saved]
+            rows.append([_title(summary, arm), mode, *values, f"{saved[-1] / saved[0]:.2f}"])
             arms.append(arm)
     return Rows(["arm", "memory", *(f"K = {d}" for d in depths), "last to first"], rows, arms)
 
