@@ -183,9 +183,6 @@ def _prepared(source: Source, train: Images, held_out: Images, **more: Any) -> I
     )
 
 
-# -- small pure functions ------------------------------------------------------------------------
-
-
 def shrunk(images: Images, size: int | None, name: str = "images") -> Images:
     """Images (N, H, W, C) with sides of `size` pixels, each the rounded mean of a box of pixels."""
     height, width = images.shape[1:3]

@@ -116,9 +116,6 @@ def bits_per_dim(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> f
     return float(bits_of(flow, images, seed=seed, draws=draws).mean())
 
 
-# -- samples -------------------------------------------------------------------------------------
-
-
 def _samples(
     flow: ImageFlow, images: ImageSet, sight: Sight | None, seed: int, sizes: Sizes
 ) -> Measured:
@@ -164,9 +161,6 @@ def _counts(sight: Sight, levels: Images) -> dict[str, float]:
         **{f"{name}_right": float(flags.mean()) for name, flags in one.items()},
         "right": float(np.stack(list(one.values())).all(0).mean()),
     }
-
-
-# -- interpolations ------------------------------------------------------------------------------
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:

@@ -4,10 +4,9 @@ In: integer images (N, C, H, W) and features (N, F), or none. Out: their log-lik
 bound, for integers), latents that are standard normal under the model, and images from such latents
 in a single pass. It knows nothing of world models or training.
 
-On the way in, noise fills each level's bin and a surface makes real numbers of it. Then come L
-scales: squeeze, K steps, and half of the channels leave with a learned Gaussian prior of their own
-(RealNVP, arXiv:1605.08803; Glow, arXiv:1807.03039). With `sharing` other than none, the steps of a
-scale share one coupling network (after NanoFlow, arXiv:2006.06280).
+Noise fills each level's bin and a surface makes real numbers of it. Then come L scales: squeeze, K
+steps, and half of the channels leave with a learned Gaussian prior of their own (RealNVP,
+arXiv:1605.08803; Glow, arXiv:1807.03039). Steps may share a network (NanoFlow, arXiv:2006.06280).
 """
 
 import math
@@ -67,11 +66,10 @@ class Grid(nn.Module):
 class Quantiles(nn.Module):
     """Each pixel's own distribution function, counted in training, then the normal's quantiles.
 
-    Most pixels of a game always look the same, and a Gaussian cannot fit noise that fills a bin
-    evenly: it costs log(2 pi e / 12) / 2 = 0.18 nats too many for each such pixel, 720 for a frame
-    of 64 x 64. Here a pixel that never changes is Gaussian from the start, and the flow starts from
-    the likelihood of the pixels' marginals and learns how pixels depend on each other (the first
-    step of Gaussianization, Chen and Gopinath, NIPS 2000, pixel by pixel).
+    Most pixels of a game always look the same, and a Gaussian fits noise that fills a bin evenly at
+    log(2 pi e / 12) / 2 = 0.18 nats too many, 720 for a frame of 64 x 64. Here such a pixel is
+    Gaussian from the start, and the flow starts from the likelihood of the pixels' marginals (the
+    first step of Gaussianization, Chen and Gopinath, NIPS 2000, pixel by pixel).
     """
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
@@ -118,10 +116,7 @@ def normal_log_prob(x: Tensor) -> Tensor:
 
 
 def cosines(channels: int, height: int, width: int) -> Tensor:
-    """(1, channels, H, W): products of cosines over rows and columns, lowest frequencies first.
-
-    With H * W of them, a 1 x 1 convolution can give every position a value of its own.
-    """
+    """(1, channels, H, W): products of cosines over rows and columns, lowest frequencies first."""
     pairs = sorted(((i, j) for i in range(height) for j in range(width)), key=lambda p: (sum(p), p))
     rows = (torch.arange(height) + 0.5) / height * math.pi
     columns = (torch.arange(width) + 0.5) / width * math.pi
@@ -437,8 +432,7 @@ class ImageFlow(nn.Module):
     ) -> Tensor:
         """Draw images in one pass, (N, C, H, W) uint8 levels, given features (N, F) or None.
 
-        `temperature` is the deviation of the latents, by default the settings'; `generator` must be
-        on the flow's device.
+        `temperature` is the deviation of the latents, by default the settings'.
         """
         scale = self.settings.temperature if temperature is None else temperature
         return self.decode(self.noise(count, scale, generator), features)

@@ -20,8 +20,7 @@ from torch.nn import functional
 from mbrl.world_model.normalise import mean_of_ranks
 
 LOG_SCALE_LIMIT = 0.5
-"""A coupling scales by at most e^0.5, either way: away from data the factors of many steps
-multiply, and samples that start there would overflow."""
+"""A coupling scales by at most e^0.5, either way, lest samples overflow away from data."""
 LOG_GAIN_LIMIT = 2.0
 """Features change the gain of a hidden layer by at most e^2, either way."""
 
@@ -44,8 +43,8 @@ def border(like: Tensor) -> Tensor:
 def mix_channels(z: Tensor, weight: Tensor) -> Tensor:
     """Every pixel's channels times a matrix: (N, C, H, W) and (C, C) to (N, C, H, W).
 
-    A 1 x 1 convolution, but as a matrix product: GPUs round the inputs of convolutions to ten bits
-    (TF32) by default, and what is rounded so cannot be inverted.
+    A matrix product and no 1 x 1 convolution: GPUs round inputs of those to ten bits (TF32) by
+    default, and what is rounded so cannot be inverted.
     """
     with full_precision(z):
         return torch.matmul(weight, z.flatten(2)).unflatten(2, z.shape[2:])

@@ -101,8 +101,7 @@ class Stage(nn.Module):
     ) -> None:
         """Build K `steps` of a kind for activations of `shape` (C, H, W).
 
-        The condition has `maps` channels and a vector of size `vector`. With `sharing: global`,
-        `core` is the one network of all stages.
+        `core` is the one network of all stages, if they share one.
         """
         super().__init__()
         self.shape, self.kind, self.memory = shape, kind, settings.memory
@@ -124,8 +123,7 @@ class Stage(nn.Module):
 
     def parts(self, index: int) -> tuple[Step, Coupling]:
         """The linear part of step `index`, and its coupling."""
-        step, coupling = self.steps[index], self.couplings[index]
-        return cast(Step, step), cast(Coupling, coupling)
+        return cast(Step, self.steps[index]), cast(Coupling, self.couplings[index])
 
     def _network(self, index: int) -> Estimator:
         (core,) = self._core
@@ -213,8 +211,8 @@ Sums = dict[Tensor, Tensor | None]
 
 def _all_weights(stage: Stage) -> list[Tensor]:
     """The weights of all steps, each once, always in the same order."""
-    every = [stage.weights(index) for index in range(len(stage.steps))]
-    return list({id(weight): weight for part in every for weight in part}.values())
+    every = [weight for index in range(len(stage.steps)) for weight in stage.weights(index)]
+    return list(dict.fromkeys(every))
 
 
 class _Reversible(torch.autograd.Function):
@@ -275,7 +273,6 @@ class _Reversible(torch.autograd.Function):
 
 
 def _add(sums: Sums, leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-    """Add gradients of `leaves` to their sums; None is zero."""
     for leaf, grad in zip(leaves, grads, strict=True):
         if grad is not None:
             total = sums[leaf]
