@@ -23,20 +23,27 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def adam_of(learner: Any) -> State:
-    """Copies of the moments in a learner's Adam, by the number of the weight."""
-    moments = learner.get_optimizer(DEFAULT_MODULE_ID).state_dict()["state"]
+    """Copies of the moments in a learner's Adams, by weight: `3`, or `1/3` in the second Adam."""
     return {
-        str(index): {name: moment.detach().cpu().clone() for name, moment in of_one.items()}
-        for index, of_one in moments.items()
+        f"{prefix}{index}": {name: value.detach().cpu().clone() for name, value in of_one.items()}
+        for prefix, optimizer in _optimizers(learner)
+        for index, of_one in optimizer.state_dict()["state"].items()
     }
 
 
 def load_adam(learner: Any, moments: State) -> None:
     """Put `adam_of` back."""
-    optimizer = learner.get_optimizer(DEFAULT_MODULE_ID)
-    by_index = {int(index): dict(of_one) for index, of_one in moments.items()}
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": by_index, "param_groups": groups})
+    for prefix, optimizer in _optimizers(learner):
+        groups = optimizer.state_dict()["param_groups"]
+        numbers = (index for group in groups for index in group["params"])
+        state = {i: dict(moments[key]) for i in numbers if (key := f"{prefix}{i}") in moments}
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _optimizers(learner: Any) -> list[tuple[str, torch.optim.Optimizer]]:
+    """A learner's optimizers, and what comes before the numbers of their weights."""
+    found = learner.get_optimizers_for_module(DEFAULT_MODULE_ID)
+    return [(f"{place}/" if place else "", one) for place, (_, one) in enumerate(found)]
 
 
 def pack_episodes(episodes: Any) -> dict[str, Tensor]:

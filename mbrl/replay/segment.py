@@ -36,7 +36,7 @@ MAX_FRAGMENT_BYTES = (1 << 31) - 1  # offsets of an Arrow binary array are int32
 
 _ACTION_TYPES = {"int64": pa.int64(), "float32": pa.float32()}
 _ROW_EXTRA_BYTES = sum(dtype.itemsize for dtype in CAUSED.values())
-_FLAGS = [name for name, dtype in CAUSED.items() if dtype == np.bool_]
+_NEVER_NULL = [name for name in CAUSED if name != "rewards"]
 _STAMPS = ("policy_version", "env_steps_total")
 """Columns of one value per fragment."""
 
@@ -371,7 +371,7 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
         "obs": _binary([episode.obs for episode in episodes], layout.obs_bytes),
         "actions": _action_column(joined["actions"], no_action, layout),
         "rewards": pa.array(joined["rewards"], mask=no_action),
-        **{name: pa.array(joined[name]) for name in _FLAGS},
+        **{name: pa.array(joined[name]) for name in _NEVER_NULL},
     }
     for name in _STAMPS:
         stamps = [getattr(episode, name) for episode in episodes]
@@ -415,7 +415,7 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
         "obs": _read_obs(table["obs"], layout),
         "actions": _read_actions(table["actions"], layout),
         "rewards": table["rewards"].fill_null(0).to_numpy(),
-        **{name: table[name].to_numpy() for name in _FLAGS},
+        **{name: table[name].to_numpy() for name in _NEVER_NULL},
     }
     if layout.ram_bytes:
         columns["ram"] = _read_bytes(table["ram"], layout.ram_bytes, "ram")

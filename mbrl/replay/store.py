@@ -139,8 +139,9 @@ class ReplayStore:
             env_steps_total: steps the run has collected, these included; >= 0.
 
         Raises:
-            ReplayError: a full disk, rows that break the contract of `Episode`, or rows unlike
-                those already in the store.
+            ReplayError: rows that break the contract of `Episode`, or rows unlike those already in
+                the store.
+            DiskError: a full disk.
         """
         if not _WRITER.fullmatch(writer):
             raise ReplayError(
