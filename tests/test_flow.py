@@ -7,7 +7,7 @@ import torch
 from flow_makers import FEATURES, SHARING, features_of, flow, image_of, nudged, numbers_of, shaken
 
 from mbrl.world_model.decoders.flow import ImageFlow
-from mbrl.world_model.decoders.flow.image_flow import GaussianPrior, cosines, normal_log_prob
+from mbrl.world_model.decoders.flow.image_flow import GaussianPrior, normal_log_prob
 from mbrl.world_model.decoders.flow.layers import (
     ActNorm,
     Checkerboard,
@@ -92,11 +92,6 @@ def test_padding_is_marked_by_a_channel_of_its_own():
     conv = ZeroConv(1, 1, 3)
     conv.weight.data[:, 1] = 1  # counts how much of the padding a pixel sees
     assert conv(torch.zeros(1, 1, 3, 3))[0, 0].tolist() == [[5, 3, 5], [3, 0, 3], [5, 3, 5]]
-
-
-def test_cosines_tell_all_positions_apart():
-    assert torch.linalg.matrix_rank(cosines(12, 3, 4).flatten(2)[0]) == 12
-    assert cosines(5, 1, 2).shape == (1, 5, 1, 2)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -235,12 +230,12 @@ def test_no_coupling_scales_by_more_than_its_limit_whatever_its_network_says(cou
 @pytest.mark.parametrize("sharing", SHARING)
 def test_decode_inverts_encode_given_features(sharing, variant, coupling):
     made = flow(
-        (3, 8, 8), features=FEATURES, sharing=sharing, variant=variant, coupling=coupling
+        (3, 8, 4), features=FEATURES, sharing=sharing, variant=variant, coupling=coupling
     ).eval()
     image, features = image_of(made), features_of(made)
     latents = made.encode(image, features)
     assert [latent.shape[1:] for latent in latents] == made.latent_shapes
-    assert made.latent_shapes == [(6, 4, 4), (24, 2, 2)]
+    assert made.latent_shapes == [(6, 4, 2), (24, 2, 1)]
     assert torch.equal(made.decode(latents, features), image)
     assert not torch.equal(made.decode(latents, features + 1), image)
 
@@ -272,14 +267,6 @@ def test_sampling_is_one_pass_whatever_the_size_and_temperature_narrows_it(monke
     wide = made.sample(50, temperature=0.1, generator=torch.Generator().manual_seed(0))
     again = made.sample(50, temperature=0.1, generator=torch.Generator().manual_seed(0))
     assert torch.equal(wide, again) and wide.float().std() > 0
-
-
-@pytest.mark.parametrize(("shape", "scales"), [((4, 10, 10), 1), ((1, 32, 32), 3), ((3, 8, 4), 2)])
-def test_flows_take_any_size_that_can_be_halved(shape, scales):
-    made = flow(shape, levels=2, features=FEATURES, scales=scales, dtype=torch.float32)
-    image, features = image_of(made), features_of(made)
-    assert made.log_prob(image, features).shape == (3,)
-    assert made.sample(3, features).shape == (3, *shape)
 
 
 def test_wrong_images_and_missing_features_are_named():
