@@ -20,8 +20,6 @@ from mbrl.world_model.decoders.flow.layers import (
 from mbrl.world_model.decoders.flow.steps import Stage
 from mbrl.world_model.settings import FlowSettings
 
-# -- parameters -----------------------------------------------------------------------------------
-
 
 def cifar_parameters(sharing):
     settings = FlowSettings(sharing=sharing, steps=32, scales=3, width=512)
@@ -52,9 +50,6 @@ def test_parameters_at_the_published_cifar_10_configuration():
     assert 100 * expected["level"] / expected["none"] == pytest.approx(3.5, abs=0.2)
     assert 100 * expected["level+film+proj"] / expected["none"] == pytest.approx(6.2, abs=0.2)
     assert cifar_parameters("global") < expected["level"]
-
-
-# -- layers ---------------------------------------------------------------------------------------
 
 
 def test_actnorm_normalises_the_batch_it_starts_from():
@@ -113,9 +108,6 @@ def test_couplings_leave_one_part_unchanged_and_invert(kind, affine, swapped):
     )
 
 
-# -- densities ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("features", [0, FEATURES])
 @pytest.mark.parametrize("coupling", ["affine", "additive"])
 @pytest.mark.parametrize("variant", ["glow", "realnvp"])
@@ -156,9 +148,6 @@ def test_densities_of_two_pixels_integrate_to_one(kind, shape, sharing):
         density = (one + two + normal_log_prob(noise)).exp()
     assert density.std() > 0
     assert (density.sum() * (side[1] - side[0]) ** 2).item() == pytest.approx(1, abs=0.01)
-
-
-# -- there and back -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
