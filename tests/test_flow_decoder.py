@@ -26,9 +26,6 @@ def decoder(shape=(2, 8, 8), levels=2, **flow):
     return FlowDecoder(shape, levels, FEATURES, made)
 
 
-# -- noise ----------------------------------------------------------------------------------------
-
-
 def test_learned_noise_starts_uniform_and_stays_in_its_bin():
     torch.manual_seed(0)
     noise = Variational((1, 4, 4), 16, FlowSettings(width=4))
@@ -51,9 +48,6 @@ def test_the_density_of_learned_noise_integrates_to_one():
     assert (-log_q).exp().mean().item() == pytest.approx(1, abs=0.02)
 
 
-# -- the decoder ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dequantisation", ["uniform", "variational"])
 def test_nats_are_those_of_the_frame_and_samples_are_levels(dequantisation):
     made = decoder(dequantisation=dequantisation)
@@ -63,9 +57,6 @@ def test_nats_are_those_of_the_frame_and_samples_are_levels(dequantisation):
     torch.testing.assert_close(made.log_prob(image, features, generator()), -nats[:, 0])
     drawn = made.sample(features, generator())
     assert drawn.shape == image.shape and drawn.dtype == torch.uint8 and drawn.max() <= 1
-
-
-# -- in the world model ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("memory", ["plain", "checkpoint", "reversible"])
