@@ -101,9 +101,6 @@ def test_saved_bytes_counts_each_storage_once_and_leaves_out_what_is_excluded():
     assert saved_bytes(twice, [weight]) == 40
 
 
-# -- two ranks ------------------------------------------------------------------------------------
-
-
 class Joint(nn.Module):
     """Something that makes features, and a flow that is trained with it."""
 
