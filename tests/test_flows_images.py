@@ -38,9 +38,6 @@ def one_pixel(*levels: int) -> Any:
     return np.array(levels, np.uint8).reshape(-1, 1, 1, 1)
 
 
-# Preparing
-
-
 def test_shrinking_takes_the_mean_of_each_box() -> None:
     image = np.array([[0, 2, 10, 10], [4, 6, 10, 10], [1, 1, 8, 8], [1, 2, 8, 9]], np.uint8)
     assert shrunk(image[None, ..., None], 2)[0, ..., 0].tolist() == [[3, 10], [1, 8]]
@@ -86,9 +83,6 @@ def test_a_game_s_frames_are_levels_in_order_with_their_memories(tmp_path: Path)
     assert 0 < found["copy_last"] < found["marginal"] < found["uniform"] == 5
 
 
-# Baselines
-
-
 def test_the_marginal_counts_each_place_for_itself_with_one_more_of_everything() -> None:
     train = np.zeros((2, 1, 2, 1), np.uint8)
     train[0, 0, 1, 0] = 1  # the first place is always 0, the second 0 or 1
@@ -129,9 +123,6 @@ def test_png_bytes_are_those_of_the_file_and_of_its_data() -> None:
     assert png_bytes(np.zeros((1, 8, 8, 2), np.uint8)) == {}
 
 
-# A user's own
-
-
 def write_pictures(folder: Path, images: Any) -> None:
     folder.mkdir(exist_ok=True)
     for number, image in enumerate(images):
@@ -151,9 +142,6 @@ def test_pictures_and_arrays_become_images_a_tenth_held_out(tmp_path: Path) -> N
     images = load_images(Source(path=tmp_path / "a.npz"))
     assert images.shape == (3, 8, 8) and len(images.train) == 27
     assert baselines(images, 4)["copy_last"] is None  # they have no order
-
-
-# What cannot be read
 
 
 def make_unreadable(path: Path, case: str) -> None:
