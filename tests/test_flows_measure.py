@@ -26,9 +26,6 @@ def tiny_flow(**changes: Any) -> ImageFlow:
     return made
 
 
-# Divergence
-
-
 @pytest.mark.parametrize("bits", [math.nan, math.inf, 10.01])  # log2 32 = 5
 def test_a_run_whose_held_out_images_are_lost_has_diverged_and_no_measures(
     bits: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -41,9 +38,6 @@ def test_a_run_whose_held_out_images_are_lost_has_diverged_and_no_measures(
     assert found.keys() == {"bits_per_dim", "diverged", "skipped", "train_ms_per_image"}
 
 
-# Samples
-
-
 def test_samples_that_a_level_had_to_be_made_of_are_counted() -> None:
     numbers = torch.zeros(4, 1, 1, 2)
     numbers[1, 0, 0, 0] = math.nan
@@ -53,9 +47,6 @@ def test_samples_that_a_level_had_to_be_made_of_are_counted() -> None:
     # quantiles end at that of 1e-9, which is 5.998
     numbers[3, 0, 0, 1] = 5.998
     assert validity(numbers, marginal=True) == {"invalid": 0.5, "outside": 2 / 8}
-
-
-# Pairs
 
 
 class Seen:
