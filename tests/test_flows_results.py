@@ -78,9 +78,6 @@ def test_a_run_that_diverged_counts_and_is_in_no_mean(tmp_path: Path) -> None:
     assert summary["runs"]["level"]["diverged"] == 1
 
 
-# What belongs together
-
-
 @pytest.mark.parametrize(
     ("arm", "trial", "result", "said"),
     [
