@@ -17,17 +17,12 @@ from mbrl.studies.flows.images import load_images
 from mbrl.studies.flows.train import Training, run
 from mbrl.studies.flows.trial import Trial
 
-# Arms
-
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_is_a_valid_setting_and_can_be_trained(arm: str, tmp_path: Path) -> None:
     trial = trial_in(tmp_path, arm=arm)
     with Training(trial, load_images(trial.source)) as one:
         assert math.isfinite(one.learn()["bits_per_dim"])
-
-
-# One trial
 
 
 def test_a_loss_that_is_not_finite_is_a_result_and_no_crash(
@@ -60,9 +55,6 @@ def test_updates_whose_gradient_is_not_finite_are_left_out_ten_in_a_row_diverge(
         assert all(map(torch.equal, before, one.flow.parameters()))
         one.learn()
         assert one.diverged and one.over
-
-
-# What is there already
 
 
 def test_a_trial_on_changed_images_is_refused_done_or_begun(tmp_path: Path) -> None:
