@@ -48,6 +48,12 @@ def make_trial(source: Source, out: Path, **changes: Any) -> Trial:
     return Trial(**{**given, **changes})
 
 
+def trial_in(folder: Path, **changes: Any) -> Trial:
+    """A trial on images in the folder, which are written where they are missing."""
+    path = folder / "some.npz"
+    return make_trial(Source(path=path if path.exists() else write_images(path)), folder, **changes)
+
+
 def write_trial(trial: Trial, measures: dict[str, Any], **changes: Any) -> None:
     known = {"digest": "d1", "parameters": 100, "curve": curve()}
     write_result(trial, {"diverged": 0.0, **measures}, **{**known, **changes})

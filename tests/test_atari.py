@@ -134,11 +134,6 @@ def test_what_a_setting_decides_is_refused_in_kwargs() -> None:
         make_env(EnvSettings(id="ALE/Pong-v5", kwargs={"frameskip": 4}))
 
 
-def test_all_actions_can_be_asked_for() -> None:
-    env = make_env(EnvSettings(id="ALE/Pong-v5", kwargs={"full_action_space": True}))
-    assert env.action_space.n == 18
-
-
 def test_memory_is_given_when_asked_for_and_follows_the_game() -> None:
     assert "ram" not in make_env(EnvSettings(id="ALE/Pong-v5")).reset(seed=0)[1]
     env = make_env(EnvSettings(id="ALE/Pong-v5", ram=True, sticky_actions=0.0))

@@ -9,14 +9,14 @@ from pydantic import ValidationError
 
 from envs import EnvError, EnvSettings, make_env
 from envs.contract import check_env
-from envs.families import FAMILIES, PLAIN, family_of
 from envs.images import prepare_images
 
 SHAPES = {
     "reverie/Counting-v0": (8, 8, 1),
     "MinAtar/Breakout-v1": (10, 10, 4),
     "MinAtar/Freeway-v1": (10, 10, 7),
-    "ALE/Pong-v5": (64, 64, 1),
+    "ale_py:ALE/Pong-v5": (64, 64, 1),
+    "reverie/Pong-v0": (64, 64, 1),
 }
 
 
@@ -55,23 +55,10 @@ def test_every_family_gives_uint8_images_and_keeps_its_promises(
     env.close()
 
 
-@pytest.mark.parametrize(
-    ("env_id", "expected"),
-    [
-        ("ALE/Pong-v5", "ALE/"),
-        ("ale_py:ALE/Pong-v5", "ALE/"),
-        ("CarRacing-v3", "CarRacing-v"),
-        ("CartPole-v1", None),
-        (None, None),
-    ],
-)
-def test_family_is_the_prefix_of_the_id(env_id: str | None, expected: str | None) -> None:
-    assert family_of(env_id) is (FAMILIES[expected] if expected else PLAIN)
-
-
 def test_settings_fill_in_the_defaults_of_the_family() -> None:
     applied = EnvSettings(id="MinAtar/Breakout-v1", sticky_actions=0.0).applied()
     assert applied == {"max_episode_steps": 5000, "sticky_actions": 0.0}
+    assert EnvSettings(id="reverie/Pong-v0").applied()["max_episode_steps"] == 2_000
 
 
 @pytest.mark.parametrize(
@@ -124,31 +111,20 @@ def test_a_factory_is_called_with_its_kwargs_and_cut_resized_and_turned_grey() -
     assert env.step(0)[3] is True
 
 
-def test_grey_images_of_two_axes_get_a_channel_axis() -> None:
-    env = make_env(EnvSettings(factory=here("Picture"), kwargs={"shape": (5, 6)}))
-    obs, _ = env.reset(seed=0)
-    assert obs.shape == env.observation_space.shape == (5, 6, 1)
-
-
-def test_resizing_averages_areas_and_keeps_a_single_channel() -> None:
-    halves = np.zeros((16, 16, 1), np.uint8)
-    halves[:, 1::2] = 100
-    obs, _ = prepare_images(Picture(pixels=halves), image_size=8, grayscale=False).reset(seed=0)
-    assert obs.shape == (8, 8, 1)
-    assert (obs == 50).all()
-
-
-def test_grey_weighs_colours_as_the_eye_does() -> None:
-    green = np.zeros((8, 8, 3), np.uint8)
-    green[..., 1] = 100
-    obs, _ = prepare_images(Picture(pixels=green), image_size=None, grayscale=True).reset(seed=0)
-    assert obs.shape == (8, 8, 1)
-    assert (obs == 59).all()  # 0.587 of 100, rounded
-
-
-def test_images_of_the_right_size_are_left_alone() -> None:
-    settings = {"kwargs": {"shape": (16, 16, 3)}, "image_size": 16}
-    assert isinstance(make_env(EnvSettings(factory=here("Picture"), **settings)), Picture)
+@pytest.mark.parametrize(
+    ("pixels", "settings", "shape", "level"),
+    [
+        (np.ones((5, 6)), {}, (5, 6, 1), 1),  # a channel axis for two axes
+        (np.tile([[[0], [100]]], (16, 8, 1)), {"image_size": 8}, (8, 8, 1), 50),  # areas averaged
+        (np.tile([0, 100, 0], (8, 8, 1)), {"grayscale": True}, (8, 8, 1), 59),  # 0.587 of green
+    ],
+)
+def test_images_are_resized_and_turned_grey(
+    pixels: np.ndarray, settings: dict[str, Any], shape: tuple[int, ...], level: int
+) -> None:
+    given = {"image_size": None, "grayscale": False, **settings}
+    obs, _ = prepare_images(Picture(pixels=pixels.astype(np.uint8)), **given).reset(seed=0)
+    assert obs.shape == shape and (obs == level).all()
 
 
 @pytest.mark.parametrize(

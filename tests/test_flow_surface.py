@@ -60,21 +60,7 @@ def test_a_pixel_goes_through_its_distribution_and_out_through_the_normals():
     assert y.flatten().tolist() == pytest.approx(expected, abs=1e-6)
     slopes = [0.25 / NORMAL.pdf(expected[0]), 0.75 / NORMAL.pdf(expected[1])]
     assert log_det.exp().tolist() == pytest.approx(slopes, rel=1e-5)
-
-
-def test_what_never_changes_is_gaussian_already():
-    surface = Quantiles((1, 8, 8), 16)
-    image = torch.full((500, 1, 8, 8), 5)
-    for _ in range(3):
-        surface.see(image)
-    y, _ = surface(image, torch.rand(image.shape, generator=generator()))
-    assert abs(y.mean()) < 0.02 and y.std() == pytest.approx(1, abs=0.02)
-
-
-def test_no_noise_makes_an_infinite_number():
-    surface = quantiles(0.5, 0.5)
-    image = torch.tensor([0, 1]).view(2, 1, 1, 1)
-    for noise in (0.0, 1.0):
+    for noise in (0.0, 1.0):  # the ends of the distribution are not infinite
         y, log_det = surface(image, torch.full((2, 1, 1, 1), noise))
         assert torch.isfinite(y).all() and torch.isfinite(log_det).all()
 

@@ -38,9 +38,6 @@ def one_pixel(*levels: int) -> Any:
     return np.array(levels, np.uint8).reshape(-1, 1, 1, 1)
 
 
-# Preparing
-
-
 def test_shrinking_takes_the_mean_of_each_box() -> None:
     image = np.array([[0, 2, 10, 10], [4, 6, 10, 10], [1, 1, 8, 8], [1, 2, 8, 9]], np.uint8)
     assert shrunk(image[None, ..., None], 2)[0, ..., 0].tolist() == [[3, 10], [1, 8]]
@@ -59,17 +56,12 @@ def test_levels_are_the_highest_bits_and_come_back_as_the_middle_of_their_bin(
     assert images.pixels(found).ravel().tolist() == pixels
 
 
-def test_held_out_images_that_are_training_images_are_left_out() -> None:
-    assert unseen_rows(one_pixel(1, 2, 3), one_pixel(2, 9, 3, 4, 4)).tolist() == [1, 3, 4]
-
-
-def test_measured_rows_are_spread_over_unseen_images_and_never_duplicates() -> None:
-    levels = one_pixel(*range(10))
-    images = ImageSet(
-        name="x", bits=8, train=levels, held_out=levels, unseen=np.array([1, 4, 7, 9])
-    )
-    assert images.measured(2).tolist() == [1, 9]
-    assert images.measured(99).tolist() == [1, 4, 7, 9]
+def test_measured_rows_are_spread_over_held_out_images_no_training_image_equals() -> None:
+    unseen = unseen_rows(one_pixel(1, 2, 3), one_pixel(2, 9, 3, 4, 4))
+    assert unseen.tolist() == [1, 3, 4]
+    images = ImageSet(name="x", bits=8, train=one_pixel(1), held_out=one_pixel(9), unseen=unseen)
+    assert images.measured(2).tolist() == [1, 4]
+    assert images.measured(99).tolist() == [1, 3, 4]
 
 
 def test_a_source_has_a_name_for_every_size_and_depth() -> None:
@@ -89,9 +81,6 @@ def test_a_game_s_frames_are_levels_in_order_with_their_memories(tmp_path: Path)
     assert about["duplicates_removed"] == len(images.held_out) - len(images.unseen)
     found = baselines(images, 64)
     assert 0 < found["copy_last"] < found["marginal"] < found["uniform"] == 5
-
-
-# Baselines
 
 
 def test_the_marginal_counts_each_place_for_itself_with_one_more_of_everything() -> None:
@@ -134,15 +123,6 @@ def test_png_bytes_are_those_of_the_file_and_of_its_data() -> None:
     assert png_bytes(np.zeros((1, 8, 8, 2), np.uint8)) == {}
 
 
-def test_images_without_an_order_have_no_last_frame() -> None:
-    levels = quantised(random_images(40), 5)
-    images = ImageSet(name="x", bits=5, train=levels, held_out=levels, unseen=np.arange(4))
-    assert baselines(images, 4)["copy_last"] is None
-
-
-# A user's own
-
-
 def write_pictures(folder: Path, images: Any) -> None:
     folder.mkdir(exist_ok=True)
     for number, image in enumerate(images):
@@ -157,12 +137,11 @@ def test_pictures_and_arrays_become_images_a_tenth_held_out(tmp_path: Path) -> N
     train, held_out = read_pictures(tmp_path / "p")  # the grey one becomes a coloured one
     assert (train.shape, held_out.shape) == ((36, 8, 8, 3), (4, 8, 8, 3))
     assert np.array_equal(held_out, read_pictures(tmp_path / "p")[1])
-    images = random_images(30, channels=3)
-    np.savez(tmp_path / "a.npz", images=images, others=images, labels=np.arange(30))
-    assert read_pictures(tmp_path / "a.npz")[0].shape == (27, 8, 8, 3)
-
-
-# What cannot be read
+    levels = random_images(30, channels=3)
+    np.savez(tmp_path / "a.npz", images=levels, others=levels, labels=np.arange(30))
+    images = load_images(Source(path=tmp_path / "a.npz"))
+    assert images.shape == (3, 8, 8) and len(images.train) == 27
+    assert baselines(images, 4)["copy_last"] is None  # they have no order
 
 
 def make_unreadable(path: Path, case: str) -> None:

@@ -8,20 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flow_trials import make_trial, write_images
+from flow_trials import trial_in
 
-from mbrl.studies.flows import cost
 from mbrl.studies.flows import measure as measure_module
-from mbrl.studies.flows.images import ImageSet, Source, load_images
+from mbrl.studies.flows.images import ImageSet
 from mbrl.studies.flows.measure import Sizes, measure, validity
 from mbrl.studies.flows.train import build, run
 from mbrl.studies.flows.trial import FlowStudySettings
 from mbrl.world_model.decoders.flow import ImageFlow
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Source:
-    return Source(path=write_images(tmp_path / "some.npz"))
 
 
 def tiny_flow(**changes: Any) -> ImageFlow:
@@ -32,22 +26,16 @@ def tiny_flow(**changes: Any) -> ImageFlow:
     return made
 
 
-# Divergence
-
-
 @pytest.mark.parametrize("bits", [math.nan, math.inf, 10.01])  # log2 32 = 5
 def test_a_run_whose_held_out_images_are_lost_has_diverged_and_no_measures(
-    bits: float, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bits: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure_module, "bits_per_dim", lambda *_, **__: bits)
-    trial = make_trial(source, tmp_path)
+    trial = trial_in(tmp_path)
     assert run(trial) is True and trial.is_done()
     found = json.loads(trial.result_path.read_text())["measures"]
     assert found["diverged"] == 1 and found["bits_per_dim"] is None
     assert found.keys() == {"bits_per_dim", "diverged", "skipped", "train_ms_per_image"}
-
-
-# Samples
 
 
 def test_samples_that_a_level_had_to_be_made_of_are_counted() -> None:
@@ -59,9 +47,6 @@ def test_samples_that_a_level_had_to_be_made_of_are_counted() -> None:
     # quantiles end at that of 1e-9, which is 5.998
     numbers[3, 0, 0, 1] = 5.998
     assert validity(numbers, marginal=True) == {"invalid": 0.5, "outside": 2 / 8}
-
-
-# Pairs
 
 
 class Seen:
@@ -88,9 +73,18 @@ def images_of(*first: int) -> ImageSet:
     return ImageSet(name="x", bits=5, train=levels, held_out=levels, unseen=np.arange(len(first)))
 
 
-def measured(
-    monkeypatch: pytest.MonkeyPatch, sight: Seen | None, *first: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+@pytest.mark.parametrize(
+    ("sight", "first", "scored"),
+    [
+        pytest.param(Seen(), (0, 3, 7), False, id="all near"),
+        pytest.param(Seen(there=False), (0, 3, 20), False, id="hidden"),
+        pytest.param(Seen(), (0, 3, 20), True, id="eight pixels apart"),
+        pytest.param(None, (0, 3, 20), True, id="no objects"),
+    ],
+)
+def test_paths_between_objects_eight_pixels_apart_are_scored_both_ways(
+    sight: Seen | None, first: tuple[int, ...], scored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(measure_module, "sight_of", lambda *_: sight)
     sizes = Sizes(images=2, samples=3, temperatures=(0.5, 1.0), paths=2, steps=3, shown=2)
     found = measure(tiny_flow(), images_of(*first), "x", 0, sizes)
@@ -100,48 +94,13 @@ def measured(
     for name in ("0.5", "1"):
         one = found.numbers["samples"][name]
         assert 0 <= one["outside"] <= one["invalid"] <= 1
-    return found.numbers["interpolation"], found.pictures
-
-
-@pytest.mark.parametrize(
-    ("first", "there"), [((0, 3, 7), True), ((0, 3, 20), False)], ids=["near", "hidden"]
-)
-def test_without_a_pair_apart_there_are_pictures_and_no_scores(
-    first: tuple[int, ...], there: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    between, _ = measured(monkeypatch, Seen(there), *first)
-    assert between == {"pairs_apart": 0}
-
-
-def test_paths_go_between_objects_eight_pixels_apart_and_both_ways_are_scored(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    between, pictures = measured(monkeypatch, Seen(), 0, 3, 20)
-    assert between["pairs_apart"] == 2 and between["fade"]["right"] == 1
-    assert {"bits_rise", "straightness"} <= between["flow"].keys()
-    ends = pictures["interpolation_fade"][:, [0, -1], 0, 0, 0].astype(int) // 8  # 5 of 8 bits
-    assert (abs(ends[:, 0] - ends[:, 1]) >= 8).all()
-
-
-def test_images_without_objects_have_bits_along_paths_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    between, _ = measured(monkeypatch, None, 0, 3, 20)
-    assert between.keys() == {"flow", "fade"} and between["flow"].keys() == {"bits_rise"}
-
-
-# Latency
-
-
-def test_samplers_and_flows_are_timed_alike_the_better_of_two_after_one(
-    source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(float(second) for second in (0, 9, 10, 13, 20, 22))
-    monkeypatch.setattr("time.process_time", lambda: next(clock))
-    calls: list[int] = []
-    assert cost.cpu_ms_of(lambda: calls.append(1)) == 2000 and len(calls) == 3
-    monkeypatch.undo()
-    drawn: list[str] = []
-    monkeypatch.setattr(cost, "sample_blocks", lambda *_: drawn.append("frames"))
-    assert cost.pixelcnn_ms(load_images(source), 0) >= 0
-    assert len(drawn) == 3
+    between = found.numbers["interpolation"]
+    if not scored:
+        assert between == {"pairs_apart": 0}
+    elif sight is None:
+        assert between.keys() == {"flow", "fade"} and between["flow"].keys() == {"bits_rise"}
+    else:
+        assert between["pairs_apart"] == 2 and between["fade"]["right"] == 1
+        assert {"bits_rise", "straightness"} <= between["flow"].keys()
+        ends = found.pictures["interpolation_fade"][:, [0, -1], 0, 0, 0].astype(int) // 8
+        assert (abs(ends[:, 0] - ends[:, 1]) >= 8).all()

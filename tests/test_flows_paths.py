@@ -11,8 +11,6 @@ from mbrl.studies.fidelity.objects import Detector, contrast
 from mbrl.studies.flows.measure import cross_fade, latent_paths, slerp
 from mbrl.studies.flows.sight import count_objects, path_scores
 
-# Arcs
-
 
 @pytest.mark.parametrize(
     ("start", "end", "share", "expected"),
@@ -48,9 +46,6 @@ def test_a_cross_fade_mixes_pixels() -> None:
     assert cross_fade(start, end, 5).ravel().tolist() == [0, 50, 100, 150, 200]
 
 
-# Counting
-
-
 def ball_on(side: int = 16) -> Detector:
     target = SceneObject("ball", (0, 0, side, side), lambda ram: (ram, ram), window=(3, 3))
     return Detector(target, mass=400.0, peak=100.0, load=400.0)
@@ -79,9 +74,6 @@ def picture(*balls: tuple[int, ...]) -> np.ndarray:
 )
 def test_objects_are_counted_wherever_they_are(balls: list[tuple[int, ...]], count: int) -> None:
     assert count_objects(ball_on(), picture(*balls)).tolist() == [count]
-
-
-# Moving
 
 
 @pytest.mark.parametrize(
