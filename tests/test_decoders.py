@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from mbrl.errors import ConfigError
-from mbrl.world_model.decoders.condition import SpatialCondition
+from mbrl.world_model.decoders.base import PixelMarginal, SpatialCondition
 from mbrl.world_model.decoders.deconv import DeconvDecoder
-from mbrl.world_model.decoders.marginal import PixelMarginal
 from mbrl.world_model.decoders.pixelcnn import (
     PixelCNNDecoder,
     from_blocks,

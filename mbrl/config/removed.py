@@ -23,6 +23,11 @@ REMOVED: dict[str, tuple[object, str]] = {
         "fixed_point",
         "only the fastest sampler, fixed_point, is left; leave it out, as all drew the same frames",
     ),
+    "world_model.encoder.keep_whole": (
+        False,
+        "the encoder no longer sees whole frames beside what is new, as it drew the balls of Pong "
+        "and Breakout less often with both; leave it out, and keep encoder.subtract_past",
+    ),
     "world_model.kl.warmup_updates": (
         0,
         "the warm-up of the KL is gone, as objects were seen no better with it; use "

@@ -61,7 +61,7 @@ class LabelReader(nn.Module):
         """
         super().__init__()
         self.names, self.classes = names, classes
-        without = {"deviation": None, "subtract_past": False, "keep_whole": False}
+        without = {"deviation": None, "subtract_past": False}
         self.encoder = NormalisedEncoder(shape, features, settings.model_copy(update=without))
         self.sizes = [len(values) for values in classes]
         self.out = nn.Linear(features, sum(self.sizes))

@@ -27,13 +27,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mbrl.errors import ConfigError
-from mbrl.world_model.decoders.base import Decoder
-from mbrl.world_model.decoders.condition import SpatialCondition, condition_vector
-from mbrl.world_model.decoders.marginal import PixelMarginal
+from mbrl.world_model.decoders.base import (
+    Decoder,
+    PixelMarginal,
+    SpatialCondition,
+    condition_vector,
+)
 from mbrl.world_model.decoders.settings import PixelCNNSettings
 
 Conditions = tuple[list[tuple[Tensor, Tensor | None]], Tensor]
-"""What `PixelCNNDecoder.conditions` returns."""
+"""Biases of each layer's horizontal and vertical gates, each (N, 2 F, h, w), None for the vertical
+ones of the last layer; and what the sum of skip connections starts from, (N, F, h, w)."""
 CELLS_AT_ONCE = 2**17
 """Blocks in memory at a time; larger batches are drawn in parts, which changes no frame."""
 
@@ -55,10 +59,7 @@ def gate(x: Tensor) -> Tensor:
 
 
 class GatedLayer(nn.Module):
-    """One gated layer of both stacks, with the vertical stack feeding the horizontal one.
-
-    The last layer has no vertical output: nobody would see it.
-    """
+    """One gated layer of both stacks, with the vertical stack feeding the horizontal one."""
 
     def __init__(self, maps: int) -> None:
         """Build for stacks of `maps` channels."""
@@ -71,9 +72,9 @@ class GatedLayer(nn.Module):
     def forward(
         self, v: Tensor, h: Tensor, h_condition: Tensor, v_condition: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the new vertical and horizontal stacks and what goes to the head.
+        """The new vertical and horizontal stacks, and what goes to the head.
 
-        Without a condition for the vertical stack, that stack is returned as it came.
+        The last layer has no condition for the vertical stack, which nobody would see.
         """
         a = self.vertical(functional.pad(v, (1, 1, 1, 0)))
         b = self.horizontal(functional.pad(h, (1, 0))) + self.link(a) + h_condition
@@ -166,12 +167,9 @@ class PixelCNNDecoder(Decoder):
         maps, layers, embedding = settings.channels, settings.layers, settings.embedding
         subpixels = block * block * channels
         self.condition = condition_vector(features, settings.hidden)
+        grid = height // block, width // block
         self.spatial = SpatialCondition(
-            settings.hidden,
-            settings.map_channels,
-            settings.map_products,
-            height // block,
-            width // block,
+            settings.hidden, settings.map_channels, settings.map_products, *grid
         )
         gates = 2 * maps * (2 * layers - 1)  # both stacks of every layer, horizontal of the last
         self.global_bias = nn.Linear(settings.hidden, gates)
@@ -188,13 +186,7 @@ class PixelCNNDecoder(Decoder):
         self.marginal = PixelMarginal(shape, levels) if settings.marginal else None
 
     def conditions(self, features: Tensor) -> Conditions:
-        """What (z, h) adds, on the grid of blocks.
-
-        Returns:
-            The bias of each layer's horizontal and vertical gates, each (N, 2F, h, w), None for the
-            last layer's vertical one; and what the sum of the skip connections starts from,
-            (N, F, h, w).
-        """
+        """What (z, h) adds, on the grid of blocks."""
         condition = self.condition(features)
         spatial = self.spatial(condition)
         bias = self.local_bias(spatial) + self.global_bias(condition)[..., None, None]
@@ -244,10 +236,10 @@ class PixelCNNDecoder(Decoder):
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw free-running samples, (N, F) to (N, C, H, W) uint8 levels.
+        """(N, F) to (N, C, H, W) uint8 levels.
 
-        With the Gumbel noise of every sub-pixel and level drawn, sampling is deterministic: a
-        sub-pixel takes the level with the largest logit plus noise (the Gumbel-max trick).
+        Given Gumbel noise, drawing is deterministic: a sub-pixel takes the level with the largest
+        logit plus noise (the Gumbel-max trick).
         """
         noise = self.gumbel(len(features), features.device, generator)
         blocks = sample_blocks(self, features, noise)
@@ -269,15 +261,8 @@ def sample_blocks(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> 
     """Draw one frame for each row of features.
 
     In float32 whatever the training did: in bfloat16 the rounding alone decides about one pixel in
-    some ten thousands, and other orders of the same sums should give the same frame.
-
-    Args:
-        decoder: the distribution.
-        features: (N, F), what to condition on.
-        noise: (N, h, w, S, V), as `PixelCNNDecoder.gumbel` draws it.
-
-    Returns:
-        (N, h, w, S) uint8 levels, on the grid of blocks.
+    some ten thousands, and other orders of the same sums should give the same frame. Features
+    (N, F) and noise (N, h, w, S, V) of `gumbel` to (N, h, w, S) uint8 levels.
     """
     images = max(1, CELLS_AT_ONCE // (noise.shape[1] * noise.shape[2]))
     parts = zip(features.float().split(images), noise.split(images), strict=True)
@@ -288,24 +273,17 @@ def sample_blocks(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> 
 def fixed_point(
     decoder: PixelCNNDecoder, features: Tensor, noise: Tensor
 ) -> tuple[Tensor, list[int]]:
-    """As `sample_blocks`, at once and in the precision around it.
-
-    Returns:
-        (N, h, w, S) levels, and how many blocks were drawn in each pass.
-    """
+    """`sample_blocks` at once, in the precision around it; and how many blocks each pass drew."""
     stacks = Stacks(decoder, features, noise)
-    stacks.guess()
     places = stacks.cells
     dirty, passes = places.flatten(), []
     while len(dirty):
         passes.append(len(dirty))
-        stacks.enter_down(dirty)
-        for index in range(len(stacks.layers)):
-            stacks.down(index, dirty)
+        stacks.down(dirty)
         changed = torch.zeros(places.shape, dtype=torch.bool, device=places.device)
         changed.view(-1)[stacks.inside[dirty]] = stacks.draw(dirty)
         dirty = places[downstream(changed, len(stacks.layers) + 1)]
-    return stacks.drawn(), passes
+    return stacks.levels.view(*places.shape, -1), passes
 
 
 def downstream(changed: Tensor, reach: int) -> Tensor:
@@ -336,10 +314,9 @@ class BlockHead:
         self.units = head.units
 
     def draw(self, skips: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw blocks given sums of skip connections (M, F) and what is added to logits (M, S, V).
+        """Sums of skip connections (M, F) and what is added to logits (M, S, V) to levels (M, S).
 
-        Returns:
-            Levels (M, S), and what stands for them on the way in, (M, S E).
+        Beside them is what stands for them on the way in, (M, S E).
         """
         base = self.context(functional.silu(skips))
         size, units = self.table.shape[1], self.units
@@ -365,15 +342,18 @@ class Stacks:
     """
 
     def __init__(self, decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> None:
-        """Make empty tables for a batch of features (N, F) and noise (N, h, w, S, V)."""
+        """Make tables for features (N, F) and noise (N, h, w, S, V).
+
+        Every block is guessed as if there were no other.
+        """
         conditions, start = decoder.conditions(features)
         n, maps, height, width = start.shape
-        self.row_length = width + 2
+        line = width + 2
         image, row, column = torch.meshgrid(
             *(torch.arange(size, device=start.device) for size in (n, height, width)), indexing="ij"
         )
-        self.cells = (image * (height + 1) + row + 1) * self.row_length + column + 1
-        count = n * (height + 1) * self.row_length + 1
+        self.cells = (image * (height + 1) + row + 1) * line + column + 1
+        count = n * (height + 1) * line + 1
         self.inside = self.cells.new_zeros(count)
         self.inside[self.cells.flatten()] = torch.arange(n * height * width, device=start.device)
         self.seen = start.new_zeros(count, decoder.vertical_in.in_channels)
@@ -382,40 +362,34 @@ class Stacks:
         self.start, self.h_bias = _table(start), [_table(h) for h, _ in conditions]
         self.v_bias = [_table(v) for _, v in conditions if v is not None]
         self.noise = (noise + decoder.start()).flatten(0, 2)
-        self.levels = torch.zeros(self.noise.shape[:2], dtype=torch.uint8, device=noise.device)
+        guess = self.noise.argmax(2)
+        self.levels = guess.to(torch.uint8)
+        embedded = decoder.table[guess].flatten(1)
+        self.seen[self.cells.flatten()] = functional.pad(embedded, (0, 1), value=1.0)
         self.head = BlockHead(decoder)
         self.first = _matrix(decoder.vertical_in), _matrix(decoder.horizontal_in)
         self.layers = [
-            tuple(
-                _matrix(conv) for conv in (layer.vertical, layer.link, layer.horizontal, layer.out)
-            )
+            tuple(map(_matrix, (layer.vertical, layer.link, layer.horizontal, layer.out)))
             for layer in decoder.layers
         ]
         self.gates = [torch.empty_like(bias) for bias in self.h_bias]  # with the link from above
-        above = [-self.row_length - 1, -self.row_length, -self.row_length + 1]
+        above = [-line - 1, -line, -line + 1]
         self.above = torch.tensor(above, device=start.device)
         self.around = torch.tensor([*above, -1, 0, 1], device=start.device)
 
-    def enter_down(self, cells: Tensor) -> None:
-        """Compute the vertical stack's input at cells (M,)."""
+    def down(self, cells: Tensor) -> None:
+        """Compute the vertical stack at cells (M,), layer by layer, and its links to the gates."""
+        inside, around = self.inside[cells], cells[:, None] + self.around
         self.v[0][cells] = _product(self.first[0], self.seen[cells[:, None] + self.above])
-
-    def down(self, index: int, cells: Tensor) -> None:
-        """Compute layer `index` of the vertical stack; its input is known around the cells."""
-        vertical, link, horizontal, _ = self.layers[index]
-        inside = self.inside[cells]
-        a = _product(vertical, self.v[index][cells[:, None] + self.around])
-        self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + horizontal[1]
-        if index < len(self.v_bias):
-            gated = gate(a + self.v_bias[index][inside])
-            self.v[index + 1][cells] = self.v[index][cells] + gated
+        for index, (vertical, link, (_, bias), _) in enumerate(self.layers):
+            a = _product(vertical, self.v[index][around])
+            self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + bias
+            if index < len(self.v_bias):
+                gated = gate(a + self.v_bias[index][inside])
+                self.v[index + 1][cells] = self.v[index][cells] + gated
 
     def draw(self, cells: Tensor) -> Tensor:
-        """Draw blocks (M,) anew, given those to their left and the vertical stack.
-
-        Returns:
-            (M,) bool: which blocks changed.
-        """
+        """Draw blocks (M,) anew, given those left of them and the vertical stack; which changed."""
         inside = self.inside[cells]
         skips, h = self.start[inside], _product(self.first[1], self.seen[cells - 1])
         for index, (_, _, (weight, _), out) in enumerate(self.layers):
@@ -430,17 +404,6 @@ class Stacks:
         self.levels[inside] = levels
         self.seen[cells] = functional.pad(embedded, (0, 1), value=1.0)
         return changed
-
-    def guess(self) -> None:
-        """Take for every block what it would be without any other."""
-        levels = self.noise.argmax(2)
-        embedded = self.head.table[levels].flatten(1)
-        self.levels = levels.to(torch.uint8)
-        self.seen[self.cells.flatten()] = functional.pad(embedded, (0, 1), value=1.0)
-
-    def drawn(self) -> Tensor:
-        """What is drawn so far, (N, h, w, S)."""
-        return self.levels.view(*self.cells.shape, -1)
 
 
 def _table(maps: Tensor) -> Tensor:

@@ -20,8 +20,7 @@ from mbrl.world_model.settings import WorldModelsEncoderSettings
 SIZE = 64
 
 
-def expect_size(shape: tuple[int, int, int]) -> None:
-    """Raise ConfigError unless the image is 64 x 64."""
+def _expect_size(shape: tuple[int, int, int]) -> None:
     if shape[1:] != (SIZE, SIZE):
         raise ConfigError(
             f"world_models: expected frames of {SIZE} x {SIZE}, got {shape[1]} x {shape[2]}; set "
@@ -46,7 +45,7 @@ class WorldModelsEncoder(Encoder):
             ConfigError: the frames have another size.
         """
         super().__init__()
-        expect_size(shape)
+        _expect_size(shape)
         layers: list[nn.Module] = []
         channels = shape[0]
         for maps in (32, 64, 128, 256):
@@ -77,7 +76,7 @@ class WorldModelsDecoder(Decoder):
             ConfigError: the images have another size.
         """
         super().__init__(shape, levels, settings)
-        expect_size(shape)
+        _expect_size(shape)
         self.dense = nn.Linear(features, 1024)
         self.convs = nn.Sequential(
             nn.ConvTranspose2d(1024, 128, 5, stride=2),
