@@ -7,6 +7,7 @@ given an `IdleEnv` that nobody steps.
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from agents.dream_learner import DreamPPOLearner
 from agents.modules import LatentModule, latent_model_config
-from agents.settings import DreamPolicySettings, ppo_arguments
+from agents.settings import ALGORITHMS, DreamPolicySettings, ppo_arguments
 from agents.tensor_env import TensorEnv
 
 MakeEnv = Callable[[int, int], TensorEnv]
@@ -111,8 +112,10 @@ class DreamPPOConfig(PPOConfig):
         return self.training(**arguments)
 
     def get_default_learner_class(self) -> type[Learner]:
-        """`DreamPPOLearner`."""
-        return DreamPPOLearner
+        """The `DreamPPOLearner`, or the subclass, that `policy.algorithm` names."""
+        module, _, name = ALGORITHMS[self.dream_settings["algorithm"]].partition(":")
+        learner: type[Learner] = getattr(import_module(module), name)
+        return learner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """`LatentModule`; RLlib fills in the spaces."""

@@ -261,7 +261,7 @@ class DreamPPOLearner(PPOTorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
-        """Clipped surrogate, critic and entropy, each row weighted by its chance to be reached.
+        """Actor, critic and entropy, each row weighted by its chance to be reached.
 
         Raises:
             PolicyLearningError: the loss is not finite.
@@ -270,9 +270,7 @@ class DreamPPOLearner(PPOTorchLearner):
         inputs, advantage = fwd_out[Columns.ACTION_DIST_INPUTS], batch[Postprocessing.ADVANTAGES]
         weight = batch[WEIGHT] / batch[WEIGHT].sum().clamp_min(1e-8)
         log_ratio = head.log_prob(inputs, batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP]
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-        policy_loss = -(weight * torch.minimum(advantage * ratio, advantage * clipped)).sum()
+        policy_loss = (weight * self.policy_loss(log_ratio, advantage)).sum()
         entropy = (weight * head.entropy(inputs)).sum()
         value_loss = (weight * self._value_loss(fwd_out[VALUE_LOGITS], batch)).sum()
         loss = policy_loss + settings.value_coeff * value_loss - settings.entropy * entropy
@@ -283,14 +281,28 @@ class DreamPPOLearner(PPOTorchLearner):
                 "lower policy.lr, or look at the features and rewards of the dream"
             )
         with torch.no_grad():
+            ratio = log_ratio.exp()
             self._add(
                 policy_loss=policy_loss,
                 value_loss=value_loss,
                 entropy=entropy,
                 kl=(weight * (ratio - 1 - log_ratio)).sum(),
-                clipped=(weight * (ratio != clipped)).sum(),
+                clipped=(weight * (ratio != self._clipped(ratio))).sum(),
             )
         return loss
+
+    def policy_loss(self, log_ratio: Tensor, advantage: Tensor) -> Tensor:
+        """What the actor minimises, (M,): PPO's clipped surrogate, or what a subclass makes of it.
+
+        Args:
+            log_ratio: (M,), log probability of the actions now minus that when they were drawn.
+            advantage: (M,).
+        """
+        ratio = log_ratio.exp()
+        return -torch.minimum(advantage * ratio, advantage * self._clipped(ratio))
+
+    def _clipped(self, ratio: Tensor) -> Tensor:
+        return ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
 
     def _value_loss(self, value_logits: Tensor, batch: dict[str, Any]) -> Tensor:
         """Loss (M,) of the critic, of the same size whatever the size of the rewards."""

@@ -261,7 +261,8 @@ def _merge(
         if name[-1] == "kind" and (found := in_kinds.get(name[:-1])):
             known = found.keys(assignment.value) or section.keys()
             for key in section.keys() - known:
-                if _layer(places[(*name[:-1], key)]) != _layer(assignment.place):
+                place = places.get((*name[:-1], key)) or places[name[:-1]]
+                if _layer(place) != _layer(assignment.place):
                     del section[key]
         if not assignment.section or not isinstance(section.get(name[-1]), dict):
             section[name[-1]] = {} if assignment.section else assignment.value
