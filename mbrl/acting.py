@@ -1,8 +1,7 @@
 """Who chooses actions in a real environment: what a Collector and `evaluate` ask of a policy.
 
-`LatentPolicy` follows the environment with the world model's `observe` and acts on (z, h) with the
-policy's RLModule; `RandomPolicy` gathers the first data. Baselines bring an object of their own
-with the same two methods, so that every agent is collected and evaluated by the same code.
+`RandomPolicy` gathers the first data; `LatentPolicy` acts on (z, h). Baselines bring an object of
+their own, so that every agent is collected and evaluated by the same code.
 """
 
 from collections.abc import Callable
@@ -76,10 +75,7 @@ class LatentPolicy:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Act with the network that `newest` returns on the features of `world_model`.
-
-        The world model is on `device`; the network is small and acts on the CPU.
-        """
+        """`newest` returns the network, which acts on the CPU; the world model is on `device`."""
         self.version = 0
         self.world_model, self.newest, self.device = world_model, newest, device
         self.action_space = action_space

@@ -32,7 +32,6 @@ class Dynamics(nn.Module):
     def __init__(self, code: Code, action_size: int, hidden: int, prior_hidden: int) -> None:
         """Build for codes of `code.size`, actions of `action_size` and a state of `hidden`."""
         super().__init__()
-        self.hidden_size = hidden
         self.gru = nn.GRU(code.size + action_size, hidden, batch_first=True)
         self.prior_dense = nn.Linear(hidden, prior_hidden)
         self.prior_norm = nn.LayerNorm(prior_hidden)
@@ -68,7 +67,7 @@ class Dynamics(nn.Module):
         row, column, pieces = cut_at_starts(is_first)
         laid_out = inputs.new_zeros(pieces, inputs.shape[1], inputs.shape[2])
         laid_out = laid_out.index_put((row, column), inputs)  # (pieces, T, Z + A)
-        start = before.hidden.new_zeros(pieces, self.hidden_size)
+        start = before.hidden.new_zeros(pieces, self.gru.hidden_size)
         start[row[:, 0]] = before.hidden * (~is_first[:, :1])  # (pieces, D)
         states, _ = self.gru(laid_out, start.unsqueeze(0))  # (pieces, T, D)
         return states[row, column]  # (B, T, D)

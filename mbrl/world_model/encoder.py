@@ -7,9 +7,8 @@ frames, so that the code differs between frames from the first update on.
 
 With `subtract_past` the encoder subtracts the mean of the earlier frames of the episode. Repeating
 what the past tells costs a code no KL to the prior, so one that sees whole frames fills up with
-backgrounds that differ between episodes. One that sees what is new leaves them to the recurrent
-state. (Predictive coding sends the residual as well: Rao & Ballard, Nature Neuroscience 2:79,
-1999.)
+backgrounds that differ between episodes; one that sees what is new leaves them to the recurrent
+state (predictive coding: Rao & Ballard, Nature Neuroscience 2:79, 1999).
 """
 
 from abc import ABC, abstractmethod
@@ -46,15 +45,10 @@ class Encoder(nn.Module, ABC):
         return {}
 
     def look(self, memory: Memory, frames: Tensor, is_first: Tensor) -> tuple[Seen, Memory]:
-        """Put frames beside what is remembered of those before them.
+        """Put frames beside what is remembered of those before; also the memory after the last one.
 
-        Args:
-            memory: of the sequences before these frames.
-            frames: one of each sequence, (N, C, H, W), or T of each, (B, T, C, H, W).
-            is_first: (N,) or (B, T) bool, where an episode starts and the past is forgotten.
-
-        Returns:
-            What `forward` is shown, and the memory after the last frame.
+        Frames are one of each sequence, (N, C, H, W), or T of each, (B, T, C, H, W). Where
+        `is_first`, (N,) or (B, T), an episode starts and the past is forgotten.
         """
         return Seen(frames), memory
 

@@ -309,10 +309,7 @@ class WorldModel(nn.Module):
     def _decoded_nats(
         self, obs: Tensor, latent: Latent, generator: torch.Generator | None
     ) -> Tensor:
-        """Nats (B, T) of the frames, or of a random share of them.
-
-        Rows that are not decoded have 0 and the others so much more that the mean has no bias.
-        """
+        """Nats (B, T) of the frames, or of a random share: the others have 0, without a bias."""
         rows, features = obs.shape[0] * obs.shape[1], self._decoder_features(latent)
         frames, features = obs.flatten(0, 1), features.flatten(0, 1)  # (B * T, ...)
         decoded = max(1, round(rows * self.settings.decoder.fraction))  # R

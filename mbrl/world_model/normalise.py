@@ -28,10 +28,10 @@ def follow(running: Tensor, newest: Tensor, batches: Tensor, slowest: float) -> 
 class MeanFrame(nn.Module):
     """The running per-pixel mean of the frames trained on.
 
-    With a floor, frames are also divided by the running deviation of each pixel, or by the floor
-    where that is larger: a ball that is seldom anywhere then weighs as much as a score that always
-    shows. Where other means are given to `update` and to `forward`, those are subtracted, and the
-    deviation is the root mean square of what is left.
+    With a floor, frames are also divided by the running deviation of each pixel, at least the
+    floor: a ball that is seldom anywhere then weighs as much as a score that always shows. Means
+    that are given to `update` and `forward` are subtracted instead, and the deviation is of what is
+    left.
     """
 
     mean: Tensor

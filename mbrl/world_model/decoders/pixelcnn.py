@@ -1,17 +1,15 @@
 """PixelCNN decoder: p(x | z, h) as a product over pixels, each conditioned on those before it.
 
-The code and the time state say *where* things are; what they look like is local and is this
-decoder's business (Gated PixelCNN, van den Oord et al., arXiv:1606.05328; the idea of pairing it
-with a VAE's code: PixelVAE, arXiv:1611.05013, and VLAE, arXiv:1611.02731). Two stacks of shifted
-convolutions, so that no mask is needed: the vertical one sees whole rows above, the horizontal one
-the row so far.
+The code and the time state say *where* things are; what they look like is local and this decoder's
+business (Gated PixelCNN, arXiv:1606.05328; with a VAE's code: PixelVAE, arXiv:1611.05013, and VLAE,
+arXiv:1611.02731). Two stacks of shifted convolutions need no mask: the vertical one sees whole rows
+above, the horizontal one the row so far.
 
 The stacks work on blocks of b x b pixels: at 64 x 64, blocks of 4 make a frame about ten times
 cheaper. Within a block a masked head (MADE, arXiv:1502.03509) models the sub-pixels and their
-channels one after another, so the likelihood stays exact and autoregressive in every pixel. With L
-layers a block depends on L + 1 rows of blocks above it and on L + 1 blocks to its left. A field
-this small cannot place an object. Therefore the condition enters not only as a global bias but also
-as a spatial map, at every gate and once more past all gates.
+channels one after another, so the likelihood stays exact. With L layers a block depends on L + 1
+rows of blocks above it and on L + 1 blocks to its left. A field this small cannot place an object,
+so the condition enters also as a spatial map, at every gate and once more past all gates.
 
 Samples are drawn all blocks at once: guess the frame, then draw blocks anew from the frame so far,
 until nothing changes. Every block depends on earlier ones only, so the fixed point is the frame
@@ -40,16 +38,6 @@ Conditions = tuple[list[tuple[Tensor, Tensor | None]], Tensor]
 ones of the last layer; and what the sum of skip connections starts from, (N, F, h, w)."""
 CELLS_AT_ONCE = 2**17
 """Blocks in memory at a time; larger batches are drawn in parts, which changes no frame."""
-
-
-def shift_down(x: Tensor) -> Tensor:
-    """Move an image (N, C, H, W) one row down; the first row becomes zero."""
-    return functional.pad(x, (0, 0, 1, 0))[:, :, :-1]
-
-
-def shift_right(x: Tensor) -> Tensor:
-    """Move an image (N, C, H, W) one pixel right; the first column becomes zero."""
-    return functional.pad(x, (1, 0, 0, 0))[..., :-1]
 
 
 def gate(x: Tensor) -> Tensor:
@@ -98,15 +86,6 @@ def from_blocks(blocks: Tensor, channels: int, block: int) -> Tensor:
     n, rows, columns, _ = blocks.shape
     parts = blocks.view(n, rows, columns, block, block, channels).permute(0, 5, 1, 3, 2, 4)
     return parts.reshape(n, channels, rows * block, columns * block)
-
-
-def level_features(levels: int, count: int) -> Tensor:
-    """What stands for each level on the way in, (V, count): cosines of growing frequency.
-
-    They are fixed, so that no gradient has to be scattered back into a table.
-    """
-    frequency = math.pi * torch.arange(1, count + 1)
-    return torch.cos((torch.arange(levels)[:, None] + 0.5) / levels * frequency)
 
 
 class MaskedHead(nn.Module):
@@ -176,7 +155,10 @@ class PixelCNNDecoder(Decoder):
         self.local_bias = nn.Conv2d(self.spatial.channels, gates, 1, bias=False)
         # past the gates, straight to the head: objects find their places several times sooner
         self.local_start = nn.Conv2d(self.spatial.channels, maps, 1)
-        self.register_buffer("table", level_features(levels, embedding), persistent=False)
+        # what stands for each level on the way in: fixed cosines of growing frequency, (V, E)
+        frequency = math.pi * torch.arange(1, embedding + 1)
+        table = torch.cos((torch.arange(levels)[:, None] + 0.5) / levels * frequency)
+        self.register_buffer("table", table, persistent=False)
         # one more input channel marks the inside of the image: padding is no black pixel
         self.vertical_in = nn.Conv2d(subpixels * embedding + 1, maps, (1, 3), padding=(0, 1))
         self.horizontal_in = nn.Conv2d(subpixels * embedding + 1, maps, 1)
@@ -204,8 +186,8 @@ class PixelCNNDecoder(Decoder):
     def _skips(self, flat: Tensor, conditions: Conditions) -> Tensor:
         """Both stacks: embedded blocks (N, h, w, S E) to what goes to the head, (N, F, h, w)."""
         seen = torch.cat([flat, torch.ones_like(flat[..., :1])], -1).permute(0, 3, 1, 2)
-        v = self.vertical_in(shift_down(seen))
-        h = self.horizontal_in(shift_right(seen))
+        v = self.vertical_in(functional.pad(seen, (0, 0, 1, 0))[:, :, :-1])  # one row down
+        h = self.horizontal_in(functional.pad(seen, (1, 0))[..., :-1])  # one column right
         biases, skips = conditions
         for layer, (h_condition, v_condition) in zip(self.stack, biases, strict=True):
             v, h, skip = layer(v, h, h_condition, v_condition)
@@ -279,7 +261,9 @@ def fixed_point(
     dirty, passes = places.flatten(), []
     while len(dirty):
         passes.append(len(dirty))
-        stacks.down(dirty)
+        stacks.enter_down(dirty)
+        for index in range(len(stacks.layers)):
+            stacks.down(index, dirty)
         changed = torch.zeros(places.shape, dtype=torch.bool, device=places.device)
         changed.view(-1)[stacks.inside[dirty]] = stacks.draw(dirty)
         dirty = places[downstream(changed, len(stacks.layers) + 1)]
@@ -314,10 +298,7 @@ class BlockHead:
         self.units = head.units
 
     def draw(self, skips: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of skip connections (M, F) and what is added to logits (M, S, V) to levels (M, S).
-
-        Beside them is what stands for them on the way in, (M, S E).
-        """
+        """Skips (M, F) and additions to logits (M, S, V) to levels (M, S); and these embedded."""
         base = self.context(functional.silu(skips))
         size, units = self.table.shape[1], self.units
         subpixels = len(self.before)
@@ -336,9 +317,8 @@ class BlockHead:
 class Stacks:
     """Both stacks for any set of blocks, with all that was computed before.
 
-    Maps are tables with a row for each cell. Cells are the blocks of all images, and around each
-    image a frame of zeros, one block wide, above and beside: neighbours are neighbours at the
-    borders, too. `inside` maps a cell to its block in tables without frames.
+    Maps are tables with a row for each cell. Cells are the blocks of all images, and a frame of
+    zeros above and beside each image. `inside` maps a cell to its block in tables without frames.
     """
 
     def __init__(self, decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> None:
@@ -377,16 +357,19 @@ class Stacks:
         self.above = torch.tensor(above, device=start.device)
         self.around = torch.tensor([*above, -1, 0, 1], device=start.device)
 
-    def down(self, cells: Tensor) -> None:
-        """Compute the vertical stack at cells (M,), layer by layer, and its links to the gates."""
-        inside, around = self.inside[cells], cells[:, None] + self.around
+    def enter_down(self, cells: Tensor) -> None:
+        """Compute the vertical stack's input at cells (M,)."""
         self.v[0][cells] = _product(self.first[0], self.seen[cells[:, None] + self.above])
-        for index, (vertical, link, (_, bias), _) in enumerate(self.layers):
-            a = _product(vertical, self.v[index][around])
-            self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + bias
-            if index < len(self.v_bias):
-                gated = gate(a + self.v_bias[index][inside])
-                self.v[index + 1][cells] = self.v[index][cells] + gated
+
+    def down(self, index: int, cells: Tensor) -> None:
+        """Compute layer `index` of the vertical stack; its input is known around the cells."""
+        vertical, link, (_, bias), _ = self.layers[index]
+        inside = self.inside[cells]
+        a = _product(vertical, self.v[index][cells[:, None] + self.around])
+        self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + bias
+        if index < len(self.v_bias):
+            gated = gate(a + self.v_bias[index][inside])
+            self.v[index + 1][cells] = self.v[index][cells] + gated
 
     def draw(self, cells: Tensor) -> Tensor:
         """Draw blocks (M,) anew, given those left of them and the vertical stack; which changed."""

@@ -1,11 +1,9 @@
 """The VAE of World Models (Ha & Schmidhuber, arXiv:1803.10122), layer by layer, for 64 x 64 frames.
 
 It is here as the opponent: the network that worked on CarRacing and lost Pong's ball, with its own
-plain encoder, so that neither our encoder nor our decoder gets into its way or to its credit. Four
-convolutions without padding or normalisation, four transposed ones, rectified linear units, a
-sigmoid, squared error (the appendix of the paper, and its `vae.py`). What still differs from the
-paper: the standard deviation of the code is bounded (`GaussianCode`), frames may be grey, and the
-dynamics are a GRU with a Gaussian prior instead of an LSTM with a mixture.
+plain encoder. Layers are those of the paper's appendix and of its `vae.py`. What still differs: the
+standard deviation of the code is bounded (`GaussianCode`), frames may be grey, and the dynamics are
+a GRU with a Gaussian prior instead of an LSTM with a mixture.
 """
 
 import torch
