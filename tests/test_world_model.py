@@ -115,16 +115,6 @@ def test_observing_sequences_gives_the_posterior_of_every_frame():
     torch.testing.assert_close(seen.latent.code, trained.code)
 
 
-def test_observe_forgets_at_a_start():
-    model, device = make(), torch.device("cpu")
-    obs = torch.as_tensor(random_batch().obs[:, 0])
-    first, action = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
-    fresh = model.observe(model.initial(3, device), action, obs, first, generator()).latent
-    used = Latent(torch.full((3, 24), 5.0), torch.full((3, 24), 5.0))
-    after = model.observe(used, action + 2, obs, first, generator()).latent
-    assert torch.equal(fresh.hidden, after.hidden) and torch.equal(fresh.code, after.code)
-
-
 @pytest.mark.parametrize("bf16", [False, True])
 def test_imagined_step_has_float32_tensors_without_gradient(bf16, bfloat16_everywhere):
     model = make(bf16=bf16)
