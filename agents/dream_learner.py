@@ -9,16 +9,19 @@ The loss is PPO's clipped surrogate (Schulman et al., arXiv:1707.06347) on lambd
 values, with advantages divided by the running range of returns and every row weighted by the
 probability that its state is reached at all (Hafner et al., arXiv:2301.04104).
 
-It refuses to know what a world model is, and does not survive a loss that is not finite: that is a
+A `TensorEnv` is all that this file knows of a world model. A loss that is not finite is a
 `PolicyLearningError`, before the weights are touched.
 """
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import Any, Protocol, cast, runtime_checkable
 
+import gymnasium as gym
 import torch
+from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
@@ -29,22 +32,78 @@ from torch import Tensor
 
 from agents.modules import VALUE_LOGITS, LatentModule
 from agents.numerics import precision, restore_generator, two_hot_cross_entropy
-from agents.returns import (
-    ReturnScale,
-    arrival_weight,
-    lambda_return,
-    percentile_range,
-)
-from agents.settings import DreamPolicySettings
+from agents.returns import ReturnScale, arrival_weight, lambda_return, percentile_range
+from agents.settings import ALGORITHMS, DreamPolicySettings
 from agents.state import State, adam_of, load_adam, weights_of
-from agents.tensor_env import TensorEnv
 
 WEIGHT = "dream_weight"
 """Batch column: probability that the row's state is reached."""
 
+Info = dict[str, Tensor]
+"""Extra tensors of a step, each with N rows or none; the learner reports their means."""
+
 
 class PolicyLearningError(RuntimeError):
     """Learning in the dream cannot go on."""
+
+
+@runtime_checkable
+class TensorEnv(Protocol):
+    """N environments stepped at once as tensors on one device.
+
+    There are no episode objects and no automatic resets: an ending is a probability, and rows after
+    it count less.
+
+    Attributes:
+        num_envs: N, constant.
+        obs_dim: F, features per observation.
+        action_space: gymnasium Discrete or Box, of one environment.
+        device: where observations come from and actions must be.
+    """
+
+    @property
+    def num_envs(self) -> int: ...  # noqa: D102
+
+    @property
+    def obs_dim(self) -> int: ...  # noqa: D102
+
+    @property
+    def action_space(self) -> gym.Space[Any]: ...  # noqa: D102
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    def reset(self) -> Tensor:
+        """Start N new environments and return their observations, (N, F) floating point."""
+        ...
+
+    def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Info]:
+        """Step all environments once, without resets.
+
+        Args:
+            action: (N,) int64 for Discrete, counted from 0; for Box (N, *shape) float32.
+
+        Returns:
+            obs (N, F), the state arrived in; reward (N,) for the action; continue probability (N,)
+            in [0, 1], zero where the state arrived in is terminal; and extra tensors.
+        """
+        ...
+
+
+@runtime_checkable
+class ShareableTensorEnv(TensorEnv, Protocol):
+    """A TensorEnv that can be split over learner processes, and go to the device of each."""
+
+    def share(self, index: int, count: int) -> TensorEnv:
+        """Part `index` of `count`, with N / count environments; travels to its learner's process.
+
+        Called anew for each call of `DreamPPO.learn`: random streams differ from call to call.
+        """
+        ...
+
+    def to(self, device: torch.device) -> TensorEnv:
+        """The same environments on another device; called in the learner's process."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +122,7 @@ class Rollout:
 def roll_out(
     env: TensorEnv, module: LatentModule, horizon: int, generator: torch.Generator
 ) -> Rollout:
-    """Let the policy act in the environment for `horizon` steps from a fresh reset.
-
-    The noise of all actions is drawn in one call; nothing is copied to the host.
-    """
+    """Let the policy act for `horizon` steps from a fresh reset; nothing is copied to the host."""
     head, device = module.head, generator.device
     noise = head.noise((horizon, env.num_envs), generator)
     obs = env.reset()
@@ -95,18 +151,15 @@ def roll_out(
 
 
 class DreamPPOLearner(PPOTorchLearner):
-    """PPO learner that makes its own data in a `TensorEnv`.
-
-    Everything beyond RLlib's own state (action noise, range of returns, counters) is in
-    `dream_state`, and in the state that RLlib's checkpoints save.
-    """
+    """PPO learner that makes its own data in a `TensorEnv`; see `learner_config`."""
 
     def build(self) -> None:
-        """Build as PPO does, then the parts that dream."""
-        self.settings = DreamPolicySettings(**self.config.dream_settings)
+        """Build as PPO does, then the parts that dream; called by RLlib."""
+        self.settings: DreamPolicySettings = self.config.learner_config_dict["settings"]
+        self.seed: int = self.config.learner_config_dict["seed"]
         super().build()
         self.generator = torch.Generator(self._device)
-        self.generator.manual_seed(self.config.dream_seed * 1_000_003 + self._learner_index)
+        self.generator.manual_seed(self.seed * 1_000_003 + self._learner_index)
         self.return_scale = ReturnScale(self.settings.return_scale_decay)
         self.rounds = 0
         self._sums: dict[str, Tensor] = {}
@@ -115,7 +168,7 @@ class DreamPPOLearner(PPOTorchLearner):
     def _make_module(self) -> MultiRLModule:
         # The first weights come from our seed, and the process-wide generator is left as it was.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.dream_seed)
+            torch.manual_seed(self.seed)
             return super()._make_module()
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -131,23 +184,13 @@ class DreamPPOLearner(PPOTorchLearner):
     @property
     def latent_module(self) -> LatentModule:
         """The module without any DDP wrapper."""
-        module = self.module[DEFAULT_MODULE_ID].unwrapped()
-        if not isinstance(module, LatentModule):
-            raise ValueError(f"expected a LatentModule, got {type(module).__name__}")
-        return module
+        return cast(LatentModule, self.module[DEFAULT_MODULE_ID].unwrapped())
 
     def learn_in_dream(self, env: TensorEnv, rounds: int) -> dict[str, float]:
-        """Dream, learn from it, and again.
-
-        Args:
-            env: this learner's environments, on this learner's device or on any other.
-            rounds: how many rollouts of `settings.horizon` steps, each with its own update.
+        """What `DreamPPO.learn` asks of one learner; `env` may be on another device.
 
         Returns:
             Means over the rounds, and `dream_steps`, `gradient_steps`, `rollout_s`, `update_s`.
-
-        Raises:
-            PolicyLearningError: rewards, values or the loss are not finite.
         """
         self._sums, self._sum_count = {}, 0
         totals: dict[str, float] = {}
@@ -171,7 +214,6 @@ class DreamPPOLearner(PPOTorchLearner):
                 totals[name] = totals.get(name, 0.0) + value / rounds
         self._check_weights()
         totals |= {name: float(value) / self._sum_count for name, value in self._sums.items()}
-        self.metrics.log_dict(totals, key=DEFAULT_MODULE_ID, window=1)
         return {
             **totals,
             "dream_steps": float(rounds * self.settings.horizon * env.num_envs),
@@ -238,21 +280,15 @@ class DreamPPOLearner(PPOTorchLearner):
         self.return_scale.update(low, high)
 
     def _create_iterator_if_necessary(
-        self,
-        *,
-        training_data: Any,
-        num_epochs: int = 1,
-        minibatch_size: int | None = None,
-        **kwargs: Any,
+        self, *, training_data: Any, num_epochs: int, minibatch_size: int, **kwargs: Any
     ) -> Iterator[MultiAgentBatch]:
         # RLlib's iterator shuffles with numpy's global generator, which no checkpoint holds, and
         # not before the first epoch.
         columns = dict(training_data.batch.policy_batches[DEFAULT_MODULE_ID].items())
         rows = len(columns[WEIGHT])
-        size = minibatch_size or rows
         for _ in range(num_epochs):
             order = torch.randperm(rows, generator=self.generator, device=self._device)
-            for index in order.split(size):
+            for index in order.split(minibatch_size):
                 picked = {name: column.index_select(0, index) for name, column in columns.items()}
                 yield MultiAgentBatch(
                     {DEFAULT_MODULE_ID: SampleBatch(picked)}, env_steps=len(index)
@@ -261,11 +297,7 @@ class DreamPPOLearner(PPOTorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
-        """Actor, critic and entropy, each row weighted by its chance to be reached.
-
-        Raises:
-            PolicyLearningError: the loss is not finite.
-        """
+        """Actor, critic and entropy, each row weighted by its chance to be reached."""
         settings, head = self.settings, self.latent_module.head
         inputs, advantage = fwd_out[Columns.ACTION_DIST_INPUTS], batch[Postprocessing.ADVANTAGES]
         weight = batch[WEIGHT] / batch[WEIGHT].sum().clamp_min(1e-8)
@@ -321,36 +353,21 @@ class DreamPPOLearner(PPOTorchLearner):
         return {
             "module": weights_of(self.latent_module),
             "adam": adam_of(self),
-            "own": self._own_state(),
+            "own": {
+                "generator": self.generator.get_state(),
+                "return_scale": self.return_scale.get_state(),
+                "rounds": self.rounds,
+            },
         }
 
     def set_dream_state(self, state: State) -> None:
         """Go on exactly where `dream_state` was taken."""
         self.latent_module.load_state_dict(state["module"])
         load_adam(self, state["adam"])
-        self._set_own_state(state["own"])
-
-    def _own_state(self) -> State:
-        return {
-            "generator": self.generator.get_state(),
-            "return_scale": self.return_scale.get_state(),
-            "rounds": self.rounds,
-        }
-
-    def _set_own_state(self, state: State) -> None:
-        restore_generator(self.generator, state["generator"])
-        self.return_scale.set_state(state["return_scale"])
-        self.rounds = int(state["rounds"])
-
-    def get_state(self, *args: Any, **kwargs: Any) -> State:
-        """RLlib's learner state, with what dreaming needs under `dream`."""
-        return {**super().get_state(*args, **kwargs), "dream": self._own_state()}
-
-    def set_state(self, state: State) -> None:
-        """Take over RLlib's learner state and what dreaming needs."""
-        super().set_state(state)
-        if "dream" in state:
-            self._set_own_state(state["dream"])
+        own = state["own"]
+        restore_generator(self.generator, own["generator"])
+        self.return_scale.set_state(own["return_scale"])
+        self.rounds = int(own["rounds"])
 
     # RLlib logs a dozen values through its metrics logger for every minibatch, which takes longer
     # than a small network's gradient. The sums in `_add` replace them, once per call.
@@ -362,3 +379,15 @@ class DreamPPOLearner(PPOTorchLearner):
 
     def _compute_off_policyness(self, batch: dict[str, Any]) -> None:
         pass
+
+
+def learner_config(settings: DreamPolicySettings, seed: int) -> PPOConfig:
+    """RLlib's configuration of a learner; `seed` is of its first weights and actions."""
+    config = PPOConfig().training(lr=settings.lr, grad_clip=settings.grad_clip, use_kl_loss=False)
+    # The loss itself is checked; this skips two reads of every gradient per step.
+    config.torch_skip_nan_gradients = True
+    own = {"settings": settings, "seed": seed}
+    module, _, name = ALGORITHMS[settings.algorithm].partition(":")
+    learner = getattr(import_module(module), name)
+    config.learners(learner_class=learner, learner_config_dict=own)
+    return config

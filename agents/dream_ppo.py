@@ -13,26 +13,24 @@ import ray
 import torch
 from torch import Tensor
 
-from agents.dream_algorithm import DreamPPOConfig
-from agents.dream_learner import DreamPPOLearner, PolicyLearningError
+from agents.dream_learner import (
+    DreamPPOLearner,
+    PolicyLearningError,
+    ShareableTensorEnv,
+    TensorEnv,
+    learner_config,
+)
 from agents.modules import LatentModule, latent_spec
 from agents.settings import DreamPolicySettings
 from agents.state import State, weights_of
-from agents.tensor_env import MovableTensorEnv, ShareableTensorEnv, TensorEnv
 
 __all__ = ["DreamPPO", "PolicyLearningError"]
 
 
 def _learn(learner: DreamPPOLearner, env: Any, rounds: int) -> dict[str, float]:
     if isinstance(env, list):
-        env = ray.get(env[learner._learner_index])
-        if isinstance(env, MovableTensorEnv):
-            env = env.to(learner._device)
+        env = ray.get(env[learner._learner_index]).to(learner._device)
     return learner.learn_in_dream(env, rounds)
-
-
-def _weights(learner: DreamPPOLearner) -> dict[str, Tensor]:
-    return weights_of(learner.latent_module)
 
 
 def _set_state(learner: DreamPPOLearner, state: State) -> None:
@@ -41,17 +39,13 @@ def _set_state(learner: DreamPPOLearner, state: State) -> None:
 
 
 class DreamPPO:
-    """A dream policy and its learners: what a trainer holds.
-
-    Attributes:
-        version: rounds learned so far.
-    """
+    """A dream policy and its learners; `version` counts the rounds learned so far."""
 
     def __init__(
         self,
         settings: DreamPolicySettings,
         obs_dim: int,
-        action_space: gym.Space,  # type: ignore[type-arg]
+        action_space: gym.Space[Any],
         seed: int,
         num_learners: int = 0,
         device: str = "cpu",
@@ -59,7 +53,7 @@ class DreamPPO:
         """Build the learners.
 
         Args:
-            settings: see `DreamPolicySettings`; `dreams` is up to the environment.
+            settings: how they learn; `dreams` is up to the environment.
             obs_dim: F, features per observation.
             action_space: Discrete or Box.
             seed: of the first weights and of the actions in dreams.
@@ -70,9 +64,8 @@ class DreamPPO:
         self.settings = settings
         self.num_learners = num_learners
         spec = latent_spec(settings, obs_dim, action_space)
-        config = DreamPPOConfig().dream(settings, seed)
         place = torch.device(device)
-        config.learners(
+        config = learner_config(settings, seed).learners(
             num_learners=num_learners,
             num_gpus_per_learner=int(place.type != "cpu"),
             local_gpu_idx=place.index or 0,
@@ -84,10 +77,10 @@ class DreamPPO:
         self.version = 0
 
     def learn(self, env: TensorEnv, rounds: int) -> dict[str, float]:
-        """Dream and learn for `rounds` rounds.
+        """Dream and learn, `rounds` times.
 
         Args:
-            env: all dreams together; with more than one learner it must be shareable.
+            env: all dreams together; for learners in Ray it must be a `ShareableTensorEnv`.
             rounds: rollouts of `settings.horizon` steps, each followed by its update.
 
         Returns:
@@ -111,25 +104,21 @@ class DreamPPO:
         count = self.num_learners
         if count == 0:
             return env
-        if count == 1 and not isinstance(env, ShareableTensorEnv):
-            return [ray.put(env)]
         if not isinstance(env, ShareableTensorEnv) or env.num_envs % count:
             raise ValueError(
-                f"expected an environment with share(index, count) and a multiple of {count} "
-                f"environments, got {type(env).__name__} with {env.num_envs}; change policy.dreams "
-                "or the number of policy learners"
+                f"expected an environment with share(index, count), to(device) and a multiple of "
+                f"{count} environments, got {type(env).__name__} with {env.num_envs}; change "
+                "policy.dreams or the number of policy learners"
             )
         return [ray.put(env.share(index, count)) for index in range(count)]
 
     def _each(self, function: Any, **kwargs: Any) -> list[Any]:
         """Call on every learner; the first error of a learner is raised here."""
-        results = []
-        for result in self._group.foreach_learner(function, **kwargs):
-            value = result.get()
+        results = list(self._group.foreach_learner(function, **kwargs))
+        for result in results:
             if not result.ok:
-                raise value
-            results.append(value)
-        return results
+                raise result.get()
+        return [result.get() for result in results]
 
     @property
     def module(self) -> LatentModule:
@@ -141,7 +130,7 @@ class DreamPPO:
 
     def get_weights(self) -> dict[str, Tensor]:
         """The newest weights, as copies on the CPU."""
-        weights: dict[str, Tensor] = self._each(_weights)[0]
+        weights: dict[str, Tensor] = self._each(lambda one: weights_of(one.latent_module))[0]
         return weights
 
     def get_state(self) -> State:

@@ -29,12 +29,10 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.apis.target_network_api import TargetNetworkAPI
 from ray.tune.registry import register_env
 
-from agents.action_heads import make_head
 from agents.baselines import BASELINES, Baseline
+from agents.modules import make_head
 from agents.settings import Settings
 from agents.state import State, adam_of, load_adam, pack_episodes, unpack_episodes, weights_of
-
-EnvCreator = Callable[[], gym.Env[Any, Any]]
 
 _names = itertools.count()
 
@@ -43,7 +41,6 @@ class CountSteps(gym.Wrapper[Any, Any, Any, Any]):
     """Counts the calls of `step`; the sum over all environments is the budget that was used."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        """Wrap one environment."""
         super().__init__(env)
         self.steps = 0
 
@@ -56,34 +53,28 @@ class CountSteps(gym.Wrapper[Any, Any, Any, Any]):
 def _count(env_runner: Any) -> int:
     """Steps of all environments of an env runner since it was built."""
     total = 0
-    for env in getattr(env_runner.env.unwrapped, "envs", []):
-        while not isinstance(env, CountSteps):
-            if not isinstance(env, gym.Wrapper):
-                raise RuntimeError(f"expected a step counter around {env}, found none")
+    for env in env_runner.env.unwrapped.envs:
+        while not isinstance(env, CountSteps):  # `_build` wraps every environment in one
             env = env.env
         total += env.steps
     return total
 
 
 class ModelFreePolicy:
-    """Acts with a frozen copy of a baseline's network.
-
-    Attributes:
-        version: training iterations the copy has seen.
-    """
+    """Acts with a frozen copy of a baseline's network; `version` counts its training iterations."""
 
     def __init__(
         self,
         baseline: Baseline,
+        settings: Settings,
         module: Any,
         action_space: gym.Space[Any],
         version: int,
-        random_share: float | None,
         seed: int,
     ) -> None:
-        """Act with `module`; see `Baseline.random_share`."""
         self.version = version
-        self._baseline, self._module, self._random_share = baseline, module, random_share
+        self._baseline, self._module = baseline, module
+        self._random_share = baseline.random_share(settings) if baseline.random_share else None
         self._head = make_head(action_space)
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -124,7 +115,7 @@ class ModelFree:
         self,
         kind: str,
         settings: Settings,
-        env_creator: EnvCreator,
+        env_creator: Callable[[], gym.Env[Any, Any]],
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
         seed: int,
@@ -137,28 +128,22 @@ class ModelFree:
             settings: of that kind.
             env_creator: makes one environment; travels to the env runners.
             observation_space: of that environment; a Box of shape (H, W, C) or (F,).
-            action_space: of that environment, Discrete or Box.
+            action_space: of that environment, a Discrete or Box.
             seed: for RLlib, which seeds its process-wide generators and environments with it.
             num_env_runners: 0 samples in this process.
 
         Raises:
-            ValueError: kind, settings and action space do not fit each other.
+            ValueError: the algorithm cannot choose such actions.
             RuntimeError: Ray is not running.
         """
-        baseline = BASELINES.get(kind)
-        if baseline is None or type(settings) is not baseline.settings:
-            pairs = [f"{name} with {b.settings.__name__}" for name, b in BASELINES.items()]
-            raise ValueError(
-                f"expected {' or '.join(pairs)}, got {kind!r} with {type(settings).__name__}"
-            )
+        baseline = BASELINES[kind]
         if baseline.discrete_only and not isinstance(action_space, gym.spaces.Discrete):
             raise ValueError(
                 f"expected a Discrete action space for {kind}, got {action_space}; use ppo"
             )
         self.kind, self.settings, self.seed = kind, settings, seed
         self._baseline, self._env_creator = baseline, env_creator
-        self._spaces = (observation_space, action_space)
-        self._num_env_runners = num_env_runners
+        self._spaces, self._num_env_runners = (observation_space, action_space), num_env_runners
         self._algo: Algorithm | None = None
         self._build(steps_done=0, version=0)
 
@@ -199,7 +184,9 @@ class ModelFree:
         while self.env_steps < start + env_steps:
             results = self.algo.train()
             self.version += 1
-            self.env_steps = self._steps_before + self._steps_since()
+            group, local = self.algo.env_runner_group, self._num_env_runners == 0
+            counts = group.foreach_env_runner(_count, local_env_runner=local)
+            self.env_steps = self._steps_before + sum(counts)
         metrics = {
             "env_steps": float(self.env_steps - start),
             "iterations": float(self.version - first_version),
@@ -212,19 +199,14 @@ class ModelFree:
                 metrics[key] = float(value)
         return metrics
 
-    def _steps_since(self) -> int:
-        group, local = self.algo.env_runner_group, self._num_env_runners == 0
-        return sum(group.foreach_env_runner(_count, local_env_runner=local))
-
     def policy(self) -> ModelFreePolicy:
         """A frozen copy of the newest network, for acting."""
-        share = self._baseline.random_share
         return ModelFreePolicy(
             self._baseline,
+            self.settings,
             copy.deepcopy(self._module()),
             self._spaces[1],
             self.version,
-            share(self.settings) if share else None,
             (self.seed + self.version) % 2**31,
         )
 
@@ -282,12 +264,7 @@ def saved_policy(
 ) -> ModelFreePolicy:
     """The policy that `ModelFree.get_state` holds, without an environment and without Ray.
 
-    Args:
-        settings: those the baseline was built with.
-        observation_space: as the baseline's.
-        action_space: as the baseline's.
-        state: of `get_state`.
-        seed: of the random actions.
+    Settings and spaces are those of the baseline; the seed is of the random actions.
     """
     baseline = BASELINES[state["kind"]]
     spec = baseline.config(settings, 0).get_multi_rl_module_spec(
@@ -298,5 +275,4 @@ def saved_policy(
     if isinstance(module, TargetNetworkAPI):
         module.make_target_networks()
     module.load_state_dict(state["module"])
-    share = baseline.random_share(settings) if baseline.random_share else None
-    return ModelFreePolicy(baseline, module, action_space, int(state["version"]), share, seed)
+    return ModelFreePolicy(baseline, settings, module, action_space, int(state["version"]), seed)

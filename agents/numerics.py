@@ -7,8 +7,6 @@ processor does stands with every result (`mbrl.run.provenance.machine`).
 The random generators of a CPU and of a GPU have states of different size and give different numbers
 from the same seed, so a checkpoint of one cannot be put into the other. A run that moves between
 them goes on all the same.
-
-Knows nothing of models, policies or environments.
 """
 
 import zlib
@@ -38,24 +36,17 @@ def precision(device: torch.device, wanted: bool) -> torch.dtype:
 
 
 def autocast(device: torch.device, wanted: bool) -> AbstractContextManager[object]:
-    """A context in which matrix products and convolutions are in `precision(device, wanted)`.
-
-    If that is float32 the context changes nothing.
-    """
+    """A context with matrix products and convolutions in bfloat16, or one that changes nothing."""
     if precision(device, wanted) == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
-    """Put a generator where another one was.
+    """Put a generator where another one was; `state` is of `torch.Generator.get_state`.
 
     On the same kind of device it goes on exactly; on another kind it begins anew, with a seed that
     follows from the state alone.
-
-    Args:
-        generator: of any device.
-        state: of `torch.Generator.get_state`, on whatever device.
     """
     state = state.cpu()
     if len(state) == len(generator.get_state()):

@@ -12,7 +12,7 @@ from torch import Tensor
 def lambda_return(
     reward: Tensor, continue_prob: Tensor, value: Tensor, gamma: float, lam: float
 ) -> Tensor:
-    """TD(lambda) targets along rollouts.
+    """TD(lambda) targets (N, K) of steps 0 to K-1.
 
     target[K] = value[K], and before it
     target[k] = reward[k] + gamma * continue_prob[k] * ((1 - lam) * value[k+1] + lam * target[k+1]).
@@ -23,9 +23,6 @@ def lambda_return(
         value: (N, K + 1), critic; the last column is the bootstrap.
         gamma: discount per step.
         lam: in [0, 1]; 0 is one-step TD, 1 is Monte Carlo with bootstrap.
-
-    Returns:
-        (N, K) targets for steps 0 .. K-1.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -57,11 +54,11 @@ def arrival_weight(continue_prob: Tensor) -> Tensor:
     return torch.cat([first, torch.cumprod(continue_prob[:, :-1], dim=1)], dim=1)
 
 
-def percentile_range(returns: Tensor, low: float = 0.05, high: float = 0.95) -> Tensor:
-    """Two quantiles (2,) of all elements, of the nearest rank: two selections instead of a sort."""
+def percentile_range(returns: Tensor) -> Tensor:
+    """5th and 95th percentile (2,) of all elements, of the nearest rank: selection, not sorting."""
     flat = returns.reshape(-1)
     last = flat.numel() - 1
-    ranks = [1 + round(q * last) for q in (low, high)]
+    ranks = [1 + round(q * last) for q in (0.05, 0.95)]
     return torch.stack([torch.kthvalue(flat, rank).values for rank in ranks])
 
 

@@ -5,7 +5,7 @@ numbers do is in the module that uses them: `agents.dream_learner`. The settings
 in its own file, in `agents.baselines`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -73,18 +73,3 @@ class DreamPolicySettings(Settings):
         if name not in ALGORITHMS:
             raise ValueError(f"expected one of {', '.join(ALGORITHMS)}, got {name}")
         return name
-
-
-def ppo_arguments(settings: Any) -> dict[str, Any]:
-    """What PPO in dreams and on the real environment tell RLlib's `PPOConfig.training` alike."""
-    return {
-        "lr": settings.lr,
-        "gamma": settings.gamma,
-        "lambda_": settings.lam,
-        "clip_param": settings.clip,
-        "entropy_coeff": settings.entropy,
-        "vf_loss_coeff": settings.value_coeff,
-        "grad_clip": settings.grad_clip,
-        "num_epochs": settings.epochs,
-        "minibatch_size": settings.minibatch_size,
-    }

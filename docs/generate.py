@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import numpy as np  # noqa: E402
 import settings_page  # noqa: E402
 import template_pages  # noqa: E402
+from PIL import Image  # noqa: E402
 from settings_page import markdown_table  # noqa: E402
 
 README, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "configuration.md"
@@ -199,8 +200,6 @@ def write_gif(video: Path, target: Path = GIF) -> Path:
     """
     import imageio_ffmpeg
 
-    from mbrl.report import video as videos
-
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(video), "-f", "rawvideo"]
     done = subprocess.run([*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
     about = re.search(r"Video: .*?, (\d+)x(\d+)\b.*? ([\d.]+) fps", done.stderr.decode())
@@ -210,7 +209,14 @@ def write_gif(video: Path, target: Path = GIF) -> Path:
     frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
     # MP4 leaves noise in flat areas that a GIF would have to spell out: coarser colours hide it
     flat = (np.round(frames.astype(np.float32) / 16) * 16).clip(0, 255).astype(np.uint8)
-    return videos.write_gif(target, flat, fps)
+    # one palette for all frames, so that nothing flickers; made from a sample of them
+    sample = flat[:: max(1, len(flat) // 16)].reshape(-1, width, 3)
+    palette = Image.fromarray(sample).quantize(256)
+    dither = Image.Dither.NONE
+    images = [Image.fromarray(one).quantize(palette=palette, dither=dither) for one in flat]
+    duration = round(1000 / fps)
+    images[0].save(target, save_all=True, append_images=images[1:], duration=duration, loop=0)
+    return target
 
 
 def main() -> int:

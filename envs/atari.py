@@ -21,7 +21,7 @@ while the picture is the maximum of the last two.
 """
 
 import random
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -29,7 +29,7 @@ from gymnasium.wrappers import AtariPreprocessing, TimeLimit
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
-from envs.family import Family
+from envs.family import Family, Reset, Step
 
 SETTING_OF = {
     "frameskip": "frame_skip",
@@ -42,24 +42,22 @@ SETTING_OF = {
 class SeededGame(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
     """Episodes that follow from their seed and the actions, without loading the ROM again.
 
-    Wraps ALE itself, one frame per step and with its own sticky actions off.
+    Wraps ALE itself, one frame per step and with its own sticky actions off. Each frame repeats the
+    last action with probability `sticky_actions`.
     """
 
     def __init__(self, env: gym.Env[NDArray[np.uint8], Any], sticky_actions: float) -> None:
-        """Wrap ALE's environment; each frame repeats the last action with this probability."""
         super().__init__(env)
         self._emulator: Any = env.unwrapped
         self._sticky_actions = sticky_actions
-        self._idle: Any = 0
-        if isinstance(env.action_space, gym.spaces.Box):
-            self._idle = np.zeros(env.action_space.shape, env.action_space.dtype)
+        space = env.action_space
+        box = isinstance(space, gym.spaces.Box)
+        self._idle: Any = np.zeros(space.shape or (), space.dtype) if box else 0
         self._last = self._idle
         self._random = random.Random()
         self._first_state: Any = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Go back to the first frame; with a seed, start the sticky and idle draws anew."""
         if seed is not None:
             self._emulator.seed_game(seed)  # only the generator that draws the idle frames
@@ -72,9 +70,7 @@ class SeededGame(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
         self._emulator.ale.restoreState(self._first_state)
         return obs, info
 
-    def step(
-        self, action: Any
-    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step:
         """Play one frame, with this action or, by chance, the one before it."""
         if self._random.random() >= self._sticky_actions:
             self._last = action
@@ -90,21 +86,16 @@ class Signals(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
     """
 
     def __init__(self, env: gym.Env[NDArray[np.uint8], Any], ram: bool) -> None:
-        """Wrap an environment around ALE."""
         super().__init__(env)
         self._ram, self._lives = ram, 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Start an episode and count its lives."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._lives = info["lives"]
         return obs, {**info, **self._memory()}
 
-    def step(
-        self, action: Any
-    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step:
         """Take one step and compare the lives before and after."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         lost, self._lives = info["lives"] < self._lives, info["lives"]
@@ -116,15 +107,9 @@ class Signals(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.uint8], Any]):
 
 
 def register() -> None:
-    """Tell gymnasium about ALE's ids, once per process.
+    """Tell gymnasium about ALE's ids, once per process."""
+    import ale_py
 
-    Raises:
-        EnvError: ale-py is not installed.
-    """
-    try:
-        import ale_py
-    except ImportError as error:
-        raise EnvError(f"expected the package ale-py, got {error!r}; pip install ale-py") from error
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner on stderr
     gym.register_envs(ale_py)
 
@@ -147,7 +132,7 @@ def make(
     one idle frame is taken unless `noop_max` is 0.
 
     Raises:
-        EnvError: ale-py is not installed, or `kwargs` repeats what a setting decides.
+        EnvError: `kwargs` repeats what a setting decides.
         gymnasium.error.Error: there is no such game.
     """
     for name in SETTING_OF.keys() & kwargs.keys():

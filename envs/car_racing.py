@@ -16,8 +16,7 @@ from typing import Any
 import gymnasium as gym
 
 from envs.errors import EnvError
-from envs.family import Family
-from envs.images import prepare_images
+from envs.family import Family, make_plain
 
 
 def import_box2d() -> None:
@@ -40,14 +39,7 @@ def import_box2d() -> None:
         ) from error
 
 
-def make(
-    env_id: str,
-    kwargs: dict[str, Any],
-    *,
-    max_episode_steps: int | None,
-    image_size: int,
-    grayscale: bool,
-) -> gym.Env[Any, Any]:
+def make(env_id: str, kwargs: dict[str, Any], **settings: Any) -> gym.Env[Any, Any]:
     """Build CarRacing; `kwargs` are for its constructor, such as `continuous`.
 
     Raises:
@@ -57,8 +49,7 @@ def make(
     if kwargs.get("render_mode") != "human":
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     import_box2d()
-    env = gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
-    return prepare_images(env, image_size, grayscale)
+    return make_plain(env_id, kwargs, **settings)
 
 
 # gymnasium knows the id itself, and limits an episode to 1,000 steps.

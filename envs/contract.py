@@ -6,8 +6,10 @@ fine, Reverie cannot handle it yet), one sentence each. `mbrl check-env` prints 
 repair anything.
 """
 
+import functools
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,39 +30,22 @@ Trace = list[tuple[int, float, bool, bool]]
 
 @dataclass(frozen=True, kw_only=True)
 class EnvReport:
-    """What `check_env` saw.
+    """What `check_env` saw."""
 
-    Attributes:
-        name: id or factory.
-        applied: preprocessing settings in force, family defaults filled in.
-        observation_space: as text.
-        action_space: as text.
-        wrappers: class names, outermost first, the environment itself last.
-        steps: random steps taken for the measurements below.
-        steps_per_second: of one environment in this process, resets included, checks not.
-        same_in_two_copies: two environments with one seed and the same actions agree exactly.
-        same_after_reuse: a used environment, reset with a seed, equals a new one.
-        reward_range: smallest and largest reward seen; (nan, nan) if none was.
-        episode_lengths: steps of each finished episode.
-        episode_returns: summed rewards of each finished episode.
-        problems: promises that the environment broke.
-        limits: what Reverie cannot handle, and the way out.
-    """
-
-    name: str
-    applied: dict[str, Any]
+    name: str  # id or factory
+    applied: dict[str, Any]  # preprocessing settings in force, family defaults filled in
     observation_space: str
     action_space: str
-    wrappers: tuple[str, ...]
-    steps: int
-    steps_per_second: float
-    same_in_two_copies: bool
-    same_after_reuse: bool
-    reward_range: tuple[float, float]
-    episode_lengths: tuple[int, ...]
-    episode_returns: tuple[float, ...]
-    problems: tuple[str, ...]
-    limits: tuple[str, ...]
+    wrappers: tuple[str, ...]  # class names, outermost first, the environment itself last
+    steps: int  # random steps taken for the measurements below
+    steps_per_second: float  # of one environment in this process, resets included, checks not
+    same_in_two_copies: bool  # two environments with one seed and the same actions agree exactly
+    same_after_reuse: bool  # a used environment, reset with a seed, equals a new one
+    reward_range: tuple[float, float]  # smallest and largest seen; (nan, nan) if none was
+    episode_lengths: tuple[int, ...]  # steps of each finished episode
+    episode_returns: tuple[float, ...]  # summed rewards of each finished episode
+    problems: tuple[str, ...]  # promises that the environment broke
+    limits: tuple[str, ...]  # what Reverie cannot handle, and the way out
 
     @property
     def ok(self) -> bool:
@@ -69,16 +54,10 @@ class EnvReport:
 
 
 def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvReport:
-    """Play at random and look.
+    """Play `steps` random steps and look; `COMPARED_STEPS` at most are played twice more.
 
-    Args:
-        settings: the environment.
-        steps: random steps to measure; `COMPARED_STEPS` of them at most are played twice more, to
-            compare.
-        seed: of the first episode and of the actions; later episodes count up from it.
-
-    Returns:
-        The report. Broken promises are in it, not raised.
+    The seed is of the first episode and of the actions; later episodes count up from it. Broken
+    promises are in the report, not raised.
 
     Raises:
         EnvError: the environment cannot be made at all, or `steps` is not positive.
@@ -97,7 +76,7 @@ def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvRe
         for who, other in others.items():
             if other.trace != expected:
                 problems.append(_difference(who, expected, other.trace))
-        nothing = (float("nan"), float("nan"))
+        rewards = [reward for _, reward, _, _ in first.trace] or [float("nan")]
         return EnvReport(
             name=settings.name,
             applied=settings.applied(),
@@ -108,25 +87,24 @@ def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvRe
             steps_per_second=len(first.trace) / max(first.seconds, 1e-9),
             same_in_two_copies=second.trace == expected,
             same_after_reuse=reused.trace == expected,
-            reward_range=(min(first.rewards), max(first.rewards)) if first.rewards else nothing,
+            reward_range=(min(rewards), max(rewards)),
             episode_lengths=tuple(first.lengths),
             episode_returns=tuple(first.returns),
             problems=tuple(problems[:MOST_PROBLEMS]),
-            limits=tuple(describe_limits(env)),
+            limits=describe_limits(env),
         )
     finally:
         env.close()  # type: ignore[no-untyped-call]
         copy.close()  # type: ignore[no-untyped-call]
 
 
-def describe_limits(env: gym.Env[Any, Any]) -> list[str]:
-    """What Reverie cannot handle about an environment that `make_env` made.
+def describe_limits(env: gym.Env[Any, Any]) -> tuple[str, ...]:
+    """What Reverie cannot handle about an environment that `make_env` made, and the way out.
 
-    Returns:
-        At most one sentence about observations and one about actions, each with the way out.
+    At most one sentence is about observations and one about actions.
     """
     sentences = (_limit_of_observations(env.observation_space), _limit_of_actions(env.action_space))
-    return [f"{sentence}." for sentence in sentences if sentence]
+    return tuple(f"{sentence}." for sentence in sentences if sentence)
 
 
 def format_report(report: EnvReport) -> str:
@@ -163,29 +141,30 @@ class _Played:
     """One random play."""
 
     trace: Trace = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # in the environment itself
+
+    def timed(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a method of the environment returns."""
+        begin = time.perf_counter()
+        result = call(*args, **kwargs)
+        self.seconds += time.perf_counter() - begin
+        return result
 
 
 def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
     """Play `steps` random steps, or until the environment raises or breaks the step format."""
     played = _Played()
     env.action_space.seed(seed)
-    episode, length, total = 0, 0, 0.0
-    begin, checking = time.perf_counter(), 0.0
+    length, total = 0, 0.0
     try:
-        obs, _ = env.reset(seed=seed)
+        obs, _ = played.timed(env.reset, seed=seed)
         fingerprint = _fingerprint(obs)
         played.problems += _obs_problems(env.observation_space, obs, "reset()")
         for _ in range(steps):
-            before = time.perf_counter()
-            action = env.action_space.sample()
-            checking += time.perf_counter() - before
-            result: Any = env.step(action)
-            before = time.perf_counter()
+            result = played.timed(env.step, env.action_space.sample())
             problems = _step_problems(env.observation_space, result)
             played.problems += [text for text in problems if text not in played.problems]
             if not isinstance(result, tuple) or len(result) != 5:
@@ -194,19 +173,16 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
             fingerprint = _chained(fingerprint, obs)
             number = float(np.float64(reward))
             played.trace.append((fingerprint, number, bool(terminated), bool(truncated)))
-            played.rewards.append(number)
             length, total = length + 1, total + number
-            checking += time.perf_counter() - before
             if terminated or truncated:
                 played.lengths.append(length)
                 played.returns.append(total)
-                episode, length, total = episode + 1, 0, 0.0
-                obs, _ = env.reset(seed=seed + episode)
+                length, total = 0, 0.0
+                obs, _ = played.timed(env.reset, seed=seed + len(played.lengths))
                 fingerprint = _chained(fingerprint, obs)
     except Exception as error:
         step = len(played.trace)
         played.problems.append(f"At step {step} it raised {type(error).__name__}: {error}.")
-    played.seconds = time.perf_counter() - begin - checking
     return played
 
 
@@ -232,18 +208,18 @@ def _step_problems(space: gym.Space[Any], result: Any) -> list[str]:
 
 def _obs_problems(space: gym.Space[Any], obs: Any, source: str) -> list[str]:
     """How an observation differs from its space."""
-    if isinstance(space, Box) and isinstance(obs, np.ndarray):
-        if obs.shape != space.shape or obs.dtype != space.dtype:
-            return [
-                f"{source} must return observations of shape {space.shape} and dtype "
-                f"{space.dtype}, got {obs.shape} and {obs.dtype}."
-            ]
-        if not space.contains(obs):
-            return [f"{source} returned an observation outside the bounds of its space."]
-        return []
-    if not isinstance(space, Box) and space.contains(obs):
-        return []
-    return [f"{source} returned a {type(obs).__name__} that is not in the observation space."]
+    if not isinstance(space, Box) or not isinstance(obs, np.ndarray):
+        if not isinstance(space, Box) and space.contains(obs):
+            return []
+        return [f"{source} returned a {type(obs).__name__} that is not in the observation space."]
+    if obs.shape != space.shape or obs.dtype != space.dtype:
+        return [
+            f"{source} must return observations of shape {space.shape} and dtype "
+            f"{space.dtype}, got {obs.shape} and {obs.dtype}."
+        ]
+    if not space.contains(obs):
+        return [f"{source} returned an observation outside the bounds of its space."]
+    return []
 
 
 def _fingerprint(obs: Any) -> int:
@@ -251,13 +227,9 @@ def _fingerprint(obs: Any) -> int:
     if isinstance(obs, dict):
         obs = tuple(obs[key] for key in sorted(obs))
     if isinstance(obs, tuple | list):
-        whole = 0
-        for part in obs:
-            whole = _chained(whole, part)
-        return whole
-    if isinstance(obs, str):
-        return zlib.crc32(obs.encode())
-    return zlib.crc32(np.ascontiguousarray(obs).tobytes())
+        return functools.reduce(_chained, obs, 0)
+    data = obs.encode() if isinstance(obs, str) else np.ascontiguousarray(obs).tobytes()
+    return zlib.crc32(data)
 
 
 def _chained(fingerprint: int, obs: Any) -> int:

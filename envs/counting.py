@@ -23,9 +23,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.family import Family
+from envs.family import Family, Reset, Step, make_plain
 
-ENV_ID = "reverie/Counting-v0"
 SIZE = 8
 _BITS = 16
 _T, _ACTION, _LENGTH = 0, 1, 2  # which pair of rows holds what
@@ -66,7 +65,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         nan_at: int | None = None,
         ram: bool = False,
     ) -> None:
-        """Make the oracle.
+        """Make the oracle; lengths out of order are a ValueError.
 
         Args:
             min_length: shortest episode, steps, >= 1.
@@ -78,9 +77,6 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
             crash_at: raise RuntimeError instead of arriving at this step; 0 raises in `reset`.
             nan_at: the reward on arriving at this step is NaN.
             ram: give `info["ram"]`.
-
-        Raises:
-            ValueError: the lengths are not in order or in range.
         """
         if not 1 <= min_length <= max_length < 1 << _BITS:
             raise ValueError(
@@ -94,9 +90,7 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
         self._crash_at, self._nan_at = crash_at, nan_at
         self._seed, self._t, self._length = -1, 0, 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Start the episode of this seed at t = 0."""
         super().reset(seed=seed, options=options)
         self._seed = self._seed + 1 if seed is None else seed
@@ -106,12 +100,8 @@ class CountingEnv(gym.Env[NDArray[np.uint8], int]):
             raise RuntimeError("the counting environment crashes in reset, as crash_at says")
         return self._picture(action=0), self._memory(action=0)
 
-    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
-        """Arrive at t + 1.
-
-        Raises:
-            RuntimeError: at the step `crash_at`, or when the episode has already ended.
-        """
+    def step(self, action: int) -> Step:
+        """Arrive at t + 1."""
         if self._t >= self._length:
             raise RuntimeError("expected reset() after the end of an episode, got step()")
         self._t += 1
@@ -143,30 +133,8 @@ def _read(obs: NDArray[np.generic], word: int) -> int:
     """The 16-bit number in one pair of rows."""
     if obs.shape != (SIZE, SIZE, 1):
         raise ValueError(f"expected one picture of shape ({SIZE}, {SIZE}, 1), got {obs.shape}")
-    bits = obs.reshape(-1)[word * _BITS : (word + 1) * _BITS].astype(np.uint8)
-    high, low = np.packbits(bits)
-    return int(high) * 256 + int(low)
+    return int(np.packbits(obs.astype(np.uint8)).view(">u2")[word])
 
 
-def register() -> None:
-    """Tell gymnasium about `reverie/Counting-v0`, once per process."""
-    if ENV_ID not in gym.registry:
-        gym.register(ENV_ID, entry_point="envs.counting:CountingEnv")
-
-
-def make(
-    env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, ram: bool
-) -> gym.Env[Any, Any]:
-    """Build the oracle; `kwargs` are for `CountingEnv`.
-
-    Raises:
-        gymnasium.error.Error: there is no such version.
-        ValueError: `kwargs` are out of range.
-    """
-    register()
-    return gym.make(
-        env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, ram=ram, **kwargs
-    )
-
-
-FAMILY = Family(make=make, register=register, defaults={"max_episode_steps": None, "ram": False})
+gym.register("reverie/Counting-v0", entry_point="envs.counting:CountingEnv")
+FAMILY = Family(make=make_plain, defaults={"max_episode_steps": None, "ram": False})

@@ -4,13 +4,8 @@ To add one: a file with a `FAMILY`, and its line here. An environment that needs
 ours needs neither: ids of no family, and factories, belong to `PLAIN`.
 """
 
-from typing import Any
-
-import gymnasium as gym
-
 from envs import atari, car_racing, counting, minatar, pong
-from envs.family import Family
-from envs.images import prepare_images
+from envs.family import Family, make_plain
 
 FAMILIES: dict[str, Family] = {
     "ALE/": atari.FAMILY,
@@ -19,20 +14,6 @@ FAMILIES: dict[str, Family] = {
     "reverie/Counting": counting.FAMILY,
     "reverie/Pong": pong.FAMILY,
 }
-
-
-def make_plain(
-    env_id: str,
-    kwargs: dict[str, Any],
-    *,
-    max_episode_steps: int | None,
-    image_size: int | None,
-    grayscale: bool | None,
-) -> gym.Env[Any, Any]:
-    """Build any id that gymnasium knows, or learns by importing the module in `module:Id`."""
-    env = gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
-    return prepare_images(env, image_size, grayscale)
-
 
 PLAIN = Family(
     make=make_plain,

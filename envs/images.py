@@ -24,7 +24,6 @@ class PreparedImages(gym.ObservationWrapper[NDArray[np.uint8], Any, NDArray[np.u
     def __init__(
         self, env: gym.Env[NDArray[np.uint8], Any], image_size: int | None, grayscale: bool
     ) -> None:
-        """Wrap an environment of images; see `prepare_images`."""
         super().__init__(env)
         import cv2  # slow to import, and only images need it
 
@@ -57,7 +56,7 @@ def prepare_images(
 
     Args:
         env: any environment.
-        image_size: height and width to resize to (area interpolation), or None for no resizing.
+        image_size: height and width to resize to (area interpolation), or None.
         grayscale: turn RGB into one channel, weighted as the eye does (ITU-R BT.601).
 
     Raises:

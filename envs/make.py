@@ -21,12 +21,8 @@ from envs.settings import EnvSettings
 def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
     """Build the environment that the settings name.
 
-    Args:
-        settings: one id or factory, and how to prepare it.
-
-    Returns:
-        The environment. uint8 images come as (H, W, C), grey ones with a channel axis of 1; other
-        observations, and all rewards and actions, are left as they are.
+    uint8 images come as (H, W, C), grey ones with a channel axis of 1; other observations, and all
+    rewards and actions, are left as they are.
 
     Raises:
         EnvError: there is no such id (the message names the nearest ones) or factory, a package is
@@ -49,12 +45,7 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
 
 
 def _from_factory(
-    factory: str,
-    kwargs: dict[str, Any],
-    *,
-    max_episode_steps: int | None,
-    image_size: int | None,
-    grayscale: bool | None,
+    factory: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, **images: Any
 ) -> gym.Env[Any, Any]:
     """Call the user's own function."""
     module_name, _, name = factory.rpartition(".")
@@ -71,7 +62,7 @@ def _from_factory(
             f"environments of the old gym package need an adapter"
         )
     env = env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
-    return prepare_images(env, image_size, grayscale)
+    return prepare_images(env, **images)
 
 
 def nearest_ids(env_id: str, count: int = 3) -> list[str]:
@@ -80,7 +71,7 @@ def nearest_ids(env_id: str, count: int = 3) -> list[str]:
     Known are those of gymnasium and of the families whose packages are installed.
     """
     for family in FAMILIES.values():
-        with contextlib.suppress(EnvError):  # a package that is missing has no names to offer
+        with contextlib.suppress(ImportError):  # a package that is missing has no names to offer
             family.register()
     wanted = env_id.rpartition(":")[2].lower()
     by_name: dict[str, list[str]] = {}

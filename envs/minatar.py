@@ -16,44 +16,27 @@ Young & Tian (2019), "MinAtar", arXiv:1903.03176. What differs between the games
 """
 
 import warnings
-from typing import Any, SupportsFloat
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
-from envs.family import Family
+from envs.family import Family, Reset, Step, make_plain
 
-COLOURS = np.array(
-    [
-        [230, 230, 230],
-        [255, 210, 63],
-        [116, 78, 130],
-        [64, 160, 255],
-        [240, 80, 60],
-        [80, 200, 120],
-        [255, 140, 40],
-        [60, 220, 220],
-        [235, 110, 190],
-        [160, 110, 70],
-    ],
-    dtype=np.uint8,
-)
+_HEX = "e6e6e6 ffd23f 744e82 40a0ff f0503c 50c878 ff8c28 3cdcdc eb6ebe a06e46"
+COLOURS = np.array([list(bytes.fromhex(colour)) for colour in _HEX.split()], np.uint8)
 """One RGB colour per channel, for up to ten channels (Seaquest has ten)."""
 
 
 def frame_to_rgb(frame: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Paint binary channels; where several are set, the last channel is on top, as in MinAtar.
+    """Paint binary channels, (..., H, W, C) of 0 and 1, in colours, (..., H, W, 3).
 
-    Args:
-        frame: (..., H, W, C) of 0 and 1, or bool; leading axes (time, batch) are kept.
-
-    Returns:
-        (..., H, W, 3) uint8 RGB; black where no channel is set.
+    Where several are set, the last channel is on top, as in MinAtar; where none is, it is black.
 
     Raises:
-        ValueError: the last axis has more channels than there are colours.
+        ValueError: there are more channels than colours.
     """
     channels = frame.shape[-1]
     if not 1 <= channels <= len(COLOURS):
@@ -68,39 +51,26 @@ class MinAtarObservation(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.bool_], 
     """Bool planes to uint8, and a reset that depends on its seed alone."""
 
     def __init__(self, env: gym.Env[NDArray[np.bool_], Any]) -> None:
-        """Wrap `env`, whose innermost environment is MinAtar's own."""
         super().__init__(env)
         self._game = env.unwrapped.game  # type: ignore[attr-defined]
         self.observation_space = gym.spaces.Box(0, 1, tuple(self._game.state_shape()), np.uint8)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Start an episode; with a seed, the whole episode depends on the seed and the actions."""
         self._game.last_action = 0
         obs, info = self.env.reset(seed=seed, options=options)
         return obs.view(np.uint8), info
 
-    def step(
-        self, action: Any
-    ) -> tuple[NDArray[np.uint8], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step:
         """Take one step. MinAtar makes a new array each time, so a view of it is safe to keep."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return obs.view(np.uint8), float(reward), bool(terminated), truncated, info
 
 
 def register() -> None:
-    """Tell gymnasium about MinAtar's ids, once per process.
+    """Tell gymnasium about MinAtar's ids, once per process."""
+    from minatar.gym import register_envs
 
-    Raises:
-        EnvError: MinAtar is not installed.
-    """
-    try:
-        from minatar.gym import register_envs
-    except ImportError as error:
-        raise EnvError(
-            f"expected the package MinAtar, got {error!r}; pip install MinAtar"
-        ) from error
     if "MinAtar/Breakout-v1" not in gym.registry:
         register_envs()
 
@@ -113,7 +83,7 @@ def make(
     Rewards are MinAtar's own, usually 0 or 1.
 
     Raises:
-        EnvError: MinAtar is not installed, or `kwargs` names the sticky probability again.
+        EnvError: `kwargs` names the sticky probability again.
         gymnasium.error.Error: there is no such game.
     """
     if "sticky_action_prob" in kwargs:
@@ -124,12 +94,8 @@ def make(
     with warnings.catch_warnings():
         # -v0 is another action set, not an older version, but gymnasium calls it out of date.
         warnings.filterwarnings("ignore", r".*MinAtar/\w+-v0 is out of date", DeprecationWarning)
-        env = gym.make(
-            env_id,
-            max_episode_steps=max_episode_steps,
-            disable_env_checker=True,
-            sticky_action_prob=sticky_actions,
-            **kwargs,
+        env = make_plain(
+            env_id, kwargs, max_episode_steps=max_episode_steps, sticky_action_prob=sticky_actions
         )
     return MinAtarObservation(env)
 

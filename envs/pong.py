@@ -23,9 +23,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.family import Family
+from envs.family import Family, Reset, Step, make_plain
 
-ENV_ID = "reverie/Pong-v0"
 STATE = (
     "ball_row",
     "ball_column",
@@ -50,7 +49,6 @@ PATTERNS = 8
 BACKGROUND, SPRITE = 88, 232
 """Grey levels without texture and noise: the middles of the bins 5 and 14 of 16 equal ones."""
 
-_STAY, _UP, _DOWN = range(3)
 _TEXTURE_SWING = 64  # grey levels at contrast 1: darker or lighter by at most this
 _TEXTURE_BLOCK = 4  # pixels
 _SLEEP = 0.3  # share of the steps in which the opponent does not move
@@ -71,11 +69,7 @@ class Court:
 
 
 def court(size: int = 64, ball: int = 2) -> Court:
-    """Lay out the court for a frame of 16 to 255 pixels and a ball of 1 to size / 8.
-
-    Raises:
-        ValueError: a size is out of range.
-    """
+    """Lay out the court for a frame of 16 to 255 pixels and a ball of 1 to size / 8 pixels."""
     if not 16 <= size <= 255:
         raise ValueError(f"size: expected 16 to 255 pixels, got {size}")
     if not 1 <= ball <= size // 8:
@@ -127,7 +121,7 @@ class PongEnv(gym.Env[NDArray[np.uint8], int]):
         noise: float = 0.0,
         points: int = 5,
     ) -> None:
-        """Make the game.
+        """Make the game; a dial out of range is a ValueError.
 
         Args:
             size: height and width of the frame, 16 to 255 pixels.
@@ -136,9 +130,6 @@ class PongEnv(gym.Env[NDArray[np.uint8], int]):
             noise: standard deviation in grey levels of the noise in every pixel of every frame,
                 and again of the pattern, one of `PATTERNS`, that is drawn per frame and added.
             points: of one side, which end the episode.
-
-        Raises:
-            ValueError: a dial is out of range.
         """
         self.court = court(size, ball)
         if not 0 <= texture <= 1:
@@ -152,45 +143,34 @@ class PongEnv(gym.Env[NDArray[np.uint8], int]):
         self._points, self._noise = points, np.float32(noise)
         self._backgrounds = _backgrounds(size, texture)
         self._patterns = [pattern(index, size) * self._noise for index in range(PATTERNS)]
-        self._texture_id = self._noise_id = 0
-        self._score = [0, 0]  # own, other
-        self._own = self._other = 0
-        self._row = self._column = self._down = self._right = 0
-        self._pause = 0  # frames until the serve; 0 while there is a ball
+        self._noise_id = 0  # of the frame; the rest of the state begins in `reset`
         self._over = True
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Start an episode: paddles in the middle, no ball yet, a texture of its own."""
         super().reset(seed=seed, options=options)
         self._texture_id = int(self.np_random.integers(len(self._backgrounds)))
-        self._score, self._over = [0, 0], False
+        self._score, self._over = [0, 0], False  # own, other
         self._own = self._other = (self.court.size - self.court.paddle_height) // 2
         self._remove_ball()
         return self._picture(), {"ram": self._ram()}
 
-    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
-        """Move the paddles, then the ball.
-
-        Raises:
-            RuntimeError: the episode has already ended.
-            ValueError: no such action.
-        """
+    def step(self, action: int) -> Step:
+        """Move the paddles, then the ball."""
         if self._over:
             raise RuntimeError("expected reset() after the end of an episode, got step()")
-        if action not in (_STAY, _UP, _DOWN):
+        if action not in (0, 1, 2):
             raise ValueError(f"expected an action of 0, 1 or 2, got {action!r}")
         speed = self.court.speed
         self._own = self._inside(self._own + (0, -speed, speed)[action])
         self._move_other()
         point = 0
-        if self._pause > 0:
-            self._pause -= 1
-            if self._pause == 0:
-                self._serve()
-        else:
+        if self._pause == 0:
             point = self._move_ball()
+        elif self._pause == 1:
+            self._serve()
+        else:
+            self._pause -= 1
         if point:
             self._score[point < 0] += 1
             self._over = max(self._score) == self._points
@@ -216,13 +196,13 @@ class PongEnv(gym.Env[NDArray[np.uint8], int]):
 
     def _remove_ball(self) -> None:
         """No ball until the next serve."""
-        self._pause = SERVE_PAUSE
-        self._row = self._column = 0
-        self._down = self._right = 0
+        self._pause = SERVE_PAUSE  # frames until the serve; 0 while there is a ball
+        self._row = self._column = self._down = self._right = 0
 
     def _serve(self) -> None:
         """Put the ball in the middle column, at a random row, in a random direction."""
         court, rng = self.court, self.np_random
+        self._pause = 0
         quarter = court.size // 4
         self._row = int(rng.integers(quarter, court.size - quarter - court.ball + 1))
         self._column = (court.size - court.ball) // 2
@@ -269,14 +249,13 @@ class PongEnv(gym.Env[NDArray[np.uint8], int]):
     def _picture(self) -> NDArray[np.uint8]:
         """Draw the background, the paddles, the ball if there is one, and the noise over all."""
         court, frame = self.court, self._backgrounds[self._texture_id].copy()
-        high, wide = court.paddle_height, court.paddle_width
-        frame[self._own : self._own + high, court.own_column : court.own_column + wide] = SPRITE
-        frame[self._other : self._other + high, court.other_column : court.other_column + wide] = (
-            SPRITE
-        )
+        paddle = (court.paddle_height, court.paddle_width)
+        sprites = [(self._own, court.own_column, *paddle)]
+        sprites += [(self._other, court.other_column, *paddle)]
         if self._pause == 0:
-            row, column = self._row, self._column
-            frame[row : row + court.ball, column : column + court.ball] = SPRITE
+            sprites += [(self._row, self._column, court.ball, court.ball)]
+        for row, column, high, wide in sprites:
+            frame[row : row + high, column : column + wide] = SPRITE
         if self._noise > 0:
             self._noise_id = int(self.np_random.integers(PATTERNS))
             noise = self.np_random.standard_normal(frame.shape[:2], np.float32) * self._noise
@@ -290,31 +269,18 @@ def _backgrounds(size: int, contrast: float) -> list[NDArray[np.uint8]]:
     """The empty courts that an episode can have, each (size, size, 1)."""
     if contrast == 0:
         return [np.full((size, size, 1), BACKGROUND, np.uint8)]
-    grey = [
-        BACKGROUND + contrast * _TEXTURE_SWING * texture(index, size) for index in range(TEXTURES)
-    ]
+    swing = contrast * _TEXTURE_SWING
+    grey = [BACKGROUND + swing * texture(index, size) for index in range(TEXTURES)]
     return [np.rint(one).astype(np.uint8)[..., None] for one in grey]
 
 
-def register() -> None:
-    """Tell gymnasium about `reverie/Pong-v0`, once per process."""
-    if ENV_ID not in gym.registry:
-        gym.register(ENV_ID, entry_point="envs.pong:PongEnv")
-
-
 def make(
-    env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, ram: bool = False
+    env_id: str, kwargs: dict[str, Any], *, max_episode_steps: int | None, ram: bool
 ) -> gym.Env[Any, Any]:
-    """Build the game; `kwargs` are for `PongEnv`.
-
-    Raises:
-        gymnasium.error.Error: there is no such version.
-        ValueError: `kwargs` are out of range.
-    """
-    del ram  # the game always gives its state
-    register()
-    return gym.make(env_id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)
+    """Build the game; `kwargs` are for `PongEnv`. It gives its state whatever `ram` says."""
+    return make_plain(env_id, kwargs, max_episode_steps=max_episode_steps)
 
 
+gym.register("reverie/Pong-v0", entry_point="envs.pong:PongEnv")
 # The game itself ends only by points; an agent that never misses would play forever.
-FAMILY = Family(make=make, register=register, defaults={"max_episode_steps": 2_000, "ram": False})
+FAMILY = Family(make=make, defaults={"max_episode_steps": 2_000, "ram": False})

@@ -26,8 +26,6 @@ from envs.settings import EnvSettings
 
 logger = logging.getLogger(__name__)
 
-BoolArray = NDArray[np.bool_]
-
 LARGEST = float(np.finfo(np.float32).max)
 """Rewards are stored as float32; this bound refuses NaN and infinity too."""
 
@@ -48,10 +46,10 @@ class VectorStep:
 
     obs: NDArray[Any]
     rewards: NDArray[np.float32]
-    terminateds: BoolArray
-    truncateds: BoolArray
-    life_loss: BoolArray
-    crashed: BoolArray
+    terminateds: NDArray[np.bool_]
+    truncateds: NDArray[np.bool_]
+    life_loss: NDArray[np.bool_]
+    crashed: NDArray[np.bool_]
 
 
 class VectorEnv:
@@ -64,6 +62,9 @@ class VectorEnv:
         single_observation_space: of one environment, a Box.
         single_action_space: of one environment, a Discrete starting at 0 or a Box.
         restarts: environments made anew after a crash, since the start.
+        obs: (E, *shape) current observations; never changed afterwards, so safe to keep.
+        ram: (E, R) console memory (`info["ram"]`) in line with `obs` and as safe to keep. Labels
+            for measuring only; None without the setting `ram`, and before the first reset.
     """
 
     def __init__(self, settings: EnvSettings, num_envs: int, *, max_restarts: int = 10) -> None:
@@ -77,12 +78,7 @@ class VectorEnv:
 
         Raises:
             EnvError: an environment cannot be made, or its spaces cannot be put in one array.
-            ValueError: `num_envs` or `max_restarts` is out of range.
         """
-        if num_envs < 1 or max_restarts < 0:
-            raise ValueError(
-                f"expected num_envs >= 1 and max_restarts >= 0, got {num_envs} and {max_restarts}"
-            )
         self._settings = settings
         self._envs: list[gym.Env[Any, Any]] = [make_env(settings)]
         obs_space, action_space = self._envs[0].observation_space, self._envs[0].action_space
@@ -96,31 +92,14 @@ class VectorEnv:
         self.num_envs = num_envs
         self.single_observation_space: Box = obs_space
         self.single_action_space: Box | Discrete[Any] = action_space
-        self._num_actions = int(action_space.n) if isinstance(action_space, Discrete) else 0
         self.restarts = 0
         self._max_restarts = max_restarts
         self._crashes_in_a_row = 0
-        self._shape = obs_space.shape
-        self._dtype = np.dtype(obs_space.dtype)
-        self._obs = np.zeros((num_envs, *self._shape), self._dtype)
-        self._keeps_ram = settings.ram
-        self._ram: NDArray[np.uint8] | None = None  # its width is known after the first reset
+        self.obs: NDArray[Any] = np.zeros((num_envs, *obs_space.shape), obs_space.dtype)
+        self.ram: NDArray[np.uint8] | None = None  # its width is known after the first reset
         self._running, self._seeds = [False] * num_envs, [0] * num_envs
         self._clock = 0  # steps of the whole vector
         self._started = [0] * num_envs  # the clock when each slot's episode began
-
-    @property
-    def obs(self) -> NDArray[Any]:
-        """(E, *shape) current observations; never changed afterwards, so safe to keep."""
-        return self._obs
-
-    @property
-    def ram(self) -> NDArray[np.uint8] | None:
-        """(E, R) console memory (`info["ram"]`) in line with `obs`, never changed afterwards.
-
-        None without the setting `ram`, and before the first reset. Labels for measuring only.
-        """
-        return self._ram
 
     def reset(self, index: int, seed: int) -> None:
         """Start a new episode in slot `index`, with a seed in [0, 2**31).
@@ -130,24 +109,20 @@ class VectorEnv:
         """
         self._seeds[index] = seed
         self._started[index] = self._clock
-        self._running[index] = False
         while True:
             try:
                 obs, info = self._envs[index].reset(seed=seed)
                 break
             except Exception as error:
                 self._remake(index, error)
-        self._check_obs(index, obs)
-        self._write_obs(index, obs)
-        self._write_ram(index, info)
+        self._place(index, obs, info)
         self._running[index] = True
 
     def step(self, actions: NDArray[Any]) -> VectorStep:
         """Take one step in every slot.
 
-        Args:
-            actions: (E,) integers for a Discrete space, (E, A) floats for a Box. They are copied,
-                not clipped.
+        Actions are (E,) integers for a Discrete space, (E, A) floats for a Box; they are copied,
+        not clipped.
 
         Raises:
             EnvError: a slot was not reset, an environment keeps crashing, or it broke its promise
@@ -157,9 +132,9 @@ class VectorEnv:
         if not all(self._running):
             self._refuse_unreset()
         choices = self._checked_actions(actions)
-        n, ram = self.num_envs, None if self._ram is None else self._ram.copy()
+        n, ram = self.num_envs, None if self.ram is None else self.ram.copy()
         step = VectorStep(
-            obs=np.empty_like(self._obs),
+            obs=np.empty_like(self.obs),
             rewards=np.zeros(n, np.float32),
             terminateds=np.zeros(n, bool),
             truncateds=np.zeros(n, bool),
@@ -171,15 +146,14 @@ class VectorEnv:
                 result: Any = env.step(choices[i])
             except Exception as error:
                 self._remake(i, error)
-                step.obs[i] = self._obs[i]
+                step.obs[i] = self.obs[i]
                 step.crashed[i] = True
-                self._running[i] = False
             else:
                 info = self._take(i, result, step)
                 if ram is not None:
                     ram[i] = self._checked_ram(i, info)
         self._clock += 1
-        self._obs, self._ram = step.obs, ram
+        self.obs, self.ram = step.obs, ram
         return step
 
     def _take(self, i: int, result: Any, step: VectorStep) -> dict[str, Any]:
@@ -211,11 +185,8 @@ class VectorEnv:
     def replay(self, index: int, actions: Iterable[Any]) -> bool:
         """Take recorded actions in one slot, just reset with the recorded seed.
 
-        That is how a stopped run finds its open episodes again.
-
-        Args:
-            index: the slot.
-            actions: scalars for a Discrete space, rows (A,) for a Box; none at all is fine.
+        That is how a stopped run finds its open episodes again. Actions are scalars for a Discrete
+        space, rows (A,) for a Box.
 
         Returns:
             True if the episode is still open after all of them. False if it ended or crashed on the
@@ -226,23 +197,20 @@ class VectorEnv:
         """
         if not self._running[index]:
             self._refuse_unreset()
-        space, seen = self.single_action_space, self._obs[index]
-        info: dict[str, Any] = {}
+        space, last = self.single_action_space, None
         for action in actions:
             choice = int(action) if isinstance(space, Discrete) else np.array(action, space.dtype)
             try:
-                seen, _, terminated, truncated, info = self._envs[index].step(choice)
+                obs, _, terminated, truncated, info = self._envs[index].step(choice)
             except Exception as error:
-                self._running[index] = False
                 self._remake(index, error)
                 return False
+            last = obs, info
             if terminated or truncated:
                 self._running[index] = False
                 return False
-        self._check_obs(index, seen)
-        self._write_obs(index, seen)
-        if info:
-            self._write_ram(index, info)
+        if last is not None:
+            self._place(index, *last)
         return True
 
     def close(self) -> None:
@@ -263,8 +231,8 @@ class VectorEnv:
                     f"got shape {numbers.shape} of {numbers.dtype}"
                 )
             choices = numbers.tolist()
-            if min(choices) < 0 or max(choices) >= self._num_actions:
-                raise ValueError(f"actions: expected 0 to {self._num_actions - 1}, got {choices}")
+            if min(choices) < 0 or max(choices) >= int(space.n):
+                raise ValueError(f"actions: expected 0 to {int(space.n) - 1}, got {choices}")
             return choices
         rows = np.array(actions, dtype=space.dtype)
         if rows.shape != (self.num_envs, *space.shape):
@@ -276,6 +244,7 @@ class VectorEnv:
     def _remake(self, index: int, error: Exception) -> None:
         """Replace a crashed environment, or give up after too many crashes in a row."""
         where = self._where(index)
+        self._running[index] = False
         self.restarts += 1
         self._crashes_in_a_row += 1
         if self._crashes_in_a_row > self._max_restarts:
@@ -299,44 +268,39 @@ class VectorEnv:
             f"step {self._clock - self._started[index]})"
         )
 
-    def _write_obs(self, index: int, obs: NDArray[Any]) -> None:
-        """Change one slot's observation without changing what was given out before."""
-        self._obs = self._obs.copy()
-        self._obs[index] = obs
-
-    def _write_ram(self, index: int, info: dict[str, Any]) -> None:
-        """Change one slot's memory without changing what was given out before."""
-        if not self._keeps_ram:
-            return
-        got = self._checked_ram(index, info)
-        shape = (self.num_envs, len(got))
-        self._ram = np.zeros(shape, np.uint8) if self._ram is None else self._ram.copy()
-        self._ram[index] = got
+    def _place(self, index: int, obs: Any, info: dict[str, Any]) -> None:
+        """Show what one slot gave, without changing what was given out before."""
+        self._check_obs(index, obs)
+        self.obs = self.obs.copy()
+        self.obs[index] = obs
+        if self._settings.ram:
+            got = self._checked_ram(index, info)
+            shape = (self.num_envs, len(got))
+            self.ram = np.zeros(shape, np.uint8) if self.ram is None else self.ram.copy()
+            self.ram[index] = got
 
     def _checked_ram(self, index: int, info: dict[str, Any]) -> NDArray[np.uint8]:
         """This slot's `info["ram"]`, refused unless it is the bytes that the setting asks for."""
         got = info.get("ram")
-        width = "R" if self._ram is None else self._ram.shape[1]
-        if isinstance(got, np.ndarray) and got.dtype == np.uint8 and got.ndim == 1:
-            if width in ("R", len(got)):
-                return got
-            found = f"({len(got)},)"
-        else:
-            found = "none" if got is None else f"{type(got).__name__} {got!r:.80}"
+        if (
+            isinstance(got, np.ndarray)
+            and (got.dtype, got.ndim) == (np.uint8, 1)
+            and (self.ram is None or got.shape == self.ram.shape[1:])
+        ):
+            return got
+        width = "R" if self.ram is None else self.ram.shape[1]
         raise EnvError(
             f'{self._where(index)}: expected info["ram"], ({width},) uint8, as env.ram asks for, '
-            f"got {found}; set env.ram to false, or mend the environment"
+            f"got {type(got).__name__} {got!r:.80}; set env.ram to false, or mend the environment"
         )
 
     def _check_obs(self, index: int, obs: Any) -> None:
         """Refuse an observation that is not what the space promises."""
-        if type(obs) is np.ndarray and obs.shape == self._shape and obs.dtype == self._dtype:
-            return
-        got = np.asarray(obs)
-        if got.shape != self._shape or got.dtype != self._dtype:
+        got, space = np.asarray(obs), self.single_observation_space
+        if got.shape != space.shape or got.dtype != space.dtype:
             raise EnvError(
-                f"{self._where(index)}: expected observations of shape {self._shape} and dtype "
-                f"{self._dtype}, as its space says, got {got.shape} and {got.dtype}"
+                f"{self._where(index)}: expected observations of shape {space.shape} and dtype "
+                f"{space.dtype}, as its space says, got {got.shape} and {got.dtype}"
             )
 
     def _refuse(self, expected: str, space: gym.Space[Any]) -> NoReturn:

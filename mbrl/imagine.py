@@ -1,6 +1,6 @@
 """The dream is an environment: a world model rolled without observations, from real starts.
 
-`DreamEnv` is the fast face of it (an `agents.tensor_env.TensorEnv`: tensors in, tensors out, on the
+`DreamEnv` is the fast face of it (a `TensorEnv` of `agents.dream_learner`, tensors only, on the
 model's device); `DreamVectorEnv` is the same dream as a `gymnasium.vector.VectorEnv`, so that any
 stock algorithm can train in it unchanged. No pixels are ever made here.
 """

@@ -329,9 +329,14 @@ class Crew:
 class _CallableModule(ModuleType):
     """Makes `mbrl.train(...)` work before and after something imports this file as a module."""
 
-    def __call__(self, config: Config | Path | str, **settings: Any) -> dict[str, Any]:
+    def __call__(
+        self,
+        config: Config | Path | str,
+        on_iteration: Callable[[Run], None] | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
         """`train`, with the settings as `mbrl.load_config` takes them."""
-        return train(load_config(config, **settings))
+        return train(load_config(config, **settings), on_iteration)
 
 
 sys.modules[__name__].__class__ = _CallableModule

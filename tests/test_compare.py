@@ -47,6 +47,7 @@ def write_run(folder: Path, agent: str, seed: int, curve: list[list[float]]) -> 
         "commit": "abc",
     }
     (folder / "result.json").write_text(json.dumps(result))
+    (folder / "config.yaml").write_text(f"agent: {agent}")
     return RunRecord.read(folder)
 
 

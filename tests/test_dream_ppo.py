@@ -12,17 +12,12 @@ import torch
 from ray import cloudpickle
 
 from agents import numerics
-from agents.dream_algorithm import DreamPPOConfig
 from agents.dream_learner import roll_out
 from agents.dream_ppo import DreamPPO, PolicyLearningError
 from agents.settings import DreamPolicySettings
 
-pytestmark = [
-    # Ray Data copies its own deprecated settings when a learner actor starts.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-    # RLlib registers its environment wrapper anew for each algorithm.
-    pytest.mark.filterwarnings("ignore:.*Overriding environment rllib:UserWarning"),
-]
+# Ray Data copies its own deprecated settings when a learner actor starts.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 FAST = DreamPolicySettings(
     horizon=8, dreams=128, minibatch_size=256, epochs=3, hidden=(32,), lr=3e-3, gamma=0.9
@@ -61,6 +56,9 @@ class Corridor:
 
     def share(self, index: int, count: int) -> "Corridor":
         return Corridor(self.num_envs // count, self.reward)
+
+    def to(self, device: torch.device) -> "Corridor":
+        return self
 
 
 class Aim:
@@ -121,12 +119,6 @@ def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: 
         assert value[2].item() == pytest.approx(0.9 * reward, rel=0.1)
 
 
-def test_policy_learns_with_bfloat16_matrix_products(bfloat16_everywhere: None) -> None:
-    agent = new_agent(settings=changed(autocast=True))
-    agent.learn(Corridor(128), rounds=40)
-    assert right_probability(agent).min() > 0.9
-
-
 def test_policy_learns_continuous_actions_within_their_bounds() -> None:
     settings = changed(horizon=4, gamma=0.5, entropy=0.0, lr=5e-3)
     agent = DreamPPO(settings, 1, Aim.action_space, seed=0)
@@ -152,44 +144,27 @@ def test_actor_and_critic_compute_in_bfloat16_where_the_device_has_it(
     has: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numerics, "has_bfloat16", lambda device: has)
-    agents = [new_agent(settings=changed(autocast=wish)) for wish in (True, False)]
-    for agent in agents:
-        agent.learn(Corridor(128), rounds=1)  # the last layers start at zero
-    wished, plain = agents
+    wished, plain = (new_agent(settings=changed(autocast=wish)) for wish in (True, False))
+    wished.learn(Corridor(128), rounds=1)  # the last layers start at zero
+    plain.module.load_state_dict(wished.get_weights())
     features = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
     inputs = wished.module.policy(features)
-    plain.module.load_state_dict(wished.module.state_dict())
     assert inputs.dtype == torch.float32
     assert torch.equal(inputs, plain.module.policy(features)) is not has
     rollout = roll_out(Corridor(16), wished.module, 4, torch.Generator().manual_seed(1))
     assert rollout.obs.dtype == (torch.bfloat16 if has else torch.float32)
 
 
-def test_same_seed_gives_the_same_weights_and_another_seed_does_not() -> None:
+def test_weights_follow_from_the_seed_alone_and_leave_the_global_generator_alone() -> None:
     def trained(seed: int) -> torch.Tensor:
         agent = new_agent(seed)
         agent.learn(Corridor(128), rounds=2)
         return agent.get_weights()["actor.0.weight"]
 
+    before = torch.get_rng_state()
     assert torch.equal(trained(3), trained(3))
     assert not torch.equal(trained(3), trained(4))
-
-
-def test_building_a_learner_leaves_the_global_generator_alone() -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    new_agent()
-    assert torch.equal(torch.rand(1), expected)
-
-
-def leaves(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            assert isinstance(key, str)
-            yield from leaves(value)
-    else:
-        yield tree
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -199,7 +174,6 @@ def test_stop_and_resume_equals_never_stopped_bit_for_bit(
     whole = new_agent(settings=changed(autocast=autocast))
     whole.learn(Corridor(128), rounds=3)
     saved = copy.deepcopy(whole.get_state())
-    assert all(isinstance(leaf, torch.Tensor | int | float) for leaf in leaves(saved))
     expected = whole.learn(Corridor(128), rounds=3)
 
     resumed = new_agent(99, changed(autocast=autocast))
@@ -211,18 +185,8 @@ def test_stop_and_resume_equals_never_stopped_bit_for_bit(
         assert torch.equal(weight, resumed.get_weights()[name]), name
     for name in ("policy_loss", "value_loss", "return", "return_scale", "kl", "env/right"):
         assert got[name] == expected[name], name
-
-
-def test_older_state_can_be_put_back_into_the_same_agent() -> None:
-    agent = new_agent()
-    agent.learn(Corridor(128), rounds=1)
-    saved = agent.get_state()
-    agent.learn(Corridor(128), rounds=2)
-    agent.set_state(saved)
-    assert torch.equal(agent.get_weights()["actor.0.weight"], saved["module"]["actor.0.weight"])
-    assert torch.equal(
-        agent.module.state_dict()["actor.0.weight"], saved["module"]["actor.0.weight"]
-    )
+    whole.set_state(saved)  # an older state, into the same agent
+    assert torch.equal(whole.module.actor[0].weight, saved["module"]["actor.0.weight"])
 
 
 def test_state_of_another_number_of_learners_is_refused() -> None:
@@ -233,19 +197,10 @@ def test_state_of_another_number_of_learners_is_refused() -> None:
         agent.set_state(state)
 
 
-class Broken(Corridor):
-    """The room before the right end has a continue probability that is no number."""
-
-    def step(self, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        obs, reward, continue_prob, info = super().step(action)
-        return obs, reward, continue_prob * torch.where(self.place == 3, torch.nan, 1.0), info
-
-
-@pytest.mark.parametrize("env", [Corridor(128, float("nan")), Broken(128)])
-def test_what_is_not_finite_is_an_error_and_leaves_the_weights_alone(env: Corridor) -> None:
+def test_what_is_not_finite_is_an_error_and_leaves_the_weights_alone() -> None:
     agent = new_agent()
     with pytest.raises(PolicyLearningError, match="expected finite returns"):
-        agent.learn(env, rounds=1)
+        agent.learn(Corridor(128, float("nan")), rounds=1)
     assert all(torch.isfinite(w).all() for w in agent.get_weights().values())
 
 
@@ -275,35 +230,3 @@ def test_two_learners_dream_their_shares_and_keep_equal_weights(cluster: None) -
     with pytest.raises(ValueError, match=r"share\(index, count\)"):
         agent.learn(Corridor(127), rounds=1)
     agent.close()
-
-
-def test_rllib_saves_and_restores_the_learner_with_its_own_tools(tmp_path: Any) -> None:
-    spec = {"default_policy": (gym.spaces.Box(-1, 1, (5,), np.float32), Corridor.action_space)}
-    config = DreamPPOConfig().dream(FAST, seed=0)
-    learner = config.build_learner(spaces=spec)
-    learner.learn_in_dream(Corridor(128), 2)
-    learner.save_to_path(tmp_path)
-    other = DreamPPOConfig().dream(FAST, seed=9).build_learner(spaces=spec)
-    other.restore_from_path(tmp_path)
-    learner.learn_in_dream(Corridor(128), 2)
-    other.learn_in_dream(Corridor(128), 2)
-    expected = learner.dream_state()["module"]
-    for name, weight in other.dream_state()["module"].items():
-        assert torch.equal(weight, expected[name]), name
-
-
-def test_rllib_trains_and_saves_it_as_a_whole_algorithm(cluster: None, tmp_path: Any) -> None:
-    config = DreamPPOConfig().dream(FAST, 0, lambda index, count: Corridor(128), 5)
-    algo = config.build_algo()
-    results = algo.train()
-    assert results["dream"]["dream_steps"] == 5 * 8 * 128
-    algo.save_to_path(tmp_path)
-    again = DreamPPOConfig().dream(FAST, 9, lambda index, count: Corridor(128), 5).build_algo()
-    again.restore_from_path(tmp_path)
-    algo.train()
-    again.train()
-    expected = algo.get_module().state_dict()
-    for name, weight in again.get_module().state_dict().items():
-        assert torch.equal(weight, expected[name]), name
-    algo.stop()
-    again.stop()

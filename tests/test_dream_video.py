@@ -59,24 +59,16 @@ def model() -> WorldModel:
     return WorldModel(space, spaces.Discrete(3), WorldModelSettings(bf16=False)).eval()
 
 
-def test_newest_sequences_stitch_fragments_and_start_each_row_anew(store: ReplayStore) -> None:
+def test_newest_sequences_stitch_fragments_and_are_as_long_as_the_shortest_allows(
+    store: ReplayStore,
+) -> None:
     batch = newest_sequences(store, count=1, length=8)
     assert batch is not None and batch.shape == (1, 8)
     assert count(batch.obs[0]).tolist() == [3, 4, 5, 6, 7, 8, 9, 10]
     assert batch.is_first[0].tolist() == [True] + [False] * 7
     assert batch.prev_action[0].tolist() == [0] + [1] * 7
-
-
-def test_newest_sequences_are_as_long_as_the_shortest_allows(store: ReplayStore) -> None:
     batch = newest_sequences(store, count=2, length=8)
     assert batch is not None and batch.shape == (2, 3)
-
-
-def test_an_empty_store_gives_no_film(tmp_path: Path, model: WorldModel) -> None:
-    store = ReplayStore(tmp_path / "empty", env_id="x")
-    path, device = tmp_path / "v.mp4", torch.device("cpu")
-    assert write_dream_video(path, model, store, torch.Generator(), device) is None
-    assert not path.exists()
 
 
 def test_the_dream_sees_no_frame_after_its_context(store: ReplayStore, model: WorldModel) -> None:
@@ -104,19 +96,20 @@ def test_the_dream_sees_no_frame_after_its_context(store: ReplayStore, model: Wo
 def test_film_of_a_real_store_is_written(
     store: ReplayStore, model: WorldModel, tmp_path: Path
 ) -> None:
-    path, generator = tmp_path / "dream.mp4", torch.Generator().manual_seed(0)
+    def film(store: ReplayStore) -> Path | None:
+        generator = torch.Generator().manual_seed(0)
+        path = tmp_path / "dream.mp4"
+        return write_dream_video(path, model, store, generator, torch.device("cpu"))
+
+    assert film(ReplayStore(tmp_path / "empty", env_id="x")) is None
     store.commit([fragment("third", 0, 12)], "c0", 32)
-    sequences = newest_sequences(store, 2, 40)
-    assert sequences is not None and sequences.shape == (2, 11)
-    written = write_dream_video(path, model, store, generator, torch.device("cpu"))
-    assert written is None  # four sequences are wanted, and the shortest has three rows
+    assert film(store) is None  # four sequences are wanted, and the shortest has three rows
     store.commit([fragment("fourth", 0, 12), fragment("fifth", 0, 12)], "c0", 64)
-    assert write_dream_video(path, model, store, generator, torch.device("cpu")) == path
-    assert path.stat().st_size > 1000
+    path = film(store)
+    assert path is not None and path.stat().st_size > 1000
 
 
 @pytest.mark.parametrize(("channels", "high"), [(1, 255), (3, 255), (4, 1)])
 def test_every_kind_of_frame_becomes_colours(channels: int, high: int) -> None:
-    frames = np.full((2, 5, 5, channels), high, np.uint8)
-    assert to_rgb(frames).shape == (2, 5, 5, 3)
-    assert to_rgb(frames).dtype == np.uint8
+    colours = to_rgb(np.full((2, 5, 5, channels), high, np.uint8))
+    assert (colours.shape, colours.dtype) == ((2, 5, 5, 3), np.uint8)

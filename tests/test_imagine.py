@@ -7,7 +7,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from agents.tensor_env import MovableTensorEnv, ShareableTensorEnv, TensorEnv
+from agents.dream_learner import ShareableTensorEnv
 from mbrl.errors import TrainingError
 from mbrl.imagine import DreamEnv, DreamVectorEnv
 from mbrl.world_model.latent import ImaginedStep, Latent
@@ -40,9 +40,7 @@ def dream(*values, num_envs=4, seed=0):
 
 def test_dream_env_is_a_tensor_env_that_can_be_shared_and_moved():
     env = dream(0)
-    assert isinstance(env, TensorEnv)
     assert isinstance(env, ShareableTensorEnv)
-    assert isinstance(env, MovableTensorEnv)
     assert (env.num_envs, env.obs_dim, env.device.type) == (4, 2, "cpu")
 
 

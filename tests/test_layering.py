@@ -11,7 +11,6 @@ MAY_IMPORT_RAY = (
     "mbrl/cluster.py",
     "mbrl/actors.py",
     "mbrl/learn_model.py",
-    "agents/dream_algorithm.py",
     "agents/dream_ppo.py",
     "agents/dream_learner.py",
     "agents/model_free.py",

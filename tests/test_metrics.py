@@ -25,8 +25,8 @@ class Clock:
 
 
 class Recorder:
-    def __init__(self, first_step: int | None = None, fails: bool = False) -> None:
-        self.first_step, self.fails, self.closed = first_step, fails, False
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.closed = fails, False
         self.seen: list[tuple[int, dict[str, float]]] = []
 
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
@@ -62,13 +62,13 @@ def test_line_has_steps_time_kind_and_plain_metrics(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_finite_are_null_on_disk_and_nan_when_read(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
     with MetricsLog(tmp_path) as log:
+        log.write("eval", 1, {})
         log.write("train", 1, {"a/nan": math.nan, "a/inf": np.float32(math.inf), "a/ok": 1})
-    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    line = read_metrics(tmp_path)[0]
-    assert math.isnan(line["a/nan"])
-    assert math.isnan(line["a/inf"])
-    assert line["a/ok"] == 1
+    assert [raw_lines(tmp_path)[1][name] for name in ("a/nan", "a/inf")] == [None, None]
+    (line,) = read_metrics(tmp_path, "train")
+    assert math.isnan(line["a/nan"]) and math.isnan(line["a/inf"]) and line["a/ok"] == 1
 
 
 @pytest.mark.parametrize(
@@ -87,32 +87,23 @@ def test_metric_that_cannot_be_stored_is_refused_by_name(
     assert raw_lines(tmp_path) == []
 
 
-def test_wall_time_goes_on_from_the_last_line_after_a_resume(tmp_path: Path) -> None:
+def test_a_resumed_log_goes_on_from_the_time_of_the_last_line_that_remains(tmp_path: Path) -> None:
     clock = Clock()
-    with MetricsLog(tmp_path, clock=clock) as log:
-        clock.now += 10
-        log.write("train", 1, {})
-    clock.now += 1000  # the pause between two processes
-    with MetricsLog(tmp_path, clock=clock) as log:
-        clock.now += 5
-        log.write("train", 2, {})
-    assert [line["wall_time_s"] for line in raw_lines(tmp_path)] == [10, 15]
 
+    def write(steps: list[int], truncate: bool) -> list[tuple[int, float]]:
+        with MetricsLog(tmp_path, clock=clock) as log:
+            if truncate:
+                log.truncate_after(200)
+            for step in steps:
+                clock.now += 10
+                log.write("train", step, {"a/b": step})
+        clock.now += 1000  # the pause between two processes
+        return [(line["env_steps"], line["wall_time_s"]) for line in raw_lines(tmp_path)]
 
-def test_truncate_after_drops_later_lines_and_their_time(tmp_path: Path) -> None:
-    clock = Clock()
-    with MetricsLog(tmp_path, clock=clock) as log:
-        for step in (100, 200, 200, 300):
-            clock.now += 10
-            log.write("train", step, {"a/b": step})
-    with MetricsLog(tmp_path, clock=clock) as log:
-        assert log.truncate_after(200) == 1
-        clock.now += 1
-        log.write("train", 250, {})
-    assert [(line["env_steps"], line["wall_time_s"]) for line in raw_lines(tmp_path)] == [
-        *((100, 10), (200, 20), (200, 30)),
-        (250, 31),
-    ]
+    assert write([100], truncate=False) == [(100, 10)]
+    lines = [(100, 10), (200, 20), (200, 30), (300, 40)]
+    assert write([200, 200, 300], truncate=False) == lines
+    assert write([250], truncate=True) == [*lines[:3], (250, 40)]
 
 
 def test_half_written_last_line_is_left_out_and_then_removed(tmp_path: Path) -> None:
@@ -130,15 +121,7 @@ def test_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"env_steps": 1, "kind": "train"}\nrubbish\n{"env_steps": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: expected one JSON object per line"):
-        read_metrics(path)
-
-
-def test_read_metrics_selects_by_kind_and_knows_no_file_as_empty(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
-    with MetricsLog(tmp_path) as log:
-        log.write("train", 1, {})
-        log.write("eval", 2, {})
-    assert [line["env_steps"] for line in read_metrics(tmp_path, "eval")] == [2]
+        read_metrics(tmp_path)
 
 
 def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(
@@ -152,8 +135,7 @@ def test_mirror_that_fails_is_dropped_with_a_warning_and_the_rest_goes_on(
     ):
         log.write("train", 1, {"a/x": 1, **others})
         log.write("train", 2, {"a/x": 2})
-    assert good.seen == [(1, {"a/x": 1.0}), (2, {"a/x": 2.0})]
-    assert good.closed
+    assert good.seen == [(1, {"a/x": 1.0}), (2, {"a/x": 2.0})] and good.closed
     assert len(raw_lines(tmp_path)) == 2
     assert caplog.text.count("Recorder failed and is off") == 1
     assert "tracker is down" in caplog.text
@@ -168,19 +150,6 @@ def test_mirror_that_does_not_open_stops_the_run_with_the_way_out(tmp_path: Path
         pytest.raises(ConfigError, match=r"does not \(no such server\); repair it, or turn it off"),
     ):
         log.write("train", 1, {})
-
-
-def test_mirror_opened_after_a_truncation_knows_the_first_step_to_come(tmp_path: Path) -> None:
-    opened: list[Recorder] = []
-
-    def recorder(first_step: int | None) -> Recorder:
-        opened.append(Recorder(first_step))
-        return opened[-1]
-
-    with MetricsLog(tmp_path, mirrors=[recorder]) as log:
-        log.truncate_after(200)
-        log.write("train", 201, {})
-    assert [recorder.first_step for recorder in opened] == [201]
 
 
 @pytest.mark.parametrize(

@@ -93,67 +93,43 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def ppo(ray_session: None) -> Iterator[ModelFree]:
-    agent = new_agent("ppo", PPO)
-    yield agent
-    agent.close()
+def agents(ray_session: None) -> Iterator[dict[str, ModelFree]]:
+    both = {"ppo": new_agent("ppo", PPO), "dqn": new_agent("dqn", DQN)}
+    yield both
+    for agent in both.values():
+        agent.close()
 
 
-@pytest.fixture(scope="module")
-def dqn(ray_session: None) -> Iterator[ModelFree]:
-    agent = new_agent("dqn", DQN)
-    yield agent
-    agent.close()
+@pytest.mark.parametrize(("kind", "steps", "explores"), [("ppo", 2_000, 0.8), ("dqn", 600, 0.9)])
+def test_a_baseline_learns_counts_its_steps_and_resumes(
+    agents: dict[str, ModelFree], kind: str, steps: int, explores: float
+) -> None:
+    agent, before = agents[kind], steps_seen
+    metrics = agent.learn(steps)
+    assert metrics["env_steps"] == agent.env_steps == steps_seen - before
+    assert steps <= agent.env_steps < steps + 256
+    assert share_right(agent, explore=False) == 1.0
+    assert share_right(agent, explore=True) > explores
 
-
-def test_ppo_learns_and_counts_every_step_it_takes(ppo: ModelFree) -> None:
-    before = steps_seen
-    metrics = ppo.learn(2_000)
-    assert metrics["env_steps"] == ppo.env_steps == steps_seen - before >= 2_000
-    assert share_right(ppo, explore=False) == 1.0
-    assert share_right(ppo, explore=True) > 0.8
-
-
-def resumed(agent: ModelFree, groups: tuple[str, ...]) -> ModelFree:
-    """Another one, put where `agent` is; checks that its state is the same."""
     state = agent.get_state()
     assert all(isinstance(leaf, torch.Tensor | int | float | str) for leaf in leaves(state))
-    other = new_agent(agent.kind, agent.settings, seed=5)
+    other = new_agent(kind, agent.settings, seed=5)
     other.set_state(state)
     assert (other.env_steps, other.version) == (agent.env_steps, agent.version)
     again = other.get_state()
-    for group in groups:
+    for group in {"module", "adam", "replay"} & state.keys():
         for got, expected in zip(leaves(again[group]), leaves(state[group]), strict=True):
             assert torch.equal(got, expected)
-    return other
-
-
-def test_ppo_resumes_with_weights_optimizer_and_counters(ppo: ModelFree) -> None:
-    other = resumed(ppo, ("module", "adam"))
-    before = other.env_steps
-    taken = other.learn(300)["env_steps"]
-    assert other.env_steps == before + taken
-    assert share_right(other, explore=False) == 1.0
-    other.close()
-
-
-def test_dqn_learns_and_counts_every_step_it_takes(dqn: ModelFree) -> None:
-    before = steps_seen
-    metrics = dqn.learn(600)
-    assert metrics["env_steps"] == dqn.env_steps == steps_seen - before
-    assert 600 <= dqn.env_steps < 610
-    assert share_right(dqn, explore=False) == 1.0
-    assert share_right(dqn, explore=True) > 0.9
-
-
-def test_dqn_resumes_with_its_replay_buffer(dqn: ModelFree) -> None:
-    other = resumed(dqn, ("module", "adam", "replay"))
-    assert int(other.get_state()["replay"]["steps"].sum()) == dqn.env_steps
-    assert other.algo.local_replay_buffer.get_num_timesteps() == dqn.env_steps
+    if kind == "dqn":
+        assert int(state["replay"]["steps"].sum()) == agent.env_steps
+        assert other.algo.local_replay_buffer.get_num_timesteps() == agent.env_steps
     metrics = other.learn(50)
-    assert "qf_loss" in metrics or "total_loss" in metrics  # gradient steps, at once
+    assert other.env_steps == agent.env_steps + metrics["env_steps"]
+    assert "total_loss" in metrics  # gradient steps, at once
     assert share_right(other, explore=False) == 1.0
     other.close()
+    with pytest.raises(ValueError, match=f"state of a {kind} baseline, got sac"):
+        agent.set_state({"kind": "sac"})
 
 
 def test_learning_goes_on_when_no_episode_ends() -> None:
@@ -196,18 +172,7 @@ def test_packed_episodes_keep_endings_and_running_episodes() -> None:
     assert unpack_episodes({}, OBS, ACTIONS) == []
 
 
-@pytest.mark.parametrize("kind", ["dqn", "sac"])
-def test_settings_of_another_kind_are_refused(kind: str) -> None:
-    with pytest.raises(ValueError, match=f"got '{kind}' with PPOSettings"):
-        new_agent(kind, PPO)
-
-
 def test_dqn_refuses_continuous_actions() -> None:
     box = gym.spaces.Box(-1, 1, (2,), np.float32)
     with pytest.raises(ValueError, match="Discrete"):
         ModelFree("dqn", DQN, Lamp, OBS, box, seed=0)
-
-
-def test_state_of_another_kind_is_refused(ppo: ModelFree) -> None:
-    with pytest.raises(ValueError, match="state of a ppo baseline, got dqn"):
-        ppo.set_state({"kind": "dqn"})

@@ -8,29 +8,39 @@ import pytest
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from agents.action_heads import CategoricalHead, GaussianHead, make_head
-from agents.modules import VALUE_LOGITS, PixelEncoder, PixelModule, latent_spec
+from agents.modules import (
+    CategoricalHead,
+    GaussianHead,
+    PixelEncoder,
+    PixelModule,
+    latent_spec,
+    make_head,
+)
 from agents.settings import DreamPolicySettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 
 
-def pixel_module(space: gym.spaces.Box, action_space: gym.Space[Any]) -> Any:
-    spec = RLModuleSpec(
-        module_class=PixelModule,
-        observation_space=space,
-        action_space=action_space,
-        model_config={"dense": 32},
-    )
-    return spec.build()
+def categorical(logits: torch.Tensor) -> torch.distributions.Distribution:
+    return torch.distributions.Categorical(logits=logits)
 
 
-def test_categorical_head_agrees_with_torch() -> None:
-    head = CategoricalHead(gym.spaces.Discrete(4))
-    logits, action = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
-    expected = torch.distributions.Categorical(logits=logits)
-    assert torch.allclose(head.log_prob(logits, action), expected.log_prob(action), atol=1e-6)
-    assert torch.allclose(head.entropy(logits), expected.entropy(), atol=1e-6)
+def diagonal(inputs: torch.Tensor) -> torch.distributions.Distribution:
+    normal = torch.distributions.Normal(inputs[:, :2], inputs[:, 2:].exp())
+    return torch.distributions.Independent(normal, 1)
+
+
+@pytest.mark.parametrize(
+    ("space", "reference"),
+    [(gym.spaces.Discrete(4), categorical), (gym.spaces.Box(-1, 1, (2,), np.float32), diagonal)],
+)
+def test_heads_agree_with_torch(space: gym.Space[Any], reference: Any) -> None:
+    head, inputs = make_head(space), torch.randn(6, 4).clamp(-2, 0.5)
+    action = head.sample(inputs, head.noise((6,), None))
+    expected = reference(inputs)
+    assert torch.allclose(head.log_prob(inputs, action), expected.log_prob(action), atol=1e-5)
+    assert torch.allclose(head.entropy(inputs), expected.entropy(), atol=1e-5)
+    assert torch.equal(head.mode(inputs), expected.mode)
 
 
 def test_categorical_head_samples_with_the_probabilities_it_is_given() -> None:
@@ -40,20 +50,6 @@ def test_categorical_head_samples_with_the_probabilities_it_is_given() -> None:
     drawn = head.sample(p.log().expand(20_000, 3), noise)
     share = torch.bincount(drawn, minlength=3) / 20_000
     assert torch.allclose(share, p, atol=0.015)
-
-
-def test_categorical_head_counts_from_the_start_of_its_space() -> None:
-    head = CategoricalHead(gym.spaces.Discrete(3, start=5))
-    assert head.to_env(torch.tensor([0, 2])).tolist() == [5, 7]
-
-
-def test_gaussian_head_agrees_with_torch() -> None:
-    head = GaussianHead(gym.spaces.Box(-1, 1, (2,), np.float32))
-    inputs, action = torch.randn(5, 4).clamp(-2, 0.5), torch.randn(5, 2)
-    normal = torch.distributions.Normal(inputs[:, :2], inputs[:, 2:].exp())
-    expected = normal.log_prob(action).sum(-1)
-    assert torch.allclose(head.log_prob(inputs, action), expected, atol=1e-5)
-    assert torch.allclose(head.entropy(inputs), normal.entropy().sum(-1), atol=1e-5)
 
 
 def test_gaussian_head_clips_and_stretches_to_the_bounds() -> None:
@@ -74,17 +70,6 @@ def test_action_spaces_without_a_head_are_refused(space: gym.Space[Any], message
         make_head(space)
 
 
-@pytest.mark.parametrize("critic", ["twohot", "mse"])
-def test_latent_module_gives_actions_and_values_per_row(critic: str) -> None:
-    settings = DreamPolicySettings.model_validate({"critic": critic, "hidden": (16,)})
-    module = latent_spec(settings, 7, gym.spaces.Discrete(3)).build()
-    out = module.forward_train({"obs": torch.randn(4, 7)})
-    assert out["action_dist_inputs"].shape == (4, 3)
-    assert out[VALUE_LOGITS].shape == (4, 63 if critic == "twohot" else 1)
-    assert module.compute_values({"obs": torch.randn(4, 7)}).shape == (4,)
-    assert module.act(torch.randn(4, 7), explore=False).shape == (4,)
-
-
 def test_latent_module_samples_repeatably_from_the_generator_it_is_given() -> None:
     module = latent_spec(DreamPolicySettings(), 7, gym.spaces.Discrete(5)).build()
     features = torch.randn(64, 7)
@@ -103,7 +88,8 @@ def test_pixel_module_takes_images_as_the_environment_gives_them(
     shape: tuple[int, int, int], high: int
 ) -> None:
     space = gym.spaces.Box(0, high, shape, np.uint8)
-    module = pixel_module(space, gym.spaces.Discrete(6))
+    spec = RLModuleSpec(PixelModule, space, gym.spaces.Discrete(6), model_config={"dense": 32})
+    module: Any = spec.build()
     obs = torch.from_numpy(np.stack([space.sample() for _ in range(3)]))
     out = module.forward_train({"obs": obs})
     assert out["action_dist_inputs"].shape == (3, 6)

@@ -28,10 +28,8 @@ def instructions(monkeypatch: pytest.MonkeyPatch):
     ("known", "expected"),
     [
         ({"avx2": True, "avx512_bf16": False}, False),  # AMD Zen 3
-        ({"avx2": True, "avx512_f": True}, False),  # Intel Skylake
         ({"avx512_f": True, "avx512_bf16": True}, True),  # AMD Zen 4
         ({"amx_bf16": True}, True),  # Intel Sapphire Rapids
-        ({"neon": True, "bf16": False}, False),
         ({"neon": True, "bf16": True}, True),  # ARM Neoverse V1
     ],
 )
@@ -64,10 +62,6 @@ def test_every_result_says_whether_its_machine_has_bfloat16(instructions):
 # Random streams
 
 
-FOREIGN = torch.tensor([7, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0], dtype=torch.uint8)
-"""As a GPU's generator has it: a seed and an offset of eight bytes each."""
-
-
 def drawn(state: torch.Tensor, began: int = 0) -> list[float]:
     generator = torch.Generator().manual_seed(began)
     numerics.restore_generator(generator, state)
@@ -83,10 +77,10 @@ def test_a_stream_goes_on_exactly() -> None:
 
 
 def test_a_stream_of_another_device_begins_anew_and_follows_from_its_state_alone() -> None:
-    other = FOREIGN.clone()
-    other[8] += 1
-    assert drawn(FOREIGN, began=1) == drawn(FOREIGN, began=2)
-    assert drawn(FOREIGN) != drawn(other)
+    # As a GPU's generator has it: a seed and an offset of eight bytes each.
+    one, other = (torch.tensor([7, offset]).view(torch.uint8) for offset in (3, 4))
+    assert drawn(one, began=1) == drawn(one, began=2)
+    assert drawn(one) != drawn(other)
 
 
 # Scalars
@@ -108,7 +102,6 @@ def test_bins_are_symmetric_and_hold_zero() -> None:
 @pytest.mark.parametrize(
     ("target", "weights"),
     [
-        (0.0, [0, 0, 1, 0, 0]),  # on bin 2
         ((math.e - 1) / 4, [0, 0, 0.75, 0.25, 0]),
         ((1 - math.e) / 4, [0, 0.25, 0.75, 0, 0]),
         (math.e - 1 + (math.e**2 - math.e) / 3, [0, 0, 0, 2 / 3, 1 / 3]),

@@ -14,7 +14,7 @@ from tiny import config
 import mbrl
 from mbrl.config import file as config_file
 from mbrl.errors import CheckpointError, ConfigError, MbrlError
-from mbrl.evaluate import evaluate
+from mbrl.evaluate import judge
 from mbrl.seeding import seed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,8 +25,9 @@ DQN = {"num_envs": 2, "learning_starts": 16, "buffer_steps": 200, "dense": 16}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> mbrl.OpenRun:
     """A dream run, trained through the door and opened."""
-    folder = tmp_path_factory.mktemp("door") / "run"
-    mbrl.train(config(folder), env_steps=64)
+    folder, seen = tmp_path_factory.mktemp("door") / "run", list[int]()
+    mbrl.train(config(folder), lambda run: seen.append(run.env_steps), env_steps=64)
+    assert seen[-1] == 64
     return mbrl.open_run(folder)
 
 
@@ -45,15 +46,7 @@ def play(run: mbrl.OpenRun, agent: Any, steps: int = 20) -> list[int]:
 
 def evaluated(run: mbrl.OpenRun, agent: Any) -> list[float]:
     """Returns of the run's final evaluation, played again."""
-    settings = run.config.evaluate
-    return evaluate(
-        agent.policy,
-        run.config.env,
-        settings.final_episodes,
-        settings.seed,
-        settings.num_envs,
-        explore=False,
-    ).returns
+    return judge(agent.policy, run.config, final=True).returns
 
 
 def test_a_run_tells_its_settings_result_metrics_and_replay(run: mbrl.OpenRun) -> None:
@@ -77,13 +70,6 @@ def test_an_agent_plays_the_evaluation_that_its_run_recorded(run: mbrl.OpenRun) 
     assert evaluated(run, agent) == run.result()["eval"]["returns"]
 
 
-def test_a_batch_of_environments_gets_an_action_each(run: mbrl.OpenRun) -> None:
-    agent, space = run.agent(), run.env().observation_space
-    obs = np.stack([space.sample() for _ in range(3)])
-    assert agent.act(obs).shape == (3,)
-    assert agent.act(obs, is_first=[True, False, False], explore=True).shape == (3,)
-
-
 def test_an_agent_remembers_the_episode_until_it_is_told_of_a_new_one(run: mbrl.OpenRun) -> None:
     agent, obs = run.agent(), run.env().observation_space.sample()
     hidden = []
@@ -94,7 +80,9 @@ def test_an_agent_remembers_the_episode_until_it_is_told_of_a_new_one(run: mbrl.
     assert hidden[0].equal(hidden[2])  # the state before the first frame does not know the frame
 
 
-def test_other_shapes_types_and_numbers_of_observations_are_refused(run: mbrl.OpenRun) -> None:
+def test_a_batch_gets_an_action_each_and_other_shapes_are_refused(
+    run: mbrl.OpenRun,
+) -> None:
     agent, obs = run.agent(), run.env().observation_space.sample()
     with pytest.raises(ValueError, match=r"expected \(10, 10, 4\) or .* got \(10, 4\)"):
         agent.act(obs[0])
@@ -104,7 +92,9 @@ def test_other_shapes_types_and_numbers_of_observations_are_refused(run: mbrl.Op
     with pytest.raises(ValueError, match="expected 1 observations, as before, got 2"):
         agent.act(np.stack([obs, obs]))
     agent.reset()
-    assert agent.act(np.stack([obs, obs])).shape == (2,)
+    both = np.stack([obs, obs])
+    assert agent.act(both).shape == (2,)
+    assert agent.act(both, is_first=[True, False], explore=True).shape == (2,)
 
 
 def test_a_dream_is_a_vector_environment(run: mbrl.OpenRun) -> None:
@@ -146,7 +136,7 @@ def test_an_unfinished_run_opens_and_says_what_it_does_not_have_yet(tmp_path: Pa
     (tmp_path / "config.yaml").write_text(config_file.dump(config(tmp_path)))
     run = mbrl.open_run(tmp_path)
     assert run.metrics() == []
-    with pytest.raises(MbrlError, match="expected the result of a finished run"):
+    with pytest.raises(MbrlError, match="expected the result of finished work"):
         run.result()
     for ask in (run.agent, run.dream_env):
         with pytest.raises(CheckpointError, match="expected a complete checkpoint"):

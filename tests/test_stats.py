@@ -39,10 +39,6 @@ def test_iqm_refuses_what_is_no_score(scores: object) -> None:
         iqm(scores)  # type: ignore[arg-type]
 
 
-def test_interval_of_equal_scores_has_no_width() -> None:
-    assert stratified_bootstrap_ci([[2.0] * 5, [4.0] * 5], rng=rng()) == (3.0, 3.0)
-
-
 def test_interval_resamples_within_tasks_only() -> None:
     # Resampled across tasks, the mean would vary; within tasks it cannot.
     assert stratified_bootstrap_ci([[0.0, 0.0], [10.0]], mean, rng=rng()) == pytest.approx(
@@ -53,29 +49,13 @@ def test_interval_resamples_within_tasks_only() -> None:
 def test_interval_of_two_runs_ends_at_the_runs() -> None:
     # The mean of a resample of {0, 1} is 0, 1/2, 1 with probability 1/4, 1/2, 1/4.
     assert stratified_bootstrap_ci([[0.0, 1.0]], mean, rng=rng()) == (0.0, 1.0)
-    assert stratified_bootstrap_ci([[0.0, 1.0]], mean, rng=rng(), level=0.4) == (0.5, 0.5)
 
 
 def test_interval_has_the_width_of_the_normal_one_for_many_runs() -> None:
     scores = rng().normal(3, 2, size=400)
-    low, high = stratified_bootstrap_ci([scores], mean, rng=rng(), reps=4000)
     half = 1.96 * scores.std() / math.sqrt(400)
-    assert low == pytest.approx(scores.mean() - half, abs=0.03)
-    assert high == pytest.approx(scores.mean() + half, abs=0.03)
-
-
-def test_interval_depends_on_the_generator_alone() -> None:
-    scores = [rng().normal(size=5)]
-    first = stratified_bootstrap_ci(scores, rng=rng())
-    np.random.seed(1)
-    assert stratified_bootstrap_ci(scores, rng=rng()) == first
-
-
-def test_interval_refuses_nothing_and_levels_out_of_range() -> None:
-    with pytest.raises(ValueError, match="at least one task"):
-        stratified_bootstrap_ci([], rng=rng())
-    with pytest.raises(ValueError, match="level in"):
-        stratified_bootstrap_ci([[1.0]], rng=rng(), level=95)
+    wanted = scores.mean() - half, scores.mean() + half
+    assert stratified_bootstrap_ci([scores], mean, rng=rng()) == pytest.approx(wanted, abs=0.03)
 
 
 def test_steps_to_threshold_interpolates_the_first_crossing() -> None:
@@ -85,9 +65,7 @@ def test_steps_to_threshold_interpolates_the_first_crossing() -> None:
     assert steps_to_threshold(curve, 3.0) == 250
     assert steps_to_threshold(curve, -1.0) == 0
     assert steps_to_threshold(curve, 5.1) == math.inf
-
-
-def test_steps_to_threshold_leaves_out_missing_evaluations() -> None:
+    # evaluations that are missing are left out
     assert steps_to_threshold([[0, 0.0], [50, math.nan], [100, 2.0]], 1.0) == 50
 
 
@@ -100,7 +78,6 @@ def test_align_interpolates_within_the_common_range() -> None:
 @pytest.mark.parametrize(
     ("curves", "said"),
     [
-        ([], "at least one curve"),
         ([[[0, 1], [10, 2]], [[20, 1]]], "one begins at 20 env steps, another ends at 10"),
         ([[[10, 1], [5, 2]]], "ascending env steps"),
         ([[[10, math.nan]]], "at least one evaluation"),

@@ -35,7 +35,7 @@ class Baseline:
         config: (settings, environment steps that an earlier process took) to RLlib's configuration,
             without an environment. Schedules go on from those steps.
         action_inputs: (RLModule, observations (N, *shape)) to what the action head makes actions
-            of, (N, inputs); see `agents.action_heads`.
+            of, (N, inputs); see `agents.modules`.
         random_share: of the settings, the share of random actions of an exploring agent, 0 to 1.
             None: it samples from the distribution that `action_inputs` gives.
         discrete_only: Box actions are refused.

@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from agents.baselines.baseline import Baseline, DenseWidth, EnvsPerRunner
-from agents.settings import (
-    Discount,
-    EntropyWeight,
-    GradClip,
-    Settings,
-    StepSize,
-    ValueWeight,
-    ppo_arguments,
-)
+from agents.settings import Discount, EntropyWeight, GradClip, Settings, StepSize, ValueWeight
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -49,8 +41,16 @@ def config(settings: PPOSettings, steps_done: int) -> "AlgorithmConfig":
         PPOConfig()
         .env_runners(num_envs_per_env_runner=settings.num_envs)
         .training(
-            **ppo_arguments(settings),
+            lr=settings.lr,
+            gamma=settings.gamma,
+            lambda_=settings.lam,
+            clip_param=settings.clip,
+            entropy_coeff=settings.entropy,
+            vf_loss_coeff=settings.value_coeff,
             vf_clip_param=math.inf,
+            grad_clip=settings.grad_clip,
+            num_epochs=settings.epochs,
+            minibatch_size=settings.minibatch_size,
             use_kl_loss=False,
             train_batch_size_per_learner=settings.batch_steps,
         )

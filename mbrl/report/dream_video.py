@@ -21,30 +21,22 @@ from mbrl.report.video import dream_grid, write_video
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 
+_SEARCHED_ROWS = 20_000  # the newest, or a few more
+
 
 def to_rgb(frames: Array) -> NDArray[np.uint8]:
     """Images (..., H, W, C) as colours (..., H, W, 3): binary channels painted, grey repeated."""
-    channels = frames.shape[-1]
-    if channels == 3 and frames.max(initial=0) > 1:
-        return frames.astype(np.uint8)
-    if channels == 1 and frames.max(initial=0) > 1:
-        return np.repeat(frames.astype(np.uint8), 3, -1)
+    if frames.shape[-1] in (1, 3) and frames.max() > 1:
+        return np.broadcast_to(frames, (*frames.shape[:-1], 3)).astype(np.uint8)
     return frame_to_rgb(frames)
 
 
-def newest_sequences(
-    store: ReplayStore, count: int, length: int, search_rows: int = 20_000
-) -> SequenceBatch | None:
+def newest_sequences(store: ReplayStore, count: int, length: int) -> SequenceBatch | None:
     """The last rows of the longest of the newest episodes, in arrival order.
 
-    Args:
-        store: where to look, newest segments first.
-        count: sequences wanted; fewer if there are fewer episodes.
-        length: rows wanted; fewer if even the longest episode found is shorter.
-        search_rows: how far back to look.
-
     Returns:
-        (count, length) sequences that each lie within one episode, or None if nothing is stored.
+        (count, length) sequences that each lie within one episode, fewer and shorter ones if there
+        are no others, or None if nothing is stored.
     """
     parts: dict[str, list[Episode]] = defaultdict(list)
     rows = 0
@@ -52,20 +44,16 @@ def newest_sequences(
         for fragment in store.read(info):
             parts[fragment.eps_id].append(fragment)
         rows += info.rows
-        if rows >= search_rows:
+        if rows >= _SEARCHED_ROWS:
             break
     runs = [run for fragments in parts.values() if (run := _joined(fragments))]
     runs = sorted(runs, key=lambda run: -sum(part.rows for part in run))[:count]
     if not runs:
         return None
     length = min(length, *(sum(part.rows for part in run) for run in runs))
-    return arrival(
-        obs=_last(runs, "obs", length),
-        actions=_last(runs, "actions", length),
-        rewards=_last(runs, "rewards", length),
-        terminateds=_last(runs, "terminateds", length),
-        is_first=np.stack([np.arange(length + 1) == 1 for _ in runs]),
-    )
+    names = ("obs", "actions", "rewards", "terminateds")
+    is_first = np.stack([np.arange(length + 1) == 1 for _ in runs])
+    return arrival(**{name: _last(runs, name, length) for name in names}, is_first=is_first)
 
 
 def _joined(fragments: list[Episode]) -> list[Episode]:
@@ -92,14 +80,9 @@ def imagine_open_loop(
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[Array, Array]:
-    """Reconstructions and dream frames of real sequences.
+    """Reconstructions and dream frames of real sequences (B, T).
 
-    Args:
-        world_model: makes both.
-        batch: (B, T) sequences, each from its first row within one episode.
-        context: rows the dream has seen before it closes its eyes.
-        generator: random stream, on `device`.
-        device: of the model.
+    The dream has seen `context` rows before it closes its eyes.
 
     Returns:
         Two uint8 arrays (B, T, H, W, C). The first `context` frames of the dream are the

@@ -37,53 +37,36 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 def plot_curves(path: Path, curves: Curves, title: str = "") -> Path:
     """Draw every seed's learning curve and the mean of each agent into a PNG.
 
-    Args:
-        path: ends in .png; its folder is made if missing.
-        curves: per agent one (points, 2) array per seed: x, then score. NaN scores are left out.
-        title: above the axes.
-
-    Returns:
-        The path.
+    `curves` has per agent one (points, 2) array per seed: x, then score. NaN scores are left out.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure = _curves_figure(curves, title, _STEPS, None, size=(7.2, 4.2))
-    with style():
-        figure.savefig(path, dpi=160, facecolor="white")
-    return path
+    return save_png(_curves_figure(curves, title, _STEPS, None, height=4.2), path)
 
 
-def curves_svg(
-    curves: Curves,
-    *,
-    xlabel: str = _STEPS,
-    threshold: float | None = None,
-    time_axis: bool = False,
-) -> str:
+def curves_svg(curves: Curves, *, threshold: float | None = None, over_time: bool = False) -> str:
     """The figure of `plot_curves` as an `<svg>` element that takes on the page's text colour.
 
     Args:
-        curves: as `plot_curves`.
-        xlabel: what x is.
+        curves: as `plot_curves`; with `over_time`, x is wall-clock seconds.
         threshold: a dashed line at this score, if given.
-        time_axis: x is seconds; minutes or hours are shown, and named behind `xlabel`.
+        over_time: minutes or hours are shown.
     """
-    if time_axis:
+    xlabel = _STEPS
+    if over_time:
         curves, unit = _in_minutes_or_hours(curves)
-        xlabel = f"{xlabel}, {unit}"
-    return to_svg(_curves_figure(curves, "", xlabel, threshold, size=(7.2, 3.9)))
+        xlabel = f"wall-clock time of a run, {unit}"
+    return to_svg(_curves_figure(curves, "", xlabel, threshold, height=3.9))
 
 
-def metrics_svg(series: Mapping[str, ArrayLike], columns: int = 3) -> str:
+def metrics_svg(series: Mapping[str, ArrayLike]) -> str:
     """Small multiples: one little plot per metric, as one `<svg>` element.
 
-    Args:
-        series: per metric a (points, 2) array: env steps, then the value; NaN leaves a gap.
-        columns: plots beside each other.
+    `series` has per metric, of one or more, a (points, 2) array: env steps, then the value; NaN
+    leaves a gap.
     """
-    rows = -(-len(series) // columns)
+    rows = -(-len(series) // 3)
     with style():
-        figure = Figure(figsize=(8.4, 1.7 * max(rows, 1)), layout="constrained")
-        grid = figure.subplots(max(rows, 1), columns, squeeze=False)
+        figure = Figure(figsize=(8.4, 1.7 * rows), layout="constrained")
+        grid = figure.subplots(rows, 3, squeeze=False)
         for axes in grid.flat[len(series) :]:
             axes.set_visible(False)
         for axes, (name, points) in zip(grid.flat, series.items(), strict=False):
@@ -98,14 +81,10 @@ def metrics_svg(series: Mapping[str, ArrayLike], columns: int = 3) -> str:
 
 
 def _curves_figure(
-    curves: Curves,
-    title: str,
-    xlabel: str,
-    threshold: float | None,
-    size: tuple[float, float],
+    curves: Curves, title: str, xlabel: str, threshold: float | None, height: float
 ) -> Figure:
     with style():
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=(7.2, height), layout="constrained")
         axes = figure.subplots()
         palette = colours(list(curves))
         for name, seeds in curves.items():
@@ -118,8 +97,7 @@ def _curves_figure(
         axes.set_xlim(left=0)
         axes.margins(x=0.02)
         _thousands(axes)
-        if curves:
-            axes.legend(loc="best", frameon=False)
+        axes.legend(loc="best", frameon=False)
     return figure
 
 
@@ -156,7 +134,7 @@ def _thousands(axes: Axes) -> None:
 
 def _in_minutes_or_hours(curves: Curves) -> tuple[Curves, str]:
     arrays = {name: [np.asarray(seed, float) for seed in seeds] for name, seeds in curves.items()}
-    longest = max((seed[:, 0].max() for seeds in arrays.values() for seed in seeds), default=0.0)
+    longest = max(seed[:, 0].max() for seeds in arrays.values() for seed in seeds)
     size, unit = (3600.0, "hours") if longest >= 7200 else (60.0, "minutes")
     scaled = {name: [seed / [size, 1.0] for seed in seeds] for name, seeds in arrays.items()}
     return scaled, unit
@@ -184,6 +162,14 @@ def style() -> Iterator[None]:
     }
     with rc_context(settings):
         yield
+
+
+def save_png(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG; the folder is made if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(path, dpi=160, facecolor="white")
+    return path
 
 
 def to_svg(figure: Figure) -> str:

@@ -1,8 +1,8 @@
 """Reports: finished runs go in, one self-contained HTML file comes out.
 
 Figures are SVG and videos base64 inside the file, so it can be mailed or opened without a network.
-The words and the layout are in `report.html.j2`; here is what they are filled with, and every
-reason to doubt a number that can be found in the data.
+Words and layout are in `report.html.j2`; here is what fills them, and every reason to doubt a
+number that can be found in the data.
 """
 
 import base64
@@ -27,7 +27,6 @@ from mbrl.run.record import RunRecord
 MAX_EMBEDDED_BYTES = 5_000_000
 _TEMPLATES = Path(__file__).resolve().parents[1]
 _FEW_SEEDS = 5
-_MEDIA = {".mp4": "video/mp4", ".webp": "image/webp", ".gif": "image/gif", ".png": "image/png"}
 _BUDGET_WORDS = {
     "collected_steps": "real environment steps, prefill included",
     "evaluation_steps": "real steps of evaluations (not counted above)",
@@ -41,10 +40,7 @@ _BUDGET_WORDS = {
 
 
 def write_compare_report(
-    path: Path | str,
-    result: Mapping[str, Any],
-    runs: Sequence[RunRecord] = (),
-    videos: Sequence[Path | str] = (),
+    path: Path, result: Mapping[str, Any], runs: Sequence[RunRecord], videos: Sequence[Path] = ()
 ) -> Path:
     """Report of a comparison: curves with every seed, table, budget, protocol, dreams.
 
@@ -53,26 +49,27 @@ def write_compare_report(
         result: what `mbrl compare` writes: `{env_id, env_steps, agents: {name: {returns, iqm,
             ci95, curve, seeds: {seed: {curve, final, wall_time_s, budget}}}}, steps_ratio:
             {threshold, against, value, ci95, at_least} or None, command, commit, machine, seeds}`.
-        runs: the runs behind it, for the wall-clock figure, protocol and warnings.
-        videos: shown in this order; beyond 5 MB in all they are linked instead.
+        runs: the runs behind it.
+        videos: MP4 files, in this order; beyond 5 MB in all they are linked instead.
 
     Returns:
         The path.
     """
     agents: Mapping[str, Any] = result["agents"]
-    curves = {name: _seed_curves(agent) for name, agent in agents.items()}
+    curves = {
+        name: [seed["curve"] for seed in agent["seeds"].values()] for name, agent in agents.items()
+    }
     over_time: dict[str, list[list[list[float]]]] = {}
     for run in runs:
-        if run.agent in agents and (curve := run.curve_over_time()):
+        if curve := run.curve_over_time():
             over_time.setdefault(run.agent, []).append(curve)
-    ratio = result.get("steps_ratio")
+    ratio = result["steps_ratio"]
     names = list(agents)
     rest = f" against {', '.join(names[1:])}" if len(names) > 1 else ""
-    steps = curves_svg(curves, threshold=ratio and ratio.get("threshold"))
+    steps = curves_svg(curves, threshold=ratio and ratio["threshold"])
     figures = [{"svg": Markup(steps), "kind": "steps"}]
     if over_time:
-        svg = curves_svg(over_time, xlabel="wall-clock time of a run", time_axis=True)
-        figures.append({"svg": Markup(svg), "kind": "time"})
+        figures.append({"svg": Markup(curves_svg(over_time, over_time=True)), "kind": "time"})
     return render(
         path,
         "report/report.html.j2",
@@ -82,25 +79,16 @@ def write_compare_report(
         figures=figures,
         palette=colours(names),
         rows=_agent_rows(agents),
-        budget=_budget_table({n: list(a.get("seeds", {}).values()) for n, a in agents.items()}),
+        budget=_budget_table({n: list(agent["seeds"].values()) for n, agent in agents.items()}),
         warnings=compare_warnings(result, runs),
         protocol=_protocol(result, runs),
         configs=_configs(runs),
-        videos=_embed(videos, Path(path).parent),
+        videos=_embed(videos, path.parent),
     )
 
 
-def write_run_report(path: Path | str, run: RunRecord, videos: Sequence[Path | str] = ()) -> Path:
-    """Report of one run: its curve, its metrics, its dreams, its budget and its settings.
-
-    Args:
-        path: the HTML file; its folder is made if missing.
-        run: from `RunRecord.read`.
-        videos: shown in this order; beyond 5 MB in all they are linked instead.
-
-    Returns:
-        The path.
-    """
+def write_run_report(path: Path, run: RunRecord, videos: Sequence[Path] = ()) -> Path:
+    """Report of one run, as `write_compare_report`: curve, metrics, dreams, budget, settings."""
     figures = []
     if len(run.curve):
         svg = curves_svg({run.agent: [run.curve]})
@@ -122,8 +110,8 @@ def write_run_report(path: Path | str, run: RunRecord, videos: Sequence[Path | s
         protocol=_protocol(
             {"env_id": run.env_id, "seeds": [run.seed], "commit": run.commit}, [run]
         ),
-        configs={"settings of this run": _yaml(run.config)} if run.config else {},
-        videos=_embed(videos, Path(path).parent),
+        configs={"settings of this run": _yaml(run.config)},
+        videos=_embed(videos, path.parent),
     )
 
 
@@ -150,73 +138,59 @@ def compare_warnings(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> li
         warnings.append("The final evaluations have different numbers of episodes.")
     if len({_yaml(run.config["env"]) for run in runs if "env" in run.config}) > 1:
         warnings.append("The runs differ in their environment settings: scores do not compare.")
-    ratio = result.get("steps_ratio")
-    if ratio and ratio.get("at_least"):
+    ratio = result["steps_ratio"]
+    if ratio and ratio["at_least"]:
         warnings.append(
             f"{ratio['against']} did not reach a return of {_number(ratio['threshold'])} within "
             "its budget, so the ratio of steps is a lower bound."
         )
-    return warnings + commit_warnings([result.get("commit", ""), *(run.commit for run in runs)])
+    return warnings + commit_warnings([run.commit for run in runs])
 
 
 def commit_warnings(commits: Sequence[str]) -> list[str]:
     """What the commits behind some results give reason to doubt; one sentence each."""
-    known = {commit for commit in commits if commit}
     warnings = []
-    if any(commit.endswith("-dirty") for commit in known):
+    if any(commit.endswith("-dirty") for commit in commits):
         warnings.append("The code had changes that are in no commit.")
-    if len({commit.removesuffix("-dirty") for commit in known}) > 1:
+    if len({commit.removesuffix("-dirty") for commit in commits}) > 1:
         warnings.append("The runs were made with different commits of the code.")
     return warnings
 
 
-def _seed_curves(agent: Mapping[str, Any]) -> list[Any]:
-    """Every seed's curve, or the mean curve if the seeds are not in the result."""
-    seeds = [seed["curve"] for seed in agent.get("seeds", {}).values() if seed.get("curve")]
-    return seeds or ([agent["curve"]] if agent.get("curve") else [])
-
-
 def _agent_rows(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per agent; `at` places its numbers on one common scale, in percent."""
-    values = [v for a in agents.values() for v in (*a["returns"], *_ci95(a), a["iqm"], 0.0)]
-    lowest, span = min(values), (max(values) - min(values)) or 1.0
+    values = [v for a in agents.values() for v in (*a["returns"], *(a["ci95"] or ()), a["iqm"])]
+    lowest = min(0.0, *values)
+    span = max(0.0, *values) - lowest or 1.0
 
     def place(value: float) -> float:
         return round(100 * (value - lowest) / span, 2)
 
     rows = []
     for name, agent in agents.items():
-        returns = [float(value) for value in agent["returns"]]
-        ci95 = _ci95(agent) if len(returns) > 1 else None
         at = {
             "zero": place(0.0),
             "iqm": place(agent["iqm"]),
-            "ci95": [place(limit) for limit in _ci95(agent)],
-            "returns": [place(value) for value in returns],
+            "ci95": [place(limit) for limit in agent["ci95"] or ()],
+            "returns": [place(value) for value in agent["returns"]],
         }
-        row = {"name": name, "iqm": agent["iqm"], "ci95": ci95, "mean": float(np.mean(returns))}
-        rows.append({**row, "returns": returns, "seeds": list(agent.get("seeds", {})), "at": at})
+        shown = {key: agent[key] for key in ("iqm", "ci95", "returns")}
+        rows.append({"name": name, "mean": float(np.mean(agent["returns"])), **shown, "at": at})
     return rows
-
-
-def _ci95(agent: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = agent.get("ci95") or (agent["iqm"], agent["iqm"])
-    return low, high
 
 
 def _budget_table(agents: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """One row per count, one cell per agent: the mean over its seeds' `budget` and time."""
-    budgets = {
-        name: [{**s.get("budget", {}), "wall_time_s": s.get("wall_time_s")} for s in seeds]
-        for name, seeds in agents.items()
-    }
-    found = dict.fromkeys(chain.from_iterable(chain.from_iterable(budgets.values())))
-    order = sorted(found, key=[*_BUDGET_WORDS, *found].index)
+    budgets = [
+        [{**seed["budget"], "wall_time_s": seed["wall_time_s"]} for seed in seeds]
+        for seeds in agents.values()
+    ]
+    found = dict.fromkeys(chain.from_iterable(chain.from_iterable(budgets)))
     table = []
-    for key in order:
+    for key in sorted(found, key=[*_BUDGET_WORDS, *found].index):
         cells = []
-        for seeds in budgets.values():
-            values = [seed[key] for seed in seeds if seed.get(key) is not None]
+        for seeds in budgets:
+            values = [seed[key] for seed in seeds if key in seed]
             mean = float(np.mean(values)) if values else math.nan
             cells.append(_duration(mean) if key.endswith("_s") else _number(mean))
         table.append({"name": _BUDGET_WORDS.get(key, key.replace("_", " ")), "cells": cells})
@@ -225,11 +199,10 @@ def _budget_table(agents: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dic
 
 def _configs(runs: Sequence[RunRecord]) -> dict[str, str]:
     """The settings of each agent; its seeds share them, so the first one speaks for all."""
-    first = {run.agent: run for run in reversed(runs) if run.config}
-    return {
-        f"settings of {run.agent} (seed {run.seed})": _yaml(run.config)
-        for run in sorted(first.values(), key=runs.index)
-    }
+    first: dict[str, RunRecord] = {}
+    for run in runs:
+        first.setdefault(run.agent, run)
+    return {f"settings of {r.agent} (seed {r.seed})": _yaml(r.config) for r in first.values()}
 
 
 def _protocol(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -243,13 +216,11 @@ def _protocol(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> dict[str,
             f"{' or '.join(map(_number, sorted(episodes)))} episodes on the real environment, "
             "the same seeds for every agent"
         )
-    if result.get("seeds"):
-        terms["seeds"] = ", ".join(map(str, result["seeds"]))
+    terms["seeds"] = ", ".join(map(str, result["seeds"]))
     terms |= next((_env_terms(run.config["env"]) for run in runs if "env" in run.config), {})
-    if result.get("machine"):
+    if "machine" in result:
         terms["machine"] = machine_text(result["machine"])
-    terms |= {k: result[k] for k in ("commit", "command") if result.get(k)}
-    return terms
+    return terms | {key: result[key] for key in ("commit", "command") if key in result}
 
 
 def machine_text(machine: Mapping[str, Any]) -> str:
@@ -280,33 +251,31 @@ def _metric_series(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[list[
     return dict(sorted((k, v) for k, v in series.items() if len(v) > 1))
 
 
-def _embed(videos: Sequence[Path | str], folder: Path) -> list[dict[str, Any]]:
+def _embed(videos: Sequence[Path], folder: Path) -> list[dict[str, Any]]:
     """Videos as data URLs, as long as there is room; the rest as links from `folder`."""
     shown, room = [], MAX_EMBEDDED_BYTES
-    for video in map(Path, videos):
-        kind = _MEDIA.get(video.suffix)
-        if kind is None:
-            raise ValueError(f"expected a video of {', '.join(_MEDIA)}, got {video.name}")
+    for video in videos:
         size = video.stat().st_size
-        fits = size <= room
-        room -= size if fits else 0
-        data = base64.b64encode(video.read_bytes()).decode("ascii") if fits else ""
-        url = (
-            f"data:{kind};base64,{data}"
-            if fits
-            else Path(os.path.relpath(video, folder)).as_posix()
-        )
+        url = Path(os.path.relpath(video, folder)).as_posix()
+        if fits := size <= room:
+            room -= size
+            url = data_url(video, "video/mp4")
         name = video.stem.replace("_", " ")
-        shown.append({"name": name, "kind": kind, "url": url, "embedded": fits, "bytes": size})
+        shown.append({"name": name, "url": url, "embedded": fits, "bytes": size})
     return shown
+
+
+def data_url(path: Path, kind: str) -> str:
+    """A file of a media type as text that HTML can hold."""
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def _yaml(value: Any) -> str:
     return yaml.safe_dump(json.loads(json.dumps(value)), sort_keys=False, allow_unicode=True)
 
 
-def _number(value: float | None) -> str:
-    if value is None or not math.isfinite(value):
+def _number(value: float) -> str:
+    if not math.isfinite(value):
         return "–"
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
@@ -323,16 +292,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def render(path: Path | str, template: str, **content: Any) -> Path:
-    """Fill a template of this package with its content and write the HTML file.
+def render(path: Path, template: str, **content: Any) -> Path:
+    """Fill a template, relative to the package `mbrl`, and write the HTML file with its folder.
 
-    Args:
-        path: the file; its folder is made if missing.
-        template: relative to the package `mbrl`. It has the filters `number` and `duration`, and
-            may include `report/report.css`.
-        content: what the template names.
+    A template has the filters `number` and `duration`, and may include `report/report.css`.
     """
-    path = Path(path)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -1,8 +1,5 @@
 """Statistics of few runs: what may be claimed from a handful of seeds, and how surely.
 
-Scores and learning curves go in, estimates with bootstrap intervals come out. Every function is a
-formula on numpy arrays and takes its random generator as an argument.
-
 Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
 NeurIPS 2021, arXiv:2108.13264 (interquartile mean, stratified bootstrap).
 """
@@ -15,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
+LEVEL, REPS = 0.95, 2000
+"""Of every interval, and the bootstrap replicates it is made from."""
 
 
 def iqm(scores: ArrayLike) -> Floats:
@@ -41,29 +40,24 @@ def stratified_bootstrap_ci(
     statistic: Statistic = iqm,
     *,
     rng: np.random.Generator,
-    reps: int = 2000,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic over all runs, resampling the runs within each task.
+    """Percentile interval of a statistic over all runs, resampling them within each task.
 
     Args:
-        scores_per_task: one (runs,) array per task; the numbers of runs may differ.
-        statistic: (reps, all runs) -> (reps,), such as `iqm`.
+        scores_per_task: one (runs,) array per task, of at least one; the numbers of runs may
+            differ.
+        statistic: (REPS, all runs) -> (REPS,), such as `iqm`.
         rng: makes the resamples; the same state gives the same interval.
-        reps: bootstrap replicates.
-        level: of the interval, in (0, 1).
 
     Returns:
         Lower and upper limit. One run per task gives an interval of no width, which says nothing.
 
     Raises:
-        ValueError: no task, a task without runs, or a score that is not a number.
+        ValueError: a task without runs, or a score that is not a number.
     """
     tasks = [_scores(scores) for scores in scores_per_task]
-    if not tasks:
-        raise ValueError("expected the scores of at least one task, got none")
-    resampled = [task[rng.integers(len(task), size=(reps, len(task)))] for task in tasks]
-    return _interval(statistic(np.concatenate(resampled, axis=1)), level)
+    resampled = [task[rng.integers(len(task), size=(REPS, len(task)))] for task in tasks]
+    return _interval(statistic(np.concatenate(resampled, axis=1)))
 
 
 def align(curves: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
@@ -74,16 +68,13 @@ def align(curves: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
             score is NaN are left out.
 
     Returns:
-        steps: (G,) all env steps at which some seed was evaluated, within the range that all seeds
-            cover.
-        scores: (seeds, G).
+        All env steps (G,) at which some seed was evaluated, within the range that all seeds cover,
+        and the scores (seeds, G).
 
     Raises:
         ValueError: a curve has no points or steps that descend, or the curves share no range.
     """
     clean = [_curve(curve) for curve in curves]
-    if not clean:
-        raise ValueError("expected at least one curve, got none")
     first = max(curve[0, 0] for curve in clean)
     last = min(curve[-1, 0] for curve in clean)
     if first > last:
@@ -97,15 +88,10 @@ def align(curves: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
 
 
 def steps_to_threshold(curve: ArrayLike, threshold: float) -> float:
-    """Env steps at which a learning curve first reaches a score.
+    """Env steps at which a learning curve (points, 2), as in `align`, first reaches a score.
 
-    Args:
-        curve: (points, 2): env steps (ascending), then the score; NaN scores are left out.
-        threshold: the score to reach.
-
-    Returns:
-        Interpolated between the two evaluations around the crossing; the first evaluation's steps
-        if it is there already (an upper bound); inf if it is never reached.
+    Interpolated between the two evaluations around the crossing; the first evaluation's steps if it
+    is there already (an upper bound); inf if it is never reached.
     """
     clean = _curve(curve)
     return float(_first_crossing(clean[:, 0], clean[None, :, 1], threshold)[0])
@@ -149,21 +135,12 @@ def steps_ratio(
     threshold: float,
     *,
     rng: np.random.Generator,
-    reps: int = 2000,
-    level: float = 0.95,
 ) -> StepsRatio:
     """Ratio of the env steps that B and A need until their mean curves reach a score.
 
-    The interval resamples the seeds of A and of B. Every replicate is a lower bound: where B does
-    not reach the score it counts with its budget, where A does not the ratio counts as 0.
-
-    Args:
-        curves_a: one (points, 2) curve per seed of the agent in question.
-        curves_b: the same of the baseline.
-        threshold: the score to reach.
-        rng: makes the resamples.
-        reps: bootstrap replicates.
-        level: of the interval, in (0, 1).
+    Each has one (points, 2) curve per seed. The interval resamples the seeds of A and of B. Every
+    replicate is a lower bound: where B does not reach the score it counts with its budget, where A
+    does not the ratio counts as 0.
 
     Raises:
         ValueError: as `align`.
@@ -178,11 +155,11 @@ def steps_ratio(
     seen_below = scores_b.mean(axis=0)[0] < threshold
     if np.isfinite(steps_a) and seen_below:
         value = min(steps_b, budget_b) / max(steps_a, 1.0)
-        crossing_a = _first_crossing(grid_a, _mean_of_resamples(scores_a, reps, rng), threshold)
-        crossing_b = _first_crossing(grid_b, _mean_of_resamples(scores_b, reps, rng), threshold)
+        crossing_a = _first_crossing(grid_a, _mean_of_resamples(scores_a, rng), threshold)
+        crossing_b = _first_crossing(grid_b, _mean_of_resamples(scores_b, rng), threshold)
         ratios = np.minimum(crossing_b, budget_b) / np.maximum(crossing_a, 1.0)  # x / inf is 0
         if max(len(scores_a), len(scores_b)) > 1:
-            ci95 = _interval(ratios, level)
+            ci95 = _interval(ratios)
     return StepsRatio(
         threshold=float(threshold),
         value=value,
@@ -191,17 +168,15 @@ def steps_ratio(
     )
 
 
-def _mean_of_resamples(scores: Floats, reps: int, rng: np.random.Generator) -> Floats:
-    """(reps, G): mean curves of seeds (seeds, G) drawn with replacement."""
+def _mean_of_resamples(scores: Floats, rng: np.random.Generator) -> Floats:
+    """(REPS, G): mean curves of seeds (seeds, G) drawn with replacement."""
     seeds = len(scores)
-    counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=reps)
+    counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=REPS)
     return np.asarray(counts @ scores / seeds)
 
 
-def _interval(values: Floats, level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ValueError(f"expected a level in (0, 1), got {level}")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def _interval(values: Floats) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -13,7 +13,7 @@ these exceptions: tensors come back on the CPU without gradients (a `Parameter` 
 tensors that shared memory come back apart, and mappings of any kind come back as `dict`. Anything
 else is refused: nothing is pickled, so a checkpoint from a stranger can be opened.
 
-One process writes; any number may read. This module knows nothing of what the state means.
+One process writes; any number may read.
 """
 
 import base64
@@ -36,7 +36,7 @@ from mbrl.errors import CheckpointError, DiskError
 from mbrl.run import durable
 
 _FORMAT = "reverie-checkpoint/1"
-_NAME = re.compile(r"(\d{9,})(?:-(\d+))?")
+_NAME = re.compile(r"\d{9,}(-\d+)?")
 _TENSORS, _STATE, _DONE, _LATEST = "tensors.safetensors", "state.json", "done", "latest"
 _DTYPES = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool),
@@ -46,28 +46,17 @@ _DTYPES = {
 }
 
 
-def save(folder: Path | str, step: int, state: Mapping[str, Any]) -> Path:
-    """Write a checkpoint and make it the latest.
+def save(folder: Path, step: int, state: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of a step, make it the latest, and return its own folder.
 
-    The folder is complete and on disk before it gets its name, so a crash or a full disk at any
-    moment leaves all earlier checkpoints as they were.
-
-    Args:
-        folder: holds all checkpoints of a run; made if missing.
-        step: environment steps so far, >= 0.
-        state: see the module's description.
-
-    Returns:
-        The checkpoint's own folder.
+    It is complete and on disk before it gets its name, so a crash or a full disk at any moment
+    leaves all earlier checkpoints as they were.
 
     Raises:
         CheckpointError: the state holds something that cannot be stored, or the disk refused.
     """
-    if step < 0:
-        raise CheckpointError(f"checkpoint: expected a step >= 0, got {step}")
-    folder = Path(folder)
     tensors: dict[str, torch.Tensor] = {}
-    tree = _encode(state, "state", tensors, set())
+    tree = _encode(state, "state", tensors)
     temporary = folder / f".tmp-{uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,81 +66,62 @@ def save(folder: Path | str, step: int, state: Mapping[str, Any]) -> Path:
         save_file(tensors, temporary / _TENSORS)
         durable.sync(temporary / _TENSORS)
         durable.write_synced(temporary / _STATE, json.dumps(tree, allow_nan=False).encode())
-        files = {name: _digest(temporary / name) for name in (_TENSORS, _STATE)}
-        done = {"format": _FORMAT, "step": step, "files": files}
-        durable.write_synced(temporary / _DONE, json.dumps(done, indent=1).encode())
+        seal = json.dumps(_seal(temporary, step), indent=1)
+        durable.write_synced(temporary / _DONE, seal.encode())
         durable.sync(temporary)
         target = folder / _free_name(folder, step)
         durable.rename(temporary, target)
         durable.write_atomically(folder / _LATEST, f"{target.name}\n")
     except (OSError, SafetensorError, DiskError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        left = steps(folder)
         raise CheckpointError(
             f"cannot write the checkpoint of step {step} in {folder}: {error}. "
-            f"{_what_is_left(folder)} Make room or choose another run.dir, then run the same "
-            "command again"
+            + (f"The checkpoint of step {left[-1]} is intact. " if left else "There is no other. ")
+            + "Make room or choose another run.dir, then run the same command again"
         ) from error
     return target
 
 
-def load(folder: Path | str, step: int | None = None) -> tuple[int, dict[str, Any]]:
-    """Read a checkpoint back, after checking every byte of it.
+def load(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Step and state of the checkpoint that `latest` names, or else of the newest complete one.
 
-    Args:
-        folder: as given to `save`.
-        step: which one; None for the one that `latest` names, or the newest complete one if there
-            is no such file.
-
-    Returns:
-        The step and the state, all tensors on the CPU.
+    Every byte is checked; tensors are on the CPU.
 
     Raises:
         CheckpointError: there is none, or it is damaged. A damaged checkpoint is never skipped
             silently; the message says what to remove in order to go back to the one before.
     """
-    folder = Path(folder)
-    path = _choose(folder, step)
+    complete = _complete(folder)
+    if not complete:
+        raise CheckpointError(
+            f"expected a complete checkpoint in {folder}, found none; train first, or check run.dir"
+        )
+    latest = _latest_name(folder)
+    path = next((path for path in complete if path.name == latest), complete[-1])
     _verify(path)
     tree = _read_json(path / _STATE, path)
     try:
-        # The file is mapped into memory; the clone makes the state independent of it.
+        # the file is mapped into memory; the clone makes the state independent of it
         tensors = {key: value.clone() for key, value in load_file(path / _TENSORS).items()}
     except (OSError, SafetensorError) as error:
         raise _damaged(path, str(error)) from error
     return _order(path)[0], _decode(tree, tensors)
 
 
-def steps(folder: Path | str) -> list[int]:
+def steps(folder: Path) -> list[int]:
     """Steps of all complete checkpoints, ascending."""
-    return sorted({_order(path)[0] for path in _complete(Path(folder))})
+    return sorted({_order(path)[0] for path in _complete(folder)})
 
 
-def prune(folder: Path | str, keep: int) -> list[int]:
-    """Remove the oldest checkpoints, never the one that `latest` names.
-
-    Args:
-        folder: as given to `save`.
-        keep: how many complete checkpoints stay, >= 1.
-
-    Returns:
-        Steps of the checkpoints that were removed, ascending.
-
-    Raises:
-        CheckpointError: `keep` is less than 1.
-    """
-    if keep < 1:
-        raise CheckpointError(f"checkpoint: expected keep >= 1, got {keep}; one has to remain")
-    folder = Path(folder)
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` >= 1 checkpoints, never the one that `latest` names."""
     latest = _latest_name(folder)
-    removed = []
     for path in _complete(folder)[:-keep]:
-        if path.name == latest:
-            continue
-        # Without `done` it no longer counts, whatever happens during the removal.
-        (path / _DONE).unlink()
-        shutil.rmtree(path)
-        removed.append(_order(path)[0])
-    return removed
+        if path.name != latest:
+            # Without `done` it no longer counts, whatever happens during the removal.
+            (path / _DONE).unlink()
+            shutil.rmtree(path)
 
 
 # Names and folders
@@ -159,16 +129,12 @@ def prune(folder: Path | str, keep: int) -> list[int]:
 
 def _order(path: Path) -> tuple[int, int]:
     """(step, how often that step was saved before), the order of checkpoints in time."""
-    match = _NAME.fullmatch(path.name)
-    if match is None:
-        raise ValueError(f"not a checkpoint's name: {path.name}")
-    return int(match[1]), int(match[2] or 1)
+    step, _, again = path.name.partition("-")
+    return int(step), int(again or 1)
 
 
 def _named(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=_order)
+    return sorted((p for p in folder.glob("*") if _NAME.fullmatch(p.name)), key=_order)
 
 
 def _complete(folder: Path) -> list[Path]:
@@ -182,48 +148,19 @@ def _free_name(folder: Path, step: int) -> str:
 
 
 def _latest_name(folder: Path) -> str | None:
-    try:
-        return (folder / _LATEST).read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return None
-
-
-def _choose(folder: Path, step: int | None) -> Path:
-    complete = _complete(folder)
-    if not complete:
-        raise CheckpointError(
-            f"expected a complete checkpoint in {folder}, found none; train first, or check run.dir"
-        )
-    if step is None:
-        name = _latest_name(folder)
-        return next((path for path in complete if path.name == name), complete[-1])
-    of_step = [path for path in complete if _order(path)[0] == step]
-    if not of_step:
-        raise CheckpointError(
-            f"expected a checkpoint of step {step} in {folder}, found steps {steps(folder)}"
-        )
-    return of_step[-1]
-
-
-def _what_is_left(folder: Path) -> str:
-    left = steps(folder)
-    return f"The checkpoint of step {left[-1]} is intact." if left else "There is no earlier one."
+    path = folder / _LATEST
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
 
 
 def _verify(path: Path) -> None:
     """Compare every byte of a checkpoint with what `done` says of it."""
-    done = _read_json(path / _DONE, path)
-    if not isinstance(done, dict) or done.get("format") != _FORMAT:
-        found = done.get("format") if isinstance(done, dict) else done
-        raise _damaged(path, f"expected format {_FORMAT}, found {found}")
-    if done.get("step") != _order(path)[0]:
-        raise _damaged(path, f"it was written as step {done.get('step')}")
-    seals = done.get("files")
-    for name in (_TENSORS, _STATE):
-        if not (path / name).is_file():
-            raise _damaged(path, f"{name} is missing")
-        if not isinstance(seals, dict) or seals.get(name) != _digest(path / name):
-            raise _damaged(path, f"{name} is not what was written (size or checksum differs)")
+    said = _read_json(path / _DONE, path)
+    try:
+        found = _seal(path, _order(path)[0])
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    if said != found:
+        raise _damaged(path, f"expected what {_DONE} says, {said}, found {found}")
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
@@ -237,10 +174,14 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 # Bytes
 
 
-def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+def _seal(path: Path, step: int) -> dict[str, Any]:
+    """What `done` says of the files in a folder."""
+    files = {}
+    for name in (_TENSORS, _STATE):
+        with (path / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        files[name] = {"bytes": (path / name).stat().st_size, "sha256": digest}
+    return {"format": _FORMAT, "step": step, "files": files}
 
 
 def _read_json(path: Path, checkpoint: Path) -> Any:
@@ -253,24 +194,24 @@ def _read_json(path: Path, checkpoint: Path) -> Any:
 # The tree. A JSON object whose only key starts with "$" stands for what JSON does not have.
 
 
-def _encode(value: Any, at: str, tensors: dict[str, torch.Tensor], storages: set[int]) -> Any:
+def _encode(value: Any, at: str, tensors: dict[str, torch.Tensor]) -> Any:
     """The JSON form of `value`; tensors move to `tensors`. `at` names the place in messages."""
     if isinstance(value, torch.Tensor):
-        return {"$tensor": _keep(value.detach(), at, tensors, storages)}
+        return {"$tensor": _keep(value.detach(), at, tensors)}
     if isinstance(value, np.ndarray | np.generic):  # before float: np.float64 is a float as well
         tag = "$array" if isinstance(value, np.ndarray) else "$scalar"
-        return {tag: _keep(_from_numpy(value, at), at, tensors, storages)}
+        return {tag: _keep(_from_numpy(value, at), at, tensors)}
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Mapping):
-        items = [(_encode_key(key, at), key, item) for key, item in value.items()]
         encoded = [
-            [k, _encode(item, f"{at}[{key!r}]", tensors, storages)] for k, key, item in items
+            [_checked_key(key, at), _encode(item, f"{at}[{key!r}]", tensors)]
+            for key, item in value.items()
         ]
         plain = all(isinstance(key, str) and not key.startswith("$") for key in value)
         return dict(encoded) if plain else {"$dict": encoded}
     if type(value) in (list, tuple):
-        members = [_encode(v, f"{at}[{i}]", tensors, storages) for i, v in enumerate(value)]
+        members = [_encode(v, f"{at}[{i}]", tensors) for i, v in enumerate(value)]
         return members if isinstance(value, list) else {"$tuple": members}
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
@@ -279,18 +220,17 @@ def _encode(value: Any, at: str, tensors: dict[str, torch.Tensor], storages: set
     if type(value) is bytes:
         return {"$bytes": base64.b64encode(value).decode("ascii")}
     raise CheckpointError(
-        f"checkpoint: cannot store {at} of type {type(value).__module__}."
-        f"{type(value).__qualname__}; expected dicts, lists, tuples, tensors, numpy arrays, "
-        "numbers, strings, bytes, bools or None"
+        f"checkpoint: cannot store {at} of {type(value)}; expected dicts, lists, tuples, tensors, "
+        "numpy arrays, numbers, strings, bytes, bools or None"
     )
 
 
-def _encode_key(key: Any, at: str) -> Any:
+def _checked_key(key: Any, at: str) -> Any:
     if key is None or type(key) in (str, int, bool):
         return key
     raise CheckpointError(
         f"checkpoint: cannot store {at}: expected keys that are strings, integers, bools or None, "
-        f"got {key!r} of type {type(key).__qualname__}"
+        f"got {key!r} of {type(key)}"
     )
 
 
@@ -304,22 +244,17 @@ def _from_numpy(value: Any, at: str) -> torch.Tensor:
         ) from error
 
 
-def _keep(
-    tensor: torch.Tensor, at: str, tensors: dict[str, torch.Tensor], storages: set[int]
-) -> str:
+def _keep(tensor: torch.Tensor, at: str, tensors: dict[str, torch.Tensor]) -> str:
     """Add the tensor under a new key, in the form that safetensors accepts."""
     if tensor.layout is not torch.strided or tensor.dtype not in _DTYPES:
         raise CheckpointError(
             f"checkpoint: cannot store {at}, a {tensor.layout} tensor of {tensor.dtype}; expected "
             "a dense tensor of bool, integers, floats up to 64 bits or complex64"
         )
-    tensor = tensor.resolve_conj().resolve_neg().cpu().contiguous()
-    storage = tensor.untyped_storage().data_ptr()
-    if storage in storages:  # safetensors refuses tensors that share memory
-        tensor = tensor.clone()
-    storages.add(tensor.untyped_storage().data_ptr())
     key = str(len(tensors))
-    tensors[key] = tensor
+    tensor = tensor.resolve_conj().resolve_neg().cpu()
+    # safetensors refuses tensors that share memory
+    tensors[key] = tensor.clone(memory_format=torch.contiguous_format)
     return key
 
 

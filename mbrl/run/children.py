@@ -1,9 +1,7 @@
 """Runs in processes of their own, several side by side: for commands that start many of them.
 
-In go commands with a log file and a question ("is it done?"), out comes a list of what went wrong.
 A run that is done is not started, a run that fails does not stop the others, and an interruption
-asks the runs at work to stop (SIGTERM, once) and starts no more. What a run does, and what counts
-as done, is not known here.
+asks the runs at work to stop (SIGTERM, once) and starts no more.
 """
 
 import os
@@ -16,21 +14,16 @@ from pathlib import Path
 from rich.console import Console
 
 
-def _silent() -> str:
-    return ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Child:
     """One run.
 
     Attributes:
         title: names it on the terminal.
-        command: program and arguments.
         log: file for its output; made with its folder.
         done: whether its result is on disk.
         environment: variables on top of this process's own.
-        summary: what it found, in a few words, asked once it is done.
+        summary: asked once it is done: what it found, in a few words.
     """
 
     title: str
@@ -38,17 +31,13 @@ class Child:
     log: Path
     done: Callable[[], bool]
     environment: Mapping[str, str] = field(default_factory=dict)
-    summary: Callable[[], str] = _silent
+    summary: Callable[[], str] | None = None
 
 
 def run_all(children: Sequence[Child], jobs: int, console: Console) -> list[str]:
     """Run every child that is not done, `jobs` at a time, in their order.
 
-    Args:
-        children: the runs.
-        jobs: how many side by side. One alone shows its output on the terminal; several write it
-            to their logs.
-        console: where to say what starts and ends.
+    One alone shows its output on the terminal; several side by side write it to their logs.
 
     Returns:
         One sentence for each run that failed or stopped before its end.
@@ -92,8 +81,8 @@ def _run(
         code = process.wait()
         at_work.discard(process)
     if code == 0 and child.done():
-        if said := child.summary():
-            console.print(f"{child.title}: {said}", highlight=False)
+        if child.summary is not None:
+            console.print(f"{child.title}: {child.summary()}", highlight=False)
         return None
     problem = f"{child.title} was stopped before its end"
     if code != 0:

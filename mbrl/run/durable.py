@@ -21,13 +21,9 @@ UNFINISHED = ".tmp"
 
 
 def write_atomically(path: Path, content: str | bytes, temporary: Path | None = None) -> None:
-    """Write a file whole or not at all, replacing one of that name.
+    """Write a file whole or not at all, with its folder, replacing one of that name.
 
-    Args:
-        path: its folder is made if missing.
-        content: all of it; text becomes UTF-8.
-        temporary: folder on the same disk for the unfinished file, for several writers at once;
-            default: the file's own folder, for one writer.
+    Several writers at once need a folder on the same disk for their unfinished files: `temporary`.
 
     Raises:
         DiskError: the disk is full or refuses; nothing is left behind.

@@ -30,26 +30,20 @@ class MetricsLog:
 
     def __init__(
         self,
-        run_dir: Path | str,
+        run_dir: Path,
         *,
         mirrors: Sequence[Opener] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open or create the file; a line that was cut off by a crash is removed.
 
-        Args:
-            run_dir: the run folder, made if missing.
-            mirrors: open the trackers, at the first write.
-            clock: seconds, only differences are used.
+        The folder is made if missing, and the trackers are opened at the first write.
         """
-        self.path = Path(run_dir) / "metrics.jsonl"
+        self.path = run_dir / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._clock = clock
-        self._started = clock()
         self._mirrors = Mirrors(mirrors)
-        self._file = self.path.open("ab")
-        _cut_half_line(self.path)
-        self._offset_s = self._last_wall_time_s()
+        self._go_on()
 
     @property
     def wall_time_s(self) -> float:
@@ -60,7 +54,7 @@ class MetricsLog:
         """Append one line.
 
         Args:
-            kind: "train", "eval" or another word that groups lines.
+            kind: "train" or "eval".
             env_steps: real environment steps so far.
             metrics: numbers, strings or lists of numbers, by flat `group/name`. Numbers also go to
                 the mirrors.
@@ -70,33 +64,25 @@ class MetricsLog:
             TypeError: a value is of another type.
         """
         head = {"env_steps": int(env_steps), "wall_time_s": round(self.wall_time_s, 3)}
-        line = {**head, "kind": kind, **{k: _plain(k, v) for k, v in metrics.items()}}
+        plain = {name: _plain(name, value) for name, value in metrics.items()}
+        line = {**head, "kind": kind, **plain}
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
-        numbers = {k: v for k, v in line.items() if isinstance(v, int | float)}
-        self._mirrors.write(
-            int(env_steps), {k: float(v) for k, v in numbers.items() if k not in _RESERVED}
-        )
+        numbers = {k: float(v) for k, v in plain.items() if isinstance(v, int | float)}
+        self._mirrors.write(int(env_steps), numbers)
 
-    def truncate_after(self, env_steps: int, counter: str = "env_steps") -> int:
+    def truncate_after(self, env_steps: int, counter: str = "env_steps") -> None:
         """Drop every line beyond a checkpoint, so that a resumed run records each step once.
 
-        Args:
-            env_steps: of the checkpoint; lines with more steps go.
-            counter: what counts as steps, where a run learns from frames that are all there.
-
-        Returns:
-            The number of lines dropped. `wall_time_s` goes on from the last line that remains.
+        `wall_time_s` goes on from the last line that remains. `counter` is what counts as steps
+        where a run learns from frames that are all there.
         """
         lines = self.path.read_bytes().splitlines(keepends=True)
         remaining = [line for line in lines if json.loads(line)[counter] <= env_steps]
         self._file.close()
         write_atomically(self.path, b"".join(remaining))
-        self._file = self.path.open("ab")
-        self._started = self._clock()
-        self._offset_s = self._last_wall_time_s()
+        self._go_on()
         self._mirrors.restart_after(env_steps)
-        return len(lines) - len(remaining)
 
     def close(self) -> None:
         """Finish the file and the mirrors."""
@@ -109,17 +95,17 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _last_wall_time_s(self) -> float:
+    def _go_on(self) -> None:
+        """Open the file behind its last whole line."""
+        self._file = self.path.open("ab")
+        os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
         lines = self.path.read_bytes().splitlines()
-        return max((float(json.loads(line)["wall_time_s"]) for line in lines), default=0.0)
+        self._offset_s = max((json.loads(line)["wall_time_s"] for line in lines), default=0.0)
+        self._started = self._clock()
 
 
-def read_metrics(path: Path | str, kind: str | None = None) -> list[dict[str, Any]]:
-    """Lines of a `metrics.jsonl`, also of one that is being written.
-
-    Args:
-        path: the file, or the run folder that holds it.
-        kind: only lines of this kind.
+def read_metrics(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """Lines of a run's `metrics.jsonl`, or those of one kind, also while it is being written.
 
     Returns:
         One dict per line, `null` metrics as NaN. A last line without its end is left out; an empty
@@ -128,8 +114,7 @@ def read_metrics(path: Path | str, kind: str | None = None) -> list[dict[str, An
     Raises:
         ValueError: a line before the last is not JSON; the message names file and line.
     """
-    path = Path(path)
-    path = path / "metrics.jsonl" if path.is_dir() else path
+    path = run_dir / "metrics.jsonl"
     if not path.exists():
         return []
     found = []
@@ -146,13 +131,6 @@ def read_metrics(path: Path | str, kind: str | None = None) -> list[dict[str, An
         if kind is None or record["kind"] == kind:
             found.append({k: math.nan if v is None else v for k, v in record.items()})
     return found
-
-
-def _cut_half_line(path: Path) -> None:
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole != len(data):
-        os.truncate(path, whole)
 
 
 def _plain(name: str, value: Any) -> Any:

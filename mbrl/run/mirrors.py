@@ -1,6 +1,5 @@
 """Trackers that repeat `metrics.jsonl` elsewhere: TensorBoard, Weights & Biases, MLflow.
 
-A mirror gets scalars by name at a count of env steps and returns nothing; the run never reads one.
 A tracker that cannot be opened stops the run at its first line; one that fails later is dropped
 with a warning in the log, so that it does not cost a day of training. The two services are extras
 and load only when asked for.
@@ -47,9 +46,15 @@ class Mirrors:
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
         """Send the finite scalars to every tracker that still works."""
         if self._open is None:
-            self._open = [_opened(opener, self._first_step) for opener in self._openers]
+            try:
+                self._open = [opener(self._first_step) for opener in self._openers]
+            except Exception as error:
+                raise ConfigError(
+                    f"expected every tracker of the config to open, but one does not ({error}); "
+                    "repair it, or turn it off (run.tensorboard, run.wandb, run.mlflow)"
+                ) from error
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        for mirror in list(self._open):
+        for mirror in tuple(self._open):
             try:
                 mirror.write(env_steps, finite)
             except Exception:
@@ -69,28 +74,15 @@ class Mirrors:
         self._open = None
 
 
-def _opened(opener: Opener, first_step: int | None) -> Mirror:
-    try:
-        return opener(first_step)
-    except Exception as error:
-        raise ConfigError(
-            f"expected every tracker of the config to open, but one does not ({error}); "
-            "repair it, or turn it off (run.tensorboard, run.wandb, run.mlflow)"
-        ) from error
-
-
 class _TensorBoard:
     """Event files in `<run folder>/tensorboard`."""
 
     def __init__(self, run_dir: Path, first_step: int | None) -> None:
         from tensorboardX import SummaryWriter  # a twentieth of the import time of torch's own
 
-        # Two writers within one second would share a file name; viewers read files in name order.
-        self._writer = SummaryWriter(
-            str(run_dir / "tensorboard"),
-            filename_suffix=f".{time.time_ns()}",
-            purge_step=first_step,
-        )
+        # two writers within one second would share a file name; viewers read files in name order
+        folder, suffix = str(run_dir / "tensorboard"), f".{time.time_ns()}"
+        self._writer = SummaryWriter(folder, filename_suffix=suffix, purge_step=first_step)
 
     def write(self, env_steps: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
@@ -118,8 +110,6 @@ class _WandB:
 
 
 class _MLflow:
-    """MLflow's default server or file."""
-
     def __init__(self, run_dir: Path, first_step: int | None) -> None:
         mlflow = _load("mlflow")
         self._client = mlflow.MlflowClient()

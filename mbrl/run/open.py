@@ -1,7 +1,7 @@
 """A run folder opened from Python: its settings and numbers, its agent, its replay and its dreams.
 
-A run at work can be opened too: agent and dreams are then those of its newest checkpoint. Nothing
-is written, save that broken replay files are moved aside. Everything computes on the CPU.
+A run at work can be opened too. Nothing is written, save that broken replay files are moved aside.
+Everything computes on the CPU.
 """
 
 from pathlib import Path
@@ -32,18 +32,8 @@ from mbrl.world_model.model import WorldModel
 _SEARCHED = 16  # times as many rows are read as dreams begin at, of a replay that may be large
 
 
-def open_run(path: Path | str) -> "OpenRun":
-    """Open a run folder, finished or not.
-
-    Raises:
-        MbrlError: it is no run folder.
-        ConfigError: it was made with settings that this version no longer has.
-    """
-    return OpenRun(path)
-
-
 class OpenRun:
-    """What a run folder holds.
+    """What a run folder holds, of a finished run or not.
 
     Attributes:
         dir: the folder.
@@ -51,7 +41,12 @@ class OpenRun:
     """
 
     def __init__(self, path: Path | str) -> None:
-        """See `open_run`."""
+        """Read its settings.
+
+        Raises:
+            MbrlError: it is no run folder.
+            ConfigError: it was made with settings that this version no longer has.
+        """
         self.dir = Path(path)
         settings = self.dir / "config.yaml"
         if not settings.is_file():
@@ -67,7 +62,7 @@ class OpenRun:
         Raises:
             MbrlError: the run is unfinished.
         """
-        return read_result(self.dir)
+        return read_result(self.dir / "result.json")
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, or those of one kind, such as "train" or "eval"."""
@@ -106,9 +101,11 @@ class OpenRun:
             policy = RandomPolicy(action_space, own)
         elif config.agent == "dream":
             state = self._state()
-            learned = state["policy"]
-            weights = {"policy": learned["module"], "version": learned["version"]}
-            weights["world_model"] = state["learner"]["model"]
+            weights = {
+                "policy": state["policy"]["module"],
+                "version": state["policy"]["version"],
+                "world_model": state["learner"]["model"],
+            }
             policy = SnapshotPolicy(config, observation_space, action_space, own).load(weights)
         else:
             settings, saved = getattr(config, config.agent), self._state()["agent"]
@@ -127,8 +124,7 @@ class OpenRun:
             seed: of the starts and of the dreams.
 
         Returns:
-            A `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset; observations are the features
-            (N, F) that the policy sees.
+            One with NEXT_STEP autoreset; observations are the features (N, F) that the policy sees.
 
         Raises:
             MbrlError: the run has no world model, no replay or no checkpoint yet.
@@ -173,13 +169,16 @@ class OpenRun:
         return checkpoint.load(self.dir / "checkpoints")[1]
 
 
+open_run = OpenRun
+"""`mbrl.open_run(path)` opens a run folder."""
+
+
 class Agent:
     """Acts on raw observations, and remembers what it has seen of each episode.
 
     Attributes:
         policy: who chooses, such as `mbrl.evaluate.evaluate` takes.
-        observation_space: of one environment.
-        action_space: of one environment.
+        observation_space: of one environment, as is `action_space`.
     """
 
     def __init__(
@@ -188,7 +187,6 @@ class Agent:
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
     ) -> None:
-        """Act with `policy`."""
         self.observation_space, self.action_space = observation_space, action_space
         self.policy, self._slots = policy, 0
 

@@ -30,12 +30,7 @@ class Progress:
     ) -> None:
         """Prepare; nothing is shown before the first update.
 
-        Args:
-            total_steps: env steps of the whole run.
-            start_steps: env steps at which this process took the run up, for the time left.
-            title: shown in front.
-            console: where to; stdout by default.
-            clock: seconds.
+        `start_steps` are the env steps at which this process took the run up, for the time left.
         """
         self.console = console or Console()
         self._title, self._total, self._start = title, total_steps, start_steps
@@ -70,11 +65,7 @@ class Progress:
     ) -> None:
         """Show what is new; what is left out stays as it was.
 
-        Args:
-            env_steps: real environment steps of the run so far.
-            phase: what the run is doing now, in a word or two.
-            eval_mean: mean return of the latest evaluation.
-            replayed_rows: rows of experience trained on so far, in total.
+        `phase` is what the run is doing now, in a word or two; `replayed_rows` are a total.
         """
         self._steps = self._steps if env_steps is None else env_steps
         self._phase = self._phase if phase is None else phase
@@ -107,7 +98,7 @@ class Progress:
             return None
         return max(self._total - self._steps, 0) * (self._clock() - self._began) / done
 
-    def _facts(self) -> list[str]:
+    def _facts(self) -> str:
         facts = [self._phase] if self._phase else []
         if self._eval_mean is not None:
             facts.append(f"eval {self._eval_mean:.2f}")
@@ -115,7 +106,7 @@ class Progress:
             facts.append(f"{self.rows_per_s:,.0f} rows/s")
         if self.seconds_left is not None:
             facts.append(f"{_duration(self.seconds_left)} left")
-        return facts
+        return " · ".join(facts)
 
     def _count(self) -> str:
         return f"{self._steps:,}/{self._total:,} env steps"
@@ -124,13 +115,13 @@ class Progress:
         self._last_plain = self._clock()
         elapsed = _duration(self._clock() - self._began)
         share = f"({100 * self._steps / max(self._total, 1):.0f} %)"
-        words = [f"[{elapsed}]", *([self._title] if self._title else []), self._count(), share]
-        self.print(" · ".join([" ".join(words), *self._facts()]))
+        words = " ".join(filter(None, [f"[{elapsed}]", self._title, self._count(), share]))
+        self.print(" · ".join(filter(None, [words, self._facts()])))
 
     def _line(self) -> Table:
         line = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=max(self._total, 1), completed=self._steps, width=24)
-        facts = Text(" · ".join(self._facts()), style="cyan")
+        facts = Text(self._facts(), style="cyan")
         line.add_row(Text(self._title, style="bold"), bar, Text(self._count()), facts)
         return line
 

@@ -34,11 +34,9 @@ def _git(home: Path, *arguments: str) -> str | None:
 def commit(home: Path = _HOME) -> str:
     """The commit of the code that is running.
 
-    Returns:
-        The full hash; with "-dirty" behind it if a file that decides what runs (the packages,
-        `configs/`, the dependencies) differs from the commit. The variable `MBRL_COMMIT` is taken
-        where the code is no repository, as in a working directory that a Ray job was sent;
-        "unknown" if that is not set either.
+    The full hash, with "-dirty" behind it if a file that decides what runs differs from the commit.
+    Where the code is no repository, as in the working directory of a Ray job, it is the variable
+    `MBRL_COMMIT`, or else "unknown".
     """
     top = _git(home, "rev-parse", "--show-toplevel")
     head = _git(home, "rev-parse", "HEAD")
@@ -50,48 +48,35 @@ def commit(home: Path = _HOME) -> str:
 
 
 def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _gpus() -> list[str]:
-    import torch
-
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def machine(device: "torch.device | None" = None) -> dict[str, Any]:
-    """Kind of machine.
+    """Kind of machine: CPU, cores this process may use, memory, GPUs, system, Python.
 
-    CPU model, its vector instructions and whether it computes in bfloat16, cores this process may
-    use, memory, GPUs, system, Python; and, if `device` is a GPU, its name (`card`) and the version
-    of torch that runs there.
+    If `device` is a GPU, its name (`card`) and the version of torch that runs there are in it too.
     """
     import torch
 
     from agents.numerics import has_bfloat16
 
     ram_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    of_gpu = {}
+    if device is not None and device.type == "cuda":
+        of_gpu = {"card": torch.cuda.get_device_name(device), "torch": str(torch.__version__)}
     return {
         "cpu": _cpu_model(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "bfloat16": has_bfloat16(torch.device("cpu")),
         "cores": available_cores(),
         "ram_gb": round(ram_bytes / 2**30, 1),
-        "gpus": _gpus(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **(
-            {"card": torch.cuda.get_device_name(device), "torch": str(torch.__version__)}
-            if device is not None and device.type == "cuda"
-            else {}
-        ),
+        **of_gpu,
     }
 
 

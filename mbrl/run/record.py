@@ -1,13 +1,11 @@
-"""RunRecord: a finished run read back from its folder, for comparisons and reports.
+"""What is left of finished work: any result file, and a run's folder as a `RunRecord`.
 
-It only reads what the run left behind (`result.json`, `config.yaml`, `metrics.jsonl`) and needs
-neither the environment nor the agent that made it.
+Reading needs neither the environment nor the agent that made it.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,23 +13,20 @@ from mbrl.config.yaml import parse_value
 from mbrl.errors import MbrlError
 from mbrl.run.metrics import read_metrics
 
+_KEYS = ("agent", "env_id", "seed", "env_steps", "wall_time_s", "eval", "curve", "budget", "commit")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One finished run, as its folder records it.
 
     Attributes:
-        run_dir: the run folder.
         agent: "dream", "ppo", ...
-        env_id: the environment.
-        seed: the run's seed.
         env_steps: real environment steps, prefill included.
         wall_time_s: seconds at work.
-        evaluation: `{episodes, mean, std, returns}` of the final evaluation.
+        evaluation: of the end, as `EvalResult.as_dict` gives it.
         curve: [env steps, mean return] of every evaluation.
         budget: counts by name.
-        commit: of the code.
-        config: the resolved configuration.
         metrics: lines of `metrics.jsonl`.
     """
 
@@ -45,38 +40,30 @@ class RunRecord:
     curve: Sequence[Sequence[float]]
     budget: Mapping[str, float]
     commit: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Sequence[Mapping[str, Any]] = ()
+    config: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def read(cls, run_dir: Path | str) -> Self:
+    def read(cls, run_dir: Path) -> Self:
         """Read a run folder.
 
         Raises:
             MbrlError: the run has no complete `result.json`; it is unfinished or no run at all.
         """
-        run_dir = Path(run_dir)
-        result = read_result(run_dir)
-        missing = [k for k in ("agent", "env_id", "seed", "env_steps", "eval") if k not in result]
-        if missing:
-            raise MbrlError(
-                f"{run_dir}: expected {', '.join(missing)} in result.json, got none: it is not a "
-                "run's result"
-            )
-        config_path = run_dir / "config.yaml"
-        text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
+        result = read_result(run_dir / "result.json", *_KEYS)
+        config = (run_dir / "config.yaml").read_text(encoding="utf-8")
         return cls(
             run_dir=run_dir,
             agent=result["agent"],
             env_id=result["env_id"],
             seed=result["seed"],
             env_steps=result["env_steps"],
-            wall_time_s=result.get("wall_time_s", math.nan),
+            wall_time_s=result["wall_time_s"],
             evaluation=result["eval"],
-            curve=result.get("curve", []),
-            budget=result.get("budget", {}),
-            commit=result.get("commit", "unknown"),
-            config=parse_value(text) or {},
+            curve=result["curve"],
+            budget=result["budget"],
+            commit=result["commit"],
+            config=parse_value(config),
             metrics=read_metrics(run_dir),
         )
 
@@ -86,18 +73,23 @@ class RunRecord:
         return [[line["wall_time_s"], line["eval/mean"]] for line in lines]
 
 
-def read_result(run_dir: Path) -> dict[str, Any]:
-    """What the `result.json` of a finished run holds.
+def read_result(path: Path, *keys: str) -> dict[str, Any]:
+    """What a result file holds, `keys` among it.
 
     Raises:
-        MbrlError: there is none, or half of one; the run is unfinished or the folder no run's.
+        MbrlError: there is none, or half of one, or it lacks a key.
     """
-    path = run_dir / "result.json"
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        missing = [key for key in keys if key not in result]
+    except (OSError, ValueError, TypeError) as error:
         raise MbrlError(
-            f"expected the result of a finished run in {path} ({error}); run the same command "
-            "again to finish it, or check the folder"
+            f"{path}: expected the result of finished work ({error}); run the same command again "
+            "to finish it, and remove a broken file first"
         ) from error
+    if missing:
+        raise MbrlError(
+            f"{path}: expected a result with {', '.join(keys)}, it lacks {', '.join(missing)}; "
+            "check the folder, or remove the file"
+        )
     return result

@@ -11,9 +11,8 @@ at work.
 import json
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
 from mbrl.config import file as config_file
@@ -48,7 +47,7 @@ class Run:
     """
 
     def __init__(self, config: Config) -> None:
-        """Lock the folder, check that it belongs to this config, and find the newest checkpoint.
+        """Lock the folder, check that it belongs to this config, and load the newest checkpoint.
 
         Raises:
             ConfigError: the folder was made with other settings.
@@ -58,12 +57,11 @@ class Run:
         self.config, self.dir = config, config.run_dir.resolve()
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(self.dir)
-        self._handlers: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._handlers: dict[int, Any] = {}
         self.stopping = False
         self.env_steps = 0
         self.curve: list[list[float]] = []
         self.budget: dict[str, float] = {}
-        self.last_eval: EvalResult | None = None
         self.resumed: dict[str, Any] | None = None
         self.checkpoints = self.dir / "checkpoints"
         try:
@@ -94,7 +92,7 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """What `result.json` holds."""
-        return read_result(self.dir)
+        return read_result(self.dir / "result.json")
 
     def __enter__(self) -> Self:
         """Show progress and handle signals."""
@@ -113,8 +111,8 @@ class Run:
     def handle_signals(self) -> None:
         """Turn SIGTERM and SIGINT into a request to stop safely, until the folder is left.
 
-        To be called once more after Ray has started, which installs a handler of its own. Outside
-        the main thread Python allows no handlers; whoever started the thread decides when it ends.
+        Called once more after Ray has started, which installs a handler of its own. Outside the
+        main thread Python allows none; whoever started the thread decides when it ends.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -122,7 +120,7 @@ class Run:
             before = signal.signal(number, self._ask_to_stop)
             self._handlers.setdefault(number, before)
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+    def _ask_to_stop(self, *_: object) -> None:
         if self.stopping:
             raise KeyboardInterrupt
         self.request_stop()
@@ -132,8 +130,6 @@ class Run:
         self.stopping = True
         self.progress.print("stopping at the next safe point; the same command resumes")
 
-    # -- what happens during a run ----------------------------------------------------------------
-
     def spend(self, **counts: float) -> None:
         """Add to the budget."""
         for name, count in counts.items():
@@ -141,31 +137,27 @@ class Run:
 
     def record_evaluation(self, result: EvalResult, env_steps: int) -> None:
         """Put an evaluation of the weights at `env_steps` on the curve."""
-        self.last_eval = result
         self.curve.append([env_steps, result.mean])
-        self.spend(evaluation_episodes=len(result.returns), evaluation_steps=sum(result.lengths))
-        self.log.write(
-            "eval",
-            env_steps,
-            {
-                "eval/mean": result.mean,
-                "eval/std": result.std,
-                "eval/episodes": len(result.returns),
-                "eval/length": sum(result.lengths) / len(result.lengths),
-                "eval/returns": result.returns,
-            },
-        )
+        episodes, steps = len(result.returns), sum(result.lengths)
+        self.spend(evaluation_episodes=episodes, evaluation_steps=steps)
+        metrics = {
+            "eval/mean": result.mean,
+            "eval/std": result.std,
+            "eval/episodes": episodes,
+            "eval/length": steps / episodes,
+            "eval/returns": result.returns,
+        }
+        self.log.write("eval", env_steps, metrics)
         self.progress.update(eval_mean=result.mean)
         self.progress.print(
             f"{env_steps:>9,} steps  return {result.mean:.2f} ± {result.std:.2f} "
-            f"({len(result.returns)} episodes, {self.log.wall_time_s:.0f} s)"
+            f"({episodes} episodes, {self.log.wall_time_s:.0f} s)"
         )
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of everything the run continues from."""
-        checkpoint.save(
-            self.checkpoints, self.env_steps, {**state, "curve": self.curve, "budget": self.budget}
-        )
+        whole = {**state, "curve": self.curve, "budget": self.budget}
+        checkpoint.save(self.checkpoints, self.env_steps, whole)
         checkpoint.prune(self.checkpoints, self.config.run.keep_checkpoints)
 
     def finish(self, final: EvalResult) -> dict[str, Any]:
@@ -187,8 +179,6 @@ class Run:
         videos = sorted((self.dir / "videos").glob("*.mp4"))[-1:]
         write_run_report(self.dir / "report.html", RunRecord.read(self.dir), videos)
         return result
-
-    # -- the folder -------------------------------------------------------------------------------
 
     def _settle_config(self) -> None:
         changed = changed_settings(self.dir, self.config)

@@ -1,8 +1,7 @@
 """Arms of a study: variants of one thing that differ in a few settings and in nothing else.
 
 An arm is a title and overrides, never code. *Main* arms carry the claim and get three seeds; the
-others are variants and ablations with one. Which arms there are is up to each study
-(`mbrl/studies/fidelity/arms.py`, `mbrl/studies/flows/arms.py`). This module imports nothing heavy.
+others are variants and ablations with one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ class Arm:
     Attributes:
         title: for tables and figures.
         overrides: `key=value` settings on top of what all arms share.
-        main: carries the claim: three seeds and the larger budget.
         note: what it is there to show.
         budget: CPU minutes of training per run of a main arm, and of another one.
         retired: why it cannot be made any more; its results stay in the tables.
@@ -70,12 +68,8 @@ def in_order(
 ) -> Iterator[tuple[str, int]]:
     """Names and seeds in the order in which they are worth most if a study is stopped.
 
-    Main arms come first, every one of them with seed 0 before any with seed 1.
-
-    Args:
-        names: of the arms.
-        arms: all there are.
-        seeds: 0 .. seeds - 1; None for each arm's own number.
+    Main arms come first, every one of them with seed 0 before any with seed 1. The seeds are
+    0 .. seeds - 1; None stands for each arm's own number.
     """
     order = [
         (not arms[name].main, seed, place, name)

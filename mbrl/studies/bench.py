@@ -3,8 +3,7 @@
     python -m mbrl.studies.bench runs/fidelity/pong/pixelcnn-0/trial.json
 
 makes one trial by hand, or continues it. Adding a study is adding a folder with a subclass of
-`Study` as `STUDY` in its `study.py`, and a line in `STUDIES`. A study is imported when its command
-is called, so that `mbrl bench --help` is quick.
+`Study` as `STUDY` in its `study.py`, and a line in `STUDIES`. It is imported when it is called.
 """
 
 import argparse
@@ -34,15 +33,18 @@ STUDIES = {
 
 
 class _StudyParser(argparse.ArgumentParser):
-    """The parser of one study's command, which gets its options when it is first used."""
+    """The parser of one study's command, which gets its options when it is used."""
 
-    study: str | None = None
+    study: str
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as usual, with the options of the study."""
-        if self.study is not None:
-            fill(self, study_of(self.study))
-            self.study = None
+        study = study_of(self.study)
+        self.description = study.description
+        self.epilog = listed(study.trial.known_arms)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self.add_argument("words", nargs="*", metavar="GAME key=value", help=study.words)
+        for model in (study.options, study.trial):
+            add_options(self, model)
         return super().parse_known_args(args, namespace)
 
 
@@ -55,20 +57,8 @@ def add_studies(parser: argparse.ArgumentParser) -> None:
 
 def study_of(name: str) -> Study[Any]:
     """The study of that name."""
-    study = importlib.import_module(STUDIES[name][0]).STUDY
-    if not isinstance(study, Study):
-        raise TypeError(f"{STUDIES[name][0]}.STUDY: expected a Study, got {type(study).__name__}")
+    study: Study[Any] = importlib.import_module(STUDIES[name][0]).STUDY
     return study
-
-
-def fill(parser: argparse.ArgumentParser, study: Study[Any]) -> None:
-    """Give a parser what a study's command takes."""
-    parser.description = study.description
-    parser.epilog = listed(study.trial.known_arms)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("words", nargs="*", metavar="GAME key=value", help=study.words)
-    for model in (study.options, study.trial):
-        add_options(parser, model)
 
 
 def bench(given: Mapping[str, Any]) -> list[str]:

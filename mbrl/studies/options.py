@@ -2,9 +2,8 @@
 
 A field with a description is an option: its name, type, default and help are the field's. Fields of
 models inside the model count as its own, a field's title replaces its name, and a truth that is
-true by default becomes `--no-...`. A required field is an option whose default depends on other
-options, which the caller fills in. The field `SUBJECT` is no option: it is the word on the command
-line that is not `key=value`.
+true by default becomes `--no-...`. The default of a required field depends on other options; the
+caller fills it in. The field `SUBJECT` is the word on the command line that is not `key=value`.
 """
 
 import argparse

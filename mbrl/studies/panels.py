@@ -1,11 +1,9 @@
 """Parts of figures and picture sheets that every study's report shares.
 
-Panels beside each other with one legend below, PNG files, and sheets of enlarged pictures with
-their names. Pixels are never smoothed: enlarging is by whole factors. What is drawn is not known
-here.
+Pixels are never smoothed: enlarging is by whole factors. What is drawn is not known here.
 """
 
-import base64
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-
-from mbrl.report.figures import style
 
 Images = NDArray[np.uint8]
 
@@ -37,27 +33,12 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def save_png(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; the folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with style():
-        figure.savefig(path, dpi=160, facecolor="white")
-    return path
+def sheet(path: Path, rows: Mapping[str, Images], columns: Sequence[str], scale: int) -> Path:
+    """Write rows of images as PNG, their names on the left and, if given, names above the columns.
 
-
-def sheet(
-    path: Path, rows: Mapping[str, Images], columns: Sequence[str], scale: int, gap: int = 6
-) -> Path:
-    """Write rows of images, their names on the left and, if given, names above the columns.
-
-    Args:
-        path: the PNG.
-        rows: (n, H, W, C) by name, in the order of the rows.
-        columns: names above the columns, or none.
-        scale: pixels per pixel.
-        gap: pixels between images.
+    `rows` are (n, H, W, C) by name, `scale` is pixels per pixel.
     """
-    font = _font(15)
+    font, gap = ImageFont.truetype(findfont("DejaVu Sans"), 15), 6
     count, height, width = next(iter(rows.values())).shape[:3]
     height, width = height * scale, width * scale
     left = 16 + max(int(font.getlength(line)) for name in rows for line in _lines(name))
@@ -81,21 +62,6 @@ def sheet(
     return path
 
 
-def _lines(name: str, longest: int = 18) -> list[str]:
+def _lines(name: str) -> list[str]:
     """A title broken at spaces, so that the names do not take half of the sheet."""
-    lines: list[str] = [""]
-    for word in name.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > longest:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of the figures; matplotlib carries it, so it is there on every machine."""
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)
-
-
-def data_url(path: Path) -> str:
-    """A PNG file as text that HTML can hold."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    return textwrap.wrap(name, 18, break_long_words=False, break_on_hyphens=False)

@@ -2,22 +2,19 @@
 
 The file is self-contained, like every report here. The same figures and picture sheets are also
 written as PNG into `figures/`, from where the documentation takes them (`docs/generate.py`). Words
-and layout are in `report.html.j2`; every reason to doubt a number that can be found in the data
-stands at its top.
+and layout are in `report.html.j2`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mbrl.report.figures import to_svg
-from mbrl.report.html import commit_warnings, machine_text, render
+from mbrl.report.figures import save_png, to_svg
+from mbrl.report.html import commit_warnings, data_url, machine_text, render
 from mbrl.studies.arms import Arm
-from mbrl.studies.panels import data_url, save_png
 from mbrl.studies.results import FEWEST_SEEDS
 from mbrl.studies.tables import Tables
 
@@ -27,59 +24,48 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 GREY = "#8a8f98"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """What a study's report shows.
+def write_page(
+    folder: Path,
+    summary: Summary,
+    *,
+    title: str,
+    lead: str,
+    arms: Mapping[str, Arm],
+    colour: Callable[[str], str],
+    tables: Tables,
+    figures: Mapping[str, Figure],
+    captions: Mapping[str, str],
+    sheets: Sequence[tuple[Path, str]],
+    warnings: Sequence[str],
+    protocol: Mapping[str, str],
+) -> Path:
+    """Write `report.html`, and the figures as PNG; returns the HTML file.
 
-    Attributes:
-        title: of the page.
-        lead: how its numbers are to be read.
-        summary: of the subject.
-        arms: of the study.
-        colour: an arm's, as in the figures.
-        tables: with their headings.
-        figures: by name.
-        captions: of the figures.
-        sheets: files of pictures with their captions.
-        warnings: reasons to doubt the numbers, beside those that all studies share.
-        protocol: what was done, as name and value, beside what all studies share.
+    `lead` says how the numbers of `summary` are to be read, `colour` is an arm's as in the figures,
+    `sheets` are files of pictures with their captions. `warnings` are reasons to doubt the numbers
+    and `protocol` says what was done, each beside what all studies share.
     """
-
-    title: str
-    lead: str
-    summary: Summary
-    arms: Mapping[str, Arm]
-    colour: Callable[[str], str]
-    tables: Tables
-    figures: Mapping[str, Figure]
-    captions: Mapping[str, str]
-    sheets: Sequence[tuple[Path, str]]
-    warnings: Sequence[str]
-    protocol: Mapping[str, str]
-
-
-def write_page(folder: Path, page: Page) -> Path:
-    """Write `report.html`, and the figures as PNG; returns the HTML file."""
-    for name, figure in page.figures.items():
+    for name, figure in figures.items():
         save_png(figure, folder / "figures" / f"{name}.png")
-    summary = page.summary
-    shown = {arm for _, rows in page.tables.values() for arm in rows.arms}
+    shown = {arm for _, rows in tables.values() for arm in rows.arms}
     return render(
         folder / "report.html",
         "studies/report.html.j2",
-        title=page.title,
-        lead=page.lead,
-        warnings=[*page.warnings, *doubts(summary)],
-        tables=[{"title": title, "rows": rows} for title, rows in page.tables.values()],
-        palette={arm: page.colour(arm) for arm in shown},
-        notes={arm: page.arms[arm].note if arm in page.arms else "" for arm in shown},
+        title=title,
+        lead=lead,
+        warnings=[*warnings, *doubts(summary)],
+        tables=[{"title": heading, "rows": rows} for heading, rows in tables.values()],
+        palette={arm: colour(arm) for arm in shown},
+        notes={arm: arms[arm].note if arm in arms else "" for arm in shown},
         figures=[
-            {"svg": Markup(to_svg(figure)), "caption": page.captions[name]}
-            for name, figure in page.figures.items()
+            {"svg": Markup(to_svg(figure)), "caption": captions[name]}
+            for name, figure in figures.items()
         ],
-        sheets=[{"url": data_url(path), "caption": caption} for path, caption in page.sheets],
+        sheets=[
+            {"url": data_url(path, "image/png"), "caption": caption} for path, caption in sheets
+        ],
         protocol={
-            **page.protocol,
+            **protocol,
             "machine": machine_text(summary["machine"]),
             "commit": str(summary["commit"]),
             "command": str(summary["command"]),

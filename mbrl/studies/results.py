@@ -5,9 +5,8 @@
      runs: {arm: {title, seeds, cpu_minutes, updates, equal_updates, parameters, processors,
      trained_on}}, seeds, command, commit, machine, other_machines, measured_on}
 
-A summary is made anew from all trials that are there, whoever made them, so it never disagrees with
-them. `trained_on` is of each seed. Measures keep their tree: `drift: {"15": {ball_recall: {mean,
-...}}}`. What they mean is said where they are measured, not here.
+A summary is made anew from all trials that are there, so it never disagrees with them.
+`trained_on` is of each seed. Measures keep their tree: `drift: {"15": {ball_recall: {mean, ...}}}`.
 """
 
 import json
@@ -37,10 +36,9 @@ def read_trials(kind: type[Trial], subject: str, results: Path) -> list[Tree]:
     """
     found = [read_result(path) for path in trial_files(results / subject)]
     current = [one for one in found if one is not None and is_current(one, kind.measures)]
-    places = {arm: place for place, arm in enumerate(kind.known_arms)}
-    return sorted(
-        current, key=lambda one: (places.get(one["arm"], len(places)), one["arm"], one["seed"])
-    )
+    order = list(kind.known_arms)
+    order += sorted({one["arm"] for one in current} - set(order))
+    return sorted(current, key=lambda one: (order.index(one["arm"]), one["seed"]))
 
 
 def trial_files(folder: Path) -> list[Path]:
@@ -54,25 +52,19 @@ def summary_of(
     about: Callable[[Sequence[Tree]], Tree] = lambda _: {},
     more: Mapping[str, Any] | None = None,
 ) -> Tree:
-    """What all trials of one subject say together.
+    """What all trials of one subject, at least one, say together.
 
-    Args:
-        kind: of trials.
-        trials: of `read_trials`, at least one; their measures may be more than was read.
-        about: what else stands behind the numbers of one arm, from its results.
-        more: further parts of the summary.
+    `about` says what else stands behind the numbers of one arm, `more` are further parts.
     """
     runs: dict[str, list[Tree]] = {}
     for trial in trials:
         runs.setdefault(trial["arm"], []).append(trial)
+    known = kind.known_arms
     return {
         kind.kind: trials[0][kind.kind],
         "measures_version": kind.measures,
         "arms": {arm: summarise([one["measures"] for one in own]) for arm, own in runs.items()},
-        "runs": {
-            arm: {**_about(kind.known_arms.get(arm), own), **about(own)}
-            for arm, own in runs.items()
-        },
+        "runs": {arm: {**_about(known.get(arm), own), **about(own)} for arm, own in runs.items()},
         "seeds": sorted({trial["seed"] for trial in trials}),
         "command": _command(trials),
         **_provenance(trials),
@@ -82,19 +74,17 @@ def summary_of(
 
 def write_json(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a result; its folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(tree, indent=1, allow_nan=False))
 
 
 def summarise(measures: Sequence[Mapping[str, Any]]) -> Tree:
     """One tree of `{mean, ci95, per_seed}` from one tree of numbers per seed.
 
-    A number that a seed does not have, or that was not finite, is `None` in `per_seed` and left out
-    of the mean. `ci95` is the percentile bootstrap of the mean over seeds, which with three
-    seeds spans [smallest, largest]; `None` with fewer than three seeds that have the number. Names
-    with a slash become branches.
+    A number that a seed does not have is `None` in `per_seed` and left out of the mean. `ci95` is
+    the percentile bootstrap of the mean over seeds; `None` with fewer than three seeds that have
+    the number. Names with a slash become branches.
     """
-    trees = [dict(leaves(one)) for one in measures]
+    trees = [dict(_leaves(one)) for one in measures]
     names = dict.fromkeys(name for tree in trees for name in tree)
     summary: Tree = {}
     for name in names:
@@ -105,14 +95,14 @@ def summarise(measures: Sequence[Mapping[str, Any]]) -> Tree:
     return summary
 
 
-def leaves(
+def _leaves(
     tree: Mapping[str, Any], at: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], float | None]]:
     """Every number of a tree with its names from the outside in."""
     for key, value in tree.items():
-        name = (*at, *str(key).split("/"))
+        name = (*at, *key.split("/"))
         if isinstance(value, Mapping):
-            yield from leaves(value, name)
+            yield from _leaves(value, name)
         else:
             yield name, None if value is None else float(value)
 
@@ -132,22 +122,17 @@ def look_up(measures: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 
 def distinct(values: Iterable[Any]) -> list[Any]:
-    """Different values, in the order in which they first come."""
-    found: list[Any] = []
-    for value in values:
-        if value not in found:
-            found.append(value)
-    return found
+    """Different values, in the order in which they first come; they need no hash."""
+    every = list(values)
+    return [value for place, value in enumerate(every) if value not in every[:place]]
 
 
 def _statistics(values: Sequence[float | None]) -> Tree:
-    there = [value for value in values if value is not None and math.isfinite(value)]
+    there = [value for value in values if value is not None]
     ci95 = None
     if len(there) >= FEWEST_SEEDS:
-        low, high = stratified_bootstrap_ci(
-            [there], lambda scores: scores.mean(-1), rng=np.random.default_rng(0)
-        )
-        ci95 = [low, high]
+        rng = np.random.default_rng(0)
+        ci95 = list(stratified_bootstrap_ci([there], lambda scores: scores.mean(-1), rng=rng))
     mean = float(np.mean(there)) if there else None
     return {"mean": mean, "ci95": ci95, "per_seed": list(values)}
 
@@ -174,14 +159,13 @@ def _provenance(trials: Sequence[Tree]) -> Tree:
     """Commits and machines that trained and measured."""
     machines = distinct(_machines(trials))
     elsewhere = distinct(one["machine"] for one in trials if not one.get("trained_here", True))
-    commits = (
+    commits = [
         commit
         for trial in trials
         for commit in (*trial["commit"].split(", "), trial.get("measured_by"))
-        if commit
-    )
+    ]
     return {
-        "commit": ", ".join(distinct(commits)),
+        "commit": ", ".join(filter(None, distinct(commits))),
         "machine": machines[0],
         **({"other_machines": machines[1:]} if machines[1:] else {}),
         **({"measured_on": elsewhere} if elsewhere else {}),
@@ -191,8 +175,9 @@ def _provenance(trials: Sequence[Tree]) -> Tree:
 def _machines(trials: Sequence[Tree]) -> Iterator[Tree]:
     """Every machine that every trial was trained on."""
     for trial in trials:
-        here = [trial["machine"]] if trial.get("trained_here", True) else []
-        yield from (*here, *trial.get("other_machines", []))
+        if trial.get("trained_here", True):
+            yield trial["machine"]
+        yield from trial.get("other_machines", [])
 
 
 def _processor(machine: Tree) -> str:
@@ -216,6 +201,5 @@ def _command(trials: Sequence[Tree]) -> str:
     for (first, last), counts in groups.items():
         for count in sorted(set(counts.values()), reverse=True):
             names = ",".join(arm for arm, seeds in counts.items() if seeds == count)
-            words = [*first, "--arms", names, "--seeds", f"{count}", *last]
-            commands.append(shlex.join(words))
-    return " && ".join(commands)
+            commands.append([*first, "--arms", names, "--seeds", f"{count}", *last])
+    return " && ".join(map(shlex.join, commands))

@@ -2,10 +2,8 @@
 
 Each trial is a process of its own on one core; what is done is kept, what is half done resumes,
 what fails is reported while the others continue. The summary and the report are made anew from
-everything that is there, also after a failure, so a stopped study shows what it has. A subclass of
-`Study` says what is trained and measured; `mbrl/studies/bench.py` lists them. This module imports
-neither torch nor Ray, and neither does the module of a subclass: what trains, measures and draws
-is imported where it is called.
+everything that is there, also after a failure. This module imports neither torch nor Ray, and
+neither does that of a subclass: what trains, measures and draws is imported where it is called.
 """
 
 from abc import ABC, abstractmethod
@@ -44,9 +42,7 @@ class Study(ABC, Generic[OneTrial]):
     """What a study trains, measures and shows.
 
     Attributes:
-        trial: the class of its trials, whose fields are the options of its command.
-        options: of the command beside those of its trials.
-        description: of the command.
+        trial: the class of its trials, whose fields are options of its command as well.
         words: what the words of the command are, for its help.
     """
 
@@ -55,15 +51,10 @@ class Study(ABC, Generic[OneTrial]):
     description: ClassVar[str]
     words: ClassVar[str]
 
-    # -- what a study says ------------------------------------------------------------------------
-
     def chosen(self, names: str, example: OneTrial, console: Console) -> list[str]:
-        """The arms of `--arms` that can be made.
+        """The arms of `--arms` that can be made; the console hears what is left out.
 
-        Args:
-            names: what was asked for.
-            example: a trial that differs from those to be made in arm, seed and minutes.
-            console: where to say what is left out.
+        `example` is a trial that differs from those to be made in arm, seed and minutes.
         """
         return choose(names, self.trial.known_arms)
 
@@ -91,16 +82,10 @@ class Study(ABC, Generic[OneTrial]):
     def show(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> tuple[Table, Path]:
         """A table for a terminal, and the HTML report, written with its pictures."""
 
-    # -- what all share ---------------------------------------------------------------------------
-
     def bench(self, given: Mapping[str, Any]) -> list[str]:
-        """Run what is missing and write summary and report.
+        """Run what is missing and write summary and report; one sentence for each failed trial.
 
-        Args:
-            given: values of the options by the names of their fields, and `words`.
-
-        Returns:
-            One sentence for each trial that failed.
+        `given` has the values of the options by the names of their fields, and `words`.
 
         Raises:
             MbrlError: the command asks for something unknown or contradictory.
@@ -128,20 +113,16 @@ class Study(ABC, Generic[OneTrial]):
         known = self.trial.known_arms
         example = self._example(given)
         names = self.chosen(options.arms, example, console)
-        return [
-            example.model_copy(
-                update={
-                    "arm": name,
-                    "seed": seed,
-                    "minutes": given.get("minutes") or known[name].minutes,
-                }
-            )
-            for name, seed in in_order(names, known, options.seeds)
-        ]
+        trials = []
+        for name, seed in in_order(names, known, options.seeds):
+            minutes = given.get("minutes") or known[name].minutes
+            update = {"arm": name, "seed": seed, "minutes": minutes}
+            trials.append(example.model_copy(update=update))
+        return trials
 
     def _example(self, given: Mapping[str, Any]) -> OneTrial:
         """A trial with the options of a command, of no arm yet."""
-        words = given.get("words", ())
+        words = given["words"]
         subjects = [word for word in words if "=" not in word]
         if len(subjects) > 1:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Tables of a study: a summary (`mbrl.studies.results.write_summary`) in, rows of text out.
+"""Tables of a study: a summary (`mbrl.studies.results.summary_of`) in, rows of text out.
 
 The terminal, the HTML report and the documentation all show these rows, so they cannot disagree.
 A mean stands with its 95 % interval where there are three seeds or more, and alone where there are
@@ -7,6 +7,7 @@ not; a measure that an arm does not have is a dash. Which columns there are, eac
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -49,15 +50,10 @@ Tables = Mapping[str, tuple[str, Rows]]
 
 
 def summary_rows(summary: Summary, columns: Sequence[Column], main: bool | None = None) -> Rows:
-    """One row per arm, one cell per measure that any arm has.
+    """One row per arm, main or other ones or all, and one cell per measure that any arm has.
 
     Where not all arms were made on one kind of processor, the last column says on which an arm was,
     since CPU minutes of different ones are not worth the same.
-
-    Args:
-        summary: of one subject.
-        columns: which measures.
-        main: only main arms, only the others, or all.
     """
     runs = summary["runs"]
     arms = [arm for arm in summary["arms"] if main is None or runs[arm]["main"] == main]
@@ -76,12 +72,8 @@ def summary_rows(summary: Summary, columns: Sequence[Column], main: bool | None 
 def measured_rows(summary: Summary, columns: Sequence[Column], main: bool | None = None) -> Rows:
     """`summary_rows` of the arms that have any of the measures."""
     every = summary_rows(summary, columns, main)
-    there = [
-        (arm, row)
-        for arm, row in zip(every.arms, every.rows, strict=True)
-        if any(_has(summary, arm, column) for column in columns)
-    ]
-    return Rows(every.head, [row for _, row in there], [arm for arm, _ in there])
+    there = [any(_has(summary, arm, column) for column in columns) for arm in every.arms]
+    return Rows(every.head, [*compress(every.rows, there)], [*compress(every.arms, there)])
 
 
 def not_empty(wanted: Tables) -> dict[str, tuple[str, Rows]]:

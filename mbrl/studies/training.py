@@ -1,18 +1,14 @@
 """Training for so much CPU time: the loop that every study's trials share.
 
 The budget is the CPU time that this process spends in updates, summed over resumes: other work on
-the machine makes a trial last longer, but hardly changes how many updates it gets (they share
-caches and memory); checkpoints and measures do not count. On a GPU, where this process may wait,
-the time that passes is counted instead. A line of metrics is written about every 20 seconds, a
-checkpoint every two minutes. SIGTERM and Ctrl-C checkpoint and stop. What is learnt, a study's own
-subclass knows.
+the machine makes a trial last longer, but hardly changes how many updates it gets; checkpoints and
+measures do not count. On a GPU, where this process may wait, the time that passes counts instead.
+SIGTERM and Ctrl-C checkpoint and stop. What is learnt, a study's own subclass knows.
 """
 
-import json
 import math
 import shlex
 import signal
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -25,13 +21,14 @@ from torch import nn
 from mbrl.device import pick_device
 from mbrl.errors import ConfigError
 from mbrl.run import checkpoint, provenance
-from mbrl.run.durable import lock_folder, write_atomically
+from mbrl.run.durable import lock_folder
 from mbrl.run.metrics import MetricsLog, read_metrics
 from mbrl.studies.results import write_json
 from mbrl.studies.trial import OneTrial, Trial, plain, refuse_changed
 
 LINE_S = 20.0
 CHECKPOINT_S = 120.0
+_OWN_STATE = ("cpu_s", "rows", "commits", "machines", "over", "minutes")
 Tree = dict[str, Any]
 
 
@@ -39,8 +36,7 @@ class BudgetedTraining(ABC):
     """Something that learns until its budget is spent; a context manager.
 
     Attributes:
-        env_steps: what the lines of metrics say of environment steps.
-        group: of the metrics, as in `group/name`.
+        at_once: updates of one call of `_update`, which ends when they have ended on the device.
         cpu_s: seconds of the budget spent so far; `rows`, learnt from so far.
         commits: of the code that trained.
         machines: that it trained on, as `mbrl.run.provenance.machine` says; what a CPU minute is
@@ -50,29 +46,28 @@ class BudgetedTraining(ABC):
     """
 
     at_once = 1
-    """Updates of one call of `_update`, which ends when they have ended on the device, too."""
 
     def __init__(
         self, trial: Trial, *, env_steps: int, group: str, device: torch.device | None = None
     ) -> None:
-        """Load the newest checkpoint; whatever `_begin` needs has to be there already."""
+        """Load the newest checkpoint; whatever `_begin` needs has to be there already.
+
+        `env_steps` and `group` are of the lines of metrics, which are called `group/name`.
+        """
         self.device = device or torch.device("cpu")
         self.run_dir, self.minutes = trial.run_dir, trial.minutes
         self._wanted, self._ends_after = trial.device, trial.updates
         self._unit = f"{trial.unit} minutes"
-        self.title = f"{trial.arm} seed {trial.seed}"
-        self.env_steps, self.group = env_steps, group
+        self._title = f"{trial.arm} seed {trial.seed}"
+        self._env_steps, self._group = env_steps, group
         self.checkpoints = self.run_dir / "checkpoints"
         self.log = MetricsLog(self.run_dir)
         self.cpu_s, self.rows = 0.0, 0
         self.commits: list[str] = []
         self.machines: list[Tree] = []
-        self.over = False
-        self._stop = threading.Event()
+        self.over = self._stopped = False
         self._handlers: dict[int, Any] = {}
         self._resume()
-
-    # -- what a study says ------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -99,12 +94,10 @@ class BudgetedTraining(ABC):
         """Further metrics of a line, made outside the budget."""
         return {}
 
-    # -- what all share ---------------------------------------------------------------------------
-
     def __enter__(self) -> Self:
-        """Handle signals."""
+        """Let signals end `train` after the present update, with a checkpoint."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, lambda *_: self.stop())
+            self._handlers[number] = signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,9 +106,8 @@ class BudgetedTraining(ABC):
             signal.signal(number, handler)
         self.log.close()
 
-    def stop(self) -> None:
-        """End `train` after the present update, with a checkpoint."""
-        self._stop.set()
+    def _stop(self, *_: object) -> None:
+        self._stopped = True
 
     @property
     def budget_spent(self) -> bool:
@@ -133,12 +125,12 @@ class BudgetedTraining(ABC):
             pick_device(self._wanted)
         sums: dict[str, float] = {}
         updates, logged, saved = 0, time.monotonic(), time.monotonic()
-        while not self.budget_spent and not self._stop.is_set():
+        while not self.budget_spent and not self._stopped:
             metrics = self.learn()
             updates += self.at_once
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value * self.at_once
-            ends = self.budget_spent or self._stop.is_set()
+            ends = self.budget_spent or self._stopped
             if time.monotonic() - logged >= LINE_S or ends:
                 self.write_line({name: value / updates for name, value in sums.items()})
                 sums, updates, logged = {}, 0, time.monotonic()
@@ -162,40 +154,29 @@ class BudgetedTraining(ABC):
 
     def write_line(self, metrics: Mapping[str, float]) -> None:
         """Write a line of metrics, and say it on the terminal."""
-        counts = {
-            "study/updates": self.updates,
-            "study/cpu_s": round(self.cpu_s, 2),
-            "study/rows": self.rows,
-        }
+        counts = {"updates": self.updates, "cpu_s": round(self.cpu_s, 2), "rows": self.rows}
         metrics = {**metrics, **self._measured()}
-        named = {f"{self.group}/{name}": value for name, value in metrics.items()}
-        self.log.write("train", self.env_steps, {**counts, **named})
+        line = {f"study/{name}": value for name, value in counts.items()}
+        line |= {f"{self._group}/{name}": value for name, value in metrics.items()}
+        self.log.write("train", self._env_steps, line)
         minutes, seconds = divmod(int(self.cpu_s), 60)
         print(
-            f"[{minutes}:{seconds:02d} of {self.minutes:g} {self._unit}] {self.title}: "
+            f"[{minutes}:{seconds:02d} of {self.minutes:g} {self._unit}] {self._title}: "
             f"{self.updates:,} updates, {self._in_words(metrics)}",
             flush=True,
         )
 
     def save(self) -> None:
         """Write a checkpoint and remove the one before."""
-        state = {
-            **self._state(),
-            "cpu_s": self.cpu_s,
-            "rows": self.rows,
-            "commits": self.commits,
-            "machines": self.machines,
-            "over": self.over,
-            "minutes": self.minutes,
-        }
-        checkpoint.save(self.checkpoints, self.updates, state)
+        own = {name: getattr(self, name) for name in _OWN_STATE}
+        checkpoint.save(self.checkpoints, self.updates, {**self._state(), **own})
         checkpoint.prune(self.checkpoints, keep=1)
 
     def spent(self) -> Tree:
         """What training took, by what code and where else than here; for the result.
 
-        `commit` is of the code that trained, `measured_by` of the one that is running, which
-        measures; `trained_here` is there, and false, if the machine that is running only measures.
+        `commit` is of the code that trained, `measured_by` of the one that is running;
+        `trained_here` is there, and false, if the machine that is running only measures.
         """
         commit, machine = self._here
         elsewhere = [one for one in self.machines if one != machine]
@@ -214,9 +195,7 @@ class BudgetedTraining(ABC):
     def made(self, model: nn.Module, measure: Callable[[], Mapping[str, Any]]) -> Tree | None:
         """Train, then measure; parts of a result, or None if a signal stopped the training.
 
-        Args:
-            model: that is trained.
-            measure: called once the training is over and its log closed.
+        `measure` is called once the training of `model` is over and its log closed.
         """
         with self:
             if not self.train():
@@ -232,30 +211,27 @@ class BudgetedTraining(ABC):
             "measures": measures,
         }
 
-    def _refuse_a_longer_run(self, minutes: float) -> None:
-        """A run that had a budget of more `minutes`, and has spent more than the present one."""
-        if minutes > self.minutes and self.cpu_s >= 60 * self.minutes:
-            self.log.close()
-            raise ConfigError(
-                f"{self.run_dir}: expected a run of {self.minutes:g} {self._unit} at most, "
-                f"got one stopped after {self.cpu_s / 60:.3g} of {minutes:g}; continue with "
-                f"{minutes:g}, use another folder, or --force to make it anew"
-            )
-
     def _resume(self) -> None:
         state: Tree = {}
         if checkpoint.steps(self.checkpoints):
             _, state = checkpoint.load(self.checkpoints)
             self.cpu_s, self.rows = state["cpu_s"], state["rows"]
             self.over = state.get("over", False)
-            self._refuse_a_longer_run(state.get("minutes", self.minutes))
+            minutes = state.get("minutes", self.minutes)
+            if minutes > self.minutes and self.cpu_s >= 60 * self.minutes:
+                self.log.close()
+                raise ConfigError(
+                    f"{self.run_dir}: expected a run of {self.minutes:g} {self._unit} at most, "
+                    f"got one stopped after {self.cpu_s / 60:.3g} of {minutes:g}; continue with "
+                    f"{minutes:g}, use another folder, or --force to make it anew"
+                )
         self._begin(state)
         # a checkpoint of before these were kept says so, rather than nothing
         unknown = self.cpu_s > 0
         self.commits = state.get("commits", ["unknown"] if unknown else [])
         self.machines = state.get("machines", [{"cpu": "unknown"}] if unknown else [])
         # what is running now, whatever is committed until the end; it counts once it has learnt
-        self._here = provenance.commit(), provenance.machine(self.device)
+        self._here: tuple[str, Tree] = provenance.commit(), provenance.machine(self.device)
         self.log.truncate_after(self.updates, counter="study/updates")
 
 
@@ -270,7 +246,7 @@ def run(
     Args:
         trial: what to make; its folder is locked.
         make: trains and measures, see `BudgetedTraining.made`.
-        lines: what a result tells of how training went, by the metrics it is made of.
+        lines: of the curve in the result: metrics by what to call them.
         more: written beside the settings and into the result.
 
     Raises:
@@ -282,37 +258,31 @@ def run(
     trial.run_dir.mkdir(parents=True, exist_ok=True)
     settings, more = trial.settings(), more or {}
     with lock_folder(trial.run_dir):
-        begun = json.dumps({**settings, **more}, indent=1)
-        write_atomically(trial.run_dir / "settings.json", begun)
+        write_json(trial.run_dir / "settings.json", {**settings, **more})
         made = make(trial)
         if made is None:
             return False
-        # last of all, so that it is there only if everything is
-        write_json(
-            trial.result_path,
-            {
-                trial.kind: trial.subject,
-                "arm": trial.arm,
-                "seed": trial.seed,
-                "command": shlex.join(trial.command()),
-                "cpu_minutes": trial.minutes,
-                **more,
-                "overrides": list(trial.overrides),
-                "settings": settings,
-                "measures_version": trial.measures,
-                **made,
-                "curve": curve(trial.run_dir, lines),
-            },
-        )
+        result = {
+            trial.kind: trial.subject,
+            "arm": trial.arm,
+            "seed": trial.seed,
+            "command": shlex.join(trial.command()),
+            "cpu_minutes": trial.minutes,
+            **more,
+            "overrides": list(trial.overrides),
+            "settings": settings,
+            "measures_version": trial.measures,
+            **made,
+            "curve": _curve(trial.run_dir, lines),
+        }
+        write_json(trial.result_path, result)  # last of all: it is there only if everything is
     return True
 
 
-def curve(run_dir: Path, names: Mapping[str, str]) -> dict[str, list[float | None]]:
-    """How training went: one list for each name, with a number for each line of the metrics.
+def _curve(run_dir: Path, names: Mapping[str, str]) -> dict[str, list[float | None]]:
+    """How training went: a list by each of `names`, with a number for each line of its metric.
 
-    Args:
-        run_dir: of a run.
-        names: metrics by what to call them; `study/cpu_s` is given in minutes.
+    `study/cpu_s` is given in minutes.
     """
     columns: dict[str, list[float | None]] = {name: [] for name in names}
     for line in read_metrics(run_dir, "train"):

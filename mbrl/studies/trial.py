@@ -5,13 +5,12 @@ trial itself (`trial.json`), from which a process of its own makes it; its resul
 What happens to a result that is there already:
 
 * made with the same settings and budget: kept, the run is skipped;
-* the same, but measured by an older version of the measures: measured anew from its checkpoint,
-  or trained anew if that is gone;
+* the same, but measured by an older version of the measures: measured anew from its checkpoint;
 * made with a smaller budget and otherwise the same: the run continues from its checkpoint;
 * anything else: refused, since numbers would stand beside settings they were not made with.
   `force` removes it and makes it anew.
 
-What is trained and measured, each study knows. This module imports neither torch nor Ray.
+This module imports neither torch nor Ray.
 """
 
 import json
@@ -29,6 +28,7 @@ from envs.errors import EnvError
 from mbrl.config.changes import differences, filled
 from mbrl.config.settings import Settings
 from mbrl.errors import ConfigError, MbrlError
+from mbrl.run import record
 from mbrl.studies.arms import Arm
 from mbrl.studies.options import as_words
 
@@ -46,8 +46,8 @@ ONE_CORE = {
 class Trial(Settings, ABC):
     """One run of a study; a study's own subclass adds what it learns from.
 
-    A field with a description is an option of the study's command. `minutes`, `out` and `results`
-    depend on the arm, the study and its subject, so they have no default here.
+    A field with a description is an option of the study's command; `minutes`, `out` and `results`
+    have no default, as it depends on the arm, the study and its subject.
     """
 
     study: ClassVar[str]  # in `mbrl bench`
@@ -71,8 +71,6 @@ class Trial(Settings, ABC):
     out: Path = Field(description="run folders, report and so on; default: runs/STUDY/SUBJECT")
     results: Path = Field(description="JSON of every run and of all together; default: results/...")
 
-    # -- what a study says ------------------------------------------------------------------------
-
     @property
     @abstractmethod
     def subject(self) -> str:
@@ -90,11 +88,9 @@ class Trial(Settings, ABC):
     def chosen(self) -> dict[str, Any]:
         """Everything else that decides what comes out, ready for JSON."""
 
-    # -- what all share ---------------------------------------------------------------------------
-
     @property
     def unit(self) -> str:
-        """What learns, and what `minutes` are of: a GPU, which runs may share, or one core."""
+        """What `minutes` are of: a GPU, which runs may share, or one core."""
         return "CPU" if self.device == "cpu" else "GPU"
 
     @property
@@ -123,10 +119,7 @@ class Trial(Settings, ABC):
         return self.results / self.subject / f"{self.name}.json"
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides what comes out, save the minutes, ready for JSON.
-
-        The kind of device is in it, as minutes of a GPU and of a core are not worth the same.
-        """
+        """Everything that decides what comes out, save the minutes, ready for JSON."""
         gpu = {"device": "cuda"} if self.unit == "GPU" else {}
         ends = {} if self.updates is None else {"updates": self.updates}
         config = self.config().model_dump(mode="json", include=set(self.sections))
@@ -135,12 +128,11 @@ class Trial(Settings, ABC):
     def changes(self, old: Mapping[str, Any]) -> list[str]:
         """In what it differs from settings that something was made with.
 
-        One that did not exist yet counts with its default. A digest of what is learnt from is no
-        setting: whoever reads that compares it.
+        One that did not exist yet counts with its default; a digest of what is learnt from is none.
         """
         known = {name: filled(old.get(name, {}), model) for name, model in self.sections.items()}
-        rest = {name: value for name, value in old.items() if name != "digest"}
-        return differences({**rest, **known}, self.settings())
+        before = {name: value for name, value in {**old, **known}.items() if name != "digest"}
+        return differences(before, self.settings())
 
     def words(self) -> list[str]:
         """How the command that makes it begins, up to its overrides."""
@@ -164,14 +156,10 @@ class Trial(Settings, ABC):
         return path
 
     def is_done(self) -> bool:
-        """Whether the result is there, of the whole budget and of the present measures.
-
-        That its settings are the same is up to `refuse_changed`.
-        """
-        result = read_result(self.result_path)
-        if result is None:
-            return False
-        return result["cpu_minutes"] >= self.minutes and is_current(result, self.measures)
+        """Whether the result is there, of the whole budget and of the present measures."""
+        if result := read_result(self.result_path):
+            return is_current(result, self.measures) and result["cpu_minutes"] >= self.minutes
+        return False
 
     def remove(self) -> None:
         """Remove its result, what was made beside it, and its run folder."""
@@ -184,21 +172,9 @@ OneTrial = TypeVar("OneTrial", bound=Trial)
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """A trial's result, or None if there is none.
-
-    Raises:
-        ConfigError: the file is not a result.
-    """
-    if not path.exists():
-        return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"arm", "seed", "cpu_minutes", "settings", "measures"} - result.keys()
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: expected the result of a trial ({error}); remove it") from error
-    if missing:
-        raise ConfigError(f"{path}: expected the result of a trial, it lacks {sorted(missing)}")
-    return result
+    """A trial's result, or None if there is none; `record.read_result` says what is wrong."""
+    keys = ("arm", "seed", "cpu_minutes", "settings", "measures")
+    return record.read_result(path, *keys) if path.exists() else None
 
 
 def is_current(result: Mapping[str, Any], measures: int) -> bool:
@@ -252,8 +228,8 @@ def command_line(kind: type[OneTrial], call: Callable[[OneTrial], object], path:
     import torch
 
     torch.set_num_threads(1)
+    whole = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
-        whole = json.loads(Path(path).read_text(encoding="utf-8"))
         call(kind.model_validate(whole["trial"]))
     except (MbrlError, EnvError) as error:
         print(f"mbrl: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from mbrl.config.settings import Settings
 from mbrl.seeding import seed as derive
 from mbrl.studies import training, trial
 from mbrl.studies.arms import Arm
-from mbrl.studies.report import COLOURS, Page, write_page
+from mbrl.studies.report import COLOURS, write_page
 from mbrl.studies.study import Study, Tree
 from mbrl.studies.tables import Column, measured_rows, summary_rows, terminal_table
 
@@ -131,10 +131,11 @@ class Coins(Study[Trial]):
 
     def show(self, folder: Path, summary: Tree, trials: Sequence[Tree]) -> tuple[Table, Path]:
         """One table, for the terminal and as a page."""
-        page = Page(
+        page = write_page(
+            folder,
+            summary,
             title=f"How fast the bias of {summary['game']} is learnt",
             lead="Lower is better.",
-            summary=summary,
             arms=ARMS,
             colour=lambda arm: COLOURS[list(ARMS).index(arm)],
             tables={"main": ("All arms", measured_rows(summary, COLUMNS))},
@@ -145,7 +146,7 @@ class Coins(Study[Trial]):
             protocol={"coin": str(summary["game"])},
         )
         table = terminal_table("coins", "", summary_rows(summary, COLUMNS), padding=1)
-        return table, write_page(folder, page)
+        return table, page
 
 
 STUDY = Coins()

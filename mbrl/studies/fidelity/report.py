@@ -8,7 +8,7 @@ from mbrl.studies.fidelity.arms import ARMS, REFERENCE
 from mbrl.studies.fidelity.figures import colour, figures, main_arms
 from mbrl.studies.fidelity.pictures import Pictures, sample_sheet, strip_sheet
 from mbrl.studies.fidelity.tables import tables
-from mbrl.studies.report import Page, write_page
+from mbrl.studies.report import write_page
 
 Summary = Mapping[str, Any]
 
@@ -40,10 +40,11 @@ _MAX_STRIPS = 3
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
     """Write `report.html` and the PNG files; `folder` has the run folders of the trials."""
     steps = sorted({step for about in summary["runs"].values() for step in about["steps"]})
-    page = Page(
+    return write_page(
+        folder,
+        summary,
         title=f"What decoders keep of {summary['game']}",
         lead=_LEAD,
-        summary=summary,
         arms=ARMS,
         colour=colour,
         tables=tables(summary),
@@ -59,7 +60,6 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
             "measures": "held-out episodes; every measure is defined in docs/fidelity.md",
         },
     )
-    return write_page(folder, page)
 
 
 def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:

@@ -16,7 +16,7 @@ from mbrl.studies.flows.results import held_out_curve
 from mbrl.studies.flows.step import TRUSTED
 from mbrl.studies.flows.tables import is_busy, tables
 from mbrl.studies.panels import beside, legend_below, sheet
-from mbrl.studies.report import COLOURS, GREY, Page, write_page
+from mbrl.studies.report import COLOURS, GREY, write_page
 
 Summary = Mapping[str, Any]
 
@@ -49,10 +49,11 @@ def colour(arm: str) -> str:
 
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
     """Write `report.html` and the PNG files; `folder` has the run folders of the trials."""
-    page = Page(
+    return write_page(
+        folder,
+        summary,
         title=f"What shared couplings cost on {summary['images']}",
         lead=_LEAD,
-        summary=summary,
         arms=ARMS,
         colour=colour,
         tables=tables(summary),
@@ -66,7 +67,6 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
             "measures": "every measure is defined in docs/flows.md",
         },
     )
-    return write_page(folder, page)
 
 
 # -- figures -------------------------------------------------------------------------------------
