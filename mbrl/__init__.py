@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["OpenRun", "load_config", "open_run", "train"]
 
-_HOMES = {
-    "OpenRun": "mbrl.run.open",
-    "load_config": "mbrl.config.schema",
-    "open_run": "mbrl.run.open",
-}
+_HOMES = {"load_config": "mbrl.config.schema", "OpenRun": "mbrl.run.open"}
+_HOMES["open_run"] = _HOMES["OpenRun"]
 
 
 def __getattr__(name: str) -> Any:

@@ -69,16 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
     stats.set_defaults(call=_replay_stats)
 
-    _add_bench(commands)
-    return parser
-
-
-def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     from mbrl.studies.bench import add_studies
 
-    parser = commands.add_parser("bench", help="studies of the world model's parts")
-    add_studies(parser)
-    parser.set_defaults(call=_bench)
+    bench = commands.add_parser("bench", help="studies of the world model's parts")
+    add_studies(bench)
+    bench.set_defaults(call=_bench)
+    return parser
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -91,10 +87,10 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from mbrl.config.file import dump, find_config
+    from mbrl.config.file import dump
     from mbrl.config.schema import load
 
-    config = load(find_config(options.config), options.overrides)
+    config = load(options.config, options.overrides)
     if options.check:
         print(f"{options.config}: fine")
         return
@@ -145,30 +141,23 @@ def _bench(options: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def _check_env(options: argparse.Namespace) -> int:
+def _check_env(options: argparse.Namespace) -> None:
     from envs.contract import check_env, format_report
     from envs.settings import EnvSettings
 
     if options.id.endswith((".yaml", ".yml")):
-        from mbrl.config.file import find_config
         from mbrl.config.schema import load
 
-        settings = load(find_config(options.id)).env
+        settings = load(options.id).env
     else:
         settings = EnvSettings(id=options.id)
     print(format_report(check_env(settings, steps=options.steps)))
-    return 0
 
 
 def _replay_stats(options: argparse.Namespace) -> None:
-    from mbrl.errors import ReplayError
     from mbrl.replay import ReplayStore, format_stats
 
     folder = options.dir / "replay" if (options.dir / "replay").is_dir() else options.dir
-    if not (folder / "data").is_dir():
-        raise ReplayError(
-            f"{options.dir}: expected a replay store (a folder with data/), found none"
-        )
     print(format_stats(ReplayStore(folder).stats()))
 
 

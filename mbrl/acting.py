@@ -75,10 +75,9 @@ class LatentPolicy:
         seed: int,
         device: torch.device,
     ) -> None:
-        """`newest` returns the network, which acts on the CPU; the world model is on `device`."""
-        self.version = 0
+        """Act with the network that `newest` returns, on the CPU, on features made on `device`."""
+        self.version, self.action_space = 0, action_space
         self.world_model, self.newest, self.device = world_model, newest, device
-        self.action_space = action_space
         self.generator = torch.Generator(device).manual_seed(seed)
         self.action_generator = torch.Generator().manual_seed(seed + 1)
         self.reset(0)

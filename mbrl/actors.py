@@ -40,7 +40,6 @@ class LocalCollectors:
     actor_restarts = 0
 
     def __init__(self, run: Run, store: ReplayStore, policy: LatentPolicy) -> None:
-        """Open the environments."""
         self.collector = _collector(run.config, store, 0)
         self.policy = policy
         self.random = RandomPolicy(policy.action_space, seed(run.config.seed, "prefill"))
@@ -61,14 +60,11 @@ class LocalCollectors:
 
     def state_dict(self) -> State:
         """The collector's slots and the acting policy's memory."""
-        acting = self.collector.policy is self.policy
-        return {
-            "collector": self.collector.state_dict(),
-            "policy": self.policy.state_dict() if acting else None,
-        }
+        memory = self.policy.state_dict() if self.collector.policy is self.policy else None
+        return {"collector": self.collector.state_dict(), "policy": memory}
 
     def load_state_dict(self, state: State) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Continue exactly where `state_dict` was taken, if it was in this process."""
         if not state:
             return
         self.collector.load_state_dict(state["collector"])
@@ -85,10 +81,7 @@ class CollectorActor:
     """A collector, a world model and a policy network to act with, in a process of their own."""
 
     def __init__(self, config: Config, index: int, store: ReplayStore) -> None:
-        """Build everything; weights come with the first `collect` that needs them.
-
-        Ray runs this again when it restarts the actor after a crash.
-        """
+        """Build everything; Ray runs this again when it restarts the actor after a crash."""
         torch.set_num_threads(1)
         self.collector = _collector(config, store, index)
         stream = (index, self.collector.incarnation)
@@ -121,15 +114,14 @@ class RemoteCollectors:
     """
 
     def __init__(self, run: Run, store: ReplayStore) -> None:
-        """Start the actors."""
         self.run, self.store, config = run, store, run.config
         # a fraction of a core each: collectors wait for the learners most of the time
         actor = ray.remote(num_cpus=0.25, max_restarts=-1, max_task_retries=0)(CollectorActor)
         count = config.collect.num_collectors
         self.actors = [actor.remote(config, index, store) for index in range(count)]
         self.weights: Any = None
-        self.begun: list[tuple[int, Any]] = []
-        self.total, self.known = 0, set[str]()
+        self.begun: list[Any] = []
+        self.total, self.share, self.known = 0, 0, set[str]()
         self.actor_restarts = 0
 
     def begin(self, steps: int, env_steps_total: int) -> None:
@@ -137,18 +129,18 @@ class RemoteCollectors:
         self.total = env_steps_total
         self.known = {info.name for info in self.store.segments()}
         self.weights_in_use = None if env_steps_total == 0 else self.weights
-        share = steps // len(self.actors)
-        self.begun = [(share, self._ask(index, share)) for index in range(len(self.actors))]
+        self.share = steps // len(self.actors)
+        self.begun = [self._ask(actor) for actor in self.actors]
 
-    def _ask(self, index: int, share: int) -> Any:
-        return self.actors[index].collect.remote(share, self.total, self.weights_in_use)
+    def _ask(self, actor: Any) -> Any:
+        return actor.collect.remote(self.share, self.total, self.weights_in_use)
 
     def finish(self) -> list[Receipt]:
         """Wait for all shares, collecting again what a dead actor did not commit."""
         return [self._finish(index) for index in range(len(self.actors))]
 
     def _finish(self, index: int) -> Receipt:
-        share, promise = self.begun[index]
+        promise = self.begun[index]
         for _ in range(100):
             try:
                 receipt: Receipt = ray.get(promise)
@@ -162,7 +154,7 @@ class RemoteCollectors:
                 if committed := self._committed(index):
                     # it died after its one commit: nothing is missing but the scores
                     return Receipt(committed, [], 0, 0, 0.0)
-                promise = self._ask(index, share)
+                promise = self._ask(self.actors[index])
         raise CollectError(
             f"collector {index}: expected it to come back, but it died 100 times in one fragment; "
             f"look at the actor's log for the reason"
@@ -215,7 +207,6 @@ class Evaluations:
     """
 
     def __init__(self, run: Run) -> None:
-        """None is on the way."""
         self.run = run
         self.remote = run.config.collect.num_collectors > 0
         self.begun: list[tuple[int, Any]] = []
@@ -260,10 +251,11 @@ class SnapshotPolicy:
     def __init__(
         self, config: Config, observation_space: Space, action_space: Space, stream: int
     ) -> None:
-        """Build both, without weights worth having; `stream` seeds what the policy draws."""
+        """Build both, to be given weights; `stream` seeds what the policy draws."""
         world_model = WorldModel(observation_space, action_space, config.world_model).eval()
-        spec = latent_spec(config.policy, world_model.feature_size, action_space)
-        self.module: LatentModule = spec.build()
+        self.module: LatentModule = latent_spec(
+            config.policy, world_model.feature_size, action_space
+        ).build()
         self.acting = LatentPolicy(
             world_model, lambda: self.module, action_space, stream, torch.device("cpu")
         )

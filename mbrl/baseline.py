@@ -8,7 +8,6 @@ agent is the floor of every comparison.
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import torch
 
 from agents.model_free import ModelFree
@@ -24,14 +23,7 @@ from mbrl.seeding import seed
 
 
 def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[str, Any]:
-    """Run, or resume, a baseline to its end; the arguments are those of `mbrl.train.train`.
-
-    Returns:
-        What `result.json` holds.
-
-    Raises:
-        SystemExit: with code 0, after a checkpoint, when a signal asked the run to stop.
-    """
+    """Run, or resume, a baseline to its end, as `mbrl.train.train` does."""
     config = run.config
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -42,7 +34,14 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
         return run.finish(_judge(run, policy, final=True))
     start_ray(config)
     try:
-        agent = _make_agent(run, *spaces)
+        agent = ModelFree(
+            config.agent,
+            getattr(config, config.agent),
+            lambda: make_env(config.env),
+            *spaces,
+            seed(config.seed, "baseline"),
+            num_env_runners=config.collect.num_collectors,
+        )
     except ValueError as error:
         raise ConfigError(f"agent: {error}") from error
     try:
@@ -79,21 +78,6 @@ def _learn(run: Run, agent: ModelFree, until: int) -> None:
     run.spend(collected_steps=metrics.pop("env_steps"))
     run.log.write("train", run.env_steps, {f"policy/{k}": v for k, v in metrics.items()})
     run.progress.update(env_steps=run.env_steps)
-
-
-def _make_agent(
-    run: Run, observation_space: gym.Space[Any], action_space: gym.Space[Any]
-) -> ModelFree:
-    config = run.config
-    return ModelFree(
-        config.agent,
-        getattr(config, config.agent),
-        lambda: make_env(config.env),
-        observation_space,
-        action_space,
-        seed(config.seed, "baseline"),
-        num_env_runners=config.collect.num_collectors,
-    )
 
 
 def _judge(run: Run, policy: ActingPolicy, *, final: bool = False) -> EvalResult:

@@ -7,6 +7,7 @@ on the loopback address. Ray is imported only where it is started.
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from mbrl.config.schema import Config
 
@@ -66,31 +67,15 @@ def start_ray(config: Config) -> None:
     actors = config.collect.num_collectors + learners
     if config.agent == "dream" and not actors:
         return
-    address = config.run.ray_address
-    if address is None and not _inside_a_job():
-        # at least what the actors ask for: on few cores they share, instead of waiting for ever
-        start_local_ray(max(available_cores(), actors + 1))
+    import ray
+
+    if ray.is_initialized():
         return
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
-
-
-def start_local_ray(num_cpus: int | None = None) -> None:
-    """Start a Ray of our own with so many cores (default: all of ours), unless one is running."""
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(
-            "local",  # or it would join a head that somebody started on this machine
-            num_cpus=num_cpus or available_cores(),
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-
-
-def _inside_a_job() -> bool:
-    return "RAY_ADDRESS" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    address = config.run.ray_address
+    own: dict[str, Any] = {}
+    if address is None and not {"RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"} & os.environ.keys():
+        address = "local"  # or it would join a head that somebody started on this machine
+        # at least what the actors ask for: on few cores they share, instead of waiting for ever
+        own = {"num_cpus": max(available_cores(), actors + 1), "include_dashboard": False}
+        own["_node_ip_address"] = "127.0.0.1"
+    ray.init(address or "auto", log_to_driver=False, logging_level=logging.ERROR, **own)

@@ -28,35 +28,22 @@ from mbrl.seeding import seed
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one call collected.
+    """What one call collected."""
 
-    Attributes:
-        steps: environment steps, crashed ones not counted.
-        returns: undiscounted returns of the episodes that ended.
-        env_restarts: environments remade so far by this collector.
-        unrepeatable: open episodes that could not be played again on resume, so far.
-        seconds: how long it took.
-    """
-
-    steps: int
-    returns: list[float]
-    env_restarts: int
-    unrepeatable: int
+    steps: int  # of environments, crashed ones not counted
+    returns: list[float]  # undiscounted, of the episodes that ended
+    env_restarts: int  # environments remade so far by this collector
+    unrepeatable: int  # open episodes that could not be played again on resume, so far
     seconds: float
 
 
 @dataclass
 class _Slot:
-    """The open episode of one environment, up to the last cut.
+    """The open episode of one environment, up to the last cut."""
 
-    Attributes:
-        episode: its number in this slot.
-        t0, total, actions: steps cut off as fragments, their rewards, and an array per fragment.
-    """
-
-    episode: int = -1
+    episode: int = -1  # its number in this slot
     eps_id: str = ""
-    t0: int = 0
+    t0: int = 0  # steps cut off as fragments, their rewards, and their actions by fragment
     total: float = 0.0
     actions: list[Array] = field(default_factory=list)
 
@@ -75,23 +62,16 @@ class Collector:
     ) -> None:
         """Open the environments.
 
-        Args:
-            env: which environment.
-            settings: how to collect.
-            store: where fragments go.
-            root_seed: the run's seed.
-            index: number of this collector; part of every seed it makes.
-            incarnation: how many collectors with this index there were before; a new one plays new
-                episodes instead of repeating theirs.
+        Every seed comes from the run's `root_seed`, this collector's `index` and `incarnation`, how
+        many there were of this index: a new one does not repeat the episodes of those before.
         """
         self.settings, self.store, self.root_seed = settings, store, root_seed
         self.index, self.incarnation = index, incarnation
         self.vector = VectorEnv(env, settings.num_envs, max_restarts=settings.max_restarts)
-        self.unrepeatable = 0
-        self.slots = [_Slot() for _ in range(settings.num_envs)]
-        self.is_first = np.ones(settings.num_envs, np.bool_)
+        e, self.unrepeatable = settings.num_envs, 0
+        self.slots = [_Slot() for _ in range(e)]
+        self.is_first = np.ones(e, np.bool_)
         self.policy: ActingPolicy | None = None
-        e = settings.num_envs
         self._rows = np.zeros(e, np.int64)  # of each slot, not yet cut
         self._opened_s = np.zeros(e)  # when each slot's fragment began
         for i in range(e):
@@ -122,8 +102,6 @@ class Collector:
     def writer(self) -> str:
         """The name its fragments are committed under."""
         return f"c{self.index}" + (f"r{self.incarnation}" if self.incarnation else "")
-
-    # -- collecting -------------------------------------------------------------------------------
 
     def collect(self, steps: int, policy: ActingPolicy, env_steps_total: int) -> Receipt:
         """Take `steps` environment steps with `policy` and commit them as one segment.
@@ -169,23 +147,24 @@ class Collector:
         Python runs per slot only where an episode or a fragment ends: in a small game anything done
         for every slot and step costs as much as the game.
         """
-        row = self._seen()
-        row["actions"] = actions = policy.act(row["obs"], self.is_first)
+        seen = self._seen()
+        actions = policy.act(seen["obs"], self.is_first)
         result = self.vector.step(actions)
+        caused = {name: getattr(result, name) for name in CAUSED}
+        row = {**seen, "actions": actions, **caused}
         here = self._starts + self._rows
         for name, column in self._flat.items():
-            column[here] = row[name] if name in row else getattr(result, name)
+            column[here] = row[name]
         counted = ~result.crashed
         self._rows += counted  # what a crashed slot wrote is overwritten by its next step
         ended = result.terminateds | result.truncateds
         np.logical_or(ended, result.crashed, out=self.is_first)
         full = self._rows == self.settings.fragment_steps
-        arrived = self._seen()
         late = time.monotonic() - self._opened_s > self.settings.fragment_s
         for i in np.flatnonzero(self.is_first | full | late).tolist():
             if ended[i]:
-                for name, seen in arrived.items():
-                    self._columns[name][i, self._rows[i]] = seen[i]
+                for name, arrived in self._seen().items():
+                    self._columns[name][i, self._rows[i]] = arrived[i]
             self._cut(i, cuts[i], ended=bool(ended[i]))
             if ended[i]:
                 returns.append(self.slots[i].total)
@@ -214,8 +193,6 @@ class Collector:
             self._rows[i] = 0
         self._opened_s[i] = time.monotonic()
 
-    # -- episodes ---------------------------------------------------------------------------------
-
     def _episode_seed(self, i: int, episode: int) -> int:
         return seed(self.root_seed, "collect", self.index, self.incarnation, i, episode)
 
@@ -227,8 +204,6 @@ class Collector:
         self._opened_s[i] = time.monotonic()
         self.vector.reset(i, self._episode_seed(i, number))
         self.is_first[i] = True
-
-    # -- stopping and resuming --------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Where every slot is: enough to play its open episode again."""

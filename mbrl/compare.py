@@ -10,7 +10,8 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,12 @@ def compare(
         config_path: the config all runs share.
         overrides: `key=value` for all runs.
         agents: names out of `AGENTS`; the first is the one whose steps are compared.
-        seeds: 0 .. seeds - 1.
+        seeds: how many; they are 0 .. seeds - 1.
         env_steps: budget of real steps; default: the config's.
         out: folder of the comparison; default: runs/compare-<config name>.
         jobs: runs side by side; the cores are divided among them.
 
-    Returns:
-        What `result.json` holds.
+    Returns what `result.json` holds.
 
     Raises:
         ConfigError: an agent is unknown, or the config is wrong.
@@ -67,27 +67,45 @@ def compare(
         )
     given: list[str] = [*overrides, *([] if env_steps is None else [f"env_steps={env_steps}"])]
     config = load(config_path, given)
-    for agent in agents:
-        load(config_path, [*given, f"agent={agent}"])
     folder = out or Path("runs") / f"compare-{config.name}"
+    children, run_dirs = [], []
+    for seed, agent in product(range(seeds), agents):
+        run_dir = folder / agent / f"seed{seed}"
+        words = [*given, f"agent={agent}", f"seed={seed}"]
+        _check_reusable(load(config_path, words), run_dir)
+        children.append(_child(f"{agent} seed {seed}", config_path, words, run_dir, jobs))
+        run_dirs.append(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    pairs = [(agent, seed) for seed in range(seeds) for agent in agents]
-    wanted = [(agent, seed, folder / agent / f"seed{seed}") for agent, seed in pairs]
-    for agent, seed, run_dir in wanted:
-        _check_reusable(load(config_path, [*given, f"agent={agent}", f"seed={seed}"]), run_dir)
-    failed = run_all(_children(config_path, given, wanted, jobs), jobs, console)
-    if failed:
+    if failed := run_all(children, jobs, console):
         raise MbrlError(f"compare: {'; '.join(failed)}. The same command goes on with the rest.")
-    return _report(config, config_path, given, list(agents), seeds, wanted, folder, console)
+    command = ["mbrl", "compare", config_path.name, *given, "--agents", ",".join(agents)]
+    result = {
+        "env_id": config.env.id or config.env.factory,
+        "env_steps": config.env_steps,
+        "seeds": list(range(seeds)),
+        "command": shlex.join([*command, "--seeds", str(seeds)]),
+        "machine": provenance.machine(),
+    }
+    return _report(result, list(agents), [*map(RunRecord.read, run_dirs)], folder, console)
+
+
+def _child(title: str, config_path: Path, words: list[str], run_dir: Path, jobs: int) -> Child:
+    """One run, by the command a user would type."""
+    result, budget = run_dir / "result.json", load(config_path, words).env_steps
+    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // jobs))} if jobs > 1 else {}
+    command = [sys.executable, "-m", "mbrl", "train", str(config_path), *words]
+    return Child(
+        title=title,
+        command=[*command, f"run.dir={run_dir}"],
+        log=run_dir / "log.txt",
+        done=lambda: result.exists() and json.loads(result.read_text())["env_steps"] >= budget,
+        environment=threads,
+    )
 
 
 def _check_reusable(config: Config, run_dir: Path) -> None:
-    """Refuse a folder whose run was made with other settings, or with a larger budget.
-
-    Raises:
-        ConfigError: its scores would stand beside settings they were not made with.
-    """
+    """Refuse a folder whose run was made with other settings, or with a larger budget."""
     changed = changed_settings(run_dir, config)
     got = max(checkpoint.steps(run_dir / "checkpoints"), default=0)
     if (run_dir / "result.json").exists() or got > config.env_steps:
@@ -101,54 +119,19 @@ def _check_reusable(config: Config, run_dir: Path) -> None:
         )
 
 
-def _children(
-    config_path: Path, given: list[str], wanted: Sequence[tuple[str, int, Path]], jobs: int
-) -> list[Child]:
-    """One run per agent and seed, by the command a user would type."""
-    budget = load(config_path, given).env_steps
-    threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // jobs))} if jobs > 1 else {}
-
-    def done(result: Path) -> bool:
-        return result.exists() and json.loads(result.read_text())["env_steps"] >= budget
-
-    return [
-        Child(
-            title=f"{agent} seed {seed}",
-            command=[
-                *(sys.executable, "-m", "mbrl", "train", str(config_path), *given),
-                *(f"agent={agent}", f"seed={seed}", f"run.dir={run_dir}"),
-            ],
-            log=run_dir / "log.txt",
-            done=partial(done, run_dir / "result.json"),
-            environment=threads,
-        )
-        for agent, seed, run_dir in wanted
-    ]
-
-
 def _report(
-    config: Config,
-    config_path: Path,
-    given: list[str],
+    result: dict[str, Any],
     agents: list[str],
-    seeds: int,
-    wanted: Sequence[tuple[str, int, Path]],
+    records: list[RunRecord],
     folder: Path,
     console: Console,
 ) -> dict[str, Any]:
-    """Read all runs and write result.json, curves.png and report.html into the folder."""
-    records = [RunRecord.read(run_dir) for _, _, run_dir in wanted]
+    """Complete the result with what the runs reached, and write it, its curves and a report."""
     by_agent = {agent: [run for run in records if run.agent == agent] for agent in agents}
-    command = ["mbrl", "compare", config_path.name, *given, "--agents", ",".join(agents)]
-    result = {
-        "env_id": config.env.id or config.env.factory,
-        "env_steps": config.env_steps,
+    result |= {
         "agents": {agent: summarise(runs) for agent, runs in by_agent.items()},
         "steps_ratio": best_rival_ratio(by_agent, agents),
-        "seeds": list(range(seeds)),
-        "command": shlex.join([*command, "--seeds", str(seeds)]),
         "commit": ", ".join(sorted({run.commit for run in records})),
-        "machine": provenance.machine(),
     }
     (folder / "result.json").write_text(json.dumps(result, indent=1))
     curves = {agent: [run.curve for run in runs] for agent, runs in by_agent.items()}
@@ -200,13 +183,7 @@ def best_rival_ratio(
     best = max(finals, key=lambda agent: finals[agent])
     ours, theirs = ([run.curve for run in runs] for runs in (by_agent[agents[0]], rivals[best]))
     ratio = steps_ratio(ours, theirs, finals[best], rng=np.random.default_rng(0))
-    return {
-        "threshold": ratio.threshold,
-        "against": best,
-        "value": ratio.value,
-        "ci95": list(ratio.ci95) if ratio.ci95 else None,
-        "at_least": ratio.at_least,
-    }
+    return {"against": best, **asdict(ratio)}
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -14,8 +14,8 @@ def pick_device(wanted: str) -> torch.device:
     Raises:
         ConfigError: no device has such a name, or it is a GPU that is not there.
     """
-    device = _named(wanted)
-    if not _is_there(device):
+    device = reachable(wanted)
+    if device.type == "cpu" and wanted.startswith("cuda"):
         found = torch.cuda.device_count()
         raise ConfigError(
             f"device: expected one that PyTorch finds, got {wanted}; it finds "
@@ -31,17 +31,10 @@ def reachable(wanted: str) -> torch.device:
     Raises:
         ConfigError: no device has such a name.
     """
-    device = _named(wanted)
-    return device if _is_there(device) else torch.device("cpu")
-
-
-def _named(wanted: str) -> torch.device:
     if not re.fullmatch(DEVICES, wanted):
         raise ConfigError(f"device: expected cpu, auto, cuda or cuda:N, got {wanted}")
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
-
-
-def _is_there(device: torch.device) -> bool:
-    return device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
+    device = torch.device(wanted)
+    there = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
+    return device if there else torch.device("cpu")

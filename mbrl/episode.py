@@ -115,10 +115,9 @@ class Episode:
     def __post_init__(self) -> None:
         n = len(self.obs)
         for name, values in self.columns.items():
-            if len(values) != n:
+            if (got := len(values)) != n:
                 raise ReplayError(
-                    f"episode {self.eps_id}: expected {n} {name}, one per observation, "
-                    f"got {len(values)}"
+                    f"episode {self.eps_id}: expected {n} {name}, one per observation, got {got}"
                 )
         if n == 0:
             raise ReplayError(f"episode {self.eps_id}: expected at least one row, got none")
@@ -154,25 +153,14 @@ def action_type(space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any
 
 
 def uncovered(t0: int, rows: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Find the rows of a fragment that no known span covers.
+    """The (start, stop) rows, ascending, of a fragment from step `t0` on that no span covers.
 
-    Args:
-        t0: first step of the fragment.
-        rows: its length.
-        spans: (start, stop) steps of the same episode that are known, in any order.
-
-    Returns:
-        (start, stop) row ranges of the fragment, ascending.
+    `spans` are (start, stop) steps of the same episode, in any order.
     """
-    fresh, start = [], t0
-    for known_start, known_stop in sorted(spans):
-        if known_start > start:
-            fresh.append((start - t0, min(known_start, t0 + rows) - t0))
+    fresh, start, end = [], t0, t0 + rows
+    for known_start, known_stop in [*sorted(spans), (end, end)]:
+        fresh.append((start - t0, min(known_start, end) - t0))
         start = max(start, known_stop)
-        if start >= t0 + rows:
-            break
-    if start < t0 + rows:
-        fresh.append((start - t0, rows))
     return [(a, b) for a, b in fresh if b > a]
 
 
@@ -210,30 +198,23 @@ def arrival(
     """Shift rows from choice order to arrival order, dropping the row before the sequence.
 
     Args:
-        obs: (B, T + 1, *obs_shape); column 0 is the row that precedes the sequence. Observations
-            do not shift, so a caller may leave that column out and give (B, T, *obs_shape).
-        actions: (B, T + 1) or (B, T + 1, A), chosen in each row.
+        obs: (B, T, *obs_shape), not copied; observations do not shift.
+        actions: (B, T + 1) or (B, T + 1, A), chosen in each row; column 0 is the row that precedes
+            the sequence, here and below.
         rewards: (B, T + 1), earned by each row's action.
         terminateds: (B, T + 1), whether each row's action ended the MDP.
         is_first: (B, T + 1), whether each row does not continue the one before it; column 0 is
             ignored.
 
-    Returns:
-        The T arrival rows; `obs` is not copied. What came before an `is_first` row belongs to
-        another episode and is zeroed.
-
-    Raises:
-        ReplayError: `obs` has neither T nor T + 1 columns.
+    Returns the T arrival rows. What came before an `is_first` row belongs to another episode and is
+    zeroed.
     """
-    rows = is_first.shape[1] - 1
-    if obs.shape[1] not in (rows, rows + 1):
-        raise ReplayError(f"obs: expected {rows} or {rows + 1} columns, got {obs.shape[1]}")
     first = is_first[:, 1:]
     goes_on = ~first
     prev_action = actions[:, :-1].copy()
     prev_action[first] = 0
     return SequenceBatch(
-        obs=obs[:, obs.shape[1] - rows :],
+        obs=obs,
         prev_action=prev_action,
         reward=np.where(goes_on, rewards[:, :-1], np.float32(0)),
         terminated=terminateds[:, :-1] & goes_on,

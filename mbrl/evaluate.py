@@ -20,16 +20,10 @@ _RESTARTS = 3  # crashes in a row, over all slots, before an evaluation gives up
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Scores in the order of the episode seeds.
+    """Scores of each episode, in the order of their seeds."""
 
-    Attributes:
-        returns: undiscounted, unclipped return of each episode.
-        lengths: steps of each episode.
-        seeds: seed of each episode.
-    """
-
-    returns: list[float]
-    lengths: list[int]
+    returns: list[float]  # undiscounted, unclipped
+    lengths: list[int]  # steps
     seeds: list[int]
 
     @property
@@ -44,14 +38,8 @@ class EvalResult:
 
     def as_dict(self) -> dict[str, object]:
         """What a run's `result.json` keeps."""
-        return {
-            "episodes": len(self.returns),
-            "mean": self.mean,
-            "std": self.std,
-            "returns": self.returns,
-            "lengths": self.lengths,
-            "seeds": self.seeds,
-        }
+        summary = {"episodes": len(self.returns), "mean": self.mean, "std": self.std}
+        return {**summary, **vars(self)}
 
 
 def evaluate(
@@ -62,29 +50,27 @@ def evaluate(
     num_envs: int,
     explore: bool = True,
 ) -> EvalResult:
-    """Play exactly `episodes` episodes.
+    """Play exactly `episodes` episodes, episode i from the seed of (root_seed, "evaluate", i).
+
+    An episode whose environment crashes is played again from its own seed.
 
     Args:
         policy: acts; it is reset first.
         env: the real environment.
-        episodes: how many; episode i is seeded by (root_seed, "evaluate", i).
+        episodes: how many.
         root_seed: seed of the evaluation, the same for every agent that is compared.
-        num_envs: slots stepped together; the result does not depend on it for a deterministic
-            policy.
+        num_envs: slots stepped together; the result of a deterministic policy is the same for all.
         explore: sample the policy's actions instead of taking the most likely.
-
-    An episode whose environment crashes is played again from its own seed.
 
     Raises:
         CollectError: an environment keeps crashing or broke its promises; an evaluation with
             missing episodes is not one.
     """
-    width = min(num_envs, episodes)
+    following = width = min(num_envs, episodes)
     vector = VectorEnv(env, width, max_restarts=_RESTARTS)
     seeds = [seed(root_seed, "evaluate", i) for i in range(episodes)]
     returns, lengths = [0.0] * episodes, [0] * episodes
     playing = list(range(width))
-    following = width
     try:
         for slot in range(width):
             vector.reset(slot, seeds[slot])

@@ -58,10 +58,7 @@ class DreamEnv:
         return self.latent.features
 
     def share(self, index: int, count: int) -> "DreamEnv":
-        """Part `index` of `count` equal parts, for one of several policy learners.
-
-        Each part gets a random stream of its own, drawn anew at every call.
-        """
+        """Part `index` of `count` equal parts, with a random stream drawn anew at every call."""
         drawn = torch.randint(2**31, (), generator=self.generator, device=self.device)
         generator = torch.Generator(self.device).manual_seed(int(drawn))
         starts = self.starts[index::count]
@@ -100,7 +97,6 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
     }
 
     def __init__(self, dream: DreamEnv, horizon: int) -> None:
-        """Face `dream`, whose every rollout lasts at most `horizon` steps."""
         self.dream, self.horizon = dream, horizon
         self.num_envs = dream.num_envs
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (dream.obs_dim,), np.float32)
@@ -115,8 +111,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
         """Start N new dreams; a seed, of several the first, makes all of them repeatable."""
-        first = seed[0] if isinstance(seed, list) and seed else seed
-        number = first if isinstance(first, int) else None
+        number = seed[0] if isinstance(seed, list) else seed
         super().reset(seed=number)
         if number is not None:
             self.dream.generator.manual_seed(number)

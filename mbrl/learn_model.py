@@ -73,26 +73,16 @@ class WorldModelLearner:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Build the model (the same on every rank), the optimiser and the ring.
-
-        Raises:
-            TrainingError: the batch does not divide among the learners.
-        """
-        if settings.batch_size % world_size:
-            raise TrainingError(
-                f"learn_model.batch_size: expected a multiple of {world_size} learners, "
-                f"got {settings.batch_size}"
-            )
+        """Build the model (the same on every rank), the optimiser and the ring."""
         self.settings, self.store = settings, store
         self.device = pick_device(device)
         self.batch_size = settings.batch_size // world_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed(root_seed, "world_model"))
             self.model = WorldModel(observation_space, action_space, model).to(self.device)
-        loss = _Loss(self.model)
-        self.loss: nn.Module = loss
+        self.loss: nn.Module = _Loss(self.model)
         if world_size > 1:
-            self.loss = nn.parallel.DistributedDataParallel(loss, broadcast_buffers=False)
+            self.loss = nn.parallel.DistributedDataParallel(self.loss, broadcast_buffers=False)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=settings.lr, eps=settings.adam_eps, fused=True
         )
@@ -108,11 +98,7 @@ class WorldModelLearner:
         )
 
     def refresh(self, order: Sequence[str] | None = None) -> int:
-        """Take new segments of the store into the ring; returns the rows now in it.
-
-        Args:
-            order: on resume, the segments in the order in which the ring had them.
-        """
+        """Take new segments into the ring, on resume those it had in `order`; the rows in it."""
         self.sampler.refresh(self.store, order)
         return self.sampler.num_rows
 
@@ -127,8 +113,7 @@ class WorldModelLearner:
             Mean metrics, and the latest posterior latents (M, ...) that are not terminal.
 
         Raises:
-            TrainingError: a loss or gradient was not finite; the weights are those before that
-                step.
+            TrainingError: a loss or gradient was not finite; such a step leaves the weights.
         """
         sums: Metrics = {}
         starts: list[Latent] = []
@@ -174,8 +159,7 @@ class WorldModelLearner:
 
     def model_state(self) -> dict[str, Tensor]:
         """The weights, on the CPU."""
-        weights = self.model.state_dict()
-        return {name: value.detach().cpu().clone() for name, value in weights.items()}
+        return {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that learning continues from: weights, optimiser, streams, counters."""
@@ -183,9 +167,12 @@ class WorldModelLearner:
             "model": self.model_state(),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "updates": self.updates,
-            "generator": self.generator.get_state(),
-            "rng": self.rng.bit_generator.state,
+            **self.streams(),
         }
+
+    def streams(self) -> dict[str, Any]:
+        """The random streams of this learner alone."""
+        return {"generator": self.generator.get_state(), "rng": self.rng.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken.
@@ -227,21 +214,12 @@ class _LearnerActor(WorldModelLearner):
         arguments = {**arguments, "ring_directory": directory and directory / f"rank{rank}"}
         super().__init__(**arguments, rank=rank, world_size=world_size)
 
-    def ranked_state(self) -> dict[str, Any]:
-        """The random streams of this rank."""
-        return {"generator": self.generator.get_state(), "rng": self.rng.bit_generator.state}
-
 
 class RemoteLearners:
     """N learner actors behind the interface of one; `model` is a local copy of rank 0's."""
 
     def __init__(self, arguments: dict[str, Any], settings: LearnModelSettings) -> None:
-        """Start the actors.
-
-        Args:
-            arguments: of `WorldModelLearner`, without rank and world size.
-            settings: how many actors, and what they ask Ray for.
-        """
+        """Start the actors with the `arguments` of `WorldModelLearner`, but for the rank."""
         count = settings.num_learners
         actor = ray.remote(num_gpus=settings.gpus_per_learner, num_cpus=1)(_LearnerActor)
         self.actors = [actor.remote() for _ in range(count)]
@@ -276,12 +254,11 @@ class RemoteLearners:
     def state_dict(self) -> dict[str, Any]:
         """Rank 0's state, and the random streams of all ranks."""
         state: dict[str, Any] = ray.get(self.actors[0].state_dict.remote())
-        ranks = ray.get([one.ranked_state.remote() for one in self.actors])
-        return {**state, "ranks": ranks}
+        return {**state, "ranks": ray.get([one.streams.remote() for one in self.actors])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Give every rank the weights and its own streams (rank 0's if their number differs)."""
-        ranks = state.get("ranks") or []
+        ranks = state.get("ranks", [])
         if len(ranks) != len(self.actors):
             ranks = [{}] * len(self.actors)
         pairs = zip(self.actors, ranks, strict=True)

@@ -9,17 +9,11 @@ class Ratio:
     """So much work for every environment step, done in whole lots; what is left over is credit."""
 
     def __init__(self, per_step: float, lot: int) -> None:
-        """Owe `per_step` units for each step, and pay them `lot` units at a time."""
         self.per_step, self.lot = per_step, lot
         self._credit = 0.0
 
     def due(self, steps: int, at_least: int = 0) -> int:
-        """Lots to do now for `steps` more steps.
-
-        Args:
-            steps: environment steps since the last call.
-            at_least: lots to do even if fewer are owed; the credit is then negative.
-        """
+        """Lots to do now for `steps` more steps; with `at_least` the credit may be negative."""
         self._credit += self.per_step * steps
         lots = max(at_least, int(self._credit // self.lot))
         self._credit -= lots * self.lot
@@ -35,12 +29,10 @@ class Ratio:
 
 
 class Every:
-    """A boundary at each multiple of `every` environment steps."""
+    """A boundary at each multiple of `every` environment steps, counted from `last` on."""
 
     def __init__(self, every: int, last: int = 0) -> None:
-        """Count boundaries from `last` on."""
-        self.every = every
-        self._last = last
+        self.every, self._last = every, last
 
     def due(self, env_steps: int) -> bool:
         """Whether a boundary lies between the last `done` and these steps."""

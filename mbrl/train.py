@@ -35,6 +35,7 @@ from mbrl.schedule import Every, Ratio
 from mbrl.seeding import seed
 
 State = dict[str, Any]
+Metrics = dict[str, float]
 
 
 def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> dict[str, Any]:
@@ -45,8 +46,7 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
         on_iteration: called with the open run after each iteration. It may look, end the run with
             `Run.request_stop`, or raise, which ends it as a crash would.
 
-    Returns:
-        What `result.json` holds.
+    Returns what `result.json` holds.
 
     Raises:
         MbrlError: bad settings, bad data, or learning that cannot go on; what was collected and
@@ -77,7 +77,7 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
                 crew.publish()
                 crew.log(receipts, model_metrics, policy_metrics)
                 crew.evaluate(last=run.env_steps >= config.env_steps)
-                if crew.checkpoint_due() or not more:
+                if crew.checkpoints_every.due(run.env_steps) or not more:
                     crew.save(replay)
                 if on_iteration is not None:
                     on_iteration(run)
@@ -123,8 +123,6 @@ class Crew:
         self.rounds = Ratio(config.learn_policy.dream_ratio, lot=policy.dreams * policy.horizon)
         self.evaluations_every = Every(config.evaluate.every_steps)
         self.checkpoints_every = Every(config.run.checkpoint_every_steps)
-        self.ratios = (self.updates, self.rounds)
-        self.boundaries = (self.evaluations_every, self.checkpoints_every)
         self.evaluations = Evaluations(run)
         self.collectors: LocalCollectors | RemoteCollectors = (
             RemoteCollectors(run, self.store)
@@ -134,8 +132,6 @@ class Crew:
         if state is not None:
             self._restore(state)
             self.publish()
-
-    # -- the verbs --------------------------------------------------------------------------------
 
     def next_steps(self) -> int:
         """Steps of the next fragment, in whole environments: the prefill, then an iteration's."""
@@ -166,7 +162,7 @@ class Crew:
             return {"pins": order, "order": order}
         return {"pins": [info.name for info in self.store.segments()], "order": order}
 
-    def learn_model(self, receipts: list[Receipt]) -> tuple[dict[str, float], Any]:
+    def learn_model(self, receipts: list[Receipt]) -> tuple[Metrics, Any]:
         """Train the world model on `train_ratio` replayed rows per collected step."""
         self.run.progress.update(phase="learn model")
         # a fragment owes at least one update, see `Config`, but for a shorter one at the very end
@@ -175,11 +171,10 @@ class Crew:
         self.run.spend(replayed_rows=updates * self.updates.lot, model_updates=updates)
         return metrics, starts
 
-    def learn_policy(self, starts: Any, receipts: list[Receipt]) -> dict[str, float]:
+    def learn_policy(self, starts: Any, receipts: list[Receipt]) -> Metrics:
         """Train the policy on `dream_ratio` imagined steps per collected step."""
-        self.run.progress.update(
-            phase="learn policy", replayed_rows=int(self.run.budget["replayed_rows"])
-        )
+        rows = int(self.run.budget["replayed_rows"])
+        self.run.progress.update(phase="learn policy", replayed_rows=rows)
         rounds = self.rounds.due(sum(receipt.steps for receipt in receipts))
         if rounds == 0:
             return {}
@@ -222,12 +217,10 @@ class Crew:
         self.run.record_evaluation(result, self.run.env_steps)
         return result
 
-    def log(
-        self, receipts: list[Receipt], model: dict[str, float], policy: dict[str, float]
-    ) -> None:
+    def log(self, receipts: list[Receipt], model: Metrics, policy: Metrics) -> None:
         """One line of what this iteration did."""
         returns = [value for receipt in receipts for value in receipt.returns]
-        collect: dict[str, float] = {
+        collect: Metrics = {
             "collect/env_restarts": sum(receipt.env_restarts for receipt in receipts),
             "collect/actor_restarts": self.collectors.actor_restarts,
             "collect/unrepeatable": sum(receipt.unrepeatable for receipt in receipts),
@@ -239,13 +232,9 @@ class Crew:
         if returns:
             collect["collect/return"] = float(np.mean(returns))
             collect["collect/episodes"] = len(returns)
-        groups = (("world_model", model), ("policy", policy))
-        named = {f"{group}/{name}": v for group, values in groups for name, v in values.items()}
-        self.run.log.write("train", self.run.env_steps, {**collect, **named})
-
-    def checkpoint_due(self) -> bool:
-        """Whether a checkpoint boundary was passed since the last checkpoint."""
-        return self.checkpoints_every.due(self.run.env_steps)
+        collect |= {f"world_model/{name}": value for name, value in model.items()}
+        collect |= {f"policy/{name}": value for name, value in policy.items()}
+        self.run.log.write("train", self.run.env_steps, collect)
 
     # -- saving and resuming ----------------------------------------------------------------------
 
@@ -267,8 +256,8 @@ class Crew:
             "learner": self.learner.state_dict(),
             "policy": self.policy.get_state(),
             "dream_generator": self.dream_generator.get_state(),
-            "credits": [ratio.state_dict() for ratio in self.ratios],
-            "marks": [every.state_dict() for every in self.boundaries],
+            "credits": [self.updates.state_dict(), self.rounds.state_dict()],
+            "marks": [self.evaluations_every.state_dict(), self.checkpoints_every.state_dict()],
             "collectors": self.collectors.state_dict(),
         }
 
@@ -277,9 +266,10 @@ class Crew:
         self.learner.load_state_dict(state["learner"])
         self.policy.set_state(state["policy"])
         restore_generator(self.dream_generator, state["dream_generator"])
-        for ratio, credit in zip(self.ratios, state["credits"], strict=True):
+        for ratio, credit in zip((self.updates, self.rounds), state["credits"], strict=True):
             ratio.load_state_dict(credit)
-        for every, mark in zip(self.boundaries, state["marks"], strict=True):
+        boundaries = (self.evaluations_every, self.checkpoints_every)
+        for every, mark in zip(boundaries, state["marks"], strict=True):
             every.load_state_dict(mark)
         self.collectors.load_state_dict(state["collectors"])
 
@@ -288,8 +278,6 @@ class Crew:
         self.collectors.close()
         self.policy.close()
         self.learner.close()
-
-    # -- parts ------------------------------------------------------------------------------------
 
     def _make_learner(self) -> WorldModelLearner | RemoteLearners:
         config = self.config

@@ -90,19 +90,16 @@ def test_crashes_leave_no_unmarked_gap(tmp_path):
     assert step.max() == 10 and batch.is_first[:, 1:].any()
 
 
-def test_a_ring_that_forgets_leaves_no_unmarked_gap(tmp_path):
-    store = collected(tmp_path)
-    batch = sampled(store, batch=256, capacity=100)
-    step, _, _ = check(batch)
-    assert (batch.is_first & (step > 0)).any()  # the start of that episode was overwritten
-
-
-def test_broken_segments_leave_no_unmarked_gap(tmp_path):
-    store = collected(tmp_path, min_length=50, max_length=50)
-    middle = store.data / store.segments()[1].name
-    middle.write_bytes(middle.read_bytes()[:1000])
-    batch = sampled(store, batch=256)
-    assert store.quarantined == 1
+@pytest.mark.parametrize("how", ["forgotten", "broken"])
+def test_rows_that_are_gone_leave_no_unmarked_gap(tmp_path, how):
+    store, capacity = collected(tmp_path, min_length=50, max_length=50), 10_000
+    if how == "broken":
+        middle = store.data / store.segments()[1].name
+        middle.write_bytes(middle.read_bytes()[:1000])
+    else:
+        capacity = 100
+    batch = sampled(store, batch=256, capacity=capacity)
+    assert store.quarantined == (how == "broken")
     step, _, _ = check(batch)
     assert (batch.is_first & (step > 0)).any()
 
@@ -226,14 +223,12 @@ class Oracle:
 
 
 def test_dreams_start_anywhere_but_in_terminal_states(tmp_path, monkeypatch):
-    starts = real_starts(collected(tmp_path), monkeypatch)
+    starts = real_starts(collected(tmp_path / "ends"), monkeypatch)
     step, length = starts.hidden[:, 0], starts.hidden[:, 1]
     assert (step < length).all() and (step == 0).any() and (step == length - 1).any()
     assert 700 < len(step) < 3 * 32 * 9
-
-
-def test_truncated_episodes_may_be_dreamed_on(tmp_path, monkeypatch):
-    starts = real_starts(collected(tmp_path, truncate=True), monkeypatch)
+    # a truncated episode may be dreamed on
+    starts = real_starts(collected(tmp_path / "cut", truncate=True), monkeypatch)
     assert len(starts.hidden) == 3 * 32 * 9
     assert (starts.hidden[:, 0] == starts.hidden[:, 1]).any()
 
@@ -285,33 +280,24 @@ class ByStep:
         return (torch.arange(len(features)) + self.calls) % 4
 
 
-def check_observed(calls):
-    """What `observe` was told of the past agrees with the picture it was shown."""
-    assert len(calls) > 10
-    for (_, prev_action, obs, is_first, _), _ in calls:
+@pytest.mark.parametrize("collecting", [True, False])
+def test_acting_shows_observe_the_action_that_led_to_each_picture(
+    tmp_path, monkeypatch, collecting
+):
+    model, network = world_model(), ByStep()
+    observe = Spy(model, "observe", monkeypatch)
+    policy = LatentPolicy(model, lambda: network, ACTIONS, 0, CPU)
+    if collecting:
+        store = collected(tmp_path, calls=2, policy=policy, max_length=20, crash_at=13)
+        check(sampled(store))
+    else:
+        evaluate(policy, counting(), 5, 0, 2)
+    assert len(observe.calls) > 10
+    for (_, prev_action, obs, is_first, _), _ in observe.calls:
         step, action, _ = spelled(obs.numpy())
         assert (is_first.numpy() == (step == 0)).all()
         goes_on = step > 0
         assert (prev_action.numpy()[goes_on] == action[goes_on]).all()
-
-
-def test_collecting_shows_observe_the_action_that_led_to_each_picture(tmp_path, monkeypatch):
-    model = world_model()
-    observe = Spy(model, "observe", monkeypatch)
-    network = ByStep()
-    policy = LatentPolicy(model, lambda: network, ACTIONS, 0, CPU)
-    store = collected(tmp_path, calls=2, policy=policy, max_length=20, crash_at=13)
-    check_observed(observe.calls)
-    check(sampled(store))
-
-
-def test_evaluating_shows_observe_the_action_that_led_to_each_picture(monkeypatch):
-    model = world_model()
-    observe = Spy(model, "observe", monkeypatch)
-    network = ByStep()
-    policy = LatentPolicy(model, lambda: network, ACTIONS, 0, CPU)
-    evaluate(policy, counting(), 5, 0, 2)
-    check_observed(observe.calls)
 
 
 def test_sequences_that_are_filmed_follow_from_their_pictures(tmp_path):

@@ -21,38 +21,34 @@ def test_every_shipped_config_is_fine_and_named_after_its_file(path: Path) -> No
     assert load(path).name == path.stem
 
 
+MULTIPLE = "expected a multiple of"
+LENGTH = "expected at least learn_model.sequence_length = 16, got"
+RATIO = "learn_model.train_ratio: expected a batch"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ("collect.steps_per_iteration=12", f"collect.steps_per_iteration: {MULTIPLE} 8"),
+        ("collect.num_collectors=3", f"{MULTIPLE} 24 "),
+        ("learn_model.num_learners=3", f"learn_model.batch_size: {MULTIPLE} 3 learners"),
+        ("learn_policy.num_learners=3", f"policy.dreams: {MULTIPLE} 3 learners"),
+        ("env_steps=100", "collect.prefill_steps: expected at most env_steps = 100"),
+        ("collect.prefill_steps=8", f"{LENGTH} 8"),
+        ("replay.capacity_steps=9", f"{LENGTH} 9"),
+        ("device=gpu", "device"),
+        ("device=cuda:1 learn_policy.num_learners=1", "device: expected cuda with num_learners"),
+        ("learn_model.train_ratio=8 collect.prefill_steps=64", f"{RATIO} .* got 512 rows"),
         (
-            ["collect.steps_per_iteration=12"],
-            "collect.steps_per_iteration: expected a multiple of 8",
-        ),
-        (["collect.num_collectors=3"], "expected a multiple of 24 "),
-        (
-            ["learn_model.num_learners=3"],
-            "learn_model.batch_size: expected a multiple of 3 learners",
-        ),
-        (["learn_policy.num_learners=3"], "policy.dreams: expected a multiple of 3 learners"),
-        (["env_steps=100"], "collect.prefill_steps: expected at most env_steps = 100"),
-        (["collect.prefill_steps=8"], "expected at least learn_model.sequence_length = 16, got 8"),
-        (["replay.capacity_steps=9"], "expected at least learn_model.sequence_length = 16, got 9"),
-        (["device=gpu"], "device"),
-        (["device=cuda:1", "learn_policy.num_learners=1"], "device: expected cuda with num_lear"),
-        (
-            ["learn_model.train_ratio=8", "collect.prefill_steps=64"],
-            r"learn_model.train_ratio: expected a batch .* got 512 rows",
-        ),
-        (
-            ["learn_model.train_ratio=1", "collect.steps_per_iteration=64"],
-            r"learn_model.train_ratio: expected a batch \(.* = 1024 rows\) .* got 64 rows",
+            "learn_model.train_ratio=1 collect.steps_per_iteration=64",
+            rf"{RATIO} \(.* = 1024 rows\) .* got 64 rows",
         ),
     ],
 )
-def test_contradictions_are_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_contradictions_are_refused(tmp_path: Path, overrides: str, message: str) -> None:
     path = write(tmp_path, "env: {id: MinAtar/Breakout-v1}\n")
     with pytest.raises(ConfigError, match=message):
-        load(path, overrides)
+        load(path, overrides.split())
 
 
 def test_a_baseline_owes_no_rows(tmp_path: Path) -> None:

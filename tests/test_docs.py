@@ -24,7 +24,7 @@ from mbrl.config.schema import Config, load
 from mbrl.report.video import write_video
 from mbrl.studies.arms import choose
 from mbrl.studies.bench import study_of
-from mbrl.studies.flows.settings import FlowStudySettings
+from mbrl.studies.flows.trial import FlowStudySettings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))  # scripts, in no package

@@ -78,8 +78,6 @@ def test_a_folder_of_something_else_is_refused_and_stays(tmp_path):
     with pytest.raises(ReplayError, match=r"without frames\.json; remove it or choose another"):
         collect_frames(ORACLE, tmp_path, 80, 80, 0)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
-    with pytest.raises(ReplayError, match="at least 1 step, got 0"):
-        collect_frames(ORACLE, tmp_path / "f", 0, 8, 0)
 
 
 def test_a_collection_that_was_cut_off_leaves_no_frames_and_is_done_again(tmp_path, monkeypatch):
@@ -147,9 +145,6 @@ def test_a_batch_holds_the_rows_of_its_windows():
     assert batch.obs[..., 0, 0, 0].tolist() == batch.reward.tolist() == [[4, 5, 6], [1, 2, 3]]
     assert batch.prev_action.tolist() == [[1, 2, 0], [1, 2, 0]]
     assert batch.is_first.tolist() == [[True, False, False], [False] * 3]
-    for start in (-1, 7):
-        with pytest.raises(ValueError, match=f"starts at row {start}"):
-            rows(4, 5).batch(np.array([start]), 3)
 
 
 # Who plays
@@ -172,8 +167,6 @@ def test_scripted_and_random_stretches_take_turns():
     # scripted: 0.9 + 0.1 / 4 of the actions are the script's 3; random: a quarter
     assert np.sort(script.ravel())[[20, -20]] == pytest.approx([0.25, 0.925], abs=0.15)
     assert (script > 0.6).mean() == pytest.approx(0.5, abs=0.1)
-
-
-def test_without_a_script_all_actions_are_random():
+    # and without a script all are random
     actions = played(None, 500)
     assert np.bincount(actions.ravel()) / actions.size == pytest.approx([0.25] * 4, abs=0.05)

@@ -8,9 +8,7 @@ from envs.pong import STATE, court
 from mbrl.studies.fidelity.frames import MixedPolicy
 from mbrl.studies.fidelity.games import GAMES, Axis, SceneObject, region_of, sprite
 from mbrl.studies.fidelity.objects import contrast, distance, fit_detector
-from mbrl.studies.fidelity.readout import nuisance_names
-
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("boxing", "freeway", "tennis")]
+from mbrl.studies.fidelity.readout import NUISANCES
 
 
 def play(name, steps, every=1, **changes):
@@ -42,17 +40,16 @@ def errors(frames, ram, target: SceneObject):
 
 
 @pytest.mark.timeout(600)  # for machines that do other things too
-@pytest.mark.parametrize("name", ["pong", "breakout", *SLOW])
+@pytest.mark.parametrize(
+    "name", ["pong", "breakout", pytest.param("boxing", marks=pytest.mark.slow)]
+)
 def test_objects_are_where_the_memory_says(name):
     # One screen per frame: else what moves fast is drawn twice, see `fidelity.games`.
     frames, ram, _ = play(name, 1200, every=4, frame_skip=1)
     for target in GAMES[name].objects:
         away, found = errors(frames, ram, target)
-        # Boxers stretch their arms, which moves their centre; tennis players hide the ball.
-        hidden = (name, target.name) == ("tennis", "ball")
-        within = 2.0 if name == "boxing" or hidden else 1.0
-        assert (away <= within).mean() >= (0.85 if hidden else 0.95), target.name
-        assert found >= (0.85 if name == "tennis" else 0.93), target.name
+        within = 2.0 if name == "boxing" else 1.0  # boxers stretch their arms: their centre moves
+        assert (away <= within).mean() >= 0.95 and found >= 0.93, target.name
 
 
 @pytest.mark.parametrize("name", ["pong", "breakout"])
@@ -74,9 +71,8 @@ OURS = {
 
 @pytest.mark.parametrize("name", OURS)
 def test_objects_of_our_own_pong_are_where_its_state_says(name):
-    kwargs = GAMES[name].env.kwargs
-    assert tuple(dial for dial in ("texture", "noise") if kwargs.get(dial)) == OURS[name]
-    assert nuisance_names(GAMES[name]) == tuple(f"{dial}_id" for dial in OURS[name])
+    assert tuple(GAMES[name].env.kwargs) == OURS[name]
+    assert {f"{dial}_id" for dial in OURS[name]} == GAMES[name].variables.keys() & {*NUISANCES}
     frames, ram, rewards = play(name, 300)
     for target in GAMES[name].objects:
         away, found = errors(frames, ram, target)
@@ -141,7 +137,7 @@ def located(*memories, row=STILL, column=STILL, field=(0, -200, 210, 160)):
 
 
 def test_a_sprite_is_scaled_to_the_frame():
-    row, column = Axis(-12.0, 4, 54), Axis(10.0, 2, 49, -1)
+    row, column = Axis(-12.0, 4, 54), Axis(10.0, 2, 49)
     (centre,), (visible,) = located(memory(b54=117, b49=0), row=row, column=column)
     assert visible
     # screen row 105 is the middle of the screen: the edge between pixels 31 and 32
@@ -153,12 +149,6 @@ def test_a_sprite_half_outside_is_centred_on_what_is_left():
     centres, visible = located(*memories, row=Axis(0.0, 10, 1), field=(100, 0, 210, 160))
     assert visible.tolist() == [True, False, False]  # 7, 3 and 0 of 10 are left
     assert centres[0, 0] == pytest.approx((100 + 107) / 2 * 64 / 210 - 0.5)
-
-
-def test_a_sprite_that_looks_the_other_way_is_shifted():
-    column = Axis(9.0, 4, 2, flip=(3, -5.0))
-    centres, _ = located(memory(b2=11, b3=255), memory(b2=11, b3=0), column=column)
-    assert centres[:, 1] == pytest.approx([20 * 0.4 - 0.5, 15 * 0.4 - 0.5])
 
 
 def test_a_region_holds_whole_pixels_only():

@@ -15,7 +15,6 @@ from mbrl.studies.fidelity.probes import (
     entropy,
     informative,
     macro_f1,
-    majority,
     network_classify,
     not_seen_in,
     r2,
@@ -69,10 +68,6 @@ def test_variables_with_little_entropy_are_dropped():
     assert entropy(np.array([5, 5, 5])) == 0.0
     rare = np.arange(100) < 10  # 0.33 nats
     assert informative(("rare", "even"), np.stack([rare, np.arange(100) % 2], 1)) == ("even",)
-
-
-def test_majority_guesses_the_commonest_training_label():
-    assert majority(np.array([4, 9, 9, 4, 9]), 4).tolist() == [9, 9, 9, 9]
 
 
 def test_copies_of_training_frames_are_found():
@@ -194,13 +189,12 @@ def test_a_network_finds_a_label_that_no_linear_classifier_can():
     assert accuracy(targets.test[:, 0], linear[:, 0]) < 0.8
 
 
-def test_a_feature_never_seen_in_training_does_not_explode():
+@pytest.mark.parametrize("reader", [ridge, lambda *data: small_network(*data, rng())])
+def test_a_feature_never_seen_in_training_does_not_explode(reader):
     features = rng().normal(size=(900, 4)).astype(np.float32)
-    features[:, 3] = 0
-    features[700:, 3] = 1
+    features[:, 3] = np.arange(900) >= 700
     split, targets = split_of(features, 600, 100), targets_of([features[:, 0] * 5], 600, 100)
-    assert r2(targets.test, ridge(split, targets))[0] > 0.99
-    assert r2(targets.test, small_network(split, targets, rng()))[0] > 0.5
+    assert r2(targets.test, reader(split, targets))[0] > 0.5
 
 
 # -- nuisances ------------------------------------------------------------------------------------
@@ -209,15 +203,12 @@ def test_a_feature_never_seen_in_training_does_not_explode():
 def test_a_texture_that_the_code_holds_is_found_and_one_that_it_does_not_is_luck():
     episodes = np.arange(4000) // 20
     texture, noise = rng().integers(0, 8, 200)[episodes], rng(1).integers(0, 4, 4000)
-    targets = targets_of(
-        [texture, noise, np.zeros(4000, int)], 3000, 400, ("texture_id", "noise_id", "constant")
-    )
+    targets = targets_of([texture, noise], 3000, 400, ("texture_id", "noise_id"))
     features = {
         "z": split_of(one_hot(texture, 8), 3000, 400),
         "h": split_of(rng(2).normal(size=(4000, 8)), 3000, 400),
     }
     report = nuisance_report(features, targets, episodes[3400:], rng())
-    assert report.keys() == {"texture_id", "noise_id"}
     found = report["texture_id"]
     assert found["z"] == found["z_network"] == 1.0
     assert found["chance"] == 1 / 8 and found["values"] == 8 and found["episodes"] == 30
@@ -240,14 +231,3 @@ def test_luck_deals_labels_to_episodes_where_they_last_and_to_rows_where_they_do
     assert luck(labels, [labels], episodes, rng()) == 1.0
     assert luck(labels, [np.zeros(100, int)], episodes, rng()) == 0.5
     assert luck(labels, [labels], np.repeat([3, 8, 8, 9], 25), rng()) < 0.65
-
-
-def test_the_best_of_several_blind_readers_is_seldom_above_luck():
-    beaten, draw = 0, rng(3)
-    for _ in range(40):
-        episodes = np.repeat(np.arange(30), 4)
-        labels = draw.permutation(np.arange(30) % 5)[episodes]
-        readers = [draw.integers(0, 5, 30)[episodes] for _ in range(6)]
-        best = max(balanced_accuracy(labels, guesses) for guesses in readers)
-        beaten += best > luck(labels, readers, episodes, draw)
-    assert beaten <= 4  # 1 is expected, of 40

@@ -9,7 +9,7 @@ from fidelity_trials import GAME, STEPS, TINY, make_trial
 from mbrl.config.schema import load
 from mbrl.errors import ConfigError
 from mbrl.studies.arms import choose
-from mbrl.studies.fidelity.arms import ARMS, REFERENCE, SUPERVISED, SWEEP
+from mbrl.studies.fidelity.arms import ARMS, SUPERVISED, SWEEP
 from mbrl.studies.fidelity.games import GAMES
 from mbrl.studies.fidelity.study import STUDY
 from mbrl.studies.fidelity.tables import tables
@@ -40,13 +40,6 @@ def test_the_sweep_varies_layers_alone(tmp_path: Path) -> None:
     assert [config.world_model.decoder.layers for config in configs] == [1, 2, 3, 5, 8]
     rest = {c.world_model.decoder.model_copy(update={"layers": 0}) for c in configs}
     assert len(rest) == 1
-
-
-def test_the_reference_of_the_variants_has_the_settings_of_the_main_arm(tmp_path: Path) -> None:
-    reference, main_arm = (
-        make_trial(tmp_path, arm=arm, overrides=()).settings() for arm in (REFERENCE, "pixelcnn")
-    )
-    assert reference == main_arm
 
 
 def test_the_world_models_arm_is_that_of_the_shipped_config(tmp_path: Path) -> None:

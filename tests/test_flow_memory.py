@@ -33,11 +33,14 @@ def relative_difference(ones, others):
     )
 
 
+OTHERS = ({}, {"variant": "realnvp"}, {"coupling": "additive", "dequantisation": "variational"})
+
+
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
-@pytest.mark.parametrize("variant", ["glow", "realnvp"])
+@pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("sharing", SHARING)
-def test_gradients_do_not_depend_on_what_is_stored(sharing, variant, dtype, most):
-    values = {"sharing": sharing, "variant": variant, "shake": 0.05}
+def test_gradients_do_not_depend_on_what_is_stored(sharing, other, dtype, most):
+    values = {"sharing": sharing, **other, "shake": 0.05}
     plain, *others = (gradients(dtype, memory=memory, **values) for memory in MEMORY)
     assert all(relative_difference(other, plain) < most for other in others)
 
@@ -55,12 +58,6 @@ def test_gradients_reach_all_weights_where_what_is_saved_is_copied():
     with torch.autograd.graph.save_on_cpu():
         copied = gradients(torch.float64, memory="reversible")
     assert relative_difference(copied, plain) < 1e-9
-
-
-def test_gradients_agree_for_additive_couplings_and_learned_noise_as_well():
-    values = {"coupling": "additive", "dequantisation": "variational", "shake": 0.05}
-    one, *others = (gradients(torch.float64, memory=memory, **values) for memory in MEMORY)
-    assert all(relative_difference(other, one) < 1e-9 for other in others)
 
 
 @pytest.mark.parametrize("sharing", ["none", "level+film+proj"])
@@ -107,8 +104,6 @@ def test_saved_bytes_counts_each_storage_once_and_leaves_out_what_is_excluded():
         return (z[:5] * z[5:]).sum()
 
     assert saved_bytes(twice, [weight]) == 40
-    with pytest.raises(ValueError, match="expected a result with a graph"):
-        saved_bytes(lambda: torch.ones(3).sum())
 
 
 # -- two ranks ------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ import pytest
 import torch
 from flow_trials import make_trial, write_images
 
-from mbrl.studies.flows import cost, latency
+from mbrl.studies.flows import cost
 from mbrl.studies.flows import measure as measure_module
 from mbrl.studies.flows.images import ImageSet, Source, load_images
-from mbrl.studies.flows.measure import Sizes, diverged, measure, validity
-from mbrl.studies.flows.settings import FlowStudySettings
+from mbrl.studies.flows.measure import Sizes, measure, validity
 from mbrl.studies.flows.train import build, run
+from mbrl.studies.flows.trial import FlowStudySettings
 from mbrl.world_model.decoders.flow import ImageFlow
 
 
@@ -35,17 +35,7 @@ def tiny_flow(**changes: Any) -> ImageFlow:
 # Divergence
 
 
-@pytest.mark.parametrize(
-    ("bits", "is_so"),
-    [(5.0, False), (10.0, False), (10.01, True), (-3.0, False), (math.nan, True), (math.inf, True)],
-)
-def test_more_than_twice_the_bits_of_knowing_nothing_is_a_divergence(
-    bits: float, is_so: bool
-) -> None:
-    assert diverged(bits, 32) is is_so  # log2 32 = 5
-
-
-@pytest.mark.parametrize("bits", [math.nan, math.inf, 10.5])
+@pytest.mark.parametrize("bits", [math.nan, math.inf, 10.01])  # log2 32 = 5
 def test_a_run_whose_held_out_images_are_lost_has_diverged_and_no_measures(
     bits: float, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +94,7 @@ def measured(
     monkeypatch.setattr(measure_module, "sight_of", lambda *_: sight)
     sizes = Sizes(images=2, samples=3, temperatures=(0.5, 1.0), paths=2, steps=3, shown=2)
     found = measure(tiny_flow(), images_of(*first), "x", 0, sizes)
+    assert found is not None
     assert found.pictures["interpolation_flow"].shape == (2, 3, 8, 8, 1)
     assert 0 <= found.numbers["round_trip"] <= 1
     for name in ("0.5", "1"):
@@ -151,17 +142,6 @@ def test_samplers_and_flows_are_timed_alike_the_better_of_two_after_one(
     assert cost.cpu_ms_of(lambda: calls.append(1)) == 2000 and len(calls) == 3
     monkeypatch.undo()
     drawn: list[str] = []
-    monkeypatch.setattr(latency, "sample_blocks", lambda *_: drawn.append("frames"))
-    assert latency.latencies(load_images(source), 0).keys() == {"fixed_point"}
+    monkeypatch.setattr(cost, "sample_blocks", lambda *_: drawn.append("frames"))
+    assert cost.pixelcnn_ms(load_images(source), 0) >= 0
     assert len(drawn) == 3
-
-
-def test_a_flow_of_a_decoder_s_size_is_timed_as_well(
-    source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(latency, "sample_ms", lambda *given: asked.append(given) or 7.0)
-    assert latency.flow_ms(load_images(source)) == 7
-    config, *images = asked[0]
-    assert (config.flow.scales, config.flow.steps, config.flow.width) == (3, 6, 32)
-    assert images == [(1, 8, 8), 32]

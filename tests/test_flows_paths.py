@@ -9,7 +9,7 @@ import torch
 from mbrl.studies.fidelity.games import SceneObject
 from mbrl.studies.fidelity.objects import Detector, contrast
 from mbrl.studies.flows.measure import cross_fade, latent_paths, slerp
-from mbrl.studies.flows.sight import blobs, count_objects, path_scores
+from mbrl.studies.flows.sight import count_objects, path_scores
 
 # Arcs
 
@@ -79,11 +79,6 @@ def picture(*balls: tuple[int, ...]) -> np.ndarray:
 )
 def test_objects_are_counted_wherever_they_are(balls: list[tuple[int, ...]], count: int) -> None:
     assert count_objects(ball_on(), picture(*balls)).tolist() == [count]
-
-
-def test_blobs_are_summed_one_by_one() -> None:
-    values = np.array([[1.0, 0, 0, 4], [0, 2, 0, 4], [0, 0, 0, 0], [8, 0, 0, 0]])
-    assert sorted(blobs(values > 0, values)) == [3, 8, 8]
 
 
 # Moving

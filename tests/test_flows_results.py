@@ -8,12 +8,11 @@ import pytest
 from flow_trials import curve, make_trial, write_images, write_trial
 
 from mbrl.errors import ConfigError
-from mbrl.studies.flows import cost, latency
+from mbrl.studies.flows import cost
 from mbrl.studies.flows.images import Source
 from mbrl.studies.flows.report import warnings_of
-from mbrl.studies.flows.results import minutes_to, thresholds_of
+from mbrl.studies.flows.results import thresholds_of
 from mbrl.studies.flows.study import STUDY
-from mbrl.studies.flows.tables import tables
 from mbrl.studies.flows.trial import Trial
 from mbrl.studies.trial import refuse_changed
 
@@ -48,10 +47,6 @@ def test_gaps_are_taken_seed_by_seed_and_times_from_the_curves(
     assert level["minutes_to"]["half"]["mean"] == 20
     assert level["minutes_to"]["end"]["mean"] is None
     assert summary["arms"]["none"]["minutes_to"]["half"]["mean"] == 10
-    main = tables(summary)["main"][1]
-    row = dict(zip(main.head, main.rows[1], strict=True))
-    assert row["of no sharing"] == "100 %" and row["above no sharing"] == "0.2000 (0.1000–0.3000)"
-    assert row["diverged"] == "0 of 3"
 
 
 def test_a_shorter_run_is_compared_where_it_ends(source: Source, tmp_path: Path) -> None:
@@ -77,12 +72,6 @@ def test_gaps_are_also_taken_after_as_many_updates_as_both_have(
     assert found["gap_at_updates"]["mean"] == pytest.approx(2.0)  # 3 - 1 after 200
 
 
-def test_a_threshold_that_is_never_reached_takes_no_time() -> None:
-    one = {"curve": curve((1, 3.0), (2, 2.0))}
-    assert minutes_to(one, 2.5) == 1.5 and minutes_to(one, 1.0) is None
-    assert minutes_to({"curve": {"cpu_minutes": [], "held_out_bits_per_dim": []}}, 1.0) is None
-
-
 def test_seeds_that_never_get_there_are_counted_beside_the_mean_of_the_others(
     source: Source, tmp_path: Path
 ) -> None:
@@ -90,9 +79,6 @@ def test_seeds_that_never_get_there_are_counted_beside_the_mean_of_the_others(
     runs += [("level", seed, end, ((0, 4.0), (30, end))) for seed, end in enumerate((1, 1, 3))]
     summary = summary_of(source, tmp_path, *runs)
     assert summary["arms"]["level"]["minutes_to"]["end"]["per_seed"] == [30, 30, None]
-    rows = tables(summary)["main"][1]
-    place = rows.head.index("CPU min to where it ends")
-    assert [row[place] for row in rows.rows] == ["20.0 (20.0–20.0), 3 of 3", "30.0, 2 of 3"]
 
 
 def test_a_run_that_diverged_counts_and_is_in_no_mean(source: Source, tmp_path: Path) -> None:
@@ -151,20 +137,17 @@ def test_results_of_other_images_than_those_described_are_refused(
 def write_costs(trial: Trial, machine: str = "a processor", **changes: Any) -> None:
     """Costs of a trial's arm, and of PixelCNN's samplers, as if they had been measured."""
     known = {"digest": "d1", "machine": {"cpu": machine}}
-    of_arm = {"settings": cost.settings_of(trial), "costs": {"parameters": 7}}
-    of_arm = {"version": cost.VERSION, **of_arm, **known, **changes}
-    trial.cost_path.write_text(json.dumps(of_arm))
-    drawn = {"settings": latency.settings_of(trial), "ms": {"8x8": {"cached": 3.0}}}
-    drawn = {"version": latency.VERSION, **drawn, **known, **changes}
-    trial.cost_path.with_name(latency.NAME).write_text(json.dumps(drawn))
+    measured = {"version": cost.VERSION, "costs": {"parameters": 7}, "ms": {"8x8": {"cached": 3.0}}}
+    for path, settings in cost.asked(trial).items():
+        path.write_text(json.dumps({**measured, "settings": settings, **known, **changes}))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"version": 1}, "made by another version"),
-        ({"digest": "d2"}, "made with other images"),
-        ({"settings": {}}, "made with other settings"),
+        ({"digest": "d2"}, "made with other images or settings (digest of the images: d2"),
+        ({"settings": {}}, "made with other images or settings (flow: None became"),
     ],
 )
 def test_costs_that_do_not_belong_to_the_trials_are_left_out_and_named(
@@ -178,7 +161,7 @@ def test_costs_that_do_not_belong_to_the_trials_are_left_out_and_named(
     write_costs(trial, **changes)
     summary = STUDY.aggregate("some", tmp_path / "results")
     assert summary["costs"] == {} and summary["latency"] == {}
-    assert summary["left_out"].keys() == {"level.cost.json", latency.NAME}
+    assert summary["left_out"].keys() == {"level.cost.json", cost.LATENCY}
     assert said in summary["left_out"]["level.cost.json"]
     assert any("Left out" in one and said in one for one in warnings_of(summary))
 
@@ -191,7 +174,7 @@ def test_times_of_another_machine_are_left_out_and_named(source: Source, tmp_pat
     summary = STUDY.aggregate("some", tmp_path / "results")
     assert summary["costs"].keys() == {"none"} and summary["latency"] == {}
     said = "timed on another machine"
-    assert summary["left_out"] == {"level.cost.json": said, latency.NAME: said}
+    assert summary["left_out"] == {"level.cost.json": said, cost.LATENCY: said}
     # what is left out for another reason is no yardstick
     write_costs(none, version=cost.VERSION - 1)
     summary = STUDY.aggregate("some", tmp_path / "results")
@@ -216,50 +199,10 @@ def test_a_removed_trial_takes_its_costs_with_it(source: Source, tmp_path: Path)
     assert not trial.result_path.exists() and not trial.cost_path.exists()
 
 
-def test_times_of_ranks_on_a_busy_machine_are_marked(source: Source, tmp_path: Path) -> None:
+def test_times_of_ranks_on_a_busy_machine_are_warned_of(source: Source, tmp_path: Path) -> None:
     write_trial(make_trial(source, tmp_path), {"bits_per_dim": 1.0})
     summary = STUDY.aggregate("some", tmp_path / "results")
-    ranks = {"step_ms": 50.0, "communication_ms": 8.0, "all_reduce_ms": 4.0}
-    ranks |= {"all_reduce_bytes": 2e6, "load_average": 2.0}
-    for load, shown in ((0.5, "50"), (0.6, "50 (busy)")):
-        costs = {"sample_ms": {}, "ranks": {"2": {**ranks, "load_before": load}}}
-        row = tables({**summary, "costs": {"level": costs}})["time"][1]
-        found = dict(zip(row.head, row.rows[0], strict=True))
-        assert found["2 ranks"] == shown and found["load before"] == f"{load}"
-        warned = warnings_of({**summary, "costs": {"level": costs}})
+    for load in (0.5, 0.6):
+        costs = {"level": {"ranks": {"2": {"load_before": load}}}}
+        warned = warnings_of({**summary, "costs": costs})
         assert any("not to be trusted: level" in text for text in warned) is (load > 0.5)
-
-
-def test_the_faster_is_named_and_by_what_factor(source: Source, tmp_path: Path) -> None:
-    write_trial(make_trial(source, tmp_path), {"bits_per_dim": 1.0})
-    summary = STUDY.aggregate("some", tmp_path / "results")
-    drawn = {"sample_ms": {"8x8": 300.0, "64x64": 900.0}, "ranks": {}}
-    summary |= {"costs": {"level": drawn}}
-    small, large = ({"cached": best, "fixed_point": 150.0, "flow": 0.8} for best in (100.0, 300.0))
-    table = tables({**summary, "latency": {"8x8": small, "64x64": large}})["latency"][1]
-    assert table.head[1::2] == ["8x8, ms", "64x64, ms"]
-    assert [row[2::2] for row in table.rows] == [
-        ["3.0 × slower", "6.0 × slower"],
-        ["the best", "2.0 × slower"],
-        ["1.5 × slower", "the best"],
-        ["125.0 × faster", "187.5 × faster"],
-    ]
-    alone = tables({**summary, "latency": {"8x8": small}})["latency"][1]
-    assert [row[2] for row in alone.rows] == [row[2] for row in table.rows]
-    assert {row[4] for row in alone.rows} == {"–"}
-
-
-def test_a_way_through_latents_stands_above_the_cross_fade_of_the_same_ends(
-    source: Source, tmp_path: Path
-) -> None:
-    ways = {"flow": {"right": 0.75, "bits_rise": 0.125}, "fade": {"right": 0.5, "bits_rise": 2.0}}
-    between = {"interpolation": {**ways, "pairs_apart": 64.0}}
-    for arm in ("none", "level"):
-        write_trial(make_trial(source, tmp_path, arm=arm), {"bits_per_dim": 1.0, **between})
-    table = tables(STUDY.aggregate("some", tmp_path / "results"))["interpolation"][1]
-    assert table.head[:3] == ["arm", "through", "one of each"]
-    assert table.head[-2:] == ["bits/dim above ends", "pairs"]
-    for first, title in ((0, "no sharing"), (2, "by level")):
-        latents, fade = table.rows[first : first + 2]
-        assert latents == [title, "latents", "0.75", "–", "–", "–", "–", "0.125", "64"]
-        assert fade == [title, "cross-fade", "0.50", "–", "–", "–", "–", "2.000", "64"]

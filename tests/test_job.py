@@ -25,17 +25,11 @@ RAY = Path(sys.executable).with_name("ray")
 
 @dataclass
 class Head:
-    """A Ray head of our own.
+    """A Ray head of our own."""
 
-    Attributes:
-        address: of its dashboard.
-        folder: its temporary folder; every process it starts has that path in its command line.
-        environment: what the `ray` command needs to talk to it.
-    """
-
-    address: str
-    folder: Path
-    environment: dict[str, str]
+    address: str  # of its dashboard
+    folder: Path  # its temporary one; all its processes have that path in their command lines
+    environment: dict[str, str]  # what the `ray` command needs to talk to it
 
 
 def free_ports(count: int) -> list[int]:

@@ -77,18 +77,13 @@ def equal(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_refresh_counts_rows_and_names_the_segments(learner, store):
-    assert learner.refresh() == 40
-    assert learner.segments() == [info.name for info in store.segments()]
-
-
 def test_learning_from_nothing_says_how_to_go_on(tmp_path):
     learner = make_learner(ReplayStore(tmp_path / "empty", env_id="x"))
     with pytest.raises(ReplayError, match="collect"):
         learner.learn(1)
 
 
-def test_learn_lowers_the_loss_and_returns_latents_of_living_states(learner):
+def test_learn_lowers_the_loss_and_returns_latents_of_living_states(learner, store):
     before, _ = learner.learn(2)
     learner.learn(30)
     after, starts = learner.learn(10)
@@ -98,9 +93,6 @@ def test_learn_lowers_the_loss_and_returns_latents_of_living_states(learner):
     # two of 40 rows are terminal and must not start a dream
     assert 0.85 * rows < len(starts.hidden) < rows
     assert starts.code.shape[1] + starts.hidden.shape[1] == learner.model.feature_size
-
-
-def test_no_more_starts_are_returned_than_asked_for(store):
     _, starts = make_learner(store, max_starts=50).learn(5)
     assert len(starts.hidden) == 50
 
@@ -145,11 +137,6 @@ def test_the_first_weights_come_from_the_seed_and_leave_torchs_generator_alone(s
     one, two = WorldModelLearner(**arguments(store)), WorldModelLearner(**arguments(store))
     assert torch.equal(torch.rand(3), expected)
     assert equal(one.model_state(), two.model_state())
-
-
-def test_batches_must_divide_among_the_ranks(store):
-    with pytest.raises(TrainingError, match="expected a multiple of 3 learners"):
-        WorldModelLearner(**arguments(store), rank=0, world_size=3)
 
 
 def test_a_gpu_that_is_not_there_is_refused_and_auto_does_without():

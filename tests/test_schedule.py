@@ -42,23 +42,16 @@ GROUPS = {
     "half a core is one": ("0::/", {"cpu.max": "50000 100000"}, 1),
     "a part of a core counts": ("0::/", {"cpu.max": "250000 100000"}, 3),
     "more than there are": ("0::/", {"cpu.max": "3200000 100000"}, 8),
-    "a group around ours": (
-        "0::/a/b",
-        {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"},
-        3,
-    ),
+    "around ours": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
     "seen from a container": ("0::/docker/12ab", {"cpu.max": "400000 100000"}, 4),
     "version 1": (
         "3:memory:/\n2:cpu,cpuacct:/job",
-        {
-            "cpu,cpuacct/job/cpu.cfs_quota_us": "150000",
-            "cpu,cpuacct/job/cpu.cfs_period_us": "50000",
-        },
+        {f"cpu,cpuacct/job/cpu.cfs_{k}_us": v for k, v in (("quota", "150"), ("period", "50"))},
         3,
     ),
-    "version 1 without a limit": (
+    "version 1, no limit": (
         "1:cpu:/",
-        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        {f"cpu/cpu.cfs_{k}_us": v for k, v in (("quota", "-1"), ("period", "100"))},
         8,
     ),
     "no control groups": (None, {}, 8),

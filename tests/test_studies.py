@@ -274,7 +274,7 @@ def of_worlds(result: Any, summary: Any, figures: Path) -> None:
     assert result["rows"] == result["updates"] * 2 * 4
     assert 0 <= result["measures"]["ball_recall"] <= 1
     assert look_up(summary["arms"]["pixelcnn"], "drift/15/ball_recall") is not None
-    expect_pictures(figures, "samples", "dream_1", "drift", "cost")
+    expect_pictures(figures, "samples", "dream_1", "drift")
     pictures = Pictures.read(figures.parent / "pixelcnn-0" / "pictures.npz")
     assert pictures.real.shape == pictures.samples.shape
     assert pictures.strip_real.shape == pictures.strips.shape

@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,13 @@ def stored_steps(run_dir: Path) -> int:
     return sum(info.steps for info in ReplayStore(run_dir / "replay").segments())
 
 
+def lines_with_finite_losses(run_dir: Path) -> list[dict[str, Any]]:
+    lines = read_metrics(run_dir, "train")
+    for name in ("world_model/loss", "policy/value_loss"):
+        assert all(np.isfinite(line[name]) for line in lines)
+    return lines
+
+
 def test_a_gpu_that_is_not_there_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected one that PyTorch finds, got cuda:99"):
         train(config(tmp_path / "run", device="cuda:99"))
@@ -73,10 +80,7 @@ def test_the_debug_config_runs_the_whole_loop(tmp_path: Path) -> None:
     assert result["env_steps"] == result["budget"]["collected_steps"] == 512
     assert result["eval"]["episodes"] == len(result["eval"]["returns"]) == 4
     assert [steps for steps, _ in result["curve"]] == [256, 512]
-    lines = read_metrics(run_dir, "train")
-    assert [line["env_steps"] for line in lines] == [256, 512]
-    assert all(np.isfinite(line["world_model/loss"]) for line in lines)
-    assert all(np.isfinite(line["policy/value_loss"]) for line in lines)
+    assert [line["env_steps"] for line in lines_with_finite_losses(run_dir)] == [256, 512]
     assert [line["env_steps"] for line in read_metrics(run_dir, "eval")] == [256, 512]
     assert stored_steps(run_dir) == 512
     writers = {info.writer for info in ReplayStore(run_dir / "replay").segments()}
@@ -95,13 +99,16 @@ def test_sigterm_stops_a_run_with_actors_safely_and_the_same_config_resumes(
     """Ray installs a handler of its own, which must not be the one that answers."""
     run_dir, path = tmp_path / "run", tmp_path / "tiny.yaml"
     path.write_text(config_file.dump(config(run_dir, env_steps=10**6, **REMOTE)))
-    process = subprocess.Popen(command("train", path), env=environment(), cwd=tmp_path)
+    process = subprocess.Popen(
+        command("train", path), env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not checkpoint.steps(run_dir / "checkpoints") and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "the same command resumes" in output
     stopped_at, _ = checkpoint.load(run_dir / "checkpoints")
     assert not (run_dir / "result.json").exists()
     goal = stopped_at + 32
@@ -147,9 +154,7 @@ def test_mistakes_in_a_config_are_reported_at_once_with_their_lines(tmp_path: Pa
 
 
 def test_an_environment_that_does_not_exist_is_reported_without_a_traceback(tmp_path: Path) -> None:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(config_file.dump(config(tmp_path / "run")))
-    done = mbrl("train", path, "env.id=MinAtar/Brakeout-v1")
+    done = mbrl("train", "debug", "env.id=MinAtar/Brakeout-v1", f"run.dir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "Brakeout" in done.stderr
 
@@ -171,13 +176,9 @@ def test_counts_are_exact_and_ratios_hold(tmp_path: Path) -> None:
 
 def test_a_run_works_in_another_thread(tmp_path: Path) -> None:
     """Python allows signal handlers in the main thread only."""
-    results: list[dict[str, Any]] = []
-    thread = threading.Thread(
-        target=lambda: results.append(train(config(tmp_path / "run", env_steps=48)))
-    )
-    thread.start()
-    thread.join()
-    assert results and results[0]["env_steps"] == 48
+    with ThreadPoolExecutor() as threads:
+        result = threads.submit(train, config(tmp_path / "run", env_steps=48)).result()
+    assert result["env_steps"] == 48
 
 
 def test_signal_handlers_are_given_back(tmp_path: Path) -> None:
@@ -260,8 +261,7 @@ def test_the_shipped_world_models_2018_config_learns_and_acts(tmp_path: Path) ->
     assert settings.world_model.decoder.kind == "world_models" and not settings.world_model.joint
     budget = train(settings)["budget"]
     assert budget["model_updates"] >= 2 and budget["imagined_steps"] > 0
-    lines = read_metrics(tmp_path / "run", "train")
-    assert all(np.isfinite(line["world_model/loss"]) for line in lines)
+    lines_with_finite_losses(tmp_path / "run")
 
 
 # -- continuous actions ---------------------------------------------------------------------------
@@ -299,9 +299,7 @@ def test_box_actions_go_from_the_environment_through_replay_and_model_into_the_d
     slider = {"id": None, "factory": f"{__name__}.Slider"}
     result = train(config(tmp_path / "run", env=slider))
     assert result["env_steps"] == 96 and result["budget"]["imagined_steps"] == 8 * 96
-    lines = read_metrics(tmp_path / "run", "train")
-    assert all(np.isfinite(line["world_model/loss"]) for line in lines)
-    assert all(np.isfinite(line["policy/value_loss"]) for line in lines)
+    lines_with_finite_losses(tmp_path / "run")
     store = ReplayStore(tmp_path / "run/replay")
     fragments = list(store.episodes())
     assert {fragment.actions.dtype.name for fragment in fragments} == {"float32"}

@@ -38,14 +38,11 @@ def revive(old: Mapping[str, Any], model: type[Model]) -> Model:
 def filled(old: Any, model: type[BaseModel], at: str = "") -> Any:
     """A tree that an older version dumped, as this version would dump it.
 
-    Args:
-        old: the tree; where it is not valid any more, nothing is filled in, so that `differences`
-            shows why. Removed settings that had an effect stay in it.
-        model: the class of its settings.
-        at: the dotted name of the section that it is, if it is not the whole config.
+    One that is not valid any more stays, and so do removed settings that had an effect, so that
+    `differences` shows them. `at` is the dotted name of a section that is not the whole config.
     """
     tree, removed = _without_removed(old, at)
-    with contextlib.suppress(ValidationError):  # `differences` shows why
+    with contextlib.suppress(ValidationError):
         tree = model.model_validate(without_unknown(tree, model)).model_dump(mode="json")
     for name, value in removed.items():
         *sections, key = name.removeprefix(f"{at}.").split(".")

@@ -16,8 +16,8 @@ itself, so their mistakes come in a second round. How YAML is read: `mbrl.config
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
@@ -39,21 +39,37 @@ DEEPEST = 20
 """Levels of sections; only an alias inside itself has more."""
 
 
-class Mistake(NamedTuple):
-    """One thing wrong, and where it was written."""
+class _Place(NamedTuple):
+    """Where something was written; sorts file by file and line by line, overrides last."""
 
-    place: str
-    text: str
+    is_override: bool
+    written: str  # the file, or the override itself
+    line: int = 0
+
+    def __str__(self) -> str:
+        if self.is_override:
+            return f"override {self.written!r}"
+        return f"{self.written}:{self.line}" if self.line else self.written
+
+    @property
+    def layer(self) -> str:
+        """What was written together: one file, or all overrides."""
+        return "" if self.is_override else self.written
 
 
-@dataclass(frozen=True)
-class _Assignment:
+_Mistake = tuple[_Place, str]
+
+
+class _Assignment(NamedTuple):
     """One key of a file or one override. A `section` is merged into, anything else replaces."""
 
     name: Name
     value: Any
-    place: str
+    place: _Place
     section: bool = False
+
+
+_IN_PYTHON = _Place(False, "settings")
 
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -68,19 +84,15 @@ def load(model: type[Model], path: str | Path | None = None, overrides: Override
         path: the YAML file; None for the defaults and overrides alone.
         overrides: what is changed on top.
 
-    Returns:
-        The checked instance.
-
     Raises:
         ConfigError: a file cannot be read, or there are mistakes; the message lists all of them.
         TypeError: a model class would silently ignore unknown keys.
     """
-    mistakes: list[Mistake] = []
+    mistakes: list[_Mistake] = []
     assignments = [] if path is None else _read(Path(path), (), mistakes)
     assignments += _parse_overrides(overrides, mistakes)
-    return _checked(
-        model, assignments, mistakes, "settings" if path is None else _shown(Path(path))
-    )
+    root = _IN_PYTHON if path is None else _Place(False, _shown(Path(path)))
+    return _checked(model, assignments, mistakes, root)
 
 
 def change(config: Model, overrides: Overrides) -> Model:
@@ -89,51 +101,43 @@ def change(config: Model, overrides: Overrides) -> Model:
     Raises:
         ConfigError: there are mistakes; the message lists all of them.
     """
-    mistakes: list[Mistake] = []
-    assignments = [*_settings_of(config.model_dump()), *_parse_overrides(overrides, mistakes)]
-    return _checked(type(config), assignments, mistakes, "settings")
-
-
-def _settings_of(section: Mapping[str, Any], name: Name = ()) -> Iterator[_Assignment]:
-    """The settings of a config made before, as a file of all of them would give them."""
-    for key, value in section.items():
-        is_section = isinstance(value, Mapping)
-        yield _Assignment((*name, key), value if not is_section else None, "settings", is_section)
-        if is_section:
-            yield from _settings_of(value, (*name, key))
+    mistakes: list[_Mistake] = []
+    assignments = _parse_overrides(overrides, mistakes)
+    return _checked(type(config), assignments, mistakes, _IN_PYTHON, config.model_dump())
 
 
 def _checked(
-    model: type[Model], assignments: Sequence[_Assignment], mistakes: list[Mistake], root: str
+    model: type[Model],
+    assignments: Sequence[_Assignment],
+    mistakes: list[_Mistake],
+    root: _Place,
+    begun: Mapping[str, Any] = MappingProxyType({}),
 ) -> Model:
-    """Make the instance, or raise with all mistakes, those found before included."""
+    """Make the instance from what is given on top of `begun`, or raise with all mistakes."""
     known = dict(_known_settings(model))
-    values, places = _merge(assignments, dict(kinds.sections(model)))
+    in_kinds, values = dict(kinds.sections(model)), {**begun}
+    places = _merge(values, assignments, in_kinds)
     refused = {**_misplaced_bools(values, known), **_removed(values, known)}
-    mistakes += [Mistake(_place(name, places, root), text) for name, text in refused.items()]
+    mistakes += [(_place(name, places, root), text) for name, text in refused.items()]
     try:
         config = model.model_validate(values)
     except ValidationError as error:
-        for raw in error.errors(include_url=False):
-            detail, said = kinds.as_written(raw, model)
-            name, text = _about(_name_in(values, detail), said or _say(detail, known), known)
+        for detail in error.errors(include_url=False):
+            place = _name_in(values, detail)
+            name, text = _about(place, _say(place, detail, known, in_kinds), known)
             if name not in refused:
                 dotted = f"{'.'.join(name)}: " if name else ""
-                mistakes.append(Mistake(_place(name, places, root), dotted + text))
-    if mistakes:
-        raise ConfigError(_listed(mistakes))
+                mistakes.append((_place(name, places, root), dotted + text))
+    lines = [f"{place}: {text}" for place, text in sorted(set(mistakes))]
+    if len(lines) > 1:
+        lines = ["\n  ".join([f"{len(lines)} mistakes in the settings:", *lines])]
+    if lines:
+        raise ConfigError(lines[0])
     return config
 
 
 def dump(config: BaseModel) -> str:
-    """Write a config as YAML, every setting included, so that `load` gives an equal one.
-
-    Args:
-        config: any instance of a model that `load` could make.
-
-    Returns:
-        YAML text, keys in the order of the classes.
-    """
+    """A config as YAML, every setting in the order of the classes; `load` gives an equal one."""
     values = config.model_dump(mode="json")
     return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
@@ -150,7 +154,7 @@ def find_config(name: str | Path) -> Path:
 # Reading
 
 
-def _read(path: Path, chain: tuple[Path, ...], mistakes: list[Mistake]) -> list[_Assignment]:
+def _read(path: Path, chain: tuple[Path, ...], mistakes: list[_Mistake]) -> list[_Assignment]:
     """All assignments of a file, those of the files it extends first."""
     path, shown = path.resolve(), _shown(path)
     if path in chain:
@@ -170,23 +174,22 @@ def _read(path: Path, chain: tuple[Path, ...], mistakes: list[Mistake]) -> list[
                 if parent.is_file():
                     inherited += _read(parent, (*chain, path), mistakes)
                 else:
-                    mistakes.append(Mistake(assignment.place, f"extends: {_no_file(parent)}"))
+                    mistakes.append((assignment.place, f"extends: {_no_file(parent)}"))
     return inherited + [assignment for assignment in own if assignment.name[0] != "extends"]
 
 
 def _assignments(
-    loader: Loader, node: yaml.Node, name: Name, shown: str, mistakes: list[Mistake]
+    loader: Loader, node: yaml.Node, name: Name, shown: str, mistakes: list[_Mistake]
 ) -> Iterator[_Assignment]:
     """Walk the mappings of a document; whatever is not a mapping is one value."""
     if not isinstance(node, yaml.MappingNode):
-        place = f"{shown}:{node.start_mark.line + 1}"
+        place = _Place(False, shown, node.start_mark.line + 1)
         got = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-        mistakes.append(Mistake(place, f"expected a mapping of settings, got {got}"))
+        mistakes.append((place, f"expected a mapping of settings, got {got}"))
         return
     first_line: dict[str, int] = {}
     for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        place = f"{shown}:{line}"
+        place = _Place(False, shown, key_node.start_mark.line + 1)
         key = loader.construct_object(key_node, deep=True)
         dotted = ".".join((*name, str(key)))
         wrong = None
@@ -197,9 +200,9 @@ def _assignments(
         elif len(name) > DEEPEST:
             wrong = "expected fewer levels, got an alias of itself"
         if wrong is not None:
-            mistakes.append(Mistake(place, f"{dotted}: {wrong}"))
+            mistakes.append((place, f"{dotted}: {wrong}"))
             continue
-        first_line[key] = line
+        first_line[key] = place.line
         if isinstance(value_node, yaml.MappingNode):
             yield _Assignment((*name, key), None, place, section=True)
             yield from _assignments(loader, value_node, (*name, key), shown, mistakes)
@@ -208,49 +211,44 @@ def _assignments(
             yield _Assignment((*name, key), value, place)
 
 
-def _parents(extends: _Assignment, mistakes: list[Mistake]) -> list[str]:
+def _parents(extends: _Assignment, mistakes: list[_Mistake]) -> list[str]:
     """The files named by an `extends` key."""
     value = [extends.value] if isinstance(extends.value, str) else extends.value
     if isinstance(value, list) and all(isinstance(parent, str) for parent in value):
         return value
     got = "a section" if extends.section else repr(value)
-    mistakes.append(Mistake(extends.place, f"extends: expected a file or a list, got {got}"))
+    mistakes.append((extends.place, f"extends: expected a file or a list, got {got}"))
     return []
 
 
-def _parse_overrides(overrides: Overrides, mistakes: list[Mistake]) -> list[_Assignment]:
+def _parse_overrides(overrides: Overrides, mistakes: list[_Mistake]) -> list[_Assignment]:
     """Overrides as assignments."""
     if isinstance(overrides, Mapping):
         items = overrides.items()
-        return [_Assignment(tuple(k.split(".")), v, f"override {k!r}") for k, v in items]
+        return [_Assignment(tuple(k.split(".")), v, _Place(True, k)) for k, v in items]
     assignments = []
     for override in overrides:
-        place = f"override {override!r}"
+        place = _Place(True, override)
         name, equals, text = override.partition("=")
         if not equals or not _OVERRIDE_NAME.fullmatch(name):
-            mistakes.append(Mistake(place, "expected name=value, such as policy.horizon=15"))
+            mistakes.append((place, "expected name=value, such as policy.horizon=15"))
             continue
         try:
             value = parse_value(text)
         except yaml.YAMLError as error:
-            mistakes.append(Mistake(place, f"{name}: expected a YAML value, {_problem(error)}"))
+            mistakes.append((place, f"{name}: expected a YAML value, {_problem(error)}"))
             continue
         assignments.append(_Assignment(tuple(name.split(".")), value, place))
     return assignments
 
 
 def _merge(
-    assignments: Sequence[_Assignment], in_kinds: Mapping[Name, kinds.Kinds]
-) -> tuple[dict[str, Any], dict[Name, str]]:
-    """Apply assignments in order.
-
-    Where a layer sets the `kind` of a section, what earlier layers said of other kinds goes.
-
-    Returns:
-        The nested values, and for each name the place that set it last.
-    """
-    values: dict[str, Any] = {}
-    places: dict[Name, str] = {}
+    values: dict[str, Any],
+    assignments: Sequence[_Assignment],
+    in_kinds: Mapping[Name, kinds.Kinds],
+) -> dict[Name, _Place]:
+    """Put assignments into nested values, in order; for each name the place that set it."""
+    places: dict[Name, _Place] = {}
     for assignment in assignments:
         section, name = values, assignment.name
         for depth, key in enumerate(name[:-1], start=1):
@@ -261,20 +259,17 @@ def _merge(
         if name[-1] == "kind" and (found := in_kinds.get(name[:-1])):
             known = found.keys(assignment.value) or section.keys()
             for key in section.keys() - known:
-                place = places.get((*name[:-1], key)) or places[name[:-1]]
-                if _layer(place) != _layer(assignment.place):
+                full = (*name[:-1], key)
+                above = (full[:depth] for depth in range(len(full), 0, -1))
+                said = next(places[one] for one in above if one in places)
+                if said.layer != assignment.place.layer:
                     del section[key]
         if not assignment.section or not isinstance(section.get(name[-1]), dict):
             section[name[-1]] = {} if assignment.section else assignment.value
             for stale in [old for old in places if old[: len(name)] == name]:
                 del places[stale]
         places[name] = assignment.place
-    return values, places
-
-
-def _layer(place: str) -> str:
-    """What was written together: one file, or all overrides."""
-    return "overrides" if place.startswith("override ") else place.rpartition(":")[0]
+    return places
 
 
 # Checking
@@ -333,12 +328,22 @@ def _name_in(values: dict[str, Any], detail: ErrorDetails) -> Name:
     return tuple(name)
 
 
-def _say(detail: ErrorDetails, known: Mapping[Name, Any]) -> str:
+def _say(
+    name: Name,
+    detail: ErrorDetails,
+    known: Mapping[Name, Any],
+    in_kinds: Mapping[Name, kinds.Kinds],
+) -> str:
     """One pydantic error in our words: expected, got, way out."""
     kind, message, given = detail["type"], detail["msg"], detail["input"]
     got = repr(given) if len(repr(given)) <= 60 else f"{repr(given)[:57]}..."
+    if kind == "union_tag_invalid":
+        found = in_kinds[name]
+        return f"kind: expected {str([*found.kinds])[1:-1]}, got {found.kind_of(given)!r}"
     if kind == "extra_forbidden":
-        return f"unknown setting; {_nearest(tuple(map(str, detail['loc'])), known)}"
+        section = in_kinds.get(name[:-1])
+        foreign = section.foreign(str(detail["loc"][-2]), name[-1]) if section else None
+        return foreign or f"unknown setting; {_nearest(name, known)}"
     if kind == "missing":
         return "expected a value, got none"
     if kind in ("value_error", "assertion_error"):
@@ -376,26 +381,12 @@ def _nearest(name: Name, known: Mapping[Name, Any]) -> str:
 # Messages
 
 
-def _place(name: Name, places: Mapping[Name, str], root: str) -> str:
+def _place(name: Name, places: Mapping[Name, _Place], root: _Place) -> _Place:
     """Where a setting was written, or the section it is in."""
     for depth in range(len(name), 0, -1):
         if name[:depth] in places:
             return places[name[:depth]]
     return root
-
-
-def _listed(mistakes: Sequence[Mistake]) -> str:
-    """All mistakes, file by file and line by line, overrides last."""
-
-    def position(mistake: Mistake) -> tuple[bool, str, int]:
-        file, _, line = mistake.place.rpartition(":")
-        is_line = line.isdigit()
-        return mistake.place.startswith("override "), file, int(line) if is_line else 0
-
-    lines = [f"{place}: {text}" for place, text in sorted(set(mistakes), key=position)]
-    if len(lines) == 1:
-        return lines[0]
-    return "\n  ".join([f"{len(lines)} mistakes in the settings:", *lines])
 
 
 def _shown(path: Path) -> str:
@@ -405,7 +396,6 @@ def _shown(path: Path) -> str:
 
 
 def _text_of(path: Path, shown: str) -> str:
-    """The text of a file."""
     if not path.is_file():
         raise ConfigError(f"{shown}: {_no_file(path)}")
     try:
@@ -417,15 +407,9 @@ def _text_of(path: Path, shown: str) -> str:
 def _no_file(path: Path) -> str:
     """That a file is missing, and which ones are there."""
     there = sorted(file.name for file in path.parent.glob("*.yaml"))
-    if not path.parent.is_dir():
-        return f"expected a YAML file, got no folder {_shown(path.parent)}"
-    if not there:
-        return f"expected a YAML file, got none of that name; {_shown(path.parent)} has no .yaml"
     near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.5) or there[:10]
-    return (
-        f"expected a YAML file, got none named {path.name}; in {_shown(path.parent)} there is "
-        f"{', '.join(near)}"
-    )
+    seen = f"in {_shown(path.parent)} there is {', '.join(near) or 'no .yaml'}"
+    return f"expected a YAML file, got none named {path.name}; {seen}"
 
 
 def _unreadable(shown: str, error: yaml.YAMLError) -> str:

@@ -12,36 +12,27 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, core_schema
+from pydantic_core import core_schema
 
 from mbrl.config.settings import Settings
 
 Name = tuple[str, ...]
+_TAG = "kind: "
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of a section.
-
-    Attributes:
-        settings: what a config may say of it.
-        made_by: the class that is made from them, as `package.module:Class`.
-    """
+    """One kind of a section: its settings, and what is made from them."""
 
     settings: type[Settings]
-    made_by: str
+    made_by: str  # package.module:Class
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """All kinds of a section, by the name that its setting `kind` gives; annotates the section.
+    """All kinds of a section, by the name that its setting `kind` gives; annotates the section."""
 
-    Attributes:
-        default: the kind of a section that names none.
-        kinds: the kinds.
-    """
-
-    default: str
+    default: str  # the kind of a section that names none
     kinds: Mapping[str, Kind]
 
     def keys(self, kind: object) -> set[str]:
@@ -66,14 +57,24 @@ class Kinds:
         others = {key for kind in self.kinds for key in self.keys(kind)} - own if own else set()
         return {key: value for key, value in section.items() if key not in others}
 
+    def foreign(self, tag: str, key: str) -> str | None:
+        """What to say of a key that the kind of a tag does not have but another one has."""
+        others = [other for other in self.kinds if key in self.keys(other)]
+        if not others:
+            return None
+        return f"unknown setting of {tag}; it is one of kind: {' and of '.join(others)}"
+
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        """A union that `kind` chooses from."""
+        """A union that `kind` chooses from; its tags are unlike any key, as errors name both."""
         choices = {
-            name: handler.generate_schema(kind.settings) for name, kind in self.kinds.items()
+            f"{_TAG}{name}": handler.generate_schema(kind.settings)
+            for name, kind in self.kinds.items()
         }
-        return core_schema.tagged_union_schema(choices, discriminator=self.kind_of)
+        return core_schema.tagged_union_schema(
+            choices, discriminator=lambda section: f"{_TAG}{self.kind_of(section)}"
+        )
 
 
 def kinds_of(field: FieldInfo) -> Kinds | None:
@@ -115,39 +116,6 @@ def without_unknown(tree: Any, model: type[BaseModel]) -> Any:
         elif isinstance(value, dict) and _is_model(field.annotation):
             clean[key] = without_unknown(value, field.annotation)  # type: ignore[arg-type]
     return clean
-
-
-def as_written(detail: ErrorDetails, model: type[BaseModel]) -> tuple[ErrorDetails, str | None]:
-    """An error of pydantic without the kinds in its location, which are not in the config.
-
-    Returns:
-        The error, and what is to be said of it if it is about a kind.
-    """
-    here: type[BaseModel] | None = model
-    parts, place, said = list(detail["loc"]), [], None
-    while parts:
-        place.append(parts.pop(0))
-        field = here.model_fields.get(str(place[-1])) if here else None
-        found = kinds_of(field) if field else None
-        if found and parts and parts[0] in found.kinds:
-            kind = str(parts.pop(0))
-            here = found.kinds[kind].settings
-            if detail["type"] == "extra_forbidden" and len(parts) == 1:
-                said = _foreign(found, kind, str(parts[0]))
-        else:
-            models = models_of(field) if field else []
-            here = models[0] if len(models) == 1 else None
-    if detail["type"] == "union_tag_invalid":
-        said = "kind: expected {expected_tags}, got {tag!r}".format(**detail["ctx"])
-    return {**detail, "loc": tuple(place)}, said
-
-
-def _foreign(found: Kinds, kind: str, key: str) -> str | None:
-    """That a key is one of another kind."""
-    others = [other for other in found.kinds if key in found.keys(other)]
-    if not others or kind in others:
-        return None
-    return f"unknown setting of kind: {kind}; it is one of kind: {' and of '.join(others)}"
 
 
 def _is_model(kind: Any) -> bool:

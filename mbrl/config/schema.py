@@ -6,6 +6,7 @@ ranges and contradictions are reported together, each with file and line (`mbrl.
 module imports neither Ray nor the algorithms, so a check takes no longer than reading the file.
 """
 
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,18 +29,10 @@ AGENTS = ("dream", *BASELINES, "random")
 class CollectSettings(Settings):
     """How real experience is gathered (`mbrl.collect`)."""
 
-    num_collectors: int = Field(
-        0, ge=0, description="Ray actors; 0 collects in the training process"
-    )
-    num_envs: int = Field(
-        8, ge=1, description="environments stepped in one batch by each collector"
-    )
-    steps_per_iteration: int = Field(
-        64, ge=1, description="env steps between two rounds of learning"
-    )
-    prefill_steps: int = Field(
-        512, ge=1, description="random steps before learning starts; they count"
-    )
+    num_collectors: int = Field(0, ge=0, description="Ray actors; 0 collects where the loop runs")
+    num_envs: int = Field(8, ge=1, description="environments each collector steps in one batch")
+    steps_per_iteration: int = Field(64, ge=1, description="env steps between rounds of learning")
+    prefill_steps: int = Field(512, ge=1, description="random steps before learning; they count")
     fragment_steps: int = Field(256, ge=1, description="a fragment is cut after this many steps")
     fragment_s: float = Field(30.0, gt=0, description="or after this many seconds")
     max_restarts: int = Field(100, ge=0, description="crashes in a row before the run stops")
@@ -48,12 +41,9 @@ class CollectSettings(Settings):
 class ReplaySettings(Settings):
     """What is kept and what is sampled (`mbrl.replay`)."""
 
-    capacity_steps: int = Field(
-        1_000_000, ge=1, description="newest env steps that are sampled from"
-    )
+    capacity_steps: int = Field(1_000_000, ge=1, description="newest steps that are sampled from")
     ring_dir: Path | None = Field(
-        None,
-        description="folder of the memory-mapped ring; default: a temporary one that is removed",
+        None, description="folder of the memory-mapped ring; default: the system's temporary one"
     )
     max_disk_gb: float | None = Field(
         None, gt=0, description="oldest segments beyond this are deleted; default: keep all"
@@ -64,55 +54,36 @@ class LearnModelSettings(Settings):
     """How the world model is trained (`mbrl.learn_model`)."""
 
     train_ratio: float = Field(384.0, gt=0, description="replayed rows per collected env step")
-    batch_size: int = Field(
-        64, ge=1, description="B, sequences per update, over all learners together"
-    )
+    batch_size: int = Field(64, ge=1, description="B, sequences per update of all learners")
     sequence_length: int = Field(16, ge=2, description="T, rows per sequence")
     lr: float = Field(1e-3, gt=0, description="Adam step size")
     adam_eps: float = Field(1e-6, gt=0, description="Adam epsilon")
-    warmup_updates: int = Field(
-        100, ge=0, description="updates over which the step size grows from zero"
-    )
+    warmup_updates: int = Field(100, ge=0, description="in which the step size grows from zero")
     halve_after: int | None = Field(
-        None,
-        ge=1,
-        description="updates after which the step size is half of lr, and a third after twice as "
-        "many: lr / (1 + updates / halve_after); null keeps it",
+        None, ge=1, description="the step size is lr / (1 + updates / halve_after); null: lr"
     )
     grad_clip: float = Field(100.0, gt=0, description="largest global norm of the gradient")
-    num_learners: int = Field(
-        0, ge=0, description="Ray actors under DDP; 0 learns in the training process"
-    )
+    num_learners: int = Field(0, ge=0, description="Ray actors (DDP); 0 learns where the loop runs")
     gpus_per_learner: float = Field(0.0, ge=0, description="GPUs each learner actor asks Ray for")
-    max_starts: int = Field(
-        16384, ge=1, description="latest posterior latents kept as starts of dreams"
-    )
+    max_starts: int = Field(16384, ge=1, description="latest posterior latents as dreams' starts")
 
 
 class LearnPolicySettings(Settings):
     """How much the policy learns in the dream; how it learns is `policy`."""
 
     dream_ratio: float = Field(480.0, gt=0, description="imagined steps per collected env step")
-    num_learners: int = Field(
-        0, ge=0, description="RLlib learner actors; 0 learns in the training process"
-    )
+    num_learners: int = Field(0, ge=0, description="RLlib's actors; 0 learns where the loop runs")
 
 
 class EvaluateSettings(Settings):
     """When and how the agent is judged (`mbrl.evaluate`)."""
 
-    every_steps: int = Field(
-        1000, ge=1, description="env steps between evaluations; the end is always one"
-    )
+    every_steps: int = Field(1000, ge=1, description="between evaluations; the end is always one")
     episodes: int = Field(20, ge=1, description="episodes of each evaluation")
     final_episodes: int = Field(50, ge=1, description="episodes of the last one")
     num_envs: int = Field(10, ge=1, description="environments stepped in one batch")
-    explore: bool = Field(
-        False, description="sample actions, as in training, instead of taking the most likely"
-    )
-    seed: int = Field(
-        1_000_000, ge=0, description="the same for every agent and run that is compared"
-    )
+    explore: bool = Field(False, description="sample actions instead of taking the most likely")
+    seed: int = Field(1_000_000, ge=0, description="the same for all agents that are compared")
 
 
 class RunSettings(Settings):
@@ -125,12 +96,9 @@ class RunSettings(Settings):
     tensorboard: bool = Field(True, description="mirror metrics.jsonl to TensorBoard")
     wandb: bool = Field(False, description="mirror metrics to Weights & Biases (extra: wandb)")
     mlflow: bool = Field(False, description="mirror metrics to MLflow (extra: mlflow)")
-    threads: int | None = Field(
-        None, ge=1, description="torch threads; default: torch's own choice"
-    )
+    threads: int | None = Field(None, ge=1, description="of torch; default: torch's own choice")
     ray_address: str | None = Field(
-        None,
-        description="Ray head to join (auto: any); default: the job's, else a local one if needed",
+        None, description="Ray head to join (auto: any); default: the job's, else one of our own"
     )
 
 
@@ -180,47 +148,41 @@ class Config(_AllSections):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        width = self.collectors * self.collect.num_envs
-        for name in ("steps_per_iteration", "prefill_steps"):
-            value = getattr(self.collect, name)
-            if value % width:
-                raise ValueError(
-                    f"collect.{name}: expected a multiple of {width} (collectors x environments), "
-                    f"got {value}"
-                )
         learn = self.learn_model
+        width = self.collectors * self.collect.num_envs
+        for name, divisor, what in (
+            ("collect.steps_per_iteration", width, "(collectors x environments)"),
+            ("collect.prefill_steps", width, "(collectors x environments)"),
+            ("learn_model.batch_size", learn.num_learners, "learners"),
+            ("policy.dreams", self.learn_policy.num_learners, "learners"),
+        ):
+            value = attrgetter(name)(self)
+            if value % max(1, divisor):
+                raise ValueError(f"{name}: expected a multiple of {divisor} {what}, got {value}")
         learners = learn.num_learners + self.learn_policy.num_learners
         if learners and self.device.startswith("cuda:") and self.device != "cuda:0":
             raise ValueError(
                 f"device: expected cuda with num_learners, as Ray gives each learner its GPU, got "
                 f"{self.device}; choose GPUs with CUDA_VISIBLE_DEVICES"
             )
-        if learn.batch_size % max(1, learn.num_learners):
-            raise ValueError(
-                f"learn_model.batch_size: expected a multiple of {learn.num_learners} learners, "
-                f"got {learn.batch_size}"
-            )
-        if self.policy.dreams % max(1, self.learn_policy.num_learners):
-            raise ValueError(
-                f"policy.dreams: expected a multiple of {self.learn_policy.num_learners} learners, "
-                f"got {self.policy.dreams}"
-            )
-        for section, name in (("collect", "prefill_steps"), ("replay", "capacity_steps")):
-            value = getattr(getattr(self, section), name)
-            if self.agent == "dream" and value < learn.sequence_length:
+        if self.agent != "dream":
+            return self
+        for name in ("collect.prefill_steps", "replay.capacity_steps"):
+            value = attrgetter(name)(self)
+            if value < learn.sequence_length:
                 raise ValueError(
-                    f"{section}.{name}: expected at least learn_model.sequence_length = "
+                    f"{name}: expected at least learn_model.sequence_length = "
                     f"{learn.sequence_length}, got {value}"
                 )
         owed = learn.train_ratio * min(self.collect.prefill_steps, self.collect.steps_per_iteration)
         rows = learn.batch_size * learn.sequence_length
-        if self.agent == "dream" and owed < rows:
+        if owed < rows:
             raise ValueError(
                 f"learn_model.train_ratio: expected a batch (batch_size x sequence_length = {rows} "
                 f"rows) or more for every collect.steps_per_iteration, and for prefill_steps, "
                 f"got {owed:g} rows; raise the ratio or those steps"
             )
-        if self.agent == "dream" and self.collect.prefill_steps > self.env_steps:
+        if self.collect.prefill_steps > self.env_steps:
             raise ValueError(
                 f"collect.prefill_steps: expected at most env_steps = {self.env_steps}, "
                 f"got {self.collect.prefill_steps}"
@@ -229,12 +191,8 @@ class Config(_AllSections):
 
 
 def load(path: Path | str, overrides: config_file.Overrides = ()) -> Config:
-    """Read a config file, apply overrides, check everything.
-
-    Raises:
-        ConfigError: with every mistake found, each with its file and line.
-    """
-    return config_file.load(Config, path, overrides)
+    """Read a config file, or one that is shipped by its name; see `mbrl.config.file.load`."""
+    return config_file.load(Config, config_file.find_config(path), overrides)
 
 
 def load_config(config: Config | Path | str, **settings: Any) -> Config:
@@ -250,4 +208,4 @@ def load_config(config: Config | Path | str, **settings: Any) -> Config:
     """
     if isinstance(config, Config):
         return config_file.change(config, settings) if settings else config
-    return load(config_file.find_config(config), settings)
+    return load(config, settings)

@@ -61,13 +61,7 @@ Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
 def parse_value(text: str) -> Any:
-    """Read one value, such as the right side of an override.
-
-    Args:
-        text: YAML; nothing at all is null.
-
-    Returns:
-        A scalar, list or dict.
+    """Read one value, such as the right side of an override; nothing at all is null.
 
     Raises:
         yaml.YAMLError: it is not YAML.

@@ -34,8 +34,6 @@ from mbrl.errors import ReplayError
 from mbrl.replay.store import ReplayStore, SegmentInfo
 
 _RESERVE_BYTES = 16 << 20  # disk is claimed in pieces of this size
-
-
 _LABEL, _T0, _START, _ROWS = range(4)  # columns of the table of fragments
 
 
@@ -44,10 +42,7 @@ class FragmentTable:
 
     A fragment is a run of rows that were added together: rows `start` to `start + rows` of all that
     were ever added, which lie in ring slots modulo the capacity. No row's content is known here, so
-    the tape of a million rows is a few array operations.
-
-    Attributes:
-        rows: live rows.
+    the tape of a million rows is a few array operations. `rows` counts those that are live.
     """
 
     def __init__(self) -> None:
@@ -101,12 +96,7 @@ class FragmentTable:
         return list(self._spans[label])
 
     def tape(self, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """All live rows in reading order, of a ring of `capacity` slots.
-
-        Returns:
-            (N,) the ring slot of each tape position, and (N,) whether its row does not continue the
-            tape row before it; True at 0.
-        """
+        """The ring slot of each tape position (N,), and whether its row is a first one (N,)."""
         live = self._table[self._head : self._tail]
         _, oldest, group = np.unique(live[:, _LABEL], return_index=True, return_inverse=True)
         live = live[np.lexsort((live[:, _T0], oldest[group]))]
@@ -161,15 +151,13 @@ class SequenceSampler:
 
     Args:
         capacity_steps: rows that are kept, final observations included; the oldest go first.
-        obs_shape: of one observation.
-        obs_dtype: of observations.
-        action_shape: () for a discrete space, (A,) for a Box.
-        action_dtype: "int64" or "float32".
+        obs_shape, obs_dtype: of one observation.
+        action_shape, action_dtype: () int64 for a discrete space, (A,) float32 for a Box.
         directory: on which disk the ring lives (such as /dev/shm); None for the system's temporary
             folder. Nothing is left there.
 
     Raises:
-        ReplayError: the capacity is below 1, or the folder cannot hold the ring.
+        ReplayError: the folder cannot hold the ring.
     """
 
     def __init__(
@@ -181,8 +169,6 @@ class SequenceSampler:
         action_dtype: DTypeLike = np.int64,
         directory: Path | None = None,
     ) -> None:
-        if capacity_steps < 1:
-            raise ReplayError(f"replay.capacity_steps: expected at least 1, got {capacity_steps}")
         self.capacity = capacity_steps
         kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
             "obs": (tuple(obs_shape), np.dtype(obs_dtype)),
@@ -224,10 +210,7 @@ class SequenceSampler:
         return [name for name, _ in self._loaded]
 
     def add(self, episode: Episode) -> int:
-        """Add a fragment's rows; rows whose (eps_id, t) is live already are dropped.
-
-        Returns:
-            The number of rows added.
+        """Add a fragment's rows, but those whose (eps_id, t) is live already; how many were added.
 
         Raises:
             ReplayError: another shape or dtype than the ring's, or the ring's disk is full.
@@ -246,16 +229,13 @@ class SequenceSampler:
         return sum(piece.rows for piece in pieces)
 
     def refresh(self, store: ReplayStore, order: Sequence[str] | None = None) -> int:
-        """Load the segments that are new since the last call.
+        """Load the segments of a store that are new since the last call; how many rows were added.
 
         Args:
             store: which store to follow.
             order: on resume, the checkpoint's `segments` after `store.restore(order)`: exactly
                 these are loaded, in this order, and all others now in the store count as seen.
                 Broken ones are left out (`ReplayStore.excuse`).
-
-        Returns:
-            The number of rows added.
 
         Raises:
             ReplayError: a segment of `order` is missing without having broken, or as in `add`.
@@ -276,15 +256,10 @@ class SequenceSampler:
         return added
 
     def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> SequenceBatch:
-        """Draw windows of the tape, uniformly and with replacement.
+        """Draw B windows of T rows of the tape, uniformly and with replacement.
 
-        Args:
-            batch_size: B.
-            length: T, rows per sequence.
-            rng: decides the starts; one call draws B integers from it.
-
-        Returns:
-            (B, T) rows in arrival order; arrays are the caller's.
+        One call draws B integers from `rng`. The rows are in arrival order; the arrays are the
+        caller's.
 
         Raises:
             ReplayError: fewer rows than `length` are stored.

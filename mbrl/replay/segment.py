@@ -45,7 +45,7 @@ class SegmentVersionError(ReplayError):
     """The file is a healthy segment of a format this version does not know."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Layout:
     """What every row of a segment looks like; equal in all segments of a store.
 
@@ -77,42 +77,29 @@ class Layout:
         return self.obs_bytes + action_bytes + _ROW_EXTRA_BYTES + self.ram_bytes
 
 
-NO_LAYOUT = Layout(
-    env_id="", obs_dtype="uint8", obs_shape=(), action_dtype="int64", action_shape=()
-)  # of an empty store
+NO_LAYOUT = Layout("", "uint8", (), "int64", ())  # of an empty store
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FragmentInfo:
-    """One entry of the footer's `episodes` list: a fragment, without its rows.
-
-    Attributes:
-        reward_sum: sum of the fragment's raw rewards ("return" in the footer).
-        The other names are those of `Episode`.
-    """
+    """One entry of the footer's `episodes` list: a fragment, as `Episode`, without its rows."""
 
     eps_id: str
     t0: int
     rows: int
     steps: int
-    reward_sum: float
+    reward_sum: float  # raw; "return" in the footer
     ended: bool
     policy_version: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentHeader:
-    """The footer of a segment.
-
-    Attributes:
-        layout: shape of the rows.
-        fragments: in the order of the rows.
-        sha256: 64 hex digits over the footer's other fields and all rows.
-    """
+    """The footer of a segment."""
 
     layout: Layout
-    fragments: tuple[FragmentInfo, ...]
-    sha256: str
+    fragments: tuple[FragmentInfo, ...]  # in the order of the rows
+    sha256: str  # 64 hex digits over the footer's other fields and all rows
 
     @property
     def rows(self) -> int:
@@ -133,15 +120,8 @@ def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
         for e in episodes
     }
     layouts = {
-        Layout(
-            env_id=env_id,
-            obs_dtype=obs_dtype.name,
-            obs_shape=obs_shape,
-            action_dtype=action_dtype.name,
-            action_shape=action_shape,
-            ram_bytes=ram_bytes,
-        )
-        for obs_dtype, obs_shape, action_dtype, action_shape, ram_bytes in kinds
+        Layout(env_id, obs.name, obs_shape, action.name, action_shape, ram_bytes)
+        for obs, obs_shape, action, action_shape, ram_bytes in kinds
     }
     if len(layouts) > 1:
         raise ReplayError(f"expected one shape and dtype in a segment, got {describe(layouts)}")
@@ -158,11 +138,7 @@ def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
 
 
 def _ram_bytes(episode: Episode) -> int:
-    """Bytes of memory in each row.
-
-    Raises:
-        ReplayError: the memory is not (n, R) uint8 with R >= 1.
-    """
+    """Bytes of memory in each row."""
     ram = episode.ram
     if ram is None:
         return 0
@@ -186,10 +162,10 @@ def describe(layouts: Iterable[Layout]) -> str:
     )
 
 
-def footer_fields(layout: Layout, fragments: Sequence[FragmentInfo]) -> dict[str, str]:
-    """Write a footer as text fields, all but the SHA-256."""
+def _footer(layout: Layout, episodes: Sequence[Episode]) -> dict[str, str]:
+    """A footer as text fields, all but the SHA-256."""
     names = {"reward_sum": "return"}
-    listed = [{names.get(k, k): v for k, v in vars(one).items()} for one in fragments]
+    listed = [{names.get(k, k): v for k, v in vars(_info(one)).items()} for one in episodes]
     # written only where there is a column, so that files without one stay what they always were
     ram = {"ram_bytes": str(layout.ram_bytes)} if layout.ram_bytes else {}
     return {
@@ -203,13 +179,13 @@ def footer_fields(layout: Layout, fragments: Sequence[FragmentInfo]) -> dict[str
     }
 
 
-def parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHeader]:
-    """Read the text fields of a parquet footer, as text and as values.
+def _info(e: Episode) -> FragmentInfo:
+    total = float(e.rewards.sum(dtype=np.float64))
+    return FragmentInfo(e.eps_id, e.t0, e.rows, e.steps, total, e.ended, e.policy_version)
 
-    Raises:
-        SegmentVersionError: a segment of another format version.
-        ReplayError: not a segment, or an incomplete footer.
-    """
+
+def _parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHeader]:
+    """The text fields of a parquet footer, as text and as values."""
     raw: Mapping[bytes, bytes] = metadata.metadata or {}
     fields = {key.decode(): value.decode() for key, value in raw.items() if key != b"ARROW:schema"}
     found = fields.get("format", "")
@@ -222,12 +198,12 @@ def parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHead
     try:
         obs, action = json.loads(fields["obs"]), json.loads(fields["action"])
         layout = Layout(
-            env_id=fields["env_id"],
-            obs_dtype=str(obs["dtype"]),
-            obs_shape=tuple(int(n) for n in obs["shape"]),
-            action_dtype=str(action["dtype"]),
-            action_shape=tuple(int(n) for n in action["shape"]),
-            ram_bytes=int(fields.get("ram_bytes", "0")),
+            fields["env_id"],
+            str(obs["dtype"]),
+            tuple(map(int, obs["shape"])),
+            str(action["dtype"]),
+            tuple(map(int, action["shape"])),
+            int(fields.get("ram_bytes", "0")),
         )
         listed = json.loads(fields["episodes"])
         fragments = [FragmentInfo(reward_sum=entry.pop("return"), **entry) for entry in listed]
@@ -239,32 +215,14 @@ def parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHead
     return fields, SegmentHeader(layout=layout, fragments=tuple(fragments), sha256=sha256)
 
 
-def fragment_info(episode: Episode) -> FragmentInfo:
-    """Describe a fragment as the footer does."""
-    return FragmentInfo(
-        eps_id=episode.eps_id,
-        t0=episode.t0,
-        rows=episode.rows,
-        steps=episode.steps,
-        reward_sum=float(episode.rewards.sum(dtype=np.float64)),
-        ended=episode.ended,
-        policy_version=episode.policy_version,
-    )
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def encode_segment(episodes: Sequence[Episode], env_id: str = "") -> bytes:
-    """Encode fragments as one parquet file.
+    """Encode fragments of one layout, in the order the rows shall have, as one parquet file.
 
-    Args:
-        episodes: fragments of one layout, in the order the rows shall have.
-        env_id: goes into the footer.
-
-    Returns:
-        The whole file. Equal episodes give an equal `sha256` in the footer.
+    Equal episodes give an equal `sha256` in the footer, which names `env_id` too.
 
     Raises:
         ReplayError: the episodes do not fit in one segment or break the contract of `Episode`.
@@ -273,7 +231,7 @@ def encode_segment(episodes: Sequence[Episode], env_id: str = "") -> bytes:
     largest = max(layout.obs_bytes, layout.ram_bytes)
     for episode in episodes:
         _check(episode, largest)
-    fields = footer_fields(layout, [fragment_info(episode) for episode in episodes])
+    fields = _footer(layout, episodes)
     fields["sha256"] = _digest(fields, episodes)
     schema = _schema(layout)
     table = _table(episodes, layout, schema)
@@ -309,7 +267,7 @@ def decode_segment(data: bytes) -> tuple[SegmentHeader, list[Episode]]:
         _refusing_what_is_broken(),
         pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False) as file,
     ):
-        fields, header = parse_footer(file.metadata)
+        fields, header = _parse_footer(file.metadata)
         schema = _schema(header.layout)
         if not file.schema_arrow.equals(schema):
             raise ReplayError(
@@ -325,18 +283,10 @@ def decode_segment(data: bytes) -> tuple[SegmentHeader, list[Episode]]:
 
 
 def read_header(source: Any) -> SegmentHeader:
-    """Read only the footer of a segment.
-
-    Args:
-        source: bytes of the file, or anything `pyarrow.parquet.read_metadata` opens.
-
-    Raises:
-        SegmentVersionError: the file has another format version.
-        ReplayError: it is no segment.
-    """
+    """Read only the footer of a segment, from bytes or whatever pyarrow opens; errors as above."""
     with _refusing_what_is_broken():
         where = pa.BufferReader(source) if isinstance(source, bytes) else source
-        return parse_footer(pq.read_metadata(where))[1]
+        return _parse_footer(pq.read_metadata(where))[1]
 
 
 @contextlib.contextmanager
@@ -378,13 +328,6 @@ def _check(episode: Episode, value_bytes: int) -> None:
             f"expected fragments below 2 GiB, got {episode.rows} rows of {value_bytes} "
             "bytes; commit shorter fragments"
         )
-    if not episode.ended:
-        return
-    if filled := [name for name in ("actions", *CAUSED) if getattr(episode, name)[-1].any()]:
-        raise ReplayError(
-            f"episode {episode.eps_id}: expected zeros in the final row, which has no action, got "
-            f"a value in {', '.join(filled)}; the last action's results belong to the row before"
-        )
 
 
 def _digest(fields: Mapping[str, str], episodes: Iterable[Episode]) -> str:
@@ -393,7 +336,7 @@ def _digest(fields: Mapping[str, str], episodes: Iterable[Episode]) -> str:
     for episode in episodes:
         digest.update(f"{episode.env_steps_total} {episode.rows}".encode())
         for column in episode.columns.values():
-            digest.update(_little_endian(column).tobytes())
+            digest.update(_little_endian(column).data)
     return digest.hexdigest()
 
 
@@ -413,13 +356,22 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
     t0 = np.array([episode.t0 for episode in episodes])
     t = np.arange(ends[-1]) - np.repeat(ends - rows - t0, rows)
     number = pa.array(np.repeat(np.arange(len(episodes)), rows))
+    joined = {
+        name: np.concatenate([getattr(episode, name) for episode in episodes])
+        for name in ("actions", *CAUSED)
+    }
+    if filled := [name for name, values in joined.items() if values[no_action].any()]:
+        raise ReplayError(
+            f"expected zeros in the final row of an episode, which has no action, got a value in "
+            f"{', '.join(filled)}; the last action's results belong to the row before"
+        )
     columns = {
         "eps_id": pa.array([episode.eps_id for episode in episodes], pa.string()).take(number),
         "t": pa.array(t.astype(np.int32)),
         "obs": _binary([episode.obs for episode in episodes], layout.obs_bytes),
-        "actions": _action_column(_joined(episodes, "actions"), no_action, layout),
-        "rewards": pa.array(_joined(episodes, "rewards"), mask=no_action),
-        **{name: pa.array(_joined(episodes, name)) for name in _FLAGS},
+        "actions": _action_column(joined["actions"], no_action, layout),
+        "rewards": pa.array(joined["rewards"], mask=no_action),
+        **{name: pa.array(joined[name]) for name in _FLAGS},
     }
     for name in _STAMPS:
         stamps = [getattr(episode, name) for episode in episodes]
@@ -428,11 +380,6 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
         memories = [episode.ram for episode in episodes if episode.ram is not None]
         columns["ram"] = _binary(memories, layout.ram_bytes)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _joined(episodes: Sequence[Episode], name: str) -> Array:
-    joined: Array = np.concatenate([getattr(episode, name) for episode in episodes])
-    return joined
 
 
 def _binary(arrays: Sequence[Array], size: int) -> pa.ChunkedArray:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from mbrl.episode import uncovered
-from mbrl.replay.segment import NO_LAYOUT, FragmentInfo, SegmentHeader
+from mbrl.replay.segment import NO_LAYOUT, FragmentInfo, Layout, SegmentHeader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,24 +17,19 @@ class ReplayStats:
     A fragment without rows that are new is not counted; one with new rows counts in full.
 
     Attributes:
-        env_id: "" if unknown.
-        obs_shape, obs_dtype: of one observation; () and "" in an empty store.
+        layout: of the rows; `NO_LAYOUT` in an empty store.
         segments: files.
         episodes: whole episodes, from their first row to their final observation.
         partial_episodes: episodes of which some rows are missing (running, cut off, evicted).
-        steps: rows that hold an action.
-        rows: all rows.
-        disk_bytes: size of the files.
-        raw_bytes: size of the same rows uncompressed in memory.
+        steps, rows: rows that hold an action, and all rows.
+        disk_bytes, raw_bytes: size of the files, and of the same rows uncompressed in memory.
         return_mean, return_min, return_max, length_mean: over whole episodes; nan without one.
         policy_version_min, policy_version_max: versions that chose the actions; 0 if empty.
         env_steps_total: steps the run had collected at the newest segment.
         quarantined: broken files that were moved away.
     """
 
-    env_id: str
-    obs_shape: tuple[int, ...]
-    obs_dtype: str
+    layout: Layout
     segments: int
     episodes: int
     partial_episodes: int
@@ -75,9 +70,7 @@ def summarise(
     versions = [part.policy_version for part in known] or [0]
     lengths = [sum(part.steps for part in parts) for parts in whole]
     return ReplayStats(
-        env_id=layout.env_id,
-        obs_shape=layout.obs_shape,
-        obs_dtype=layout.obs_dtype,
+        layout=layout,
         segments=len(headers),
         episodes=len(whole),
         partial_episodes=len(episodes) - len(whole),
@@ -98,11 +91,12 @@ def summarise(
 
 def format_stats(stats: ReplayStats) -> str:
     """Render totals as text for a terminal, one fact per line."""
-    shape = " x ".join(map(str, stats.obs_shape)) or "scalar"
+    layout = stats.layout
+    shape = " x ".join(map(str, layout.obs_shape)) or "scalar"
     ratio = f" ({stats.compression:.1f} : 1)" if stats.disk_bytes else ""
     lines = [
-        ("environment", stats.env_id or "unknown"),
-        ("observation", f"{shape} {stats.obs_dtype}" if stats.segments else "none yet"),
+        ("environment", layout.env_id or "unknown"),
+        ("observation", f"{shape} {layout.obs_dtype}" if stats.segments else "none yet"),
         ("segments", f"{stats.segments:,} ({stats.quarantined:,} broken, moved to bad/)"),
         ("episodes", f"{stats.episodes:,} whole, {stats.partial_episodes:,} in part"),
         ("steps", f"{stats.steps:,} ({stats.rows:,} rows)"),

@@ -55,8 +55,7 @@ class SegmentInfo:
         env_steps_total: steps the run had collected when the segment was committed.
         writer: which collector wrote it; letters, digits, "_" and ".".
         seq: counts the segments of this writer.
-        steps: rows that hold an action.
-        rows: all rows, final observations included.
+        steps, rows: rows that hold an action, and all rows.
         episodes_ended: final observations in it.
         content: first 8 hex digits of the content's SHA-256, so equal runs give equal names.
     """
@@ -96,7 +95,7 @@ def parse_name(name: str) -> SegmentInfo | None:
 def describe_segment(
     header: SegmentHeader, env_steps_total: int, writer: str, seq: int
 ) -> SegmentInfo:
-    """Make the name of a segment from its footer and its place in the order."""
+    """A segment's name, from its footer and its place in the order."""
     return SegmentInfo(
         env_steps_total=env_steps_total,
         writer=writer,
@@ -109,11 +108,9 @@ def describe_segment(
 
 
 class ReplayStore:
-    """Segments of one environment in one folder.
+    """Segments of one environment in one folder, which is made at the first commit.
 
-    Args:
-        directory: made at the first commit.
-        env_id: recorded in each segment; "" takes over what the folder already says.
+    `env_id` is recorded in each segment; "" takes over what the folder already says.
 
     Attributes:
         quarantined: broken files this object has moved to `bad/`.
@@ -131,16 +128,15 @@ class ReplayStore:
         self._swept = False
 
     def commit(self, episodes: Sequence[Episode], writer: str, env_steps_total: int) -> SegmentInfo:
-        """Publish fragments as one new segment, whole or not at all.
+        """Publish fragments, in the order of replay, as one new segment, whole or not at all.
+
+        The same episodes committed by the same history get the same name.
 
         Args:
-            episodes: fragments in the order in which they shall be replayed.
+            episodes: the fragments.
             writer: who collected them; letters, digits, "_" and ".". No two living processes may
                 share one.
             env_steps_total: steps the run has collected, these included; >= 0.
-
-        Returns:
-            The new segment. The same episodes committed by the same history get the same name.
 
         Raises:
             ReplayError: a full disk, rows that break the contract of `Episode`, or rows unlike
@@ -180,9 +176,8 @@ class ReplayStore:
     def read(self, info: SegmentInfo) -> list[Episode]:
         """Read and prove one segment.
 
-        Returns:
-            Its episodes. Empty if the file is broken, which is then moved to `bad/` and counted, or
-            if another process evicted it since the listing.
+        There are no episodes if the file is broken, which is then moved to `bad/` and counted, or
+        if another process evicted it since the listing.
 
         Raises:
             SegmentVersionError: written by another version of the format; never moved.
@@ -213,11 +208,8 @@ class ReplayStore:
     def pin(self, names: Sequence[str]) -> list[str]:
         """Record that the checkpoint needs these segments and no others: they are not evicted.
 
-        Returns:
-            What was pinned: segments gone since they were loaded are left out, and warned of once.
-
-        Raises:
-            ReplayError: the disk is full.
+        Returns what was pinned: segments gone since they were loaded are left out, and warned of
+        once.
         """
         here = {info.name for info in self.segments()}
         pinned = [name for name in names if name in here]
@@ -227,11 +219,7 @@ class ReplayStore:
         return pinned
 
     def pinned(self) -> set[str]:
-        """Names that a checkpoint needs.
-
-        Raises:
-            ReplayError: a list of pins is no JSON.
-        """
+        """Names that a checkpoint needs."""
         names: set[str] = set()
         for path in self._pins.glob("*.json"):
             try:
@@ -251,7 +239,7 @@ class ReplayStore:
             names: as given to `pin`; empty means that the checkpoint knew no segment.
 
         Returns:
-            The checkpoint's segments in the order of `names`, without those that `excuse` accepts.
+            The checkpoint's segments, without those that `excuse` accepts.
 
         Raises:
             ReplayError: a segment is gone, and not because it broke.
@@ -306,11 +294,7 @@ class ReplayStore:
         return durable.sweep(self._temporary, max_age_s)
 
     def stats(self) -> ReplayStats:
-        """Total up names and footers; no row is decoded.
-
-        Raises:
-            ReplayError: there is no replay in the folder.
-        """
+        """Total up names and footers; no row is decoded."""
         if not self.data.is_dir():
             raise ReplayError(
                 f"expected a replay folder with data/ in it, got {self.directory}; "

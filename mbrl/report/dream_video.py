@@ -51,9 +51,10 @@ def newest_sequences(store: ReplayStore, count: int, length: int) -> SequenceBat
     if not runs:
         return None
     length = min(length, *(sum(part.rows for part in run) for run in runs))
-    names = ("obs", "actions", "rewards", "terminateds")
     is_first = np.stack([np.arange(length + 1) == 1 for _ in runs])
-    return arrival(**{name: _last(runs, name, length) for name in names}, is_first=is_first)
+    names = ("actions", "rewards", "terminateds")
+    caused = {name: _last(runs, name, length) for name in names}
+    return arrival(obs=_last(runs, "obs", length)[:, 1:], **caused, is_first=is_first)
 
 
 def _joined(fragments: list[Episode]) -> list[Episode]:

@@ -3,9 +3,10 @@
 An arm is a title and overrides on `configs/fidelity.yaml`, never code (see `studies.arms`).
 Variants and ablations have one seed and half the minutes of main arms, unless they are read beside
 one main arm: then they have all of them. Tables name the minutes. Retired arms are those whose
-setting is gone; their results stay. This module imports nothing heavy.
+setting is gone; their results stay.
 """
 
+from mbrl.config.removed import REMOVED
 from mbrl.studies.arms import Arm
 
 _PLAIN_ENCODER = (
@@ -15,15 +16,9 @@ _PLAIN_ENCODER = (
 )
 # full-resolution maps are what a deconvolution costs: half of PixelCNN's number per frame
 _DECONV = ("world_model.decoder.kind=deconv", "world_model.decoder.channels=8")
-_SQUARED_ERROR = (
-    *_DECONV,
-    "world_model.decoder.likelihood=mse",
-    "world_model.decoder.levels=256",
-)
 # Ha & Schmidhuber (2018): a VAE of its own with 32 Gaussian dimensions and a floor of half a nat
 # for each, summed squared error on every frame, and a decoder that sees the code alone. Its step
-# size was 1e-4, over 10 passes of 10 million frames (`carracing/vae_train.py` of
-# WorldModelsExperiments). Ours sees far fewer, so it is three times as large.
+# size was 1e-4, over 100 million frames; ours sees far fewer, so it is three times as large.
 _WORLD_MODELS = (
     "world_model.joint=false",
     "world_model.decoder={kind: world_models, likelihood: mse, levels: 256, sees_hidden: false, "
@@ -48,12 +43,8 @@ _STAGEWISE = "world_model.joint=false"
 _PRESSED = "world_model.kl.soft_free_nats=4"
 
 
-def _layers(count: int) -> tuple[str, ...]:
-    return (f"world_model.decoder.layers={count}",)
-
-
 def _gone(setting: str) -> str:
-    return f"its setting world_model.{setting} is gone, since it changed little (docs/fidelity.md)"
+    return REMOVED[f"world_model.{setting}"][1]
 
 
 ARMS: dict[str, Arm] = {
@@ -92,8 +83,8 @@ ARMS: dict[str, Arm] = {
     ),
     "pixelcnn_past_beside": Arm(
         "PixelCNN, shown both",
-        (_PAST, "world_model.encoder.keep_whole=true"),
         note="the encoder sees both whole frames and what is new in them",
+        retired=_gone("encoder.keep_whole"),
     ),
     "pixelcnn_past_long": Arm(
         "PixelCNN, past subtracted, long",
@@ -107,19 +98,24 @@ ARMS: dict[str, Arm] = {
         note="so that the encoder does not get the decoder's credit",
         budget=_AS_MAIN,
     ),
-    "deconv_mse": Arm("deconv, squared error", _SQUARED_ERROR, note="joint"),
+    "deconv_mse": Arm(
+        "deconv, squared error",
+        (*_DECONV, "world_model.decoder.likelihood=mse", "world_model.decoder.levels=256"),
+        note="joint",
+    ),
     "flow": Arm(
         "flow (Glow, shared couplings)",
         _FLOW,
         note="joint; all pixels at once, and drawn in one pass",
     ),
-    "pixelcnn_1": Arm("PixelCNN, 1 layer", _layers(1)),
-    "pixelcnn_2": Arm(
-        "PixelCNN, 2 layers", _layers(2), note="the main arm; reference of all with this budget"
-    ),
-    "pixelcnn_3": Arm("PixelCNN, 3 layers", _layers(3)),
-    "pixelcnn_5": Arm("PixelCNN, 5 layers", _layers(5)),
-    "pixelcnn_8": Arm("PixelCNN, 8 layers", _layers(8)),
+    "pixelcnn_1": Arm("PixelCNN, 1 layer", ("world_model.decoder.layers=1",)),
+    "pixelcnn_2": Arm("PixelCNN, 2 layers", (), note="the main arm, and the variants' reference"),
+    **{
+        f"pixelcnn_{layers}": Arm(
+            f"PixelCNN, {layers} layers", (f"world_model.decoder.layers={layers}",)
+        )
+        for layers in (3, 5, 8)
+    },
     "pixelcnn_no_hidden": Arm("PixelCNN without h", (_NO_HIDDEN,)),
     "pixelcnn_no_hidden_stagewise": Arm("PixelCNN without h, stage-wise", (_NO_HIDDEN, _STAGEWISE)),
     "pixelcnn_stagewise_free": Arm(
@@ -158,9 +154,7 @@ ARMS: dict[str, Arm] = {
         (_PRESSED, "world_model.kl.representation=1.0"),
         note="beside soft free nats 4",
     ),
-    "pixelcnn_kl_warmup": Arm(
-        "KL warm-up", note="beside soft free nats 4", retired=_gone("kl.warmup_updates")
-    ),
+    "pixelcnn_kl_warmup": Arm("KL warm-up", retired=_gone("kl.warmup_updates")),
     "pixelcnn_input_dropout": Arm("input dropout", retired=_gone("decoder.input_dropout")),
     "pixelcnn_auxiliary_head": Arm("auxiliary head", retired=_gone("decoder.auxiliary")),
     "pixelcnn_loss_floor": Arm("loss floor", retired=_gone("decoder.loss_floor")),

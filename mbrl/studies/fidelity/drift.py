@@ -1,20 +1,17 @@
 """How long a dream stays true: open-loop imagination from real starts, compared with what happened.
 
 A model observes `BURN_IN` real rows, then sees nothing more: it is given the real actions and draws
-its codes from its own prior. At some horizons its state is decoded, freely, and the picture judged
-by the same detectors as everywhere. Real futures are partly chance (a served ball, a sleeping
-opponent), so no model can be right for ever; the same measures of a picture that stands still are
-given beside. For each horizon there are:
+its codes from its own prior. At some horizons its state is decoded, and the picture judged by the
+same detectors as everywhere. Real futures are partly chance (a served ball, a sleeping opponent),
+so no model can be right for ever. For each horizon there are:
 
-`NAME_recall`, for each object: the share of dreams in which it is drawn within its radius of its
-    real place and nothing like it beside; `NAME_near`: whatever is beside it; `NAME_present`: drawn
-    anywhere in its region (see `object_scores`); `NAME_position_px`: median distance of the
-    strongest thing drawn from the real place, of those where something is; `NAME_still_px`: the
-    same if it had stayed where it was at the start; `NAME_frames`: how many dreams count: the
-    object is really visible at the horizon; a ball at every row from the start (a rally).
+`NAME_recall`, `_near`, `_present`, `_position_px` of each object: see `object_scores`;
+    `NAME_still_px`: the distance if it had stayed where it was at the start; `NAME_frames`: how
+    many dreams count: the object is really visible at the horizon; a ball at every row from the
+    start (a rally).
 `position_px`: of the ball, or of the first object in a game without; `likeliest_recall` and
-    `likeliest_px`: its recall and distance in dreams that begin as these and go on with the prior's
-    most probable codes.
+    `likeliest_px`: its recall and distance in dreams that go on with the prior's most probable
+    codes.
 `pixel_mse`: mean squared difference of intensities in [0, 1] from the real frame, and `still_mse`,
     of the start frame instead.
 `reward_error`: mean |expected - real reward| of that one step; `reward_sum_error`: of the sums from
@@ -45,8 +42,7 @@ from mbrl.world_model.model import WorldModel
 Rows = NDArray[np.int64]
 
 HORIZONS = (1, 5, 15, 30, 50)  # steps after the last observed row
-RALLY = 15
-"""Starts are chosen so that the ball is in play for at least so many steps, while there are any."""
+RALLY = 15  # steps that the ball is in play after the starts that are drawn, while there are any
 BALL = "ball"
 
 
@@ -76,10 +72,9 @@ def roll_out(
     begin: Latent | None = None,
     mode: bool = False,
 ) -> Rollouts:
-    """Observe `BURN_IN` rows of each window, then dream on with the real actions.
+    """Observe `BURN_IN` rows from each of `starts` (B,) on, then dream on with the real actions.
 
-    Windows start at rows `starts` (B,) and lie inside one episode up to the last horizon. With
-    `begin` (B, ...) dreams begin there instead of observing. `mode` dreams with the prior's
+    With `begin` (B, ...) dreams begin there instead of observing. `mode` dreams with the prior's
     most probable codes instead of draws from it. `role` names the random streams.
     """
     if begin is None:
@@ -103,10 +98,7 @@ def roll_out(
 
 
 def rally_lengths(visible: NDArray[np.bool_]) -> Rows:
-    """For each row of (B, K + 1), how many steps after the first it stays true; -1 if not at all.
-
-    A ball that is visible at the start and at the two next rows has a rally of 2.
-    """
+    """For each row of (B, K + 1), how many steps after the first it stays true; or -1."""
     return np.where(visible.all(1), visible.shape[1], visible.argmin(1)) - 1
 
 
@@ -122,19 +114,12 @@ def drift(
     """The numbers of the module's description, by horizon as a string ("15").
 
     NaN where there was nothing to measure; without a scene, pixels, rewards and endings only.
-
-    Args:
-        model: in evaluation mode.
-        scene: the game's detectors.
-        frames: held-out rows.
-        seed: of the measurement.
-        candidates: starts that are dreamt from; rewards and endings are measured on all of them.
-        drawn: starts whose states are decoded. Those with the ball in play for at least `RALLY`
-            steps come first, the others, in random order, fill up.
+    Rewards are measured on all `candidates`, the starts that are dreamt from. Pictures are `drawn`
+    of those with the ball in play for `RALLY` steps first, the others fill up.
     """
-    horizons, longest = HORIZONS, max(HORIZONS)
+    longest = max(HORIZONS)
     starts = frames.windows(BURN_IN + longest, candidates, rng_of(seed, "drift/windows"))
-    rollouts = roll_out(model, frames, starts, horizons, seed)
+    rollouts = roll_out(model, frames, starts, HORIZONS, seed)
     rallies = _rallies(scene, frames, rollouts, longest)
     chosen = np.argsort(-np.minimum(rallies, RALLY), kind="stable")[:drawn]
     index = torch.as_tensor(chosen)
@@ -144,26 +129,24 @@ def drift(
     if scene is not None and frames.ram is not None:
         judge = _Judge(scene, frames.ram, first, rollouts.rows(0)[chosen], rallies[chosen])
         same = rollouts.latents[0][index]
-        calm = roll_out(model, frames, starts[chosen], horizons, seed, begin=same, mode=True)
+        calm = roll_out(model, frames, starts[chosen], HORIZONS, seed, begin=same, mode=True)
         calm_pixels = stream(seed, "drift/likeliest/pixels", model.device)
     report = {}
-    for horizon in horizons:
+    for horizon in HORIZONS:
         real = quantised(model, frames.obs[rollouts.rows(horizon)[chosen]])
         dream = decoded(model, rollouts.latents[horizon][index], generator)
-        report[str(horizon)] = {
-            **({} if judge is None else judge.scores(horizon, real, dream)),
+        scores = {
             "pixel_mse": squared_difference(dream, real, model.high),
             "still_mse": squared_difference(first, real, model.high),
             **_rewards(frames, rollouts, horizon),
             **_ending(model, frames, horizon, seed),
         }
         if judge is not None:
-            steady = decoded(model, calm.latents[horizon], calm_pixels)
-            scores = judge.scores(horizon, real, steady)
-            report[str(horizon)] |= {
-                "likeliest_recall": scores[f"{judge.lead}_recall"],
-                "likeliest_px": scores["position_px"],
-            }
+            steady = judge.scores(horizon, real, decoded(model, calm.latents[horizon], calm_pixels))
+            scores |= judge.scores(horizon, real, dream)
+            scores["likeliest_recall"] = steady[f"{judge.lead}_recall"]
+            scores["likeliest_px"] = steady["position_px"]
+        report[str(horizon)] = scores
     return report
 
 
@@ -180,7 +163,7 @@ class _Judge:
         self.lead = BALL if BALL in scene.detectors else next(iter(scene.detectors))
 
     def scores(self, horizon: int, real: Images, dream: Images) -> dict[str, float]:
-        """The object part of one horizon's report, from what is and what is dreamt (B, ...)."""
+        """The object part of a report, from what is and what is dreamt (B, ...)."""
         ram = self.ram[self.begin + horizon]
         contrasts = self.scene.contrasts(dream, ram)
         report: dict[str, float] = {}

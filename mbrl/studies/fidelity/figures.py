@@ -1,8 +1,8 @@
 """Figures of a study: a summary and its trials in, PNG files and inline SVG out.
 
-Every figure shows every seed where there is room (thin lines, small dots) and the mean on top.
-An arm has a colour and a marker of its own, so that no two differ in colour alone. Which measures
-exist is looked up, so a game without memory gets fewer figures.
+Every figure shows every seed where there is room (thin lines) and the mean on top. An arm has a
+colour and a marker of its own, so that no two differ in colour alone. Which measures exist is
+looked up, so a game without memory gets fewer figures.
 """
 
 import math
@@ -14,26 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, Locator, LogLocator, NullLocator
-from numpy.typing import NDArray
 
 from mbrl.report.figures import style
 from mbrl.studies.fidelity.arms import ARMS, SUPERVISED, SWEEP
 from mbrl.studies.fidelity.tables import objects
 from mbrl.studies.panels import beside, legend_below
+from mbrl.studies.report import GREY
 from mbrl.studies.results import look_up
 
 Summary = Mapping[str, Any]
 
 _PLAIN = "{x:g}"
-# variants that differ in what a frame costs: the figure of costs gives them markers of their own
-_DESIGNS = {
-    "pixelcnn_2": "*",
-    "pixelcnn_narrow": "<",
-    "pixelcnn_blocks_of_2": "$2$",
-    "pixelcnn_pixels": "$1$",
-    "pixelcnn_all_rows": "$=$",
-}
-
 # Okabe & Ito (2008); yellow is left out, it vanishes on white
 _LOOKS = {
     "pixelcnn": ("#D55E00", "o"),
@@ -47,12 +38,11 @@ _LOOKS = {
     "pixelcnn_past_long": ("#5B2A86", "h"),
     "deconv_past": ("#08306B", "d"),
 }
-_GREY, _INK = "#8a8f98", "#222222"
 
 
 def colour(arm: str) -> str:
     """An arm's colour, the same in every figure; most variants of the PixelCNN are grey."""
-    return _LOOKS[arm][0] if arm in _LOOKS else _GREY
+    return _LOOKS[arm][0] if arm in _LOOKS else GREY
 
 
 def marker(arm: str) -> str:
@@ -60,16 +50,10 @@ def marker(arm: str) -> str:
     return _LOOKS[arm][1] if arm in _LOOKS else "."
 
 
-def _look(arm: str) -> dict[str, Any]:
-    """An arm's colour and marker, as matplotlib names them."""
-    return {"color": colour(arm), "marker": marker(arm)}
-
-
 def figures(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """Every figure there are numbers for, by name."""
     drawn = {
         "drift": drift_figure(summary),
-        "cost": cost_figure(summary),
         "learning": learning_figure(trials),
         "field": field_figure(summary),
     }
@@ -102,56 +86,15 @@ def drift_figure(summary: Summary) -> Figure | None:
     return _panels(panels, draw, width=3.0)
 
 
-def cost_figure(summary: Summary) -> Figure | None:
-    """Ball recall and probe F1 against CPU milliseconds per frame trained.
-
-    Milliseconds of different processors do not compare: runs are left out that were not trained
-    where the PixelCNN was.
-    """
-    wanted = (
-        *_of_lead(summary, "{name}_recall", "{title} recall, free-running samples"),
-        ("probe_f1/mean", "linear probes, mean F1 from [z, h]"),
-        *_of_lead(summary, "drift/15/{name}_recall", "{title} recall, 15 dreamt steps"),
-    )
-    comparable = _timed_alike(summary)
-    panels = [panel for panel in wanted if any(_has(summary, arm, panel[0]) for arm in comparable)]
-
-    def draw(axes: Axes, name: str) -> None:
-        for arm in (one for one in comparable if _has(summary, one, name)):
-            x, y = (
-                np.array(_per_seed(summary, arm, one))[comparable[arm]]
-                for one in ("train_ms_per_frame", name)
-            )
-            design = arm in _DESIGNS
-            look: dict[str, Any] = (
-                {"color": _INK, "marker": _DESIGNS[arm]} if design else _look(arm)
-            )
-            if len(x) > 1:
-                axes.plot(x, y, markersize=4, alpha=0.45, linestyle="none", **look)
-            size = 9 if design or colour(arm) != _GREY else 5
-            mean = float(np.nanmean(x)), float(np.nanmean(y))
-            title = ARMS[arm].title if design else _legend_title(summary, arm)
-            axes.plot(*mean, markersize=size, label=title, linestyle="none", **look)
-        axes.set_xscale("log")
-        left, right = axes.dataLim.intervalx
-        # so that a difference of a percent looks like one
-        axes.set_xlim(left / 1.5, right * 1.5)
-        axes.set_ylim(-0.03, 1.03)
-        _plain_ticks(axes.xaxis, LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axes.set_xlabel("training, ms per frame, one thread")
-
-    return _panels(panels, draw)
-
-
 def learning_figure(trials: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Nats per frame and KL of training against its minutes, main arms, every seed."""
     models = [one for one in trials if one["arm"] != SUPERVISED]
     shown = [one for one in models if one["arm"] in ARMS and ARMS[one["arm"]].main] or models
     if not any(len(one["curve"]["cpu_minutes"]) > 1 for one in shown):
         return None
-    decoders = [one["settings"]["world_model"]["decoder"] for one in shown]
-    likelihoods = [decoder.get("likelihood", "categorical") for decoder in decoders]
-    calibrated = [one for one, kind in zip(shown, likelihoods, strict=True) if kind != "mse"]
+    calibrated = [
+        one for one in shown if one["settings"]["world_model"]["decoder"].get("likelihood") != "mse"
+    ]
     panels = [("kl", "KL of the code, nats per frame")]
     if calibrated:
         panels.append(("nats_per_frame", "pixels, nats per frame"))
@@ -254,22 +197,8 @@ def main_arms(summary: Summary) -> list[str]:
     return [arm for arm in summary["arms"] if summary["runs"][arm]["main"]]
 
 
-def _timed_alike(summary: Summary) -> dict[str, NDArray[np.bool_]]:
-    """Of arms with a time of training, which seeds were trained on one processor: (S,) by arm.
-
-    It is the PixelCNN's, or that of its processors which most runs share; without a PixelCNN, that
-    which most runs do.
-    """
-    timed = [arm for arm in summary["arms"] if _has(summary, arm, "train_ms_per_frame")]
-    on = {arm: summary["runs"][arm]["trained_on"] for arm in timed}
-    every = [processor for arm in on.values() for processor in arm]
-    chosen = max(on.get("pixelcnn", every), key=every.count, default=None)
-    alike = {arm: np.array([one == chosen for one in seeds]) for arm, seeds in on.items()}
-    return {arm: seeds for arm, seeds in alike.items() if seeds.any()}
-
-
 def _legend_title(summary: Summary, arm: str) -> str:
-    variant = colour(arm) == _GREY and arm.startswith("pixelcnn")
+    variant = colour(arm) == GREY and arm.startswith("pixelcnn")
     return "variants of the PixelCNN" if variant else summary["runs"][arm]["title"]
 
 
@@ -283,8 +212,16 @@ def _draw_drift(axes: Axes, summary: Summary, arm: str, name: str, *, thin: bool
         axes.plot(horizons, seeds, color=colour(arm), linewidth=0.9, alpha=0.4)
     means = np.array([np.nanmean(row) for row in seeds[there]])
     size, width, alpha = (3, 0.9, 0.7) if thin else (5, 2.2, 1.0)
-    title, look = _legend_title(summary, arm), {**_look(arm), "alpha": alpha}
-    axes.plot(horizons[there], means, markersize=size, linewidth=width, label=title, **look)
+    axes.plot(
+        horizons[there],
+        means,
+        color=colour(arm),
+        marker=marker(arm),
+        markersize=size,
+        linewidth=width,
+        alpha=alpha,
+        label=_legend_title(summary, arm),
+    )
 
 
 def _horizons(summary: Summary, name: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 Windows of held-out (or training) rows go through `WorldModel.observe`. The first `BURN_IN` rows of
 a window only warm the recurrent state up and are not measured, except where the window starts with
-its episode, whose first rows are a situation of their own. Nothing here judges anything.
+its episode, whose first rows are a situation of their own.
 """
 
 from dataclasses import dataclass
@@ -75,11 +75,10 @@ def follow(
     ahead: int = 0,
     keep_every: int = 2,
 ) -> Followed:
-    """Follow random windows and keep about `count` of their rows, or a few more.
+    """Follow random windows of `length` rows and keep `count` of their rows, or a few more.
 
-    `role` names the random streams, so that measures do not share them. In the same episode `ahead`
-    rows must follow each window of `length` rows. Of neighbours, which are almost copies of each
-    other, one row of `keep_every` is measured.
+    `role` names the random streams. In the same episode `ahead` rows follow each window. Of
+    neighbours, which are almost copies of each other, one row of `keep_every` is measured.
     """
     per_window = -(-(length - BURN_IN) // keep_every)
     windows = -(-count // per_window)
@@ -105,11 +104,6 @@ def decoded(
 
 
 def quantised(model: WorldModel, images: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Images as the decoder can draw them at best: through its intensity levels and back.
-
-    A decoder is asked for these, so it is measured against these; with 256 levels nothing changes.
-    """
-    if not len(images):
-        return np.asarray(images, np.uint8)
+    """Images as the decoder can draw them at best: through its intensity levels and back."""
     parts = torch.as_tensor(images).split(ROWS_PER_BATCH)
     return np.concatenate([model.to_pixels(model.to_levels(part)).numpy() for part in parts])

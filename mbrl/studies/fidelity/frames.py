@@ -3,7 +3,7 @@
 Every environment plays by turns at random and by the game's scripted policy, so that rallies happen
 and so does everything else. Training frames and held-out frames come from different episodes. The
 two stores appear in the folder at once and whole, so a collection that was cut off leaves nothing
-that could be taken for frames. What is measured on them, this module does not know.
+that could be taken for frames.
 """
 
 import json
@@ -53,15 +53,8 @@ class Frames:
         """Rows `start` to `start + length` of each of B starts, (B, length).
 
         As in training, the first row of a window may continue an episode: then it is not
-        `is_first`, and its `prev_action` is real. A window outside the frames is a ValueError.
+        `is_first`, and its `prev_action` is real.
         """
-        starts = np.asarray(starts, np.int64)
-        outside = (starts < 0) | (starts + length > len(self.obs))
-        if outside.any():
-            raise ValueError(
-                f"expected windows of {length} rows inside {len(self.obs)} rows, got a window "
-                f"that starts at row {int(starts[outside][0])}"
-            )
         rows = starts[:, None] + np.arange(length)
         return SequenceBatch(
             obs=self.obs[rows],
@@ -89,12 +82,9 @@ class Frames:
         return np.append(np.flatnonzero(self.is_first), len(self.obs))
 
     def windows(self, length: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw `count` starts of windows that lie inside one episode.
+        """Draw `count` starts of windows that lie inside one episode, with replacement.
 
-        Uniformly and with replacement; `rng` draws `count` integers once.
-
-        Raises:
-            ReplayError: no episode is that long.
+        A ReplayError if no episode is that long.
         """
         begins = self._begins
         ends = np.repeat(begins[1:], np.diff(begins))  # of each row's episode
@@ -111,7 +101,7 @@ class MixedPolicy:
     """Plays every environment by turns at random and by a script that may read the memory."""
 
     def __init__(self, vector: VectorEnv, act: Act | None, seed: int) -> None:
-        """Act in `vector`, whose current memories are read at every step; None for no script."""
+        """Act in `vector`, whose current memories are read at every step."""
         self.version = 0
         self._vector, self._act = vector, act
         self._random = RandomPolicy(vector.single_action_space, derive(seed, "frames/random"))
@@ -132,9 +122,7 @@ class MixedPolicy:
             self._scripted = self._rng.random(len(obs)) < SCRIPTED
         self._steps += 1
         ram = self._vector.ram
-        if ram is None:
-            ram = np.zeros((len(obs), 0), np.uint8)
-        script = self._act(obs, ram, self._rng)
+        script = self._act(obs, np.zeros((len(obs), 0)) if ram is None else ram, self._rng)
         chosen = self._scripted & (self._rng.random(len(obs)) >= EPSILON)
         actions[chosen] = script[chosen]
         return actions
@@ -149,12 +137,9 @@ def collect_frames(
     multiple of `NUM_ENVS`. The seed decides every frame, whatever the machine.
 
     Raises:
-        ReplayError: the folder holds frames of another game, number or seed, or something else;
-            or fewer than one step is asked for.
+        ReplayError: the folder holds frames of another game, number or seed, or something else.
         MbrlError: another process is collecting into this folder.
     """
-    if steps < 1 or held_out_steps < 1:
-        raise ReplayError(f"expected at least 1 step, got {steps} and {held_out_steps} held out")
     record = {
         "game": game.name,
         "env": game.env.model_dump(mode="json"),
@@ -183,44 +168,38 @@ def collect_frames(
 def load_frames(store: ReplayStore) -> Frames:
     """Read a whole store as arrays, episodes in the order in which they began.
 
-    Raises:
-        ReplayError: the store is empty, or its rows are not uint8 pictures.
+    A ReplayError if it is empty.
     """
-    spans: dict[str, list[tuple[int, int]]] = {}  # of each episode: t0 and rows of its fragments
-    for episode in store.episodes():
-        spans.setdefault(episode.eps_id, []).append((episode.t0, episode.rows))
     layout = store.layout()
-    if layout is None or not spans:
+    if layout is None:
         raise ReplayError(f"{store.directory}: expected frames, got an empty store; collect first")
-    if layout.obs_dtype != "uint8" or len(layout.obs_shape) != 3:
-        raise ReplayError(
-            f"{store.directory}: expected uint8 pictures (H, W, C), got "
-            f"{layout.obs_dtype}{layout.obs_shape}"
-        )
-    place: dict[tuple[str, int], int] = {}
-    is_first: list[bool] = []
-    for eps_id, fragments in spans.items():
-        reached = -1
-        for t0, rows in sorted(fragments):
-            place[eps_id, t0] = len(is_first)
-            is_first += [t0 != reached, *([False] * (rows - 1))]
-            reached = t0 + rows
-    n = len(is_first)
+    order: dict[str, int] = {}  # in which the episodes began
+    spans = sorted(
+        (order.setdefault(one.eps_id, len(order)), one.t0, one.rows) for one in store.episodes()
+    )
+    ends = {(which, t0 + rows) for which, t0, rows in spans}
+    place, n = {}, 0
+    for which, t0, rows in spans:
+        place[which, t0] = n
+        n += rows
     obs = np.empty((n, *layout.obs_shape), np.uint8)
     ram = np.empty((n, layout.ram_bytes), np.uint8) if layout.ram_bytes else None
     # one row more in front, which the shift to arrival order drops
     actions = np.zeros((1, n + 1, *layout.action_shape), layout.action_dtype)
-    rewards, terminateds = np.zeros((1, n + 1), np.float32), np.zeros((1, n + 1), np.bool_)
+    rewards = np.zeros((1, n + 1), np.float32)
+    terminateds, is_first = np.zeros((2, 1, n + 1), np.bool_)
+    is_first[0, 0] = True
     for episode in store.episodes():
-        first = place[episode.eps_id, episode.t0]
-        rows_here = slice(first, first + episode.rows)
+        at = order[episode.eps_id], episode.t0
+        rows_here = slice(place[at], place[at] + episode.rows)
         obs[rows_here] = episode.obs
         if ram is not None and episode.ram is not None:
             ram[rows_here] = episode.ram
-        choice = (0, slice(first + 1, first + 1 + episode.rows))
+        choice = (0, slice(place[at] + 1, place[at] + 1 + episode.rows))
         actions[choice] = episode.actions
         rewards[choice], terminateds[choice] = episode.rewards, episode.terminateds
-    shifted = arrival(obs[None], actions, rewards, terminateds, np.array([[True, *is_first]]))
+        is_first[0, place[at] + 1] = at not in ends
+    shifted = arrival(obs[None], actions, rewards, terminateds, is_first)
     return Frames(
         obs=obs,
         prev_action=shifted.prev_action[0],
@@ -232,11 +211,7 @@ def load_frames(store: ReplayStore) -> Frames:
 
 
 def _complete(directory: Path, record: dict[str, Any]) -> bool:
-    """Whether the folder holds exactly these frames.
-
-    Raises:
-        ReplayError: it holds other frames, or something that is no frames.
-    """
+    """Whether the folder holds exactly these frames; a ReplayError if it holds something else."""
     path = directory / _RECORD
     if not path.exists():
         if directory.exists() and any(directory.iterdir()):

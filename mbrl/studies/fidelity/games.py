@@ -1,8 +1,7 @@
 """The games of `mbrl bench fidelity`: what their memories mean, what is to be seen, who plays.
 
 Each `Game` names an environment, its variables in the console's memory, its objects with their
-places in the frame, and a simple scripted policy by which rallies happen. Nothing here steps an
-environment or looks at a frame.
+places in the frame, and a simple scripted policy by which rallies happen.
 
 Variables are AtariARI's (Anand et al. 2019, "Unsupervised State Representation Learning in Atari",
 arXiv:1906.08226, `ram_annotations.py` and its categories), all of them, for their probes to be
@@ -10,10 +9,9 @@ comparable. Maps from memory to pixels are our own, fitted to thousands of real 
 ROMs; `tests/test_fidelity_games.py` holds every object against real frames.
 
 The Atari 2600 draws 210 x 160 pixels; our frames are 64 x 64 by area interpolation, so that row =
-y * 64 / 210 and column = x * 64 / 160. A byte of memory holds a coordinate up to a sign and an
-offset. Two things no such map can know. A frame is the maximum of the last two screens, so a fast
-object is drawn twice while the memory is that of the newer one. And the pixel of index i has its
-middle at i, so that centroids of pixel indices compare with these centres.
+y * 64 / 210 and column = x * 64 / 160. A byte of memory holds a coordinate up to an offset. A frame
+is the maximum of the last two screens, so a fast object is drawn twice while the memory is that of
+the newer one. The pixel of index i has its middle at i, as centroids of pixel indices have.
 """
 
 import difflib
@@ -81,33 +79,28 @@ class Game:
     objects: tuple[SceneObject, ...] = ()  # what a drawing should keep
     act: Act | None = None  # the scripted policy; None for random actions only
 
+    @property
+    def categories(self) -> dict[str, str]:
+        """The category of every variable, by name."""
+        return {name: variable.category for name, variable in self.variables.items()}
+
 
 # -- from memory to places ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An object's middle along one axis: sign * ram[index] + offset, in screen pixels.
-
-    Without an index it never moves. `flip` is (index, shift): where that byte is 0 the sprite looks
-    the other way, and its middle is `shift` screen pixels farther.
-    """
+    """Where the middle of an object is along one axis, in screen pixels: ram[index] + offset."""
 
     offset: float
     size: float  # of the object, screen pixels
-    index: int | None = None
-    sign: int = 1  # or -1
-    flip: tuple[int, float] | None = None
+    index: int | None = None  # None for one that never moves
 
     def middle(self, ram: Ram) -> Floats:
         """Screen coordinate of the middle, (N,)."""
-        places = np.full(len(ram), self.offset)
-        if self.index is not None:
-            places += self.sign * ram[:, self.index].astype(np.float64)
-        if self.flip is not None:
-            index, shift = self.flip
-            places += np.where(ram[:, index] == 0, shift, 0.0)
-        return places
+        if self.index is None:
+            return np.full(len(ram), self.offset)
+        return ram[:, self.index].astype(np.float64) + self.offset
 
 
 def sprite(
@@ -196,18 +189,6 @@ def _boxing_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     return np.where(near, 1, _COMPASS[_towards(down, 3, 2, 0, 1), _towards(across, 3, 2, 0, 1)])
 
 
-def _freeway_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
-    """Cross the road; action 1 is up."""
-    return np.ones(len(ram), np.int64)
-
-
-def _tennis_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
-    """Follow the ball's column, swinging half of the time."""
-    away = _byte(ram, 26) - _byte(ram, 16) + rng.integers(-4, 5, len(ram))
-    swing = rng.random(len(ram)) < 0.5
-    return np.where(swing, _towards(away, 3, 12, 11, 1), _towards(away, 3, 4, 3, 0))
-
-
 def _car_racing_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
     """Steer towards the grey of the road ahead; (steer, gas, brake)."""
     ahead = obs[:, 30:40].astype(np.int64)
@@ -225,7 +206,6 @@ def _car_racing_act(obs: Array, ram: Array, rng: np.random.Generator) -> Array:
 _PONG = (34.0, 20.0, 194.0, 140.0)  # between the walls and the paddles
 _BREAKOUT = (95.0, 8.0, 188.0, 152.0)  # below the bricks
 _RING = (30.0, 16.0, 187.0, 144.0)
-_TENNIS = (8.0, 0.0, 194.0, 160.0)
 
 
 def _pong_paddle(name: str, index: int, offset: float, left: float) -> SceneObject:
@@ -238,34 +218,6 @@ def _pong_paddle(name: str, index: int, offset: float, left: float) -> SceneObje
         region=region_of((34.0, left - 2.5, 194.0, left + 7.5)),
         window=(7, 3),
     )
-
-
-def _car(lane: int) -> SceneObject:
-    """The car of one lane, 0 the topmost; lanes are 16 screen pixels high."""
-    top = 27.0 + 16 * lane
-    return sprite(
-        f"car_{lane}",
-        Axis(top + 5, 10),
-        Axis(161.0, 8, 108 + lane, -1),
-        (0.0, 0.0, 210.0, 160.0),
-        region=region_of((top - 3, 0.0, top + 13, 160.0)),
-        window=(5, 5),
-    )
-
-
-def _tennis_ball_shown(ram: Ram) -> Bools:
-    """Not parked in column 2 between points, and not white on white over the net or base line.
-
-    Byte 54 is where it is drawn, AtariARI's `ball_y` (17) its place on the ground.
-    """
-    drawn = _byte(ram, 54)
-    on_white = ((drawn >= 74) & (drawn <= 97)) | ((drawn >= 9) & (drawn <= 13))
-    return (ram[:, 16] != 2) & ~on_white
-
-
-def _tennis_player(name: str, row: int, column: int, facing: int) -> SceneObject:
-    across = Axis(9.4, 14, column, flip=(facing, -6.5))
-    return sprite(name, Axis(176.0, 22, row, -1), across, _TENNIS, window=(9, 7))
 
 
 # -- Atari's games --------------------------------------------------------------------------------
@@ -322,33 +274,6 @@ _ATARI = (
         agent={"player_x": 32, "player_y": 34},
         other={"enemy_x": 33, "enemy_y": 35},
         score={"enemy_score": 19, "clock": 17, "player_score": 18},
-    ),
-    _atari(
-        "Freeway",
-        _freeway_act,
-        sprite(
-            "own_chicken",
-            Axis(197.4, 8, 14, -1),
-            Axis(47.0, 6),
-            (15.0, 8.0, 200.0, 160.0),
-            region=(7, 15, 62, 22),
-            window=(3, 5),
-        ),
-        *(_car(lane) for lane in range(10)),
-        agent={"player_y": 14},
-        score={"score": 103},
-        other={f"enemy_car_x_{i}": 108 + i for i in range(10)},
-    ),
-    _atari(
-        "Tennis",
-        _tennis_act,
-        sprite("ball", Axis(190.1, 4, 54, -1), Axis(-1.0, 2, 16), _TENNIS, _tennis_ball_shown),
-        _tennis_player("own_player", 24, 26, 56),
-        _tennis_player("other_player", 25, 27, 57),
-        other={"enemy_x": 27, "enemy_y": 25},
-        score={"enemy_score": 70, "player_score": 69},
-        small={"ball_x": 16, "ball_y": 17},
-        agent={"player_x": 26, "player_y": 24},
     ),
 )
 

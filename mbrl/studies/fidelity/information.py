@@ -5,9 +5,8 @@ KL(q(z | x) || p(z | h)) nats (the *rate*), and the pixels, at -log p(x | z, h) 
 *distortion*). The *shuffle gain* is what another frame's code would cost: a decoder that ignores
 its code loses nothing.
 
-A state that learnt from short sequences may fail on long ones, which acting asks of it. *Ageing* is
-what a frame costs more if the model has followed some 250 rows before it than if it has followed 8
-to 15; the frames are the same.
+A state that learnt from short sequences may fail on long ones, which acting asks of it: *ageing* is
+what a frame costs more if the model has followed some 250 rows before it than 8 to 15.
 
 Decoders with squared error have no calibrated likelihood; their distortion is the summed squared
 error of intensities in [0, 1], under names of its own and never turned into bits.
@@ -30,8 +29,7 @@ from mbrl.world_model.model import WorldModel
 
 BATCH = 64
 OLD, YOUNG = 256, 16  # rows of the windows in which ageing is measured; arms learn from 16 and more
-LAST, EVERY, WINDOWS = 8, 2, 64
-"""It is measured on every so many of the last rows of so many windows."""
+LAST, EVERY, WINDOWS = 8, 2, 64  # measured: every second of the last 8 rows of 64 windows
 
 
 def is_calibrated(model: WorldModel) -> bool:
@@ -41,11 +39,10 @@ def is_calibrated(model: WorldModel) -> bool:
 
 @torch.no_grad()
 def rates(model: WorldModel, posterior: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats per frame in the code, from the parameters of q(z | x) and the state before: (N, ...).
+    """KL(q(z | x) || p(z | h)), what a frame tells beyond the past, and KL(q(z | x) || p(z)), (N,).
 
-    Returns:
-        KL(q(z | x) || p(z | h)), what the frame tells beyond the past, and KL(q(z | x) || p(z))
-        with the static prior of a plain VAE (uniform, or standard normal); both (N,).
+    From the parameters of q(z | x) and the state before, (N, ...); p(z) is the static prior of a
+    plain VAE (uniform, or standard normal).
     """
     prior = model.code.normalise(model.dynamics.prior(hidden))
     static = torch.zeros_like(posterior)
@@ -93,10 +90,8 @@ def information(
         `shuffle_gain_squared_error` and so on. For a likelihood those are None.
     """
     obs, latent = np.asarray(frames.obs[followed.rows], np.uint8), followed.latent
-    posterior, hidden = (
-        part.to(model.device).split(BATCH) for part in (followed.posterior, latent.hidden)
-    )
-    pairs = [rates(model, *batch) for batch in zip(posterior, hidden, strict=True)]
+    parts = (part.to(model.device).split(BATCH) for part in (followed.posterior, latent.hidden))
+    pairs = [rates(model, *batch) for batch in zip(*parts, strict=True)]
     nats, static = (float(torch.cat(part).mean()) for part in zip(*pairs, strict=True))
     other = torch.as_tensor(strangers(len(obs), rng_of(seed, "information/shuffle")))
     wrong = {
@@ -128,10 +123,9 @@ def _in_units(
 def ageing(model: WorldModel, frames: Frames, seed: int) -> dict[str, float | None]:
     """What a frame costs more when the model has followed its episode for long.
 
-    Returns:
-        `aged_bits`: of the pixels, bits(x | z, h) of the last `LAST` rows of windows of `OLD` rows,
-            less those of the same rows at the end of windows of `YOUNG`; `aged_squared_error` in
-            its place for squared error. Both are None if no episode is that long.
+    `aged_bits`: of the pixels, bits(x | z, h) of the last `LAST` rows of windows of `OLD` rows,
+    less those of the same rows at the end of windows of `YOUNG`; `aged_squared_error` in its place
+    for squared error. Both are None if no episode is that long.
     """
     if frames.longest < OLD:
         return {"aged_bits": None, "aged_squared_error": None}

@@ -3,8 +3,8 @@
 A model, a game, training frames and held-out frames go in; a nested dictionary of numbers, ready
 for JSON, comes out. Each number is defined where it is made: objects in `objects`, dreams in
 `drift`, the code's contents in `probes` and `readout`, rate and distortion in `information`, the
-time of a sample here. When a number changes its meaning, `trials.MEASURES` is raised. Nothing is
-trained here but probes, and nothing in the model changes.
+time of a sample here. When a number changes its meaning, `Trial.measures` is raised. Torch should
+have one thread (`studies.trial.command_line`), as the time of a sample is that of one core.
 """
 
 import math
@@ -17,20 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mbrl.studies.fidelity import readout
 from mbrl.studies.fidelity.drift import drift, squared_difference
-from mbrl.studies.fidelity.follow import Followed, decoded, follow, quantised, rng_of, stream
+from mbrl.studies.fidelity.follow import decoded, follow, quantised, rng_of, stream
 from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Game, Ram
 from mbrl.studies.fidelity.information import ageing, information, strangers
 from mbrl.studies.fidelity.objects import Images, Scene, object_scores
 from mbrl.studies.fidelity.probes import EPOCHS
-from mbrl.studies.fidelity.readout import (
-    ahead_report,
-    nuisances,
-    position_report,
-    probe_report,
-    read,
-)
 from mbrl.studies.trial import plain
 from mbrl.world_model.model import WorldModel
 
@@ -50,6 +44,7 @@ class Sizes:
     epochs: int = EPOCHS  # upper limit of the probes' training
 
 
+@torch.no_grad()
 def measure(
     model: WorldModel,
     game: Game,
@@ -61,33 +56,20 @@ def measure(
     """Measure one trained model; the same seed gives the same numbers, times apart.
 
     Backdrops, masses and probes are fitted on `train`, the frames it was trained on; everything is
-    scored on `held_out`, frames of other episodes. The model is put into evaluation mode and back.
+    scored on `held_out`, frames of other episodes. The model is in evaluation mode.
 
     Returns:
         Numbers, None where there is no number. At the top, what results are compared by:
         `NAME_recall` of each object; `centroid_px`, the largest of the objects' median centroid
         errors, None if one was recalled in fewer than `FEWEST_RECALLED` frames; `position_px`, the
-        largest of the objects' `position_px` (free-running samples of held-out frames);
-        `probe_f1`, weighted F1 from [z, h] by variable and category, with `mean` and `ball`, the
-        mean over variables of the ball; `nats_per_frame`, `bits_per_frame`, `shuffle_gain_bits`,
-        and `squared_error` in place of bits for arms without a likelihood; `drift` by horizon;
-        `sample_ms_per_frame`. Below, in full: `objects`, `probes`, `positions`, `ahead`,
-        `nuisance`, `information`, `reconstruction`, `rows`, and `cpu_s` of each part.
-        Without the console's memory, objects, probes and what follows from them are missing.
+        largest of the objects'; `probe_f1`, weighted F1 from [z, h], with `ball`, the mean over
+        variables of the ball; `nats_per_frame`, `bits_per_frame`, `shuffle_gain_bits`, and
+        `squared_error` in place of bits for arms without a likelihood; `sample_ms_per_frame`.
+        Below, in full: `drift`, `objects`, `probes`, `positions`, `ahead`, `nuisance`,
+        `information`, `reconstruction`, `rows`, and `cpu_s` of each part. Without the console's
+        memory, objects, probes and what follows from them are missing.
     """
-    sizes, was_training = sizes or Sizes(), model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            tree: dict[str, Any] = plain(_measured(model, game, train, held_out, seed, sizes))
-    finally:
-        model.train(was_training)
-    return tree
-
-
-def _measured(
-    model: WorldModel, game: Game, train: Frames, held_out: Frames, seed: int, sizes: Sizes
-) -> dict[str, Any]:
+    sizes = sizes or Sizes()
     report, cpu_s = dict[str, Any](), dict[str, float]()
     with _clock(cpu_s, "objects"):
         scene = Scene(model, game, train, seed) if game.objects and train.ram is not None else None
@@ -104,7 +86,8 @@ def _measured(
     if train.ram is not None and game.variables:
         with _clock(cpu_s, "probes"):
             report |= _readout(model, game, train, held_out, seed, sizes)
-    return {**report, "cpu_s": cpu_s}
+    tree: dict[str, Any] = plain({**report, "cpu_s": cpu_s})
+    return tree
 
 
 @contextmanager
@@ -115,26 +98,6 @@ def _clock(spent: dict[str, float], part: str) -> Iterator[None]:
     spent[part] = round(time.process_time() - began, 2)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _timed_samples(model: WorldModel, followed: Followed, seed: int) -> tuple[Images, float]:
-    """Free-running samples of followed rows (M, H, W, C), and CPU milliseconds of one."""
-    with one_thread():
-        began = time.process_time()
-        images = decoded(model, followed.latent, stream(seed, "objects/pixels", model.device))
-        taken = time.process_time() - began
-    return images, 1000 * taken / len(images)
-
-
 def _samples(
     model: WorldModel, scene: Scene | None, held_out: Frames, seed: int, count: int
 ) -> dict[str, Any]:
@@ -142,20 +105,19 @@ def _samples(
     followed = follow(model, held_out, count, seed, "objects", keep_every=8)
     followed = followed.take(np.arange(min(count, len(followed.rows))))
     real = quantised(model, held_out.obs[followed.rows])
-    images, sample_ms = _timed_samples(model, followed, seed)
+    began = time.process_time()
+    images = decoded(model, followed.latent, stream(seed, "objects/pixels", model.device))
+    taken = time.process_time() - began
     error = squared_difference(images, real, model.high)
+    psnr = -10 * math.log10(error) if error > 0 else math.inf
     report: dict[str, Any] = {
-        "sample_ms_per_frame": sample_ms,
-        "reconstruction": {
-            "mse": error,
-            "psnr_db": -10 * math.log10(error) if error > 0 else math.inf,
-            "frames": float(len(images)),
-        },
+        "sample_ms_per_frame": 1000 * taken / len(images),
+        "reconstruction": {"mse": error, "psnr_db": psnr, "frames": float(len(images))},
     }
     if scene is not None:
         objects = _objects(scene, real, images, held_out.memory[followed.rows], seed)
         report |= {f"{name}_recall": scores["recall"] for name, scores in objects.items()}
-        report |= {**_distances(scene, objects), "objects": objects}
+        report |= {**_distances(objects), "objects": objects}
     return report
 
 
@@ -164,9 +126,8 @@ def _objects(
 ) -> dict[str, dict[str, float]]:
     """`object_scores` by object, and `shuffled_recall`, the recall by chance.
 
-    That is the recall of drawings made from another frame's (z, h). Pixels are drawn independently
-    for each frame, so this is each drawing judged by another frame's truth. A model that puts the
-    object where it is most often gets no less.
+    That is each drawing judged by another frame's truth: what a model gets that puts the object
+    where it is most often.
     """
     drawn = scene.contrasts(images, ram)
     partner = strangers(len(drawn), rng_of(seed, "objects/strangers"))
@@ -178,24 +139,21 @@ def _objects(
     return report
 
 
-def _distances(scene: Scene, objects: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _distances(objects: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """`centroid_px` and `position_px` over all objects; see `measure`."""
     enough = all(scores["recalled"] >= FEWEST_RECALLED for scores in objects.values())
     centroids = [scores["centroid_px"] for scores in objects.values() if enough]
-    alone = [name for name in objects if scene.detectors[name].alone]
-    positions = [objects[name]["position_px"] for name in alone]
-    return {
-        "centroid_px": float(np.max(centroids)) if centroids else math.nan,
-        "position_px": float(np.max(positions)) if positions else math.nan,
-    }
+    positions = [scores["position_px"] for scores in objects.values()]
+    largest = float(np.max(centroids)) if centroids else math.nan
+    return {"centroid_px": largest, "position_px": float(np.max(positions))}
 
 
 def _readout(
     model: WorldModel, game: Game, train: Frames, held_out: Frames, seed: int, sizes: Sizes
 ) -> dict[str, Any]:
     """Probes, regressions and nuisances."""
-    reading, rows = read(model, train, held_out, seed, fitted=sizes.fitted, scored=sizes.scored)
-    probes = probe_report(game, reading, seed, epochs=sizes.epochs)
+    reading, rows = readout.read(model, train, held_out, seed, sizes.fitted, sizes.scored)
+    probes = readout.probe_report(game, reading, seed, epochs=sizes.epochs)
     scores = dict(probes["zh"]["f1"]) if probes else {}
     ball = [value for name, value in scores.items() if "ball" in name and name in game.variables]
     if ball:
@@ -203,8 +161,8 @@ def _readout(
     return {
         "probe_f1": scores,
         "probes": probes,
-        "positions": position_report(game, reading),
-        "ahead": ahead_report(game, reading),
-        "nuisance": nuisances(game, reading, seed, epochs=sizes.epochs),
+        "positions": readout.position_report(game, reading),
+        "ahead": readout.ahead_report(game, reading),
+        "nuisance": readout.nuisances(game, reading, seed, epochs=sizes.epochs),
         "rows": rows,
     }

@@ -1,24 +1,22 @@
 """Finding a game's small objects in pictures, and saying whether a drawing shows them.
 
-A console's memory says where the ball is; this module says whether a drawing of that moment shows
-it there. Real frames, samples of a decoder and open-loop dreams are treated alike, and the detector
-that judges a drawing has first to find the object in the real frame.
+A console's memory says where the ball is; this module says whether a drawing of that moment (a
+sample of a decoder, an open-loop dream) shows it there. The detector that judges a drawing has
+first to find the object in the real frame.
 
 The detector is simple enough to check by hand. *Contrast* is the difference of a picture from the
 backdrop, the per-pixel median of training frames (a moving object is hardly ever in one place half
-of the time). Of the contrast an object owns the brighter part, the darker part or both, as learnt
-from real frames, which keeps a white boxer apart from a black one. Its *mass* at a place is its
-contrast in its window around that place, of pixels inside its region. It is *present* where the
-mass reaches half of the median mass that it has in real training frames. Its position is the
-contrast-weighted centroid in the window. It is *recalled* where it is drawn near its real place and
-its region holds hardly anything else: a whole column of paddle, or a lattice of balls, has the
-object near any place, and shows nothing.
+of the time). Of the contrast an object owns the brighter part, the darker part or both, which keeps
+a white boxer apart from a black one. Its *mass* at a place is its contrast in its window there. It
+is *present* where the mass reaches half of the median mass that it has in real training frames. Its
+position is the contrast-weighted centroid in the window. It is *recalled* where it is drawn near
+its real place and its region holds hardly anything else: a whole column of paddle, or a lattice of
+balls, has the object near any place, and shows nothing.
 
-A `Scene` is all detectors of one game for one model: a model draws in its own intensity levels, so
-they are fitted in these.
+A model draws in its own intensity levels, so a `Scene`, all detectors of one game for one model, is
+fitted in these.
 
-Source: the positions in the console's memory are AtariARI's (Anand et al., arXiv:1906.08226); the
-detector and the scores are our own, as no published one measures drawings.
+Source: the detector and the scores are our own, as no published one measures drawings.
 """
 
 import math
@@ -33,22 +31,16 @@ from mbrl.errors import ConfigError
 from mbrl.replay import ReplayStore
 from mbrl.studies.fidelity.follow import quantised, rng_of
 from mbrl.studies.fidelity.frames import Frames
-from mbrl.studies.fidelity.games import Bools as Bools
-from mbrl.studies.fidelity.games import Floats as Floats
-from mbrl.studies.fidelity.games import Game, Ram, SceneObject
+from mbrl.studies.fidelity.games import Bools, Floats, Game, Ram, SceneObject
 from mbrl.world_model.model import WorldModel
 
 Images = NDArray[np.uint8]
 
 ENOUGH_MASS = 0.5  # share of its real mass from which on something is the object
-ONE_SIDED = 0.9
-"""Share of an object's real contrast that is brighter (or darker) for it to own that side only."""
-TELLING = 0.9
-"""Share of real frames in which the strongest thing in the region must be the object itself."""
+ONE_SIDED = 0.9  # share of its real contrast on one side from which an object owns that side only
 ROOM = 0.5  # share of an object's usual load that a clean drawing may have beside it in its region
 HAZE = 0.25  # share of an object's usual peak below which a pixel is haze, and no part of the load
-TEXTURE = "texture_id"
-"""The variable that says which static backdrop a frame has, where a game has several."""
+TEXTURE = "texture_id"  # the variable that says which of several static backdrops a frame has
 FITTED = 1024  # training frames that backdrops and masses are learnt from
 
 
@@ -69,14 +61,8 @@ def contrast(images: Images, backdrop: Floats) -> Floats:
 
 
 def box_sums(values: Floats, window: tuple[int, int]) -> Floats:
-    """Sum of maps (N, H, W) over a window centred on each pixel, with zeros outside: (N, H, W).
-
-    Raises:
-        ValueError: a side of the window (rows, columns) is even, so that it has no centre.
-    """
+    """Sum of maps (N, H, W) over a window centred on each pixel, with zeros outside: (N, H, W)."""
     rows, columns = window
-    if rows % 2 == 0 or columns % 2 == 0:
-        raise ValueError(f"window: expected odd rows and columns, got {window}")
     padded = np.pad(values, ((0, 0), (rows // 2 + 1, rows // 2), (columns // 2 + 1, columns // 2)))
     total = padded.cumsum(1).cumsum(2)
     return (
@@ -140,16 +126,13 @@ class Detector:
     """Finds one object in contrasts (N, H, W, 2).
 
     What it knows are medians over real training frames. Masses are counted from `floor`, which is 0
-    where the backdrop is still, and more where noise covers it. An object is `alone` if in at least
-    `TELLING` of the frames the strongest thing in its region is the object itself; if not, the
-    region holds others like it, and only places near the real one can tell anything.
+    where the backdrop is still, and more where noise covers it.
     """
 
     target: SceneObject
     mass: float  # of the object
     floor: float = 0.0  # mass of a window anywhere in its region
     sides: tuple[float, float] = (1.0, 1.0)  # weights of brighter and darker contrast, 0 or 1
-    alone: bool = True
     peak: float = 0.0  # contrast of its strongest pixel
     load: float = 0.0  # what its whole region usually holds, see `loads`
 
@@ -159,11 +142,7 @@ class Detector:
         return self.floor + ENOUGH_MASS * (self.mass - self.floor)
 
     def loads(self, contrasts: Floats) -> Floats:
-        """Contrast of the whole region, (N,), of pixels above `HAZE` of the object's peak.
-
-        So neither the noise of a game nor a decoder's faint haze counts, wherever it is; whatever
-        is a quarter as strong as the object does.
-        """
+        """Contrast of the whole region, (N,), of pixels above `HAZE` of the object's peak."""
         inside = crop(contrasts, self.target.region) @ np.asarray(self.sides)
         return np.where(inside > HAZE * self.peak, inside, 0.0).sum((1, 2))
 
@@ -176,14 +155,13 @@ class Detector:
         return self.loads(contrasts) <= ROOM * self.load + np.maximum(self.load, real)
 
     def strongest(self, contrasts: Floats) -> Sightings:
-        """The heaviest place of the whole region, whatever the truth is."""
+        """The heaviest place of the whole region."""
         return self._best(contrasts, None)
 
     def near(self, contrasts: Floats, places: Floats) -> Sightings:
         """The heaviest place within the object's radius of `places` (N, 2), row and column.
 
-        Present only if its centroid, too, is within the radius. A place that is NaN has nothing
-        near it.
+        Present only if its centroid, too, is within the radius; nothing is near NaN.
         """
         found = self._best(contrasts, places)
         with np.errstate(invalid="ignore"):
@@ -191,14 +169,12 @@ class Detector:
         return Sightings(found.position, found.present & close)
 
     def _best(self, contrasts: Floats, places: Floats | None) -> Sightings:
-        if not len(contrasts):
-            return Sightings(np.zeros((0, 2)), np.zeros(0, bool))
         target = self.target
         inside = crop(contrasts @ np.asarray(self.sides), target.region)
         masses = box_sums(inside, target.window)
         if places is not None:
             masses = np.where(_near(target, masses.shape, places), masses, -1.0)
-        flat = masses.reshape(len(masses), -1)
+        flat = masses.reshape(len(masses), math.prod(masses.shape[1:]))
         best = flat.argmax(1)
         heaviest = flat[np.arange(len(flat)), best]
         centre = np.stack(np.unravel_index(best, masses.shape[1:]), -1)
@@ -229,10 +205,7 @@ def _typical_excess(masses: Floats, target: SceneObject, places: Floats) -> floa
 def fit_detector(target: SceneObject, contrasts: Floats, ram: Ram) -> Detector:
     """Learn what an object looks like from contrasts (N, H, W, 2) and memories (N, R).
 
-    They are of real training frames; the object's `locate` says from the memory where it is.
-
-    Raises:
-        ValueError: the object is visible in none of the frames, or has no contrast there.
+    A ValueError if it is visible in none of these training frames, or has no contrast there.
     """
     places, visible = target.locate(ram)
     seen, places = contrasts[visible], places[visible]
@@ -254,10 +227,7 @@ def fit_detector(target: SceneObject, contrasts: Floats, ram: Ram) -> Detector:
     weighted = crop(seen, target.region) @ np.asarray(sides)
     peak = float(np.median(np.where(near, weighted, 0.0).max((1, 2))))
     detector = Detector(target, mass, floor, sides, peak=peak)
-    detector = replace(detector, load=float(np.median(detector.loads(seen))))
-    found, strongest = detector.near(seen, places), detector.strongest(seen)
-    itself = distance(strongest.position, found.position)[found.present] <= target.radius
-    return replace(detector, alone=bool(share(itself) >= TELLING))
+    return replace(detector, load=float(np.median(detector.loads(seen))))
 
 
 def fit_detectors(
@@ -285,9 +255,8 @@ class Truth:
 def truth(detector: Detector, contrasts: Floats, ram: Ram) -> Truth:
     """Where the object is in real frames with contrasts (N, H, W, 2) and memories (N, R).
 
-    The memory says which of the things in the picture is the object, and drawings are searched near
-    there. Distances are from the centroid measured in the real frame, so a small error in the
-    memory's map to pixels does not count: a perfect drawing has a recall of 1 and an error of 0.
+    Drawings are searched near where the memory says it is. Distances are from the centroid in the
+    real frame, so a perfect drawing has an error of 0 whatever the memory's map to pixels misses.
     """
     places, claimed = detector.target.locate(ram)
     anchor = np.where(claimed[:, None], places, np.nan)
@@ -302,12 +271,11 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
     """Whether drawings show an object, from their contrasts (N, H, W, 2) and the truth.
 
     Returns:
-        Shares in [0, 1] and distances in pixels; NaN where there was nothing to measure, and for
-        `present`, `position_px`, `precision` and `phantom` of an object that is not `alone`.
+        Shares in [0, 1] and distances in pixels; NaN where there was nothing to measure.
         `near`: of frames where it is visible, drawn within the radius of where the memory says it
             is, whatever else is drawn.
         `recall`: near and clean: its region holds at most 1.5 times the object's usual load (see
-            `Detector.clean`); `near` for an object that is not `alone`.
+            `Detector.clean`).
         `present`: drawn anywhere in its region, of the same frames.
         `centroid_px`, `centroid_px_mean`: median and mean distance of a recalled object's centroid
             from its real one.
@@ -319,21 +287,19 @@ def object_scores(detector: Detector, real: Truth, drawn: Floats) -> dict[str, f
     """
     seen = real.visible
     near = detector.near(drawn[seen], real.anchor[seen])
-    clean = detector.clean(drawn[seen], real.load[seen]) if detector.alone else True
-    recalled = near.present & clean
+    recalled = near.present & detector.clean(drawn[seen], real.load[seen])
     error = distance(near.position, real.place[seen])[recalled]
     strongest = detector.strongest(drawn[seen])
     anywhere = distance(strongest.position, real.place[seen])[strongest.present]
-    unclear = 1.0 if detector.alone else math.nan
     return {
         "recall": share(recalled),
         "near": share(near.present),
-        "present": unclear * share(strongest.present),
+        "present": share(strongest.present),
         "centroid_px": median(error),
         "centroid_px_mean": float(error.mean()) if len(error) else math.nan,
-        "position_px": unclear * median(anywhere),
-        "precision": unclear * share(anywhere <= detector.target.radius),
-        "phantom": unclear * share(detector.strongest(drawn[real.absent]).present),
+        "position_px": median(anywhere),
+        "precision": share(anywhere <= detector.target.radius),
+        "phantom": share(detector.strongest(drawn[real.absent]).present),
         "detector": share(real.visible[real.claimed]),
         "frames": float(seen.sum()),
         "recalled": float(recalled.sum()),
@@ -367,8 +333,7 @@ class Backdrops:
     def of(self, ram: Ram) -> Floats:
         """The backdrops of frames with memories (n, R): (H, W, C), or (n, H, W, C) if they differ.
 
-        Raises:
-            ValueError: a texture that no training frame had.
+        A texture that no training frame had is a ValueError.
         """
         order, place = np.unique(self._names(ram), return_inverse=True)
         unknown = sorted(set(order.tolist()) - self._stills.keys())
@@ -387,19 +352,12 @@ class Scene:
     """Detectors of all objects of a game, for drawings of one model."""
 
     def __init__(self, model: WorldModel, game: Game, train: Frames, seed: int) -> None:
-        """Fit on random training frames.
-
-        Raises:
-            ValueError: the frames have no memory, or an object cannot be told from the backdrop.
-        """
-        rows = _rows(rng_of(seed, "scene"), game, train)
+        """Fit on random training frames; a ValueError as in `fit_detector`."""
+        texture = texture_byte(game)
+        rows = _rows(rng_of(seed, "scene"), train.memory, texture)
         images, ram = quantised(model, train.obs[rows]), train.memory[rows]
-        self.backdrops = Backdrops(images, ram, texture_byte(game))
-        detectors = fit_detectors(game.objects, self.contrasts(images, ram), ram)
-        alone = alone_in_frames(game, train)
-        self.detectors: dict[str, Detector] = {
-            name: replace(found, alone=alone[name]) for name, found in detectors.items()
-        }
+        self.backdrops = Backdrops(images, ram, texture)
+        self.detectors = fit_detectors(game.objects, self.contrasts(images, ram), ram)
 
     def contrasts(self, images: Images, ram: Ram) -> Floats:
         """(N, H, W, 2) contrasts of images in the model's levels, drawn or `quantised`."""
@@ -411,46 +369,23 @@ class Scene:
         return {name: truth(found, contrasts, ram) for name, found in self.detectors.items()}
 
 
-def alone_in_frames(game: Game, train: Frames) -> dict[str, bool]:
-    """Whether each object is `Detector.alone`, by name: the same for every model and seed.
-
-    It decides what recall means, so it must not depend on the levels that a model draws in, nor on
-    the frames that its detectors are fitted on. Raises what `Scene` does.
-    """
-    rows = _rows(rng_of(0, "scene/alone"), game, train)
-    images, ram = np.asarray(train.obs[rows], np.uint8), train.memory[rows]
-    contrasts = contrast(images, Backdrops(images, ram, texture_byte(game)).of(ram))
-    found = fit_detectors(game.objects, contrasts, ram)
-    return {name: detector.alone for name, detector in found.items()}
-
-
-def _rows(rng: np.random.Generator, game: Game, train: Frames) -> NDArray[np.int64]:
+def _rows(rng: np.random.Generator, ram: Ram, texture: int | None) -> NDArray[np.int64]:
     """`FITTED` random rows, as many of each texture as there are of any."""
-    order = rng.permutation(len(train.memory))
-    texture = texture_byte(game)
+    order = rng.permutation(len(ram))
     if texture is None:
         return order[:FITTED]
-    names = train.memory[order, texture]
+    names = ram[order, texture]
     known = np.unique(names)
     return np.concatenate([order[names == name][: FITTED // len(known)] for name in known])
 
 
 def require_backdrops(game: Game, train: ReplayStore, held_out: ReplayStore) -> None:
-    """Refuse, before anything is trained, held-out frames with a texture unknown in training.
-
-    Raises:
-        ConfigError: there are some.
-    """
+    """Refuse with a ConfigError, before anything is trained, textures that training never shows."""
     texture = texture_byte(game)
     if texture is None:
         return
     known, wanted = (
-        {
-            int(name)
-            for episode in store.episodes()
-            if episode.ram is not None
-            for name in np.unique(episode.ram[:, texture])
-        }
+        {int(one) for ep in store.episodes() if ep.ram is not None for one in ep.ram[:, texture]}
         for store in (train, held_out)
     )
     if wanted - known:

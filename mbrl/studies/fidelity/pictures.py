@@ -1,14 +1,10 @@
 """What the arms draw: a trained model in, `pictures.npz` out; many of those in, one PNG out.
 
-Two kinds of pictures, of the same held-out moments for every arm and seed, so that they can be laid
-under each other:
+*Samples* are free-running samples of p(x | z, h) beside the real frames. *Strips* are open-loop
+dreams: the model sees 16 real frames and from then on only the real actions.
 
-* *samples*: free-running samples of p(x | z, h) beside the real frames;
-* *strips*: open-loop dreams. The model sees 16 real frames and from then on only the real actions;
-  drawn at each of `HORIZONS` steps, beside what really happened.
-
-Moments are chosen by the console's memory alone: first those where every object is to be seen, and
-dreams in which they stay longest. Pixels are never smoothed: enlarging is by whole factors.
+Moments are the same for every arm and seed, and chosen by the console's memory alone: first those
+where every object is to be seen, and dreams in which they stay longest. Pixels are never smoothed.
 """
 
 from collections.abc import Mapping
@@ -27,6 +23,7 @@ from mbrl.studies.panels import sheet
 from mbrl.world_model.model import WorldModel
 
 SAMPLES, STRIPS = 6, 3
+SCALE = 4  # enlarges every pixel on a sheet
 _CANDIDATES = 400
 _SEED = 0  # the same moments for every arm and seed
 
@@ -55,23 +52,18 @@ class Pictures:
 def draw(model: WorldModel, frames: Frames, game: Game, path: Path) -> Pictures:
     """Draw samples and dreams of chosen moments of held-out rows; write them to `path` (.npz)."""
     generator = stream(_SEED, "pictures", model.device)
-    # those that some held-out episode is long enough for
-    horizons = [horizon for horizon in HORIZONS if BURN_IN + horizon <= frames.longest]
     starts = _stills(frames, game)
     last = filtered(model, frames, starts, BURN_IN, generator).latent[:, -1]
-    begin = _dreams(frames, game, max(horizons, default=0))
-    dreams = np.zeros((len(begin), 0, *frames.obs.shape[1:]), np.uint8)
-    if horizons:
-        rollouts = roll_out(model, frames, begin, horizons, _SEED, "pictures")
-        drawn = [decoded(model, rollouts.latents[horizon], generator) for horizon in horizons]
-        dreams = np.stack(drawn, 1)
-    rows = begin[:, None] + BURN_IN - 1 + np.asarray(horizons, np.int64)
+    begin = _dreams(frames, game, max(HORIZONS))
+    rollouts = roll_out(model, frames, begin, HORIZONS, _SEED, "pictures")
+    dreams = [decoded(model, rollouts.latents[horizon], generator) for horizon in HORIZONS]
+    rows = np.stack([rollouts.rows(horizon) for horizon in HORIZONS], 1)
     pictures = Pictures(
         real=np.asarray(frames.obs[starts + BURN_IN - 1], np.uint8),
         samples=decoded(model, last, generator),
         strip_real=np.asarray(frames.obs[rows], np.uint8),
-        strips=dreams,
-        horizons=np.asarray(horizons, np.int64),
+        strips=np.stack(dreams, 1),
+        horizons=np.asarray(HORIZONS, np.int64),
     )
     pictures.write(path)
     return pictures
@@ -97,8 +89,6 @@ def _stills(frames: Frames, game: Game) -> NDArray[np.int64]:
 
 def _dreams(frames: Frames, game: Game, length: int) -> NDArray[np.int64]:
     """Starts of windows after whose first rows the objects stay visible longest."""
-    if length == 0:
-        return np.zeros(0, np.int64)
     rng = rng_of(_SEED, "pictures/dreams")
     starts = np.unique(frames.windows(BURN_IN + length, _CANDIDATES, rng))
     rows = starts[:, None] + BURN_IN - 1 + np.arange(length + 1)
@@ -115,22 +105,16 @@ def _dreams(frames: Frames, game: Game, length: int) -> NDArray[np.int64]:
 # -- putting them on one sheet ------------------------------------------------------------------
 
 
-def sample_sheet(path: Path, arms: Mapping[str, Pictures], scale: int = 4) -> Path:
-    """Write a PNG: real frames above each arm's samples of the same moments.
-
-    `arms` are of one game, by title in the order of the rows; `scale` enlarges every pixel.
-    """
+def sample_sheet(path: Path, arms: Mapping[str, Pictures]) -> Path:
+    """Write a PNG: real frames, and below them each arm's samples of the same moments, by title."""
     rows = {"real frame": next(iter(arms.values())).real}
     rows |= {title: one.samples for title, one in arms.items()}
-    return sheet(path, rows, [], scale)
+    return sheet(path, rows, [], SCALE)
 
 
-def strip_sheet(path: Path, arms: Mapping[str, Pictures], which: int = 0, scale: int = 4) -> Path:
-    """The same of what really happened at moment `which`, and each arm's dream of it.
-
-    There is one column per horizon.
-    """
+def strip_sheet(path: Path, arms: Mapping[str, Pictures]) -> Path:
+    """The same of what really happened, and each arm's first dream of it; a column per horizon."""
     first = next(iter(arms.values()))
-    rows = {"what happened": first.strip_real[which]}
-    rows |= {title: one.strips[which] for title, one in arms.items()}
-    return sheet(path, rows, [f"+{horizon} steps" for horizon in first.horizons], scale)
+    rows = {"what happened": first.strip_real[0]}
+    rows |= {title: one.strips[0] for title, one in arms.items()}
+    return sheet(path, rows, [f"+{horizon} steps" for horizon in first.horizons], SCALE)

@@ -2,26 +2,25 @@
 
 Features of real frames and the bytes of the console's memory go in, guesses and scores per variable
 come out. Readers are fitted on *training* frames, chosen on a validation part of them, and scored
-on held-out episodes. The world model itself is not known here: arrays only.
+on held-out episodes.
 
 *Protocol* (Anand et al., arXiv:1906.08226, and its code, mila-iqia/atari-representation-learning):
 one linear classifier over byte values per variable, Adam with learning rate 5e-4 and epsilon 1e-5,
 batches of 64, at most 100 epochs; on validation accuracy, the rate is divided by 5 after 5 epochs
 without a new best and the classifier keeps its best epoch after 15; variables whose labels have an
 entropy below 0.6 nats are dropped, as are test frames that are also training frames; F1 is the mean
-over classes weighted by how often each occurs. As in its later versions, all variables are trained
-at once; they share nothing but the batches, so each ends where it would have ended alone.
+over classes weighted by how often each occurs.
 
 Where we differ: frames are 64 x 64 instead of 210 x 160, so neighbouring values of a position may
 look the same; a classifier punishes a miss by half a pixel as hard as one by thirty, so a ridge
-regression and a small network stand beside it. Values that never occur in training are left out of
-the 256 classes. There are fewer training frames than their 35,000. The last version of their code
-weights F1 by *predicted* frequency, because two arguments are swapped; here, as in its earlier
-versions, by true frequency.
+regression and a small network stand beside it. Values that never occur in training are no classes.
+There are fewer training frames than their 35,000. The last version of their code weights F1 by
+*predicted* frequency, because two arguments are swapped; here, it is the true one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,9 +35,8 @@ Labels = NDArray[np.int64]
 MIN_ENTROPY = 0.6  # nats; variables with less are dropped, as in AtariARI
 LEARNING_RATE, EPSILON, BATCH, EPOCHS, PATIENCE = 5e-4, 1e-5, 64, 100, 15
 PLATEAU, PLATEAU_FACTOR, SLOWEST = 5, 0.2, 1e-5
-RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)
-"""Penalties tried by `ridge`, in units of the features' overall variance."""
-NETWORK_EPOCHS = 30
+RIDGE = (0.1, 1.0, 10.0, 100.0, 1000.0)  # penalties, in units of the features' overall variance
+NETWORK_EPOCHS, HIDDEN = 30, 128
 
 
 # -- scores ---------------------------------------------------------------------------------------
@@ -50,10 +48,7 @@ def accuracy(labels: Labels, guesses: Labels) -> float:
 
 
 def f1_per_class(labels: Labels, guesses: Labels) -> tuple[Floats, Labels]:
-    """F1 of every class that occurs among labels or guesses, and how often each is the label.
-
-    F1 = 2 TP / (2 TP + FP + FN), which is 0 for a class never hit.
-    """
+    """F1 of every class among labels or guesses, and how often each is the label."""
     classes, flat = np.unique(np.concatenate([labels, guesses]), return_inverse=True)
     truth, guess = flat[: len(labels)], flat[len(labels) :]
     size = len(classes)
@@ -98,8 +93,7 @@ def majority(train: Labels, rows: int) -> Labels:
 # -- data -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Features of one kind, (N, F) each: for fitting, for choosing, for the score."""
 
     train: NDArray[np.float32]
@@ -115,12 +109,6 @@ class Targets:
     train: NDArray[np.generic]
     validation: NDArray[np.generic]
     test: NDArray[np.generic]
-
-    def pick(self, columns: Sequence[int]) -> "Targets":
-        """Some of the columns."""
-        index = list(columns)
-        parts = (part[:, index] for part in (self.train, self.validation, self.test))
-        return Targets(tuple(self.names[i] for i in index), *parts)
 
 
 def informative(names: Sequence[str], labels: NDArray[np.generic]) -> tuple[str, ...]:
@@ -165,8 +153,7 @@ class Course:
 class _Columns:
     """The weights of several softmax classifiers side by side, and Adam on them.
 
-    Softmax, cross-entropy and its gradient are written out: a linear layer needs no autograd, and a
-    rate per column is what lets every classifier have its own course.
+    The gradient is written out, as a rate per column lets every classifier have its own course.
     """
 
     def __init__(self, courses: Sequence[Course], weight: Tensor, first: Tensor, second: Tensor):
@@ -212,16 +199,12 @@ class _Columns:
 def classify(
     split: Split, targets: Targets, rng: np.random.Generator, *, epochs: int = EPOCHS
 ) -> Labels:
-    """Fit the linear classifiers of all variables to integer labels.
+    """Fit the linear classifiers of all variables; labels (M, V) guessed for the test rows.
 
     Features are used as they are, as in AtariARI; `rng` shuffles the batches.
-
-    Returns:
-        (M, V) labels guessed for the test rows.
     """
     train, validation, test = (
-        torch.cat([torch.as_tensor(part), torch.ones(len(part), 1)], 1)
-        for part in (split.train, split.validation, split.test)
+        torch.cat([torch.as_tensor(part), torch.ones(len(part), 1)], 1) for part in split
     )
     known = [np.unique(y.astype(np.int64), return_inverse=True) for y in targets.train.T]
     courses = [Course(classes) for classes, _ in known]
@@ -255,19 +238,17 @@ def classify(
 def _standard(split: Split) -> tuple[Floats, ...]:
     """The three parts, centred on the training rows and divided by one overall deviation.
 
-    Not by one for each feature: a class of the code that is rare in training, or never seen there,
-    would be blown up in the others.
+    One for each feature would blow up a class of the code that is rare or never seen in training.
     """
     mean = split.train.mean(0, dtype=np.float64)
     scale = np.sqrt(np.square(split.train - mean).mean()) + 1e-6
-    return tuple((part - mean) / scale for part in (split.train, split.validation, split.test))
+    return tuple((part - mean) / scale for part in split)
 
 
 def ridge(split: Split, targets: Targets) -> Floats:
-    """Linear least squares with a penalty chosen per variable on the validation rows.
+    """Linear least squares: guesses (M, V) for the test rows, in the targets' units.
 
-    Returns:
-        (M, V) guesses for the test rows, in the targets' units.
+    The penalty is chosen per variable on the validation rows.
     """
     train, validation, test = _standard(split)
     mean = targets.train.mean(0, dtype=np.float64)
@@ -287,12 +268,9 @@ def ridge(split: Split, targets: Targets) -> Floats:
 def small_network(
     split: Split, targets: Targets, rng: np.random.Generator, *, epochs: int = NETWORK_EPOCHS
 ) -> Floats:
-    """One hidden layer of SiLU units on all variables at once, the epoch chosen on validation.
+    """The same with one hidden layer of SiLU units, the epoch chosen on the validation rows.
 
     What it reads better than `ridge` is in the code but not laid out linearly.
-
-    Returns:
-        (M, V) guesses for the test rows, in the targets' units.
     """
     mean = targets.train.mean(0, dtype=np.float64)
     scale = targets.train.std(0, dtype=np.float64) + 1e-6
@@ -311,11 +289,7 @@ def small_network(
 def network_classify(
     split: Split, targets: Targets, rng: np.random.Generator, *, epochs: int = NETWORK_EPOCHS
 ) -> Labels:
-    """The same network with a softmax over each variable's training values.
-
-    Returns:
-        (M, V) labels for the test rows.
-    """
+    """The same network with a softmax over each variable's training values: labels (M, V)."""
     classes = [np.unique(column) for column in targets.train.T]
     sizes = [len(values) for values in classes]
 
@@ -347,7 +321,6 @@ def _fit(
     loss: Callable[[Tensor, Tensor], Tensor],
     rng: np.random.Generator,
     epochs: int,
-    hidden: int = 128,
 ) -> Tensor:
     """Fit the network; its outputs (M, outputs) for the test rows at the best validation epoch.
 
@@ -357,9 +330,9 @@ def _fit(
         torch.as_tensor(part, dtype=torch.float32) for part in _standard(split)
     )
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    inner = torch.randn(train.shape[1], hidden, generator=generator) / train.shape[1] ** 0.5
-    outer = torch.randn(hidden, outputs, generator=generator) / hidden**0.5
-    weights = [inner, torch.zeros(hidden), outer, torch.zeros(outputs)]
+    inner = torch.randn(train.shape[1], HIDDEN, generator=generator) / train.shape[1] ** 0.5
+    outer = torch.randn(HIDDEN, outputs, generator=generator) / HIDDEN**0.5
+    weights = [inner, torch.zeros(HIDDEN), outer, torch.zeros(outputs)]
     for weight in weights:
         weight.requires_grad_(True)
     optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=1e-4)
@@ -390,11 +363,7 @@ def _fit(
 def classification_report(
     targets: Targets, guesses: Labels, categories: Mapping[str, str]
 ) -> dict[str, dict[str, float]]:
-    """Scores of guesses (M, V) by variable and their means.
-
-    Returns:
-        For each of `f1` (weighted), `macro_f1` and `accuracy`: every variable by name, and `means`.
-    """
+    """`f1` (weighted), `macro_f1`, `accuracy` of guesses (M, V), each by variable `with_means`."""
     report: dict[str, dict[str, float]] = {}
     for kind, score in (("f1", weighted_f1), ("macro_f1", macro_f1), ("accuracy", accuracy)):
         columns = zip(targets.test.T.astype(np.int64), guesses.T, strict=True)
@@ -404,18 +373,14 @@ def classification_report(
 
 
 def with_means(by_name: Mapping[str, float], categories: Mapping[str, str]) -> dict[str, float]:
-    """Scores by variable, and their means.
+    """Scores by variable, the mean over each category's, and two means of all.
 
-    Those are the mean over the variables of each category, `mean` over all variables (AtariARI's
-    overall average) and `across_categories`, the mean of the categories' means.
+    Those are `mean` over the variables (AtariARI's overall average) and `across_categories`.
     """
     members: dict[str, list[float]] = {}
     for name, value in by_name.items():
         members.setdefault(categories[name], []).append(value)
-    averages = {category: float(np.mean(values)) for category, values in members.items()}
-    everything = {"mean": by_name, "across_categories": averages}
-    overall = {
-        name: float(np.mean(list(scores.values()))) if scores else float("nan")
-        for name, scores in everything.items()
-    }
-    return {**by_name, **averages, **overall}
+    means = {category: float(np.mean(values)) for category, values in members.items()}
+    across = float(np.mean(list(means.values())))
+    overall = {"mean": float(np.mean(list(by_name.values()))), "across_categories": across}
+    return {**by_name, **means, **overall}

@@ -8,8 +8,8 @@ frames that the fit has seen.
 *Nuisances* are what a code should not hold: a texture that never changes, and noise that nothing
 can foresee. In games of ours that have such dials, the memory names the episode's texture and each
 frame's noise pattern. A decoder whose likelihood explains both from neighbouring pixels leaves the
-code at chance. Noise of a few fixed patterns is the harder half: which pattern a frame has tells
-all its pixels at once, so a code that names it saves more than it costs.
+code at chance. Noise of a few fixed patterns is the harder half: a code that names the pattern
+tells all its pixels at once, and saves more than it costs.
 
 Their accuracy is balanced, the mean over classes of how many of each are recognised: a reader that
 always says the same gets one in so many classes. All rows of an episode share its texture, so there
@@ -19,7 +19,6 @@ is measured by giving the episodes each other's textures.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +46,12 @@ from mbrl.studies.fidelity.probes import (
 )
 from mbrl.world_model.model import WorldModel
 
-KINDS: tuple[Literal["z", "h", "zh"], ...] = ("z", "h", "zh")
-AHEAD = (0, 1, 5, 15)
-"""How many steps after h_t its future is asked for; at 0, the frame it has not seen yet."""
+KINDS = {"z": "code", "h": "hidden", "zh": "features"}  # what a latent calls them
+AHEAD = (0, 1, 5, 15)  # steps after h_t; at 0, the frame it has not seen yet
 VALIDATION = 1 / 8
 SHUFFLES = 400  # how often labels are shuffled to find out what luck gives
 LUCKY = 97.5  # the percentile of those that is called luck
-NUISANCES = ("texture_id", "noise_id")
-"""Variables that are nuisances, by name, in any game that has them."""
+NUISANCES = ("texture_id", "noise_id")  # variables, in any game that has them
 
 
 @dataclass(frozen=True)
@@ -67,19 +64,16 @@ class Reading:
     validation: Followed
     test: Followed
 
-    def features(self, kind: Literal["z", "h", "zh"]) -> Split:
-        """`z`, `h` or both, of all rows."""
-        name = {"z": "code", "h": "hidden", "zh": "features"}[kind]
+    def features(self, kind: str) -> Split:
+        """`z`, `h` or both, `zh`, of all rows."""
         parts = (self.train, self.validation, self.test)
-        return Split(*(getattr(part.latent, name).numpy() for part in parts))
+        return Split(*(getattr(part.latent, KINDS[kind]).numpy() for part in parts))
 
     def memory(self, ahead: int = 0) -> tuple[NDArray[np.uint8], ...]:
         """The console's memory that many steps after each row: train, validation, test."""
-        return (
-            self.train_frames.memory[self.train.rows + ahead],
-            self.train_frames.memory[self.validation.rows + ahead],
-            self.test_frames.memory[self.test.rows + ahead],
-        )
+        train, test = self.train_frames.memory, self.test_frames.memory
+        parts = ((train, self.train), (train, self.validation), (test, self.test))
+        return tuple(memory[part.rows + ahead] for memory, part in parts)
 
     def targets(self, game: Game, names: tuple[str, ...], ahead: int = 0) -> Targets:
         """Variables by name, that many steps after each row."""
@@ -88,15 +82,12 @@ class Reading:
 
 
 def read(
-    model: WorldModel, train: Frames, held_out: Frames, seed: int, *, fitted: int, scored: int
+    model: WorldModel, train: Frames, held_out: Frames, seed: int, fitted: int, scored: int
 ) -> tuple[Reading, dict[str, float]]:
     """Follow `fitted` training rows, validation included, and `scored` rows of other episodes.
 
-    Returns:
-        The rows without held-out copies of training rows, and how many there are of each kind.
-
-    Raises:
-        ValueError: there are none of a kind.
+    The rows without held-out copies of training rows, and how many there are of each kind; a
+    ValueError if there are none of one.
     """
     known = follow(model, train, fitted, seed, "probes/train", ahead=max(AHEAD))
     test = follow(model, held_out, scored, seed, "probes/test", ahead=max(AHEAD))
@@ -119,26 +110,13 @@ def read(
     return Reading(train, held_out, **parts), {**counts, "copies_dropped": float((~new).sum())}
 
 
-def nuisance_names(game: Game) -> tuple[str, ...]:
-    """The game's nuisance variables."""
-    return tuple(name for name in NUISANCES if name in game.variables)
-
-
 def read_variables(game: Game, train: Frames) -> tuple[str, ...]:
     """Which variables are probed: by the entropy of their labels in all training frames.
 
     So the list is the same for every arm and seed of a game, and means over it compare.
-
-    Raises:
-        ValueError: the frames have no memory.
     """
-    names = tuple(name for name in game.variables if name not in nuisance_names(game))
+    names = tuple(name for name in game.variables if name not in NUISANCES)
     return informative(names, train.memory[:, [game.variables[name].index for name in names]])
-
-
-def categories_of(game: Game) -> dict[str, str]:
-    """The category of every variable, by name."""
-    return {name: variable.category for name, variable in game.variables.items()}
 
 
 def _r2_by_name(targets: Targets, guess: NDArray[np.float64]) -> dict[str, float]:
@@ -151,16 +129,14 @@ def probe_report(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """The AtariARI classifiers and the regressions, for z, h, both, and a blind reader.
 
-    Returns:
-        `z`, `h`, `zh`: `f1`, `macro_f1`, `accuracy` (see `classification_report`), `ridge_r2` and
-        `network_r2`, each by variable with means by category; `majority`: the first three for the
-        guess of the commonest training label. Of the variables in `read_variables`; an empty report
-        if there are none.
+    `z`, `h`, `zh`: what `classification_report` has, `ridge_r2` and `network_r2`, of the variables
+    in `read_variables`; `majority`: the former for the guess of the commonest training label.
+    Empty if there are no variables.
     """
     names = read_variables(game, reading.train_frames)
     if not names:
         return {}
-    targets, categories = reading.targets(game, names), categories_of(game)
+    targets, categories = reading.targets(game, names), game.categories
     rows = len(targets.test)
     blind = np.stack([majority(column.astype(np.int64), rows) for column in targets.train.T], 1)
     report = {"majority": classification_report(targets, blind, categories)}
@@ -180,8 +156,7 @@ def probe_report(
 def position_report(game: Game, reading: Reading) -> dict[str, dict[str, dict[str, float]]]:
     """A ridge regression of every object's place, on rows where the memory says it is visible.
 
-    Returns:
-        For z, h and zh, by object: `row_r2`, `column_r2` and `px`, the median distance in pixels.
+    For z, h and zh, by object: `row_r2`, `column_r2` and `px`, the median distance in pixels.
     """
     report: dict[str, dict[str, dict[str, float]]] = {kind: {} for kind in KINDS}
     memories, splits = reading.memory(), {kind: reading.features(kind) for kind in KINDS}
@@ -192,8 +167,7 @@ def position_report(game: Game, reading: Reading) -> dict[str, dict[str, dict[st
         there = (place[seen] for place, seen in zip(places, visible, strict=True))
         wanted = Targets(("row_r2", "column_r2"), *there)
         for kind, split in splits.items():
-            parts = (split.train, split.validation, split.test)
-            shown = Split(*(part[seen] for part, seen in zip(parts, visible, strict=True)))
+            shown = Split(*(part[seen] for part, seen in zip(split, visible, strict=True)))
             guess = ridge(shown, wanted)
             px = median(distance(guess, np.asarray(wanted.test, np.float64)))
             report[kind][target.name] = {**_r2_by_name(wanted, guess), "px": px}
@@ -219,10 +193,7 @@ def ahead_report(game: Game, reading: Reading) -> dict[str, dict[str, float]]:
 
 
 def balanced_accuracy(labels: Labels, guesses: Labels) -> float:
-    """Mean over the classes among labels (M,) of the share of its rows with the right guess (M,).
-
-    1 over the number of classes for any guess that does not depend on the row.
-    """
+    """Mean over the classes among labels (M,) of how many of each are guessed rightly (M,)."""
     classes, of = np.unique(labels, return_inverse=True)
     right = np.bincount(of[labels == guesses], minlength=len(classes))
     return float((right / np.bincount(of)).mean())
@@ -234,8 +205,7 @@ def luck(
     """What the best reader's balanced accuracy would be by luck, at most: the 97.5th percentile.
 
     From labels (M,), what each reader says (M,), and which episode each row is of (M,). Where a
-    label is the same all through every episode, episodes are given each other's labels; otherwise
-    rows are. `rng` shuffles them.
+    label is the same all through every episode, `rng` shuffles episodes, otherwise rows.
     """
     _, first, of = np.unique(episodes, return_index=True, return_inverse=True)
     whole = labels[first]
@@ -258,9 +228,7 @@ def nuisance_report(
 ) -> dict[str, dict[str, float]]:
     """How well nuisances are read out of each kind of features of the same rows.
 
-    Variables that never vary in the training rows are left out. `episodes` (M,) says which episode
-    each test row is of. `epochs` is the upper limit of each linear classifier's training, and of
-    a network's if it is smaller than `NETWORK_EPOCHS`.
+    `episodes` (M,) says which episode each test row is of.
 
     Returns:
         For each variable, balanced accuracies in [0, 1] on held-out rows: of the linear classifier
@@ -268,16 +236,11 @@ def nuisance_report(
         guess that does not look; `luck`, of the best of all readers. And `values`, how many there
         are to tell apart, and `episodes`, in how many episodes.
     """
-    varied = [i for i in range(len(targets.names)) if len(np.unique(targets.train[:, i])) > 1]
-    targets = targets.pick(varied)
-    if not targets.names:
-        return {}
     guesses = {}
     for kind, split in features.items():
         guesses[kind] = classify(split, targets, rng, epochs=epochs)
-        guesses[f"{kind}_network"] = network_classify(
-            split, targets, rng, epochs=min(epochs, NETWORK_EPOCHS)
-        )
+        fewer = min(epochs, NETWORK_EPOCHS)
+        guesses[f"{kind}_network"] = network_classify(split, targets, rng, epochs=fewer)
     report = {}
     for i, name in enumerate(targets.names):
         labels = targets.test[:, i].astype(np.int64)
@@ -296,11 +259,13 @@ def nuisance_report(
 def nuisances(
     game: Game, reading: Reading, seed: int, *, epochs: int = EPOCHS
 ) -> dict[str, dict[str, float]]:
-    """`nuisance_report` of the game's nuisance variables; empty if it has none."""
-    names = nuisance_names(game)
+    """`nuisance_report` of the game's nuisance variables that vary in the training rows."""
+    train = reading.memory()[0]
+    here = [name for name in NUISANCES if name in game.variables]
+    names = tuple(one for one in here if len(np.unique(train[:, game.variables[one].index])) > 1)
     if not names:
         return {}
-    features: dict[str, Split] = {kind: reading.features(kind) for kind in KINDS}
+    features = {kind: reading.features(kind) for kind in KINDS}
     episodes = reading.test_frames.is_first.cumsum()[reading.test.rows]
     targets, rng = reading.targets(game, names), rng_of(seed, "nuisance")
     return nuisance_report(features, targets, episodes, rng, epochs=epochs)

@@ -19,12 +19,8 @@ _LEAD = (
 )
 _CAPTIONS = {
     "drift": "Open-loop dreams after 16 real frames, with the real actions. Thin: every seed, and "
-    "the means of variants; thick: means of the main arms. A ball is recalled if it is within its "
-    "radius of the real one and its region holds hardly anything else; distance is the median. "
-    "Of a ball, only dreams count whose real one was in play from start to horizon.",
-    "cost": "What fidelity costs. Large: mean of an arm; small: every seed. Up and left is better. "
-    "Runs that another processor had a part in are left out; how fast this one was at the time "
-    "still differs, by which alone seeds of an arm do.",
+    "the means of variants; thick: means of the main arms. Of a ball, only dreams count whose real "
+    "one was in play from start to horizon.",
     "learning": "Training of the main arms, every seed, over the CPU time it is given. Squared "
     "errors are no likelihood and are left out on the right.",
     "field": "The same PixelCNN with 1 to 8 layers on blocks of 4 x 4 pixels, one seed, half the "
@@ -34,7 +30,7 @@ _SAMPLES = (
     "Free-running samples of held-out frames: no pixel of them was shown to the decoder. "
     "The same moments for every arm."
 )
-_MAX_STRIPS = 3
+_DREAMS = "Open-loop dreams: 16 real frames, then only the real actions."
 
 
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
@@ -75,26 +71,20 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
         paths = [folder / f"{arm}-{seed}" / "pictures.npz" for seed in seeds]
         if path := next(filter(Path.exists, paths), None):
             drawn[arm] = Pictures.read(path)
-    if not drawn:
-        return []
     titles = {arm: summary["runs"][arm]["title"] for arm in drawn}
     claim = {titles[arm]: one for arm, one in drawn.items() if arm in mains}
     others = {titles[arm]: one for arm, one in drawn.items() if arm not in mains}
-    sheets = []
-    for name, arms in (("samples", claim), ("samples_variants", others)):
-        if arms:
-            path = sample_sheet(folder / "figures" / f"{name}.png", arms)
-            sheets.append((path, _SAMPLES))
-    shown = claim or others
-    first = next(iter(shown.values()))
-    dreams = min(_MAX_STRIPS, len(first.strips)) if len(first.horizons) else 0
-    strips = [(f"dream_{which + 1}", shown, which) for which in range(dreams)]
-    if dreams and claim and others:
-        strips.append(("dream_variants", others, 0))
-    for name, arms, which in strips:
-        path = strip_sheet(folder / "figures" / f"{name}.png", arms, which)
-        sheets.append((path, "Open-loop dreams: 16 real frames, then only the real actions."))
-    return sheets
+    wanted = (
+        ("samples", sample_sheet, claim, _SAMPLES),
+        ("samples_variants", sample_sheet, others, _SAMPLES),
+        ("dream_1", strip_sheet, claim or others, _DREAMS),
+        ("dream_variants", strip_sheet, claim and others, _DREAMS),
+    )
+    return [
+        (make(folder / "figures" / f"{name}.png", arms), caption)
+        for name, make, arms, caption in wanted
+        if arms
+    ]
 
 
 def _warnings(summary: Summary) -> list[str]:

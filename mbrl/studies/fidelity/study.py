@@ -32,13 +32,10 @@ class Fidelity(Study[Trial]):
     )
 
     def chosen(self, names: str, example: Trial, console: Console) -> list[str]:
-        """The arms that can be made: without labels, none can be learnt.
+        """The arms that can be made.
 
-        Of "all", the arm that learns labels is left out, and that said, also where settings are
-        changed that it does not have; asked for by name, it refuses them itself (`Trial.config`).
-
-        Raises:
-            ConfigError: it was asked for by name, and the game has no labels.
+        The arm that learns labels is left out of "all", and that said, where the game has none or
+        settings are changed that it does not have. Asked for by name, it is refused instead.
         """
         game = find_game(example.game, example.study)
         chosen = super().chosen(names, example, console)
@@ -86,10 +83,9 @@ class Fidelity(Study[Trial]):
 
 
 def _with_cost(trial: Tree) -> Tree:
-    """A world model's trial with what training took: CPU milliseconds for each frame it was shown.
+    """A world model's trial with CPU milliseconds of training for each row of a batch.
 
-    A frame is a row of a batch, decoded or not. A GPU may be shared by any number of runs, so times
-    on one are left out, those of drawing too.
+    A GPU may be shared by any number of runs, so times on one are left out, those of drawing too.
     """
     if trial["arm"] == SUPERVISED:
         return trial

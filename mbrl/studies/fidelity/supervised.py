@@ -2,13 +2,10 @@
 
 Published scores are of frames of 210 x 160. At 64 x 64 neighbouring values of a position look
 nearly alike, so what there is to be read has to be measured on our own frames. Here the world
-model's own encoder, the classifiers on top of it and the labels of all training frames are one
-network, trained by cross-entropy for the same CPU time as a variant (Anand et al.,
+model's own encoder and the classifiers on top of it are one network, trained by cross-entropy on
+the labels of all training frames for the same CPU time as a variant (Anand et al.,
 arXiv:1906.08226, the supervised column of their tables). It sees one frame and no past, so z alone
-is what compares with it; a time state may know more, as what happened between two frames is in no
-single one. It is a reference of one budget, no bound.
-
-There is no world model, hence nothing to draw, to dream or to count nats of.
+is what compares with it. It is a reference of one budget, no bound.
 """
 
 from collections.abc import Mapping
@@ -26,7 +23,7 @@ from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Game
 from mbrl.studies.fidelity.probes import Labels, Targets, classification_report, not_seen_in
-from mbrl.studies.fidelity.readout import categories_of, read_variables
+from mbrl.studies.fidelity.readout import read_variables
 from mbrl.studies.fidelity.trial import Trial
 from mbrl.studies.training import BudgetedTraining
 from mbrl.world_model.encoder import NormalisedEncoder, Seen
@@ -41,9 +38,7 @@ SCORED_AT_ONCE = 512
 class LabelReader(nn.Module):
     """An encoder with one linear classifier per variable, all on the same features.
 
-    Attributes:
-        names: the variables.
-        classes: of each, the byte values that occur in training, ascending.
+    `classes` are the byte values of each variable that occur in training, ascending.
     """
 
     def __init__(
@@ -56,13 +51,12 @@ class LabelReader(nn.Module):
     ) -> None:
         """Build for frames of `shape` (C, H, W).
 
-        The encoder is that of the world models, without the standardising of its outputs, which
-        is there to keep a code alive.
+        The encoder does not standardise its outputs, which is there to keep a code alive.
         """
         super().__init__()
         self.names, self.classes = names, classes
-        without = {"deviation": None, "subtract_past": False}
-        self.encoder = NormalisedEncoder(shape, features, settings.model_copy(update=without))
+        plain = settings.model_copy(update={"deviation": None})
+        self.encoder = NormalisedEncoder(shape, features, plain)
         self.sizes = [len(values) for values in classes]
         self.out = nn.Linear(features, sum(self.sizes))
 
@@ -97,23 +91,17 @@ class SupervisedTraining(BudgetedTraining):
     def __init__(
         self, trial: Trial, game: Game, settings: NormalisedSettings, frames: Frames
     ) -> None:
-        """Build the reader, and take up the newest checkpoint if there is one.
+        """Build the reader, and load the newest checkpoint if there is one.
 
-        Raises:
-            ConfigError: the game has no labelled memory, or none of its variables changes enough.
+        A ConfigError if none of the game's variables changes enough.
         """
-        if frames.ram is None:
-            raise ConfigError(
-                f"arm {trial.arm}: expected a game whose memory is labelled, got {game.name}; "
-                f"choose other arms"
-            )
         names = read_variables(game, frames)
         if not names:
             raise ConfigError(
                 f"arm {trial.arm}: expected labels that change in the frames of {game.name}, got "
                 f"none; collect more with --steps"
             )
-        labels = [frames.ram[:, game.variables[name].index].astype(np.int64) for name in names]
+        labels = [frames.memory[:, game.variables[name].index].astype(np.int64) for name in names]
         classes, indices = zip(*(np.unique(y, return_inverse=True) for y in labels), strict=True)
         self.obs, self.seed, device = frames.obs, trial.seed, reachable(trial.device)
         self.labels = torch.as_tensor(np.stack(indices, 1), device=device)
@@ -165,16 +153,15 @@ def supervised_report(
 ) -> dict[str, Any]:
     """Score a trained reader on all held-out frames that are no copies of training frames.
 
-    Returns:
-        `probe_f1`: weighted F1, where world models have that of linear probes; `supervised`: see
-        `probes.classification_report`; `rows`: how many were scored and dropped.
+    `probe_f1`: weighted F1, where world models have that of linear probes; `supervised`: see
+    `probes.classification_report`; `rows`: how many were scored and dropped.
     """
     obs = np.asarray(held_out.obs, np.uint8)
     new = not_seen_in(np.asarray(train.obs, np.uint8), obs)
     columns = [game.variables[name].index for name in reader.names]
     labels = held_out.memory[new][:, columns]
     targets = Targets(reader.names, labels[:0], labels[:0], labels)
-    report = classification_report(targets, reader.guesses(obs[new]), categories_of(game))
+    report = classification_report(targets, reader.guesses(obs[new]), game.categories)
     return {
         "probe_f1": report["f1"],
         "supervised": report,

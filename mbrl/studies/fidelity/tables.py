@@ -16,11 +16,9 @@ from mbrl.studies.tables import (
 )
 
 Summary = Mapping[str, Any]
-SHOWN = 4
-"""Objects in a table; results have all of them."""
 HORIZONS = (1, 5, 15, 30, 50)
 
-COLUMNS = (
+FRAMES = (
     Column("centroid, px", "centroid_px"),
     Column("strongest, px", "position_px", 1),
     Column("probe F1", "probe_f1/mean"),
@@ -28,11 +26,12 @@ COLUMNS = (
     Column("pixels, bits", "bits_per_frame", 0),
     Column("shuffle gain, bits", "shuffle_gain_bits", 0),
     Column("PSNR, dB", "reconstruction/psnr_db", 1),
+)
+DREAMS_AND_COSTS = (
     Column("error after 15, px", "drift/15/position_px", 1),
     Column("train, ms", "train_ms_per_frame", 1),
     Column("sample, ms", "sample_ms_per_frame", 1),
 )
-"""What the summary table shows beside the objects; what a game does not have is left out."""
 CODE = (
     Column("F1 from z alone", "probes/z/f1/mean"),
     Column("from h", "probes/h/f1/mean"),
@@ -40,8 +39,8 @@ CODE = (
     Column("majority guess", "probes/majority/f1/mean"),
     Column("accuracy from [z, h]", "probes/zh/accuracy/mean"),
     *(
-        Column(f"{reader} R² {features}", f"probes/{kind}/{name}_r2/mean")
-        for name, reader in (("ridge", "ridge"), ("network", "network"))
+        Column(f"{reader} R² {features}", f"probes/{kind}/{reader}_r2/mean")
+        for reader in ("ridge", "network")
         for kind, features in (("z", "z alone"), ("zh", "[z, h]"))
     ),
     Column("shuffled z, bits", "information/shuffle_gain_bits", 0),
@@ -54,35 +53,43 @@ AHEAD = tuple(
     for step in (0, 1, 5, 15)
 )
 """What h knows of the frame it has not seen yet, and of later ones."""
-NUISANCE = tuple(
-    Column(f"{title} {source}", f"nuisance/{title}_id/{kind}", 0 if kind == "episodes" else 2)
-    for title in ("texture", "noise")
-    for kind, source in (
-        *((kind, f"from {kind}") for kind in ("z", "h", "zh")),
-        *((f"{kind}_network", f"from {kind}, network") for kind in ("z", "h", "zh")),
-        ("chance", "by chance"),
-        ("luck", "by luck, at most"),
-        *((("episodes", "episodes"),) if title == "texture" else ()),
-    )
+READERS = {
+    **{kind: f"from {kind}" for kind in ("z", "h", "zh")},
+    **{f"{kind}_network": f"from {kind}, network" for kind in ("z", "h", "zh")},
+    "chance": "by chance",
+    "luck": "by luck, at most",
+}
+NUISANCE = (
+    *(Column(f"texture {title}", f"nuisance/texture_id/{kind}") for kind, title in READERS.items()),
+    Column("texture episodes", "nuisance/texture_id/episodes", 0),
+    *(Column(f"noise {title}", f"nuisance/noise_id/{kind}") for kind, title in READERS.items()),
 )
 """What a code should not hold, in games that have it."""
 
-TABLES = (
-    *("main", "variants", "objects", "code", "variables"),
-    *("ahead", "drift", "dreams", "nuisance"),
-)
-"""Names of all tables."""
-
 
 def objects(summary: Summary) -> list[str]:
-    """Names of the game's objects, the ball first; of many (Freeway's cars) the first `SHOWN`."""
+    """Names of the game's objects, the ball first."""
     found = [
         name.removesuffix("_recall")
         for arm in summary["arms"].values()
         for name in arm
         if name.endswith("_recall")
     ]
-    return sorted(dict.fromkeys(found), key=lambda name: name != "ball")[:SHOWN]
+    return sorted(dict.fromkeys(found), key=lambda name: name != "ball")
+
+
+def spoken(name: str) -> str:
+    """An object's name in a heading."""
+    return name.replace("_", " ")
+
+
+def _each(names: Sequence[str], *measures: tuple[str, str]) -> list[Column]:
+    """Columns of objects: each measure, as title and path, of each object."""
+    return [
+        Column(title.format(spoken(name)), path.format(name))
+        for title, path in measures
+        for name in names
+    ]
 
 
 def _over(horizons: Sequence[int], *measures: tuple[str, str, int]) -> list[Column]:
@@ -95,27 +102,15 @@ def _over(horizons: Sequence[int], *measures: tuple[str, str, int]) -> list[Colu
 
 
 def columns_of(summary: Summary) -> list[Column]:
-    """Columns of the summary: first the objects, then the rest."""
+    """Columns of the summary; what a game does not have is left out."""
     names = objects(summary)
-    recall = [Column(f"{spoken(name)} recall", f"{name}_recall") for name in names]
-    precision = [Column(f"{spoken(name)} precision", f"objects/{name}/precision") for name in names]
-    after = [
-        Column(f"{spoken(name)} {measure} after 15", f"drift/15/{name}_{measure}")
-        for name in names[:1]
-        for measure in ("recall", "present")
-    ]
-    before = [column.name for column in COLUMNS].index("drift/15/position_px")
-    return [*recall, *precision, *COLUMNS[:before], *after, *COLUMNS[before:]]
-
-
-def object_columns(summary: Summary) -> list[Column]:
-    """What stands beside recall: the recall by chance, near without clean, drawn anywhere."""
-    titles = {"shuffled_recall": "recall by chance", "near": "near", "present": "present"}
-    return [
-        Column(f"{spoken(name)} {title}", f"objects/{name}/{measure}")
-        for measure, title in titles.items()
-        for name in objects(summary)
-    ]
+    of_frames = _each(names, ("{} recall", "{}_recall"), ("{} precision", "objects/{}/precision"))
+    of_dreams = _each(
+        names[:1],
+        ("{} recall after 15", "drift/15/{}_recall"),
+        ("{} present after 15", "drift/15/{}_present"),
+    )
+    return [*of_frames, *FRAMES, *of_dreams, *DREAMS_AND_COSTS]
 
 
 def variable_columns(summary: Summary) -> list[Column]:
@@ -125,11 +120,6 @@ def variable_columns(summary: Summary) -> list[Column]:
     names = [name for name in game.variables if name in probed] if game else []
     every = [Column(spoken(name), f"probe_f1/{name}") for name in names]
     return [*every, Column("mean", "probe_f1/mean")] if every else []
-
-
-def spoken(name: str) -> str:
-    """An object's name in a heading."""
-    return name.replace("_", " ")
 
 
 def drift_columns(summary: Summary) -> list[Column]:
@@ -142,79 +132,74 @@ def drift_columns(summary: Summary) -> list[Column]:
 
 def dream_columns(summary: Summary) -> list[Column]:
     """What stands beside drift: how many dreams it is about, and what knowing nothing would get."""
-    still = [("still_mse", "squared error if it stood still", 4)]
-    for name in objects(summary)[:1]:
-        still = [(f"{name}_frames", "dreams", 0), (f"{name}_still_px", "px if it stood still", 1)]
     rewards = (
         ("reward_sum_error", "error of summed reward", 3),
         ("reward_sum_error_of_none", "of predicting none", 3),
         ("continue_error", "error of going on", 3),
         ("ending_error", "error at an ending", 3),
     )
+    still = [("still_mse", "squared error if it stood still", 4)]
+    for name in objects(summary)[:1]:
+        still = [(f"{name}_frames", "dreams", 0), (f"{name}_still_px", "px if it stood still", 1)]
     calm = [
         Column("recall with likeliest codes, 15", "drift/15/likeliest_recall"),
         Column("px with likeliest codes, 15", "drift/15/likeliest_px", 1),
     ]
-    pixels = _over(HORIZONS, *still)
-    first, last = (pixels, []) if objects(summary) else ([], pixels)
-    endings = [Column("endings", "drift/15/ending_frames", 0)]
-    return [*first, *calm, *last, *_over((15,), *rewards), *_over((50,), *rewards), *endings]
+    after = [*_over((15,), *rewards), *_over((50,), *rewards)]
+    return [*_over(HORIZONS, *still), *calm, *after, Column("endings", "drift/15/ending_frames", 0)]
 
 
 def nuisance_columns(summary: Summary) -> list[Column]:
     """What a code should not hold, and beside it the objects that it should, from z alone."""
     if not any(arm.get("nuisance") for arm in summary["arms"].values()):
         return []
-    held = [
-        Column(f"R² of the {spoken(name)}'s row from z", f"positions/z/{name}/row_r2")
-        for name in objects(summary)
+    return [
+        *NUISANCE,
+        *_each(objects(summary), ("R² of the {}'s row from z", "positions/z/{}/row_r2")),
     ]
-    return [*NUISANCE, *held]
 
 
 def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
     """Every table of a study that has something in it, by name, with its heading."""
-
-    def rows(columns: Sequence[Column], main: bool | None = None) -> Rows:
-        return measured_rows(summary, columns, main)
-
-    return not_empty(
-        {
-            "main": ("Main arms", rows(columns_of(summary), main=True)),
-            "variants": ("Variants and ablations", rows(columns_of(summary), main=False)),
-            "objects": (
-                "Objects: recall by chance, near and present",
-                rows(object_columns(summary)),
+    found = objects(summary)
+    wanted = {
+        "objects": (
+            "Objects: recall by chance, near and present",
+            _each(
+                found,
+                ("{} recall by chance", "objects/{}/shuffled_recall"),
+                ("{} near", "objects/{}/near"),
+                ("{} present", "objects/{}/present"),
             ),
-            "code": ("What the code knows", rows(CODE)),
-            "variables": (
-                "F1 by variable: linear probes of [z, h], or labels given",
-                rows(variable_columns(summary)),
-            ),
-            "ahead": ("What h knows of the state: ridge R²", rows(AHEAD)),
-            "drift": ("How long dreams stay true", rows(drift_columns(summary))),
-            "dreams": (
-                "Beside drift: dreams, standing still, rewards",
-                rows(dream_columns(summary)),
-            ),
-            "nuisance": (
-                "Nuisance: what a code should not hold",
-                rows(nuisance_columns(summary)),
-            ),
-        }
-    )
+        ),
+        "code": ("What the code knows", CODE),
+        "variables": (
+            "F1 by variable: linear probes of [z, h], or labels given",
+            variable_columns(summary),
+        ),
+        "ahead": ("What h knows of the state: ridge R²", AHEAD),
+        "drift": ("How long dreams stay true", drift_columns(summary)),
+        "dreams": ("Beside drift: dreams, standing still, rewards", dream_columns(summary)),
+        "nuisance": ("Nuisance: what a code should not hold", nuisance_columns(summary)),
+    }
+    main, variants = (measured_rows(summary, columns_of(summary), main) for main in (True, False))
+    rest = {
+        name: (title, measured_rows(summary, columns)) for name, (title, columns) in wanted.items()
+    }
+    both = {"main": ("Main arms", main), "variants": ("Variants and ablations", variants)}
+    return not_empty({**both, **rest})
 
 
 def terminal(summary: Summary) -> Table:
     """A few means of every arm, for a terminal of 80 columns; the report has all the rest."""
-    shown = objects(summary)
-    lead = shown[:1]
+    short = {name: name.partition("_")[0] for name in objects(summary)}
+    lead = list(short.items())[:1]
     columns = [
-        *(Column(_short(name, shown), f"{name}_recall") for name in shown),
+        *(Column(title, f"{name}_recall") for name, title in short.items()),
         Column("F1", "probe_f1/mean"),
         Column("KL", "nats_per_frame", 1),
         Column("bits", "bits_per_frame", 0),
-        *(Column(f"{_short(name, lead)}@15", f"drift/15/{name}_recall") for name in lead),
+        *(Column(f"{title}@15", f"drift/15/{name}_recall") for name, title in lead),
         Column("px@15", "drift/15/position_px", 1),
     ]
     return terminal_table(
@@ -222,10 +207,3 @@ def terminal(summary: Summary) -> Table:
         "recall of objects, probe F1, nats and bits per frame, dreams after 15 steps",
         summary_rows(summary, columns),
     )
-
-
-def _short(name: str, others: Sequence[str]) -> str:
-    """The first word of an object's name, or all of it where others begin alike."""
-    first = name.partition("_")[0]
-    alone = [other.partition("_")[0] for other in others].count(first) == 1
-    return first if alone else spoken(name)

@@ -1,9 +1,5 @@
 """Making one trial of the fidelity study: frames in, a trained model, measures and pictures out.
 
-In the run folder:
-
-    trial.json  settings.json  metrics.jsonl  checkpoints/  pictures.npz  log.txt
-
 How the budget counts and what a signal does: `mbrl.studies.training`.
 """
 
@@ -49,11 +45,7 @@ QUICK = Sizes(
 
 
 def run(trial: Trial) -> bool:
-    """Make one trial, or what is left of it; whether it is done.
-
-    Raises:
-        MbrlError: its settings are wrong or not those of its folder, or training cannot continue.
-    """
+    """Make one trial, or what is left of it; whether it is done (`mbrl.studies.training.run`)."""
     make = _read_labels if trial.arm == SUPERVISED else _model_world
     return training.run(trial, make, LINES)
 

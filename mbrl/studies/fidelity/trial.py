@@ -1,7 +1,6 @@
 """Trials of the fidelity study: one arm on one game with one seed and one budget.
 
-Their settings follow from `configs/fidelity.yaml`, the arm and the command. What happens to a
-result that is there already: `mbrl.studies.trial`. Imports neither torch nor Ray.
+What happens to a result that is there already: `mbrl.studies.trial`. Imports neither torch nor Ray.
 """
 
 import re
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from envs.settings import EnvSettings
+from mbrl.config.file import find_config
 from mbrl.config.schema import Config, LearnModelSettings, load
 from mbrl.errors import ConfigError
 from mbrl.studies import trial
@@ -19,9 +19,7 @@ from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
 from mbrl.studies.fidelity.games import find_game
 from mbrl.world_model.settings import WorldModelSettings
 
-BASE = "fidelity.yaml"
-FEWEST_STEPS = 800
-"""Fewer are too few for the windows of the measures: eight environments share them."""
+FEWEST_STEPS = 800  # eight environments share them, and measures need windows of 66 rows
 _MAY_CHANGE = ("world_model.", "learn_model.")
 _OF_LABELS = tuple(
     f"world_model.encoder.{name}"
@@ -78,11 +76,7 @@ class Trial(trial.Trial):
         return max(1000, 12 * self.steps // 100)
 
     def config(self) -> Config:
-        """The resolved settings.
-
-        Raises:
-            ConfigError: an override is wrong, or about something that the study decides.
-        """
+        """The resolved settings, of `configs/fidelity.yaml`, the arm and the overrides."""
         wrong = [one for one in self.overrides if not one.startswith(_MAY_CHANGE)]
         if wrong:
             raise ConfigError(
@@ -94,7 +88,7 @@ class Trial(trial.Trial):
                 f"bench fidelity: arm {self.arm}: expected overrides of {', '.join(_OF_LABELS)}, "
                 f"as it has no more of a world model, got {unknown}; leave the arm out of --arms"
             )
-        config = load(_base(), [*ARMS[self.arm].overrides, *self.overrides])
+        config = load(find_config("fidelity"), [*ARMS[self.arm].overrides, *self.overrides])
         env = find_game(self.game, self.study).env
         return config.model_copy(update={"env": env, "seed": self.seed, "env_steps": self.steps})
 
@@ -106,10 +100,3 @@ class Trial(trial.Trial):
 def without_effect(overrides: Sequence[str]) -> str | None:
     """The first override that the arm that is given the labels does not have, if any."""
     return next((one for one in overrides if one.partition("=")[0] not in _OF_LABELS), None)
-
-
-def _base() -> Path:
-    """`configs/fidelity.yaml`, of the checkout or of the installed package."""
-    package = Path(__file__).resolve().parents[2]
-    folders = (package / "configs", package.parent / "configs")
-    return next(folder / BASE for folder in folders if (folder / BASE).is_file())

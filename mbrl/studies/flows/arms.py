@@ -1,10 +1,8 @@
 """The arms of the flow study: flows that differ in a few settings and in nothing else.
 
-An arm is a title and overrides on `SHARED`, never code (see `mbrl.studies.arms`). The main ones
-carry the claim: no sharing, the talk's sharing of one coupling network by all steps of a level, and
-NanoFlow's remedy for what that loses. How activations are kept for the backward pass is no arm: it
-changes no number that is learnt, and is measured for every arm by `cost.py`. This module imports
-nothing heavy.
+The main ones carry the claim: no sharing, the talk's sharing of one coupling network by all steps
+of a level, and NanoFlow's remedy for what that loses. How activations are kept for the backward
+pass is no arm: it changes no number that is learnt, and is measured for every arm by `cost.py`.
 """
 
 from functools import partial

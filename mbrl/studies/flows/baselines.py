@@ -1,13 +1,12 @@
 """What images cost without a model: bits per dimension of four codes that anyone can write.
 
-A dimension is one number of an image; there are H x W x C. Each baseline is a proper code (its
-probabilities sum to one, or its bytes can be decoded), fitted on training images, measured on the
-held-out images that the flows are measured on. A flow that does not beat them has learnt nothing.
+Each is a proper code (its probabilities sum to one, or its bytes can be decoded), fitted on
+training images, measured on the held-out images that the flows are measured on. A flow that does
+not beat them has learnt nothing.
 """
 
 import io
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ Floats = NDArray[np.float64]
 
 PAIRS = 512
 """Training frames, each with the one before, that the weight of `copy_last` is fitted on."""
+AROUND = 57
+"""Bytes of a PNG around its compressed data: signature 8, header 25, end 12, and 12 at the data."""
 _AT_ONCE = 1024
 _HALVINGS = 40
 
@@ -27,19 +28,17 @@ _HALVINGS = 40
 def baselines(images: ImageSet, count: int) -> dict[str, float | None]:
     """Bits per dimension of every baseline on `ImageSet.measured(count)`; None where it has none.
 
-    `uniform`, `marginal`, `copy_last` (of images in order), `png` (whole files) and `png_data`
-    (their compressed data alone, without 57 bytes around it).
+    `png` are whole files, `png_data` their compressed data alone.
     """
     rows = images.measured(count)
     frames = images.held_out[rows]
     table = marginal(images.train, images.levels)
-    png = {name: 8 * size / images.dimensions for name, size in png_bytes(frames).items()}
+    png = {name: 8 * size / math.prod(images.shape) for name, size in png_bytes(frames).items()}
     return {
         "uniform": math.log2(images.levels),  # every level as likely as any other
         "marginal": marginal_bits(frames, table),
         "copy_last": _copy_last(images, rows, table),
-        "png": png.get("png"),
-        "png_data": png.get("png_data"),
+        **{name: png.get(name) for name in ("png", "png_data")},
     }
 
 
@@ -57,9 +56,7 @@ def marginal(train: Images, levels: int) -> Floats:
 
 def probabilities(frames: Images, table: Floats) -> Floats:
     """The probability by `marginal` of each level of frames (N, H, W, C): the same shape."""
-    flat = table.reshape(-1, table.shape[-1])
-    places = np.arange(len(flat))
-    return flat[places, frames.reshape(len(frames), -1)].reshape(frames.shape)
+    return np.take_along_axis(table[None], frames[..., None].astype(np.int64), -1)[..., 0]
 
 
 def marginal_bits(frames: Images, table: Floats) -> float:
@@ -70,16 +67,10 @@ def marginal_bits(frames: Images, table: Floats) -> float:
 def copy_last_bits(
     frames: Images, last: Images, follows: NDArray[np.bool_], table: Floats, weight: float
 ) -> float:
-    """Bits per dimension if each level is that of the last frame with probability `weight`.
+    """Bits per dimension of (N, H, W, C) if levels are the last frame's with probability `weight`.
 
-    p(x) = weight [x = last] + (1 - weight) marginal(x); the marginal alone where no frame precedes.
-
-    Args:
-        frames: (N, H, W, C) levels.
-        last: the frames before them.
-        follows: (N,) whether there is one.
-        table: of `marginal`.
-        weight: in [0, 1], see `copy_weight`.
+    p(x) = weight [x = last] + (1 - weight) marginal(x); the marginal alone for frames that follow
+    no other, by `follows` (N,).
     """
     chance = probabilities(frames, table)
     share = np.where(follows, weight, 0.0)[:, None, None, None]
@@ -88,10 +79,7 @@ def copy_last_bits(
 
 
 def copy_weight(frames: Images, last: Images, table: Floats) -> float:
-    """The weight of `copy_last_bits` with the greatest likelihood, by bisection of its slope.
-
-    The likelihood is concave in the weight.
-    """
+    """The weight of `copy_last_bits` with the greatest likelihood, which is concave in it."""
     same, chance = (frames == last).ravel(), probabilities(frames, table).ravel()
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
@@ -104,28 +92,17 @@ def copy_weight(frames: Images, last: Images, table: Floats) -> float:
 def png_bytes(frames: Images) -> dict[str, float]:
     """Mean bytes of frames (N, H, W, C) of levels as PNG files: eight bits a number, smallest size.
 
-    `png` is the whole file, `png_data` its IDAT contents alone; there are none unless C is 1 or 3.
+    `png` is the whole file, `png_data` that without `AROUND`; there are none unless C is 1 or 3.
     """
     if frames.shape[3] not in (1, 3):
         return {}
-    whole, data = [], []
+    sizes = []
     for frame in frames:
         file = io.BytesIO()
         picture = Image.fromarray(frame.squeeze(-1) if frame.shape[2] == 1 else frame)
         picture.save(file, "PNG", optimize=True)
-        whole.append(len(file.getvalue()))
-        data.append(_idat_bytes(file.getvalue()))
-    return {"png": float(np.mean(whole)), "png_data": float(np.mean(data))}
-
-
-def _idat_bytes(png: bytes) -> int:
-    """Bytes of compressed data in a PNG: chunks are length, name, contents and check sum."""
-    at, total = 8, 0
-    while at < len(png):
-        length = int.from_bytes(png[at : at + 4], "big")
-        total += length if png[at + 4 : at + 8] == b"IDAT" else 0
-        at += 12 + length
-    return total
+        sizes.append(len(file.getvalue()))
+    return {"png": float(np.mean(sizes)), "png_data": float(np.mean(sizes)) - AROUND}
 
 
 def _copy_last(images: ImageSet, rows: NDArray[np.int64], table: Floats) -> float | None:
@@ -139,8 +116,3 @@ def _copy_last(images: ImageSet, rows: NDArray[np.int64], table: Floats) -> floa
     last = images.held_out[np.maximum(rows - 1, 0)]
     follows = ~images.held_out_first[rows]
     return copy_last_bits(images.held_out[rows], last, follows, table, weight)
-
-
-def described(images: ImageSet, count: int) -> dict[str, Any]:
-    """What the images are and what they cost without a model, for JSON."""
-    return {**images.about(), "baselines": baselines(images, count)}

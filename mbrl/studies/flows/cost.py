@@ -1,39 +1,32 @@
 """What an arm costs: parameters, bytes, milliseconds; none of it depends on what was learnt.
 
-    python -m mbrl.studies.flows.cost pong --arm level ...
+    python -m mbrl.studies.flows.cost runs/flows/pong_32/level-0/trial.json
 
-    parameters            unique ones, however often they are used
-    checkpoint_bytes      of the learnt weights as a safetensors file
-    buffer_bytes          of the rest of a checkpoint, which sharing does not change: the pixels'
-                          marginals, masks, the order of channels
-    saved_bytes/<mode>    tensors saved for the backward pass of one batch (`step.saved_bytes`),
-                          parameters excluded; in every memory mode
-    saved_by_steps/...    the same for K = 4, 8, 16, 32 steps: what grows with depth
-    training_bytes/<mode> 16 bytes a parameter (weight, gradient, two of Adam) and saved_bytes
-    peak_rss_bytes/<mode> largest resident memory of a fresh process that trains, above that of
-                          one that takes a single reversible step on a single image, which has all
-                          that torch loads for its first step
-    step_cpu_ms/<mode>    CPU milliseconds of a training step, the fastest of a few
-    ranks/<n>/...         milliseconds by the clock of a step on n ranks on one machine, one thread
-                          and one batch each, in the settings' memory mode: `step_ms`, `no_sync_ms`
-                          (without communication), `communication_ms` (the difference of the two,
-                          step by step), `all_reduce_ms` (summing one vector of all gradients) and
-                          `all_reduce_bytes`; of the slowest rank at every step, then the median.
-                          `peak_rss_bytes` of the largest rank, as above
-    ranks/<n>/load_...    what else the machine did (`step.look`): `before` the steps, and on
-                          `average` over the minute before
-    sample_ms/<size>      CPU milliseconds for 64 images in one pass, of the study's size and of a
-                          game's whole frames
+measures what is missing of two files beside the results. What every cost is:
+`docs/appendix/flows_method.md`. `<arm>.cost.json` has under `costs`:
 
-Modes are plain, checkpoint and reversible (`FlowSettings.memory`). Clocks and ranks need an idle
-core for each rank; everything else is deterministic or CPU time.
+    parameters  checkpoint_bytes  buffer_bytes
+    saved_bytes/<mode>  saved_by_steps/<mode>/<K>  training_bytes/<mode>  peak_rss_bytes/<mode>
+    step_cpu_ms/<mode>  sample_ms/<size>
+    ranks/<n>/...       of the slowest rank at every step, then the median: `step_ms`, `no_sync_ms`
+                        (without communication), `communication_ms` (their difference, step by
+                        step), `all_reduce_ms`; `all_reduce_bytes`, `peak_rss_bytes`, `load_before`
+
+Modes are plain, checkpoint and reversible (`FlowSettings.memory`); ranks use that of the settings.
+Resident memory is that above a process that takes a single reversible step on a single image, which
+has all that torch loads. Clocks and ranks need an idle core for each rank; everything else is
+deterministic or CPU time of one thread.
+
+`pixelcnn.latency.json`, of the images, has under `ms/<size>` what the same 64 images cost from
+decoders. `fixed_point` is the PixelCNN of `configs/atari.yaml`, without a condition and trained
+for a few hundred updates, since how many passes its sampler takes depends on what was learnt.
+`flow` is untrained and as large as a decoder, since the arms have many more steps than one needs.
 """
 
-import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,29 +39,31 @@ from safetensors.torch import save
 from torch import nn
 
 from mbrl.run import provenance
-from mbrl.run.durable import write_atomically
-from mbrl.studies.flows.images import SIDE, load_images, name_of
-from mbrl.studies.flows.settings import FlowStudySettings
-from mbrl.studies.flows.step import (
-    LOOK_S,
-    Load,
-    Order,
-    look,
-    random_images,
-    run_steps,
-    saved_bytes,
-)
+from mbrl.studies.flows.images import SIDE, ImageSet, Source, load_images
+from mbrl.studies.flows.measure import to_tensor
+from mbrl.studies.flows.step import Order, others, random_images, run_steps, saved_bytes
 from mbrl.studies.flows.train import build, loss_of
-from mbrl.studies.flows.trial import Trial, command_line, is_fresh, known_digest, words_of
-from mbrl.studies.trial import plain
+from mbrl.studies.flows.trial import FlowStudySettings, Trial, read_side
+from mbrl.studies.options import as_words
+from mbrl.studies.results import write_json
+from mbrl.studies.trial import command_line, plain
+from mbrl.world_model.decoders.flow.image_flow import most_scales
+from mbrl.world_model.decoders.pixelcnn import PixelCNNDecoder, sample_blocks
+from mbrl.world_model.decoders.settings import PixelCNNSettings
 from mbrl.world_model.settings import FlowSettings
 
 VERSION = 3
-"""Raised when a cost changes its meaning."""
+"""Raised when a cost or a latency changes its meaning."""
+LATENCY = "pixelcnn.latency.json"
 MODES: tuple[str, ...] = get_args(FlowSettings.model_fields["memory"].annotation)
 SAMPLED = 64
 """Images drawn at once where sampling is timed."""
-BYTES_PER_PARAMETER = 16
+BYTES_PER_PARAMETER, RANKS = 16, (1, 2)
+PIXELCNN = PixelCNNSettings(channels=32, layers=2, block=4, map_products=16, head_units=16)
+"""As in `configs/atari.yaml`."""
+FLOW = FlowSettings(scales=3, steps=6, width=32)
+"""As large as a world model's decoder; of fewer scales where images cannot be halved so often."""
+UPDATES, UPDATES_QUICK, BATCH, LR = 300, 2, 16, 2e-3
 
 
 @dataclass(frozen=True)
@@ -78,17 +73,84 @@ class Effort:
     steps: int = 5  # timed steps of one process, by its CPU time
     rank_steps: int = 20  # timed steps of each way on several ranks, by the clock
     depths: tuple[int, ...] = (4, 8, 16, 32)  # K of `saved_by_steps`
-    ranks: tuple[int, ...] = (1, 2)  # numbers of ranks
     batch: int | None = None  # images of a step; None for that of the training
-    looks_s: float = LOOK_S  # seconds without work before steps by the clock
+    looks: int = 40  # at other work on the machine, before steps by the clock
 
 
-QUICK = Effort(steps=1, rank_steps=2, depths=(2, 4), ranks=(1, 2), batch=2, looks_s=0.1)
+QUICK = Effort(steps=1, rank_steps=2, depths=(2, 4), batch=2, looks=2)
 
 
-def with_flow(config: FlowStudySettings, **changes: Any) -> FlowStudySettings:
-    """The same settings with changes in the flow."""
-    return config.model_copy(update={"flow": config.flow.model_copy(update=changes)})
+def asked(trial: Trial) -> dict[Path, dict[str, Any]]:
+    """The files of a trial's arm and of its images, with the settings that they depend on."""
+    whole = trial.settings()
+    latency = {
+        "images": whole["images"],
+        "quick": trial.quick,
+        "decoder": PIXELCNN.model_dump(mode="json"),
+        "flow": FLOW.model_dump(mode="json"),
+        "updates": UPDATES_QUICK if trial.quick else UPDATES,
+    }
+    return {
+        trial.cost_path: {name: value for name, value in whole.items() if name != "seed"},
+        trial.cost_path.with_name(LATENCY): latency,
+    }
+
+
+def missing(trial: Trial) -> dict[Path, dict[str, Any]]:
+    """Those that are not there, or not of this version, these settings and these images."""
+    return {path: one for path, one in asked(trial).items() if not _is_fresh(trial, path, one)}
+
+
+def _is_fresh(trial: Trial, path: Path, settings: dict[str, Any]) -> bool:
+    found, about = read_side(path), read_side(trial.about_path)
+    wanted = (VERSION, settings, about.get("digest", found.get("digest")))
+    return (found.get("version"), found.get("settings"), found.get("digest")) == wanted
+
+
+def is_done(trial: Trial) -> bool:
+    """Whether everything is there."""
+    return not missing(trial)
+
+
+def run(trial: Trial) -> None:
+    """Measure what is missing and write it."""
+    for path, settings in missing(trial).items():
+        measured = _latency(trial) if path.name == LATENCY else _costs(trial)
+        write_side(path, trial, {"version": VERSION, "settings": settings, **measured})
+
+
+def write_side(path: Path, trial: Trial, result: dict[str, Any]) -> None:
+    """Write a JSON beside the trials' results, with how, where and by what code it was made."""
+    made = {
+        "images": trial.source.name,
+        "command": shlex.join([*trial.words(), *as_words(trial.source), "--arms", trial.arm]),
+        "machine": provenance.machine(),
+        "commit": provenance.commit(),
+    }
+    write_json(path, {**made, **result})
+
+
+def _latency(trial: Trial) -> dict[str, Any]:
+    updates = UPDATES_QUICK if trial.quick else UPDATES
+    every = [load_images(source) for source in drawn_sources(trial.source)]
+    ms = {
+        _size(one.shape): {"fixed_point": pixelcnn_ms(one, updates), "flow": flow_ms(one)}
+        for one in every
+    }
+    digests = [images.digest for images in every]
+    return {"digest": digests[0], "digests": digests, "ms": ms}
+
+
+def drawn_sources(source: Source) -> list[Source]:
+    """The images that drawing is timed on: the study's, and a game's whole frames."""
+    return [source, *([source.model_copy(update={"size": None})] if source.is_shrunk else [])]
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return f"{shape[1]}x{shape[2]}"
+
+
+# -- memory ---------------------------------------------------------------------------------------
 
 
 def parameters(module: nn.Module) -> int:
@@ -108,22 +170,21 @@ def buffer_bytes(module: nn.Module) -> int:
     return sum(one.nbytes for name, one in module.named_buffers() if name in persistent)
 
 
-def saved(config: FlowStudySettings, shape: tuple[int, int, int], levels: int, batch: int) -> int:
-    """Bytes saved for the backward pass of one batch."""
+def saved(order: Order, **changes: Any) -> int:
+    """Bytes saved for the backward pass of one batch of an order, with changes in its flow."""
     torch.manual_seed(0)
-    flow = build(shape, levels, config)
-    images = random_images(shape, levels, batch)
+    flow = build(order.shape, order.levels, _with_flow(order.config, **changes))
+    images = random_images(order.shape, order.levels, order.batch)
     flow.initialise(images)
-    loss = partial(loss_of, flow, images, None, config.train.bf16)
+    loss = partial(loss_of, flow, images, None, order.config.train.bf16)
     return saved_bytes(loss, flow.parameters())
 
 
-def sample_ms(config: FlowStudySettings, shape: tuple[int, int, int], levels: int) -> float:
-    """CPU milliseconds for `SAMPLED` images, the faster of two passes after one to warm up."""
-    torch.manual_seed(0)
-    flow = build(shape, levels, config).eval()
-    flow.initialise(random_images(shape, levels, SAMPLED))
-    return cpu_ms_of(lambda: flow.sample(SAMPLED))
+def _with_flow(config: FlowStudySettings, **changes: Any) -> FlowStudySettings:
+    return config.model_copy(update={"flow": config.flow.model_copy(update=changes)})
+
+
+# -- time -----------------------------------------------------------------------------------------
 
 
 def cpu_ms_of(draw: Callable[[], object]) -> float:
@@ -136,114 +197,101 @@ def cpu_ms_of(draw: Callable[[], object]) -> float:
     return min(taken[1:])
 
 
-def costs(
-    config: FlowStudySettings,
-    shape: tuple[int, int, int],
-    levels: int,
-    effort: Effort,
-    drawn: Sequence[tuple[int, int, int]],
-) -> dict[str, Any]:
-    """All costs of a flow on images of `shape` (C, H, W); drawing is timed at shapes `drawn`."""
+def sample_ms(config: FlowStudySettings, shape: tuple[int, int, int], levels: int) -> float:
+    """CPU milliseconds for `SAMPLED` images of a flow."""
+    torch.manual_seed(0)
+    flow = build(shape, levels, config).eval()
+    flow.initialise(random_images(shape, levels, SAMPLED))
+    return cpu_ms_of(lambda: flow.sample(SAMPLED))
+
+
+def flow_ms(images: ImageSet) -> float:
+    """CPU milliseconds for `SAMPLED` images by a flow of a decoder's size."""
+    scales = min(FLOW.scales, max(1, most_scales(*images.shape[1:])))
+    flow = FLOW.model_copy(update={"scales": scales})
+    return sample_ms(FlowStudySettings(flow=flow), images.shape, images.levels)
+
+
+def pixelcnn_ms(images: ImageSet, updates: int) -> float:
+    """CPU milliseconds for `SAMPLED` images by PixelCNN, after so many updates of training."""
+    torch.manual_seed(0)
+    decoder = PixelCNNDecoder(images.shape, images.levels, 1, PIXELCNN)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=LR)
+    rng = np.random.default_rng(0)
+    for _ in range(updates):
+        batch = to_tensor(images.train[rng.integers(len(images.train), size=BATCH)])
+        loss = -decoder.log_prob(batch.long(), torch.ones(BATCH, 1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    decoder.eval()
+    features = torch.ones(SAMPLED, 1)
+    noise = decoder.gumbel(SAMPLED, features.device, torch.Generator().manual_seed(0))
+    return cpu_ms_of(partial(sample_blocks, decoder, features, noise))
+
+
+def _costs(trial: Trial) -> dict[str, Any]:
+    effort = QUICK if trial.quick else Effort()
+    images, config = load_images(trial.source), trial.config()
+    shape, levels = images.shape, images.levels
+    drawn = [shape, *([(shape[0], SIDE, SIDE)] if trial.source.is_shrunk else [])]
     batch = effort.batch or config.train.batch_size
+    order = Order(config=config, shape=shape, levels=levels, batch=batch, steps=effort.steps)
     flow = build(shape, levels, config)
     count = parameters(flow)
-    modes = {mode: with_flow(config, memory=mode) for mode in MODES}
-    saved_by = {mode: saved(one, shape, levels, batch) for mode, one in modes.items()}
-    order = Order(config=config, shape=shape, levels=levels, batch=batch, steps=effort.steps)
+    saved_by = {mode: saved(order, memory=mode) for mode in MODES}
+    modes = {mode: _with_flow(config, memory=mode) for mode in MODES}
     least = {"config": modes["reversible"], "batch": 1, "steps": 1}
     base = run_steps(order.model_copy(update=least))[0]["max_rss_bytes"]
     alone = {
         mode: run_steps(order.model_copy(update={"config": one}))[0] for mode, one in modes.items()
     }
     ranks = {}
-    for number in effort.ranks:
+    for number in RANKS:
         together = order.model_copy(update={"steps": effort.rank_steps, "ranks": number})
-        ranks[str(number)] = _ranks(together, look(effort.looks_s), base)
-    return {
+        load = others(effort.looks)
+        ranks[str(number)] = {"load_before": load, **_ranks(together, base, 4.0 * count)}
+    found = {
         "parameters": count,
         "checkpoint_bytes": checkpoint_bytes(flow),
         "buffer_bytes": buffer_bytes(flow),
         "saved_bytes": saved_by,
         "saved_by_steps": {
-            mode: {
-                str(depth): saved(with_flow(one, steps=depth), shape, levels, batch)
-                for depth in effort.depths
-            }
-            for mode, one in modes.items()
+            mode: {str(depth): saved(order, memory=mode, steps=depth) for depth in effort.depths}
+            for mode in MODES
         },
         "training_bytes": {mode: BYTES_PER_PARAMETER * count + saved_by[mode] for mode in MODES},
         "peak_rss_bytes": {mode: one["max_rss_bytes"] - base for mode, one in alone.items()},
         "step_cpu_ms": {mode: 1000 * min(one["step_cpu_s"]) for mode, one in alone.items()},
         "ranks": ranks,
-        "sample_ms": {name_of(one): sample_ms(config, one, levels) for one in drawn},
+        "sample_ms": {_size(one): sample_ms(config, one, levels) for one in drawn},
     }
+    return {"arm": trial.arm, "digest": images.digest, "costs": plain(found)}
 
 
-def _ranks(order: Order, before: Load, base: float) -> dict[str, float]:
-    """Time of a step on several ranks, their memory, and what else the machine was doing."""
+def _ranks(order: Order, base: float, gradient_bytes: float) -> dict[str, float]:
+    """Time of a step on several ranks, and their memory above `base`."""
     found = run_steps(order)
-    step = slowest(found, "step_s")
+
+    def slowest(name: str) -> NDArray[np.float64]:
+        return 1000 * np.asarray([one[name] for one in found], np.float64).max(0)
+
+    step = slowest("step_s")
     numbers = {
         "step_ms": float(np.median(step)),
         "peak_rss_bytes": max(one["max_rss_bytes"] for one in found) - base,
-        "load_before": before.before,
-        "load_average": before.average,
     }
     if order.ranks == 1:
         return numbers
-    alone = slowest(found, "no_sync_step_s")
+    alone = slowest("no_sync_step_s")
     return {
         **numbers,
         "no_sync_ms": float(np.median(alone)),
         "communication_ms": float(np.median(step - alone)),
-        "all_reduce_ms": float(np.median(slowest(found, "all_reduce_s"))),
-        "all_reduce_bytes": 4.0 * parameters(build(order.shape, order.levels, order.config)),
+        "all_reduce_ms": float(np.median(slowest("all_reduce_s"))),
+        "all_reduce_bytes": gradient_bytes,
     }
-
-
-def slowest(ranks: Sequence[dict[str, Any]], name: str) -> NDArray[np.float64]:
-    """Milliseconds of every step: those of the slowest rank."""
-    return 1000 * np.asarray([one[name] for one in ranks], np.float64).max(0)
-
-
-def run(trial: Trial) -> None:
-    """Measure the costs of a trial's arm and write them."""
-    effort = QUICK if trial.quick else Effort()
-    images = load_images(trial.source)
-    whole = (images.shape[0], SIDE, SIDE)
-    drawn = [images.shape, *([whole] if trial.source.is_shrunk else [])]
-    found = {
-        "arm": trial.arm,
-        "version": VERSION,
-        "digest": images.digest,
-        "settings": settings_of(trial),
-        "costs": plain(costs(trial.config(), images.shape, images.levels, effort, drawn)),
-    }
-    write_side(trial.cost_path, trial, found)
-
-
-def write_side(path: Path, trial: Trial, result: dict[str, Any]) -> None:
-    """Write a JSON beside the trials' results, with how, where and by what code it was made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = {
-        "images": trial.source.name,
-        "command": shlex.join([*words_of(trial), "--arms", trial.arm]),
-        "machine": provenance.machine(),
-        "commit": provenance.commit(),
-        **result,
-    }
-    write_atomically(path, json.dumps(made, indent=1, allow_nan=False))
-
-
-def settings_of(trial: Trial) -> dict[str, Any]:
-    """What costs depend on: everything but the seed."""
-    return {name: value for name, value in trial.settings().items() if name != "seed"}
-
-
-def is_done(trial: Trial) -> bool:
-    """Whether the costs of a trial's arm are there, with these settings and of this version."""
-    return is_fresh(trial.cost_path, VERSION, settings_of(trial), known_digest(trial))
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(run, "Measure the costs of one arm of the flow study.", None))
+    sys.exit(command_line(Trial, run, sys.argv[1]))

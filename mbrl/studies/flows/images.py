@@ -4,7 +4,7 @@ A user's images are a folder of pictures or an .npz without pickles; one of ten 
 with a fixed seed. Held-out images of a game are other episodes. All are shrunk by averaging whole
 boxes of pixels and quantised to 2**bits levels. Held-out images that equal a training image are not
 measured, as AtariARI does it (Anand et al., arXiv:1906.08226, `remove_duplicates`): a model that
-knows them by heart would look like a good model. This module does not know what learns from them.
+knows them by heart would look like a good model.
 """
 
 import hashlib
@@ -28,18 +28,13 @@ SIDE = 64
 """The side of a game's frames; places of objects are in their pixels."""
 FRAMES_SEED = 0
 PICTURES = {".png", ".jpg", ".jpeg"}
-HELD_OUT = 10
-"""One image of so many is held out of a user's own."""
-FEWEST = 20
-"""Fewer images than that are no data set."""
+HELD_OUT, FEWEST = 10, 20
+"""One of so many of a user's own images is held out; fewer are no data set."""
 _AT_ONCE = 4096
 
 
 class Source(Settings):
-    """Which images, and how they are prepared; everything that decides them.
-
-    Either a game, a name in `mbrl.studies.fidelity.games.GAMES`, or a path is given.
-    """
+    """Which images, either a game's or those of a path, and how they are prepared."""
 
     game: str | None = Field(None, description="pong, breakout, ..., car_racing")
     path: Path | None = Field(
@@ -64,16 +59,6 @@ class Source(Settings):
         stem = self.game or re.sub(r"\W+", "_", self.path.stem if self.path else "").strip("_")
         size = f"_{self.size}" if self.size and not (self.game and self.size == SIDE) else ""
         return f"{stem or 'images'}{size}{f'_{self.bits}bit' if self.bits != 5 else ''}"
-
-    @property
-    def frames_dir(self) -> Path:
-        """Where the game's frames are."""
-        return self.frames or Path("runs") / "fidelity" / str(self.game) / "frames"
-
-    @property
-    def held_out_steps(self) -> int:
-        """As in the fidelity study, whose frames these are."""
-        return max(1000, 12 * self.steps // 100)
 
     @property
     def is_shrunk(self) -> bool:
@@ -114,11 +99,6 @@ class ImageSet:
         _, height, width, channels = self.train.shape
         return channels, height, width
 
-    @property
-    def dimensions(self) -> int:
-        """D, numbers in an image."""
-        return int(np.prod(self.shape))
-
     def measured(self, count: int) -> NDArray[np.int64]:
         """At most `count` rows of `held_out` to measure on, evenly spread, the same for all."""
         places = np.linspace(0, len(self.unseen) - 1, min(count, len(self.unseen)))
@@ -157,27 +137,27 @@ def load_images(source: Source) -> ImageSet:
             + ("both" if source.game else "neither")
         )
     if source.path is not None:
-        return _prepared(source, *read_pictures(source.path), {})
+        return _prepared(source, *read_pictures(source.path))
     from mbrl.studies.fidelity.frames import collect_frames, load_frames
     from mbrl.studies.fidelity.games import find_game
 
     game = find_game(str(source.game), "flow")
-    stores = collect_frames(
-        game, source.frames_dir, source.steps, source.held_out_steps, FRAMES_SEED
-    )
+    folder = source.frames or Path("runs") / "fidelity" / str(source.game) / "frames"
+    held_out_steps = max(1000, 12 * source.steps // 100)  # as in the fidelity study
+    stores = collect_frames(game, folder, source.steps, held_out_steps, FRAMES_SEED)
     train, held_out = (load_frames(store) for store in stores)
-    more = {
-        "train_first": train.is_first,
-        "held_out_first": held_out.is_first,
-        "train_ram": train.ram,
-        "held_out_ram": held_out.ram,
-    }
     return _prepared(
-        source, np.asarray(train.obs, np.uint8), np.asarray(held_out.obs, np.uint8), more
+        source,
+        np.asarray(train.obs, np.uint8),
+        np.asarray(held_out.obs, np.uint8),
+        train_first=train.is_first,
+        held_out_first=held_out.is_first,
+        train_ram=train.ram,
+        held_out_ram=held_out.ram,
     )
 
 
-def _prepared(source: Source, train: Images, held_out: Images, more: dict[str, Any]) -> ImageSet:
+def _prepared(source: Source, train: Images, held_out: Images, **more: Any) -> ImageSet:
     train, held_out = (
         quantised(shrunk(images, source.size, source.name), source.bits)
         for images in (train, held_out)
@@ -203,25 +183,8 @@ def _prepared(source: Source, train: Images, held_out: Images, more: dict[str, A
     )
 
 
-def drawn_sources(source: Source) -> list[Source]:
-    """The images that drawing is timed on: the study's, and a game's whole frames."""
-    return [source, *([source.model_copy(update={"size": None})] if source.is_shrunk else [])]
-
-
-def name_of(shape: tuple[int, int, int]) -> str:
-    """A shape (C, H, W) in tables and JSON, `32x32`."""
-    return f"{shape[1]}x{shape[2]}"
-
-
-# -- small pure functions ------------------------------------------------------------------------
-
-
 def shrunk(images: Images, size: int | None, name: str = "images") -> Images:
-    """Images (N, H, W, C) with sides of `size` pixels, each the rounded mean of a box of pixels.
-
-    Raises:
-        MbrlError: the images are not square, or `size` does not divide their side.
-    """
+    """Images (N, H, W, C) with sides of `size` pixels, each the rounded mean of a box of pixels."""
     height, width = images.shape[1:3]
     if size is None or (height, width) == (size, size):
         return images
@@ -246,60 +209,50 @@ def quantised(images: Images, bits: int) -> Images:
 
 def unseen_rows(train: Images, held_out: Images) -> NDArray[np.int64]:
     """Rows of `held_out` that equal no image of `train`, ascending."""
-    seen = set(map(_fingerprint, train))
-    rows = [row for row, image in enumerate(held_out) if _fingerprint(image) not in seen]
-    return np.asarray(rows, np.int64)
-
-
-def _fingerprint(image: Images) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+    seen, marks = (
+        [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+        for images in (train, held_out)
+    )
+    known = set(seen)
+    return np.flatnonzero([mark not in known for mark in marks])
 
 
 # -- a user's own images --------------------------------------------------------------------------
 
 
 def read_pictures(path: Path) -> tuple[Images, Images]:
-    """Read a folder of pictures or an .npz: training and held-out images (N, H, W, C) uint8.
-
-    Raises:
-        MbrlError: there is nothing to read, something cannot be read, or images differ in size.
-    """
+    """Read a folder of pictures or an .npz: training and held-out images (N, H, W, C) uint8."""
     if path.is_dir():
         images = _folder(path)
     elif path.is_file() and path.suffix == ".npz":
         images = _npz(path)
     else:
         got = "a file that is no .npz" if path.exists() else "nothing there"
-        raise MbrlError(
-            f"--images {path}: expected a folder of PNG or JPG files, or an .npz with a uint8 "
-            f"array (N, H, W, C); got {got}"
-        )
+        expected = "a folder of PNG or JPG files, or an .npz with a uint8 array (N, H, W, C)"
+        raise _wrong(path, expected, got)
     if len(images) < FEWEST:
-        raise MbrlError(f"--images {path}: expected at least {FEWEST} images, got {len(images)}")
+        raise _wrong(path, f"at least {FEWEST} images", len(images))
     order = np.random.default_rng(0).permutation(len(images))
     count = -(-len(images) // HELD_OUT)
     return images[np.sort(order[count:])], images[np.sort(order[:count])]
 
 
+def _wrong(path: Path, expected: str, got: object) -> MbrlError:
+    return MbrlError(f"--images {path}: expected {expected}, got {got}")
+
+
 def _folder(path: Path) -> Images:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-    if not files and any(path.glob("*_batch*")):
-        raise MbrlError(
-            f"--images {path}: expected PNG or JPG files, got CIFAR's python batches, which are "
-            f"pickles and can run any code; save them as an .npz (uint8 N, H, W, C) and give that"
-        )
     if not files:
-        raise MbrlError(
-            f"--images {path}: expected a folder with PNG or JPG files, got none of them in it"
-        )
+        got = "none of them in it"
+        if any(path.glob("*_batch*")):
+            got = "CIFAR's batches, pickles that can run any code; save them as an .npz"
+        raise _wrong(path, "a folder with PNG or JPG files", got)
     images = [_picture(file) for file in files]
     shapes = {image.shape[:2]: file for image, file in zip(images, files, strict=True)}
     if len(shapes) > 1:
-        (one, first), (other, second) = list(shapes.items())[:2]
-        raise MbrlError(
-            f"--images {path}: expected images of one size, got {one[1]} x {one[0]} "
-            f"({first.name}) and {other[1]} x {other[0]} ({second.name}); resize them first"
-        )
+        sizes = [f"{width} x {height} ({file.name})" for (height, width), file in shapes.items()]
+        raise _wrong(path, "images of one size", f"{' and '.join(sizes[:2])}; resize them first")
     channels = max(image.shape[2] for image in images)  # grey ones among colours become colours
     return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
 
@@ -311,29 +264,23 @@ def _picture(file: Path) -> Images:
             grey = image.mode in ("1", "L", "I;16", "LA")
             array = np.asarray(image.convert("L" if grey else "RGB"), np.uint8)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise MbrlError(f"--images: expected a picture in {file}, got: {error}") from error
+        raise _wrong(file, "a picture", f"an error: {error}") from error
     return array[..., None] if array.ndim == 2 else array
 
 
 def _npz(path: Path) -> Images:
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise MbrlError(
-            f"--images {path}: expected an .npz of plain arrays, got: {error}"
-        ) from error
+        raise _wrong(path, "an .npz of plain arrays", f"an error: {error}") from error
     usable = {
         name: array
         for name, array in arrays.items()
         if array.dtype == np.uint8 and array.ndim == 4 and array.shape[3] in (1, 3)
     }
-    if "images" in usable:
-        return usable["images"]
-    if len(usable) != 1:
+    if "images" not in usable and len(usable) != 1:
         found = ", ".join(f"{name} {a.dtype}{a.shape}" for name, a in arrays.items()) or "no arrays"
-        raise MbrlError(
-            f"--images {path}: expected one uint8 array (N, H, W, C) with 1 or 3 channels, or one "
-            f"called images; got {found}"
-        )
-    return next(iter(usable.values()))
+        expected = "one uint8 array (N, H, W, C) with 1 or 3 channels, or one called images"
+        raise _wrong(path, expected, found)
+    return usable.get("images", next(iter(usable.values())))

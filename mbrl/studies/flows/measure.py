@@ -1,23 +1,17 @@
 """Measures of a trained flow: one in, a tree of numbers and the pictures they were made on out.
 
-    bits_per_dim          held-out images, mean over images and noise draws (lower is better)
-    train_bits_per_dim    training images, as many: the difference is what was learnt by heart
-    train_ms_per_image    CPU milliseconds of training for each image seen
-    diverged, skipped     1 if training ended in a loss that is not finite, or in held-out images
-                          that cost no finite number or more than twice log2 V; updates left out
-    round_trip            share of numbers that come back through the latents
-    samples/<T>           bits per dimension of samples at temperature T, by the flow itself; and
-                          how many objects they hold (`right`: exactly one of each); `invalid`,
-                          share of samples with a number that is not finite or that no image has,
-                          so that a level had to be made of it; `outside`, share of such numbers
-    interpolation/flow    between held-out images through latents, spherically
-    interpolation/fade    the same ends, pixels cross-faded: what an interpolation has to beat
+    bits_per_dim, train_bits_per_dim      of held-out images, and of as many training images
+    round_trip                            share of numbers that come back through the latents
+    samples/<T>/...                       of samples at temperature T: `bits_per_dim` by the flow
+                                          itself, `validity`, and how many objects they hold
+    interpolation/flow, interpolation/fade  between held-out images through latents, spherically,
+                                          and the same ends cross-faded, which that has to beat
 
-Under `interpolation`: `bits_rise`, bits per dimension of the pictures on the way above those of the
-ends; `right`, share of the pictures on the way with exactly one of every object; and of the leading
-object `path_scores` (`studies.flows.sight`). `pairs_apart` says how many pairs had that object in
-two places, `APART` or more from each other; if none had, there are no scores. A measure that images
-do not allow is left out, and of a flow that diverged there are only its bits.
+Under both ways: `bits_rise`, bits per dimension of the pictures in between above those of the ends;
+`right`, the share of them with exactly one of every object; and `path_scores` of the leading object
+(`studies.flows.sight`). `pairs_apart` says how many pairs had that object in two places, `APART` or
+more from each other; if none had, there are no scores. A measure that images do not allow is left
+out. Definitions: `docs/appendix/flows_method.md`.
 
 Bits per dimension are -log2 p(x) / (H W C) of the integer levels: a bound from noise in each
 level's bin. log2 V is the cost without any knowledge.
@@ -25,7 +19,7 @@ level's bin. log2 V is the cost without any knowledge.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,8 +59,7 @@ QUICK = Sizes(images=16, draws=1, samples=8, paths=4, steps=5, shown=4)
 """Measures of seconds, to try the study out; too few images to quote."""
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """What was found: a tree of numbers, and pictures by name, (rows, columns, H, W, C) pixels."""
 
     numbers: dict[str, Any]
@@ -75,34 +68,24 @@ class Measured:
 
 def measure(
     flow: ImageFlow, images: ImageSet, game: str | None, seed: int, sizes: Sizes
-) -> Measured:
-    """All measures of a trained flow, save those of its training.
+) -> Measured | None:
+    """All measures of a trained flow, save those of its training; None if it diverged.
 
-    Of one that diverged only `bits_per_dim`, and no pictures.
-
-    Args:
-        flow: the density.
-        images: what it was trained on.
-        game: whose images they are, if any.
-        seed: of the random streams.
-        sizes: how much is measured.
+    `game` says whose images they are, if any game's.
     """
     rows = images.measured(sizes.images)
     some = rng_of(seed, "flows/train").permutation(len(images.train))[: len(rows)]
     bits = bits_per_dim(flow, images.held_out[rows], seed=seed, draws=sizes.draws)
-    if diverged(bits, images.levels):
-        return Measured({"bits_per_dim": bits}, {})
+    if not bits <= 2 * math.log2(images.levels):  # NaN, too
+        return None
     learnt = bits_per_dim(flow, images.train[some], seed=seed, draws=1)
-    numbers = {"bits_per_dim": bits, "train_bits_per_dim": learnt}
+    found = Measured({"bits_per_dim": bits, "train_bits_per_dim": learnt}, {})
     sight = sight_of(images, game)
-    sampled = _samples(flow, images, sight, seed, sizes)
-    between = _interpolations(flow, images, sight, seed, sizes)
-    return Measured(
-        {**numbers, **sampled.numbers, **between.numbers}, {**sampled.pictures, **between.pictures}
-    )
-
-
-# -- bits per dimension --------------------------------------------------------------------------
+    for part in (_samples, _interpolations):
+        numbers, pictures = part(flow, images, sight, seed, sizes)
+        found.numbers.update(numbers)
+        found.pictures.update(pictures)
+    return found
 
 
 def to_tensor(levels: Images) -> Tensor:
@@ -117,10 +100,7 @@ def to_array(levels: Tensor) -> Images:
 
 @torch.no_grad()
 def bits_of(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> NDArray[np.float64]:
-    """Bits per dimension of each image (N, H, W, C) of levels; not finite where the flow is not.
-
-    The mean over so many draws of the dequantisation noise.
-    """
+    """Bits per dimension of images (N, H, W, C) of levels, the mean of draws of noise: (N,)."""
     generator = torch.Generator().manual_seed(derive(seed, "flows/bits"))
     per_bit = images[0].size * math.log(2)
     found = []
@@ -131,17 +111,9 @@ def bits_of(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> NDArra
     return np.concatenate(found)
 
 
-def diverged(bits: float, levels: int) -> bool:
-    """Whether images cost so much that a flow has learnt nothing: twice log2 V or more, or NaN."""
-    return not bits <= 2 * math.log2(levels)
-
-
 def bits_per_dim(flow: ImageFlow, images: Images, *, seed: int, draws: int) -> float:
     """The mean of `bits_of`."""
     return float(bits_of(flow, images, seed=seed, draws=draws).mean())
-
-
-# -- samples -------------------------------------------------------------------------------------
 
 
 def _samples(
@@ -151,12 +123,9 @@ def _samples(
     shown = []
     for temperature in sizes.temperatures:
         generator = torch.Generator().manual_seed(derive(seed, "flows/samples"))
-        restored = torch.cat(
-            [
-                flow.restore(flow.noise(min(AT_ONCE, left), temperature, generator))
-                for left in range(sizes.samples, 0, -AT_ONCE)
-            ]
-        )
+        counts = [min(AT_ONCE, left) for left in range(sizes.samples, 0, -AT_ONCE)]
+        noise = [flow.noise(count, temperature, generator) for count in counts]
+        restored = torch.cat([flow.restore(one) for one in noise])
         drawn = to_array(flow.surface.to_levels(restored))
         numbers[f"{temperature:g}"] = {
             "bits_per_dim": bits_per_dim(flow, drawn, seed=seed, draws=1),
@@ -173,10 +142,8 @@ def _samples(
 def validity(restored: Tensor, marginal: bool) -> dict[str, float]:
     """Shares of images, and of numbers, that are not finite or that no image has.
 
-    Args:
-        restored: (N, C, H, W) numbers that levels are made of.
-        marginal: whether pixels go through their own distributions, where numbers end at the
-            normal's quantile of `TAIL`; else levels lie in [-0.5, 0.5] (`ImageFlow.surface`).
+    `restored` are numbers (N, C, H, W) out of the flow. Those of images end at the normal's
+    quantile of `TAIL`, or on the even grid at 0.5, either way (`ImageFlow.surface`).
     """
     most = -float(torch.special.ndtri(torch.tensor(TAIL))) + 1e-3 if marginal else 0.5
     wrong = ~(restored.double().abs() <= most)  # NaN, too
@@ -196,14 +163,11 @@ def _counts(sight: Sight, levels: Images) -> dict[str, float]:
     }
 
 
-# -- interpolations ------------------------------------------------------------------------------
-
-
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
-    """The point that lies `share` of the way along the arc from `start` to `end`.
+    """The point that lies `share` of the way along the arc from `start` to `end`, (N, D).
 
-    sin((1 - s) w) / sin(w) start + sin(s w) / sin(w) end of vectors (N, D), w the angle between
-    the two; a straight line where they point the same way (White, arXiv:1609.04468).
+    sin((1 - s) w) / sin(w) start + sin(s w) / sin(w) end, w the angle between the two; a straight
+    line where they point the same way (White, arXiv:1609.04468).
     """
     cosine = (normalize(start, dim=1) * normalize(end, dim=1)).sum(1, keepdim=True).clamp(-1, 1)
     angle = cosine.arccos()
@@ -220,22 +184,14 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
 def latent_paths(start: list[Tensor], end: list[Tensor], steps: int) -> list[list[Tensor]]:
     """Latents on the way: all scales of an image are one vector, turned along one arc.
 
-    Args:
-        start: latents by scale, each (N, ...), of where the paths begin.
-        end: the same of where they end.
-        steps: points, both ends included, at least 2.
-
-    Returns:
-        As many lists of latents by scale.
+    From latents by scale, each (N, ...), to as many such lists as `steps`, both ends included.
     """
     flat = [torch.cat([part.flatten(1) for part in latents], 1) for latents in (start, end)]
     sizes = [part[0].numel() for part in start]
-
-    def parted(vector: Tensor) -> list[Tensor]:
-        parts = vector.split(sizes, 1)
-        return [part.view_as(like) for part, like in zip(parts, start, strict=True)]
-
-    return [parted(slerp(flat[0], flat[1], step / (steps - 1))) for step in range(steps)]
+    points = [slerp(flat[0], flat[1], step / (steps - 1)).split(sizes, 1) for step in range(steps)]
+    return [
+        [part.view_as(like) for part, like in zip(point, start, strict=True)] for point in points
+    ]
 
 
 def cross_fade(start: NDArray[np.uint8], end: NDArray[np.uint8], steps: int) -> NDArray[np.uint8]:
@@ -272,20 +228,19 @@ def _interpolations(
 def _pairs(
     images: ImageSet, sight: Sight | None, seed: int, count: int
 ) -> tuple[NDArray[np.int64], int | None]:
-    """Rows (n, 2) of held-out images to go between: with the leading object in different places.
+    """Rows (n, 2) of held-out images to go between, and how many have the lead in two places.
 
-    And in how many pairs it is; if in none, the rows are any, to look at. None without an object.
+    If none has, the rows are any, to look at. The number is None without an object.
     """
     rng = rng_of(seed, "flows/pairs")
     candidates = images.unseen[rng.integers(len(images.unseen), size=(16 * count, 2))]
-    if sight is not None and sight.lead is not None:
-        lead = sight.lead
-        ends = [images.held_out[rows] for rows in candidates.T]
-        there = [sight.visible(lead, rows) for rows in candidates.T]
-        apart = np.hypot(*(sight.places(lead, ends[0]) - sight.places(lead, ends[1])).T)
-        good = candidates[there[0] & there[1] & (apart >= APART)][:count]
-        return (good if len(good) else candidates[:count]), len(good)
-    return candidates[:count], None
+    if sight is None:
+        return candidates[:count], None
+    ends = [images.held_out[rows] for rows in candidates.T]
+    there = [sight.visible(sight.lead, rows) for rows in candidates.T]
+    apart = np.hypot(*(sight.places(sight.lead, ends[0]) - sight.places(sight.lead, ends[1])).T)
+    good = candidates[there[0] & there[1] & (apart >= APART)][:count]
+    return (good if len(good) else candidates[:count]), len(good)
 
 
 def _path(flow: ImageFlow, sight: Sight | None, paths: Images, seed: int) -> dict[str, float]:
@@ -295,7 +250,7 @@ def _path(flow: ImageFlow, sight: Sight | None, paths: Images, seed: int) -> dic
     bits = bits.reshape(n, steps)
     ends = (bits[:, :1] + bits[:, -1:]) / 2
     scores = {"bits_rise": float((bits[:, 1:-1] - ends).mean())}
-    if sight is None or sight.lead is None:
+    if sight is None:
         return scores
     between = paths[:, 1:-1].reshape(-1, *paths.shape[2:])
     places = sight.places(sight.lead, paths.reshape(n * steps, *paths.shape[2:]))

@@ -36,6 +36,10 @@ PICTURE_CAPTIONS = {
     "interpolation": "From one held-out image to another: through the latents, and by cross-fading "
     "the pixels.",
 }
+_IMAGES = (
+    "{train:,} to learn from, {held_out:,} held out, of which {duplicates_removed:,} equal a "
+    "training image and are not measured; {shape[0]} x {shape[1]} x {shape[2]}, {bits} bits"
+)
 _SHOWN = 4
 _WIDEST = 128
 """Pixels that an image may take of a sheet."""
@@ -43,12 +47,12 @@ _WIDEST = 128
 
 def colour(arm: str) -> str:
     """An arm's colour, the same in every figure; grey beyond the first six."""
-    place = list(ARMS).index(arm) if arm in ARMS else len(COLOURS)
-    return COLOURS[place] if place < len(COLOURS) else GREY
+    return dict(zip(ARMS, COLOURS, strict=False)).get(arm, GREY)
 
 
 def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Path:
     """Write `report.html` and the PNG files; `folder` has the run folders of the trials."""
+    drawn = {"learning": learning_figure(summary, trials), "memory": memory_figure(summary)}
     return write_page(
         folder,
         summary,
@@ -57,55 +61,39 @@ def write_report(folder: Path, summary: Summary, trials: Sequence[Mapping[str, A
         arms=ARMS,
         colour=colour,
         tables=tables(summary),
-        figures=figures(summary, trials),
+        figures={name: figure for name, figure in drawn.items() if figure is not None},
         captions=_CAPTIONS,
         sheets=picture_sheets(folder, summary),
         warnings=warnings_of(summary),
         protocol={
-            "images": _images(summary["about"]),
+            "images": _IMAGES.format(**summary["about"]) if summary["about"] else "–",
             "budget": "CPU minutes of one thread per run: `runs` in the tables is seeds × minutes",
             "measures": "every measure is defined in docs/flows.md",
         },
     )
 
 
-# -- figures -------------------------------------------------------------------------------------
-
-
-def figures(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
-    """Every figure there are numbers for, by name."""
-    drawn = {"learning": learning_figure(summary, trials), "memory": memory_figure(summary)}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
 def learning_figure(summary: Summary, trials: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Held-out bits per dimension against CPU minutes: main arms, and all of them."""
+    """Held-out bits per dimension against CPU minutes of every run."""
     curves = [(one["arm"], held_out_curve(one)) for one in trials]
     curves = [(arm, curve) for arm, curve in curves if len(curve) > 1]
     if not curves:
         return None
     marginal = summary["about"].get("baselines", {}).get("marginal")
     with style():
-        figure, grid = beside(1, width=6.0)
+        figure, [axes] = beside(1, width=6.0)
         for arm, curve in curves:
-            main = arm in ARMS and ARMS[arm].main
-            grid[0].plot(
-                curve[:, 0],
-                curve[:, 1],
-                color=colour(arm),
-                linewidth=1.6 if main else 0.9,
-                alpha=0.8,
-                label=summary["runs"][arm]["title"],
-            )
+            about = summary["runs"][arm]
+            width = 1.6 if about["main"] else 0.9
+            named = {"color": colour(arm), "label": about["title"]}
+            axes.plot(*curve.T, linewidth=width, alpha=0.8, **named)
         if marginal is not None:
-            grid[0].axhline(marginal, linestyle=":", color=GREY)
-        grid[0].set_yscale("log")
-        grid[0].set_xlim(left=0)
-        grid[0].set_xlabel("CPU minutes")
-        grid[0].set_title("held-out images, bits per dimension", fontsize=10, loc="left")
-        for part in (grid[0].yaxis.set_major_formatter, grid[0].yaxis.set_minor_formatter):
-            part(ScalarFormatter())
-        legend_below(figure, grid[0])
+            axes.axhline(marginal, linestyle=":", color=GREY)
+        axes.set(yscale="log", xlim=(0, None), xlabel="CPU minutes")
+        axes.set_title("held-out images, bits per dimension", fontsize=10, loc="left")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
+        legend_below(figure, axes)
     return figure
 
 
@@ -115,39 +103,33 @@ def memory_figure(summary: Summary) -> Figure | None:
     if not costs:
         return None
     with style():
-        figure, grid = beside(1, width=5.0)
+        figure, [axes] = beside(1, width=5.0)
         depths: list[int] = []
         for arm, cost in costs.items():
-            for place, mode in enumerate(MODES):
+            for mode, marker, own in zip(MODES, "osD", COLOURS, strict=False):
                 by_depth = cost["saved_by_steps"][mode]
                 depths = [int(depth) for depth in by_depth]
-                grid[0].plot(
+                axes.plot(
                     depths,
                     [value / 1e6 for value in by_depth.values()],
-                    marker="osD"[place],
-                    color=COLOURS[place],
+                    marker=marker,
+                    color=own,
                     linestyle="-" if arm == REFERENCE else "--",
                     label=mode,
                 )
-        grid[0].set_xscale("log")
-        grid[0].set_yscale("log")
-        grid[0].xaxis.set_major_locator(FixedLocator(depths))
-        grid[0].xaxis.set_minor_locator(NullLocator())
-        grid[0].xaxis.set_major_formatter(ScalarFormatter())
-        grid[0].set_xlabel("steps per scale")
-        grid[0].set_title("kept for the backward pass, MB", fontsize=10, loc="left")
-        legend_below(figure, grid[0])
+        axes.set(xscale="log", yscale="log", xlabel="steps per scale")
+        axes.xaxis.set_major_locator(FixedLocator(depths))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.set_title("kept for the backward pass, MB", fontsize=10, loc="left")
+        legend_below(figure, axes)
     return figure
-
-
-# -- pictures ------------------------------------------------------------------------------------
 
 
 def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
     """Write the sheets of samples and interpolations; each path with its caption.
 
-    Each main arm, or each arm if there is no main one, is shown by its first seed; those without
-    pictures here are left out.
+    Main arms that have pictures here, or all if there is no main one, are shown by a first seed.
     """
     found: dict[str, Mapping[str, NDArray[Any]]] = {}
     runs = summary["runs"]
@@ -155,32 +137,25 @@ def picture_sheets(folder: Path, summary: Summary) -> list[tuple[Path, str]]:
         path = folder / f"{arm}-{about['seeds'][0]}" / "pictures.npz"
         if path.exists():
             with np.load(path, allow_pickle=False) as file:
-                found[about["title"]] = {name: file[name] for name in file.files}
+                found[about["title"]] = dict(file)
     if not found:
         return []
     first = next(iter(found.values()))
-    scale = max(1, _WIDEST // first["real"].shape[2])
-    drawn: dict[str, NDArray[np.uint8]] = {"real images": first["real"][0]}
+    samples: dict[str, NDArray[np.uint8]] = {"real images": first["real"][0]}
     for title, pictures in found.items():
-        for place, temperature in enumerate(pictures["temperatures"]):
-            drawn[f"{title}, T = {temperature:g}"] = pictures["samples"][place]
+        for temperature, drawn in zip(pictures["temperatures"], pictures["samples"], strict=True):
+            samples[f"{title}, T = {temperature:g}"] = drawn
     paths: dict[str, NDArray[np.uint8]] = {}
-    for which in range(min(_SHOWN, len(first["interpolation_fade"]))):
-        paths[f"cross-fade {which + 1}"] = first["interpolation_fade"][which]
+    for which, faded in enumerate(first["interpolation_fade"][:_SHOWN], 1):
+        paths[f"cross-fade {which}"] = faded
         for title, pictures in found.items():
-            if len(pictures["interpolation_flow"]) > which:
-                paths[f"{title} {which + 1}"] = pictures["interpolation_flow"][which]
-    figures_dir = folder / "figures"
+            if len(pictures["interpolation_flow"]) >= which:
+                paths[f"{title} {which}"] = pictures["interpolation_flow"][which - 1]
+    scale = max(1, _WIDEST // first["real"].shape[2])
     return [
-        (sheet(figures_dir / "samples.png", drawn, [], scale), PICTURE_CAPTIONS["samples"]),
-        (
-            sheet(figures_dir / "interpolation.png", paths, [], scale),
-            PICTURE_CAPTIONS["interpolation"],
-        ),
+        (sheet(folder / "figures" / f"{name}.png", rows, [], scale), PICTURE_CAPTIONS[name])
+        for name, rows in (("samples", samples), ("interpolation", paths))
     ]
-
-
-# -- words ---------------------------------------------------------------------------------------
 
 
 def warnings_of(summary: Summary) -> list[str]:
@@ -204,14 +179,3 @@ def warnings_of(summary: Summary) -> list[str]:
     if REFERENCE not in runs:
         warnings.append("The arm without sharing is not there: no gaps, ratios or thresholds.")
     return warnings
-
-
-def _images(about: Mapping[str, Any]) -> str:
-    """What was learnt from and measured on."""
-    if not about:
-        return "–"
-    return (
-        f"{about['train']:,} to learn from, {about['held_out']:,} held out, of which "
-        f"{about['duplicates_removed']:,} equal a training image and are not measured; "
-        f"{' x '.join(map(str, about['shape']))}, {about['bits']} bits"
-    )

@@ -4,10 +4,9 @@
     what `mbrl.studies.results` says, and {about, costs: {arm: {...}}, latency: {size: {...}},
     thresholds, left_out}
 
-Made anew from all files that are there, so it never disagrees with them; what does not belong to
-the others is refused or stands in `left_out` with the reason (`together.py`). What the measures
-mean is said where they are made: `measure.py`, `cost.py`, `latency.py`, `baselines.py`. Three are
-made here, because they compare runs:
+Trials that differ in what makes numbers comparable are refused, since no choice among them would be
+right; what else does not belong to the others stands in `left_out` with the reason. Three measures
+are made here, because they compare runs:
 
 * `gap_to_none`, bits per dimension above those of the arm without sharing, same seed, at the end;
   of runs with another budget, after as many CPU minutes as both have, from their curves;
@@ -20,38 +19,38 @@ made here, because they compare runs:
 A run that diverged is counted, and in no mean.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mbrl.config.changes import differences, filled
 from mbrl.errors import ConfigError
 from mbrl.report.stats import steps_to_threshold
+from mbrl.studies.flows import cost
 from mbrl.studies.flows.arms import ARMS, REFERENCE
-from mbrl.studies.flows.together import costs_of, expect_one_study, latency_of, outdated
-from mbrl.studies.flows.trial import Trial
-from mbrl.studies.results import Tree, summary_of
+from mbrl.studies.flows.trial import Trial, read_side
+from mbrl.studies.results import Tree, summary_of, trial_files
+from mbrl.studies.trial import is_current, read_result
 
 SHARES = {"quarter": 0.25, "half": 0.5, "end": 1.0}
 """Of the budget of the arm without sharing, where the thresholds are read."""
+_SHARED = ("images", "quick", "train")
+"""Settings that are the same for all arms."""
+_OF_IMAGES = ("images", "quick")
+"""Those of them that latencies depend on."""
 
 
 def summary_of_images(trials: Sequence[Tree], folder: Path) -> Tree:
-    """What all results of a set of images say together.
-
-    Args:
-        trials: at least one.
-        folder: with their files, and those of costs and of the images.
+    """What all results of a set of images, at least one, say together.
 
     Raises:
         ConfigError: they were made with different images or settings.
     """
-    about = {}
-    if (folder / "images.json").exists():
-        about = json.loads((folder / "images.json").read_text(encoding="utf-8"))
+    about = read_side(folder / "images.json")
     expect_one_study(trials, folder)
     if about and trials[0].get("digest", about["digest"]) != about["digest"]:
         raise ConfigError(
@@ -59,16 +58,10 @@ def summary_of_images(trials: Sequence[Tree], folder: Path) -> Tree:
             f"those of others ({trials[0]['digest']}); remove what does not belong here"
         )
     thresholds = thresholds_of(trials)
-    costs, bad_costs, machine = costs_of(folder, list(ARMS), trials)
-    latency, bad_latency = latency_of(folder, trials, machine)
+    costs, latency, left_out = beside(folder, trials)
     compared = [{**one, "measures": _compared(one, trials, thresholds)} for one in trials]
-    more = {
-        "about": about,
-        "costs": costs,
-        "latency": latency.get("ms", {}),
-        "thresholds": thresholds,
-        "left_out": {**outdated(folder), **bad_costs, **bad_latency},
-    }
+    more = {"about": about, "costs": costs, "latency": latency}
+    more |= {"thresholds": thresholds, "left_out": left_out}
     summary = summary_of(Trial, compared, _about, more)
     for arm, measures in summary["arms"].items():
         measures |= _in_short(arm, summary)
@@ -91,9 +84,7 @@ def thresholds_of(trials: Sequence[Tree]) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
-def held_out_curve(
-    trial: Mapping[str, Any], by: str = "cpu_minutes"
-) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def held_out_curve(trial: Mapping[str, Any], by: str = "cpu_minutes") -> NDArray[np.float64]:
     """CPU minutes, or updates, and held-out bits per dimension, (points, 2), as far as it went."""
     curve = trial["curve"]
     if by not in curve:
@@ -104,14 +95,9 @@ def held_out_curve(
 
 
 def gap_at(trial: Mapping[str, Any], reference: Mapping[str, Any], by: str) -> float | None:
-    """Held-out bits per dimension above the reference's, after as much as both have.
+    """Held-out bits per dimension above the reference's, after as much `by` as both have.
 
     Between two looks at held-out images the line from one to the other counts.
-
-    Args:
-        trial: a result.
-        reference: the result it is compared with.
-        by: what there is as much of: "updates" or "cpu_minutes".
     """
     curves = [held_out_curve(one, by) for one in (trial, reference)]
     if min(map(len, curves)) == 0:
@@ -137,21 +123,18 @@ def _compared(trial: Tree, trials: Sequence[Tree], thresholds: Mapping[str, floa
     measures = dict(trial["measures"])
     if measures["diverged"]:
         return {"diverged": 1.0}
-    same_seed = [
-        one
-        for one in trials
-        if one["arm"] == REFERENCE != trial["arm"]
-        and one["seed"] == trial["seed"]
-        and not one["measures"]["diverged"]
-    ]
-    for reference in same_seed:
+    references = [one for one in trials if one["arm"] == REFERENCE]
+    for reference in references:
+        alike = reference["seed"] == trial["seed"] and not reference["measures"]["diverged"]
+        if trial["arm"] == REFERENCE or not alike:
+            continue
         measures["gap_to_none"] = (
             measures["bits_per_dim"] - reference["measures"]["bits_per_dim"]
             if trial["cpu_minutes"] == reference["cpu_minutes"]
             else gap_at(trial, reference, "cpu_minutes")
         )
         measures["gap_at_updates"] = gap_at(trial, reference, "updates")
-    whole = max((one["cpu_minutes"] for one in trials if one["arm"] == REFERENCE), default=0.0)
+    whole = max((one["cpu_minutes"] for one in references), default=0.0)
     reached = {name: minutes_to(trial, at) for name, at in thresholds.items()}
     measures["minutes_to"] = {
         name: minutes
@@ -180,3 +163,84 @@ def _about(runs: Sequence[Tree]) -> Tree:
         "flow": runs[0]["settings"]["flow"],
         "train": runs[0]["settings"]["train"],
     }
+
+
+# -- what belongs together ------------------------------------------------------------------------
+
+
+def as_tree(trial: Trial) -> Tree:
+    """A trial that is about to be made, with what is compared of its result."""
+    known = {"arm": trial.arm, "seed": trial.seed, "overrides": trial.overrides}
+    return {**known, "settings": trial.settings()}
+
+
+def expect_one_study(trials: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Raise ConfigError if results were made with different images or settings."""
+    by_arm: dict[str, Mapping[str, Any]] = {}
+    for one in trials:
+        like = by_arm.setdefault(one["arm"], one)
+        others = _changes(trials[0], one, _SHARED)
+        changed = others + _changes(like, one)
+        first = trials[0] if others else like
+        if changed:
+            raise ConfigError(
+                f"bench flow: {folder}: expected results of the same images and settings, but "
+                f"those of {first['arm']}-{first['seed']} and {one['arm']}-{one['seed']} differ: "
+                f"{'; '.join(dict.fromkeys(changed))}. Use other folders with --out and "
+                f"--results, or remove what does not belong here"
+            )
+
+
+def beside(folder: Path, trials: Sequence[Mapping[str, Any]]) -> tuple[Tree, Tree, dict[str, str]]:
+    """What was measured beside the trials: costs by arm, latencies by size, and what is left out.
+
+    Times compare on one machine only: that of the first arm whose costs belong to the trials. What
+    is left out stands by file with the reason; trials of other measures are among it.
+    """
+    costs, latency, machine = Tree(), Tree(), None
+    left_out = {
+        path.name: "made by another version of the measures"
+        for path in trial_files(folder)
+        if not is_current(read_result(path) or {}, Trial.measures)
+    }
+    files = {arm: folder / f"{arm}.cost.json" for arm in ARMS} | {"": folder / cost.LATENCY}
+    for arm, path in files.items():
+        if not path.exists():
+            continue
+        side = read_side(path)
+        like = next((one for one in trials if one["arm"] == arm), None)
+        names = () if like else _SHARED if arm else _OF_IMAGES
+        if side.get("version") != cost.VERSION:
+            left_out[path.name] = "made by another version"
+        elif changed := _changes(side, like or trials[0], names):
+            left_out[path.name] = f"made with other images or settings ({'; '.join(changed)})"
+        elif machine not in (None, side.get("machine")):
+            left_out[path.name] = "timed on another machine"
+        elif arm:
+            costs[arm], machine = side["costs"], side.get("machine")
+        else:
+            latency = side["ms"]
+    return costs, latency, left_out
+
+
+def _changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], names: Sequence[str] = ()
+) -> list[str]:
+    """In what settings of these names, or all but the seed, differ, images and overrides included.
+
+    A digest or overrides that one of the two does not tell count as equal; settings that did not
+    exist yet have their defaults.
+    """
+    trees: list[Tree] = []
+    for one in (old, new):
+        tree = {name: value for name, value in one["settings"].items() if name != "seed"}
+        for name, model in Trial.sections.items():
+            if isinstance(tree.get(name), Mapping):
+                tree[name] = filled(tree[name], model, name)
+        trees.append({name: tree.get(name) for name in names or tree})
+    for tree, one in zip(trees, (old, new), strict=True):
+        if None not in (old.get("digest"), new.get("digest")):
+            tree["digest of the images"] = one["digest"]
+        if "overrides" in old and "overrides" in new:
+            tree["overrides"] = ", ".join(sorted(one["overrides"]))
+    return differences(trees[0], trees[1])

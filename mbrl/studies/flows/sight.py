@@ -1,27 +1,22 @@
 """What is to be seen in images of a game: its objects, counted, placed and followed.
 
 Whether a model's pictures are pictures shows in their objects: how many there are, and whether one
-moves evenly along a path of pictures (a cross-fade shows it twice, and then it jumps). Detectors
-are fitted on training images in the study's own levels. There is no sight of a game without objects
-or with more than one backdrop, of images too small to show them, and of a user's own images; then
-only likelihoods can be scored. Images of half the side are enlarged first, so that distances are in
-the same pixels for both. The scores are our own.
+moves evenly along a path of pictures (a cross-fade shows it twice, and then it jumps). There is no
+sight of a game without objects or with more than one backdrop, of images too small to show them,
+and of a user's own images; then only likelihoods can be scored. Images of half the side are
+enlarged first, so that distances are in the same pixels for both. The scores are our own.
 """
 
-import itertools
-from collections import deque
-
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mbrl.studies.fidelity.follow import rng_of
-from mbrl.studies.fidelity.games import GAMES
+from mbrl.studies.fidelity.games import GAMES, Bools, Floats
 from mbrl.studies.fidelity.objects import (
     FITTED,
     HAZE,
-    Bools,
     Detector,
-    Floats,
     contrast,
     crop,
     fit_detectors,
@@ -36,11 +31,10 @@ SIDES = (SIDE // 2, SIDE)
 """Sides of images in which objects are still seen; in smaller ones a ball is a shade of grey."""
 LEAST = 0.25
 """Share of an object's usual mass below which a blob is a speck, and no object."""
-_NEIGHBOURS = [place for place in itertools.product((-1, 0, 1), repeat=2) if place != (0, 0)]
 
 
 class Sight:
-    """Detectors of the objects that differ from everything else in their region."""
+    """Detectors of a game's objects."""
 
     def __init__(self, images: ImageSet, game: str) -> None:
         """Fit on random training images."""
@@ -50,13 +44,13 @@ class Sight:
         self.images = images
         frames, ram = self.frames(images.train[rows]), images.train_ram[rows]
         self.backdrop = np.median(frames, axis=0).astype(np.float64)
-        found = fit_detectors(GAMES[game].objects, contrast(frames, self.backdrop), ram)
-        self.detectors = {name: detector for name, detector in found.items() if detector.alone}
+        contrasts = contrast(frames, self.backdrop)
+        self.detectors = fit_detectors(GAMES[game].objects, contrasts, ram)
 
     @property
-    def lead(self) -> str | None:
+    def lead(self) -> str:
         """The object that interpolations follow: the first one, the ball where there is one."""
-        return next(iter(self.detectors), None)
+        return next(iter(self.detectors))
 
     def frames(self, levels: Images) -> Images:
         """Images (N, H, W, C) of levels as frames (N, SIDE, SIDE, C) of intensities, enlarged."""
@@ -94,8 +88,7 @@ def sight_of(images: ImageSet, game: str | None) -> Sight | None:
         return None
     if images.train_ram is None or texture_byte(GAMES[game]) is not None:
         return None
-    sight = Sight(images, game)
-    return sight if sight.detectors else None
+    return Sight(images, game)
 
 
 def count_objects(detector: Detector, contrasts: Floats) -> NDArray[np.int64]:
@@ -105,44 +98,25 @@ def count_objects(detector: Detector, contrasts: Floats) -> NDArray[np.int64]:
     peak, whose contrast sums to at least `LEAST` of its usual mass. (N, H, W, 2) to (N,).
     """
     inside = crop(contrasts, detector.target.region) @ np.asarray(detector.sides)
-    strong = inside > HAZE * detector.peak
     least = LEAST * (detector.mass - detector.floor)
-    masses = [blobs(flags, values) for flags, values in zip(strong, inside, strict=True)]
-    return np.asarray([sum(mass >= least for mass in one) for one in masses], np.int64)
-
-
-def blobs(flags: Bools, values: Floats) -> list[float]:
-    """Sums of `values` (H, W) in each group of `flags` (H, W) that touch, also at corners."""
-    left = {(int(row), int(column)) for row, column in np.argwhere(flags)}
-    totals = []
-    while left:
-        edge, total = deque([left.pop()]), 0.0
-        while edge:
-            row, column = edge.popleft()
-            total += float(values[row, column])
-            near = {(row + down, column + right) for down, right in _NEIGHBOURS} & left
-            left -= near
-            edge.extend(near)
-        totals.append(total)
-    return totals
+    strong = (inside > HAZE * detector.peak).astype(np.uint8)
+    counts = []
+    for flags, values in zip(strong, inside, strict=True):
+        _, blobs = cv2.connectedComponents(flags)  # 0 is everything else
+        masses = np.bincount(blobs.ravel(), values.ravel())[1:]
+        counts.append((masses >= least).sum())
+    return np.asarray(counts, np.int64)
 
 
 def path_scores(places: Floats) -> dict[str, float]:
     """Whether an object goes evenly and straight from its first place to its last.
 
-    Args:
-        places: (N, K, 2) rows and columns in pixels along N paths of K points; NaN where there is
-            none, and a path with a NaN counts for `seen` alone.
-
-    Returns:
-        Means over the paths without NaN whose ends differ; NaN if there is none.
-        `straightness`: distance of the ends over the length of the way, in (0, 1]; 1 is a straight
-            line.
-        `monotonicity`: share of the steps that go forward (by more than a hundredth of the whole)
-            as seen from the first place to the last. Even motion has 1, a jump 1 / (K - 1).
-        `largest_step`: the largest step over the mean step, at least 1; even motion has 1, a jump
-            K - 1.
-        `seen`: share of all points, on all paths, where there is one.
+    From rows and columns in pixels (N, K, 2) along N paths of K points, NaN where there is none, to
+    means over the paths without NaN whose ends differ; NaN if there is none. `straightness`:
+    distance of the ends over the length of the way, in (0, 1]. `monotonicity`: share of the steps
+    that go forward, by more than a hundredth of the whole, as seen from the first place to the
+    last. `largest_step`: over the mean step. Even motion has 1, 1 and 1, a jump 1, 1 / (K - 1) and
+    K - 1. `seen`: share of all points, on all paths, where there is one.
     """
     seen: Bools = np.asarray(np.isfinite(places).all(-1))
     whole = places[seen.all(1)]

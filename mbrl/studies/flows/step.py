@@ -4,15 +4,13 @@
 
 `run_steps` starts this program once for each rank and returns its JSON: seconds of every step by
 the clock and of CPU, the largest resident memory, and, for several ranks, what communication costs.
-Steps have processes of their own because a process does not give memory back, and because ranks are
-processes. `saved_bytes` counts what the backward pass needs instead of measuring it, and `look`
-says whether the machine is idle enough for the clock to be trusted.
+A process does not give memory back, so steps have processes of their own. `others` says whether the
+machine is idle enough for the clock to be trusted.
 
-Ranks meet over gloo on the loopback device, through a file. Each has one thread. Their steps are
-DistributedDataParallel's: gradients are averaged while the backward pass goes on. The same step
-under `no_sync` communicates nothing; both take turns, and the difference of two that follow each
-other is what communication adds. `all_reduce_s` is the sum over ranks of one vector as long as all
-gradients, alone.
+Ranks meet over gloo on the loopback device, through a file. Each has one thread. Gradients are
+averaged while the backward pass goes on (DistributedDataParallel). The same step under `no_sync`
+communicates nothing; both take turns, and the difference of two that follow each other is what
+communication adds. `all_reduce_s` is the sum over ranks of one vector as long as all gradients.
 """
 
 import contextlib
@@ -23,17 +21,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, distributed, nn
 
+from mbrl.config.settings import Settings
 from mbrl.errors import TrainingError
-from mbrl.studies.flows.settings import FlowStudySettings
 from mbrl.studies.flows.train import build, loss_of, optimizer_of
+from mbrl.studies.flows.trial import FlowStudySettings
 from mbrl.studies.trial import ONE_CORE
 
 Way = Callable[[], contextlib.AbstractContextManager[None]]
@@ -44,14 +43,13 @@ WARM_UP = 1
 DistributedDataParallel still communicates, to settle the order of its buckets."""
 TRUSTED = 0.5
 """Tasks of others, on average, up to which times of several ranks are worth quoting."""
-LOOK_S, PAUSE_S = 2.0, 0.05
+PAUSE_S = 0.05
+TIMEOUT_S = 1800.0
 _LOADAVG = Path("/proc/loadavg")
 
 
-class Order(BaseModel):
+class Order(Settings):
     """Which steps to take, on random images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: FlowStudySettings  # the flow, and how it is trained
     shape: tuple[int, int, int]  # (C, H, W)
@@ -64,10 +62,10 @@ class Order(BaseModel):
 
 
 class Loss(nn.Module):
-    """A flow whose forward pass is the loss, as DistributedDataParallel wants it."""
+    """The flow of an order, whose forward pass is the loss: DistributedDataParallel wants that."""
 
     def __init__(self, order: Order) -> None:
-        """Build the flow of an order."""
+        """Build the flow."""
         super().__init__()
         self.flow = build(order.shape, order.levels, order.config)
         self.bf16 = order.config.train.bf16
@@ -91,9 +89,6 @@ def saved_bytes(run: Callable[[], Tensor], exclude: Iterable[Tensor] = ()) -> in
 
     Every storage counts once and whole, even if only a view of it is saved; those of the tensors in
     `exclude` do not count, and neither does memory that is allocated for a moment in between.
-
-    Raises:
-        ValueError: the result has no graph, so that nothing could have been saved.
     """
     excluded = {_address(tensor) for tensor in exclude}
     sizes: dict[int, int] = {}
@@ -106,10 +101,8 @@ def saved_bytes(run: Callable[[], Tensor], exclude: Iterable[Tensor] = ()) -> in
             held.append(tensor.detach())  # no other storage may get this address
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-        loss = run()
-    if loss.grad_fn is None:
-        raise ValueError("saved_bytes: expected a result with a graph, got one without")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        run()
     return sum(sizes.values())
 
 
@@ -134,29 +127,19 @@ def peak_rss_bytes() -> int:
 # -- other work on the machine ---------------------------------------------------------------------
 
 
-class Load(NamedTuple):
-    """How many tasks want a core."""
+def others(looks: int) -> float:
+    """How many tasks of others want a core just now: the mean of `looks`, doing nothing between.
 
-    before: float  # mean number running or waiting just now, without this one
-    average: float  # the system's load average over the last minute, our own work included
-
-
-def look(seconds: float = LOOK_S) -> Load:
-    """Do nothing for so long, and count the tasks of others.
-
-    The system's load average looks a minute back, so that after a process of our own it still
-    counts that one. It stands for `before` too where there is no /proc/loadavg (outside Linux).
+    Outside Linux it is the system's load average of the last minute, our own work included.
     """
-    average = os.getloadavg()[0]
+    if not _LOADAVG.exists():
+        return os.getloadavg()[0]
     counts = []
-    for _ in range(max(1, round(seconds / PAUSE_S))):
+    for _ in range(looks):
         time.sleep(PAUSE_S)
-        try:
-            running = _LOADAVG.read_text(encoding="ascii").split()[3].partition("/")[0]
-        except OSError:
-            return Load(average, average)
+        running = _LOADAVG.read_text(encoding="ascii").split()[3].partition("/")[0]
         counts.append(max(0, int(running) - 1))
-    return Load(sum(counts) / len(counts), average)
+    return sum(counts) / looks
 
 
 # -- steps -----------------------------------------------------------------------------------------
@@ -170,11 +153,14 @@ def take(order: Order) -> dict[str, Any]:
     module.flow.initialise(batch)
     wrapped, ways = shared(module, order.ranks)
     optimizer = optimizer_of(module, order.config.train)
-    found: dict[str, Any] = _timed(wrapped, batch, optimizer, order.steps, ways)
+    calls: dict[str, Callable[[], object]] = {
+        f"{name}step": partial(step, wrapped, batch, optimizer, way) for name, way in ways.items()
+    }
+    found = _timed(calls, order.steps)
     if order.ranks > 1:
-        found["all_reduce_s"] = _all_reduce(module, order.steps)
-    found["max_rss_bytes"] = peak_rss_bytes()
-    return found
+        vector = torch.zeros(sum(weight.numel() for weight in module.parameters()))
+        found |= _timed({"all_reduce": partial(distributed.all_reduce, vector)}, order.steps)
+    return {**found, "max_rss_bytes": peak_rss_bytes()}
 
 
 def shared(module: nn.Module, ranks: int) -> tuple[nn.Module, dict[str, Way]]:
@@ -197,40 +183,22 @@ def step(module: nn.Module, batch: Tensor, optimizer: torch.optim.Optimizer, way
         optimizer.step()
 
 
-def _timed(
-    module: nn.Module,
-    batch: Tensor,
-    optimizer: torch.optim.Optimizer,
-    steps: int,
-    ways: Mapping[str, Way],
-) -> dict[str, list[float]]:
-    """Seconds of each step, by the clock and of CPU; ways take turns on the same machine load."""
-    found: dict[str, list[float]] = {}
-    for turn in range(WARM_UP + steps):
-        for name, way in ways.items():
+def _timed(calls: Mapping[str, Callable[[], object]], count: int) -> dict[str, Any]:
+    """Seconds of each call, by the clock and of CPU; they take turns on the same machine load."""
+    found: dict[str, Any] = {}
+    for turn in range(WARM_UP + count):
+        for name, call in calls.items():
             if distributed.is_initialized():
                 distributed.barrier()
             began = time.perf_counter(), time.process_time()
-            step(module, batch, optimizer, way)
+            call()
             if turn >= WARM_UP:
-                found.setdefault(f"{name}step_s", []).append(time.perf_counter() - began[0])
-                found.setdefault(f"{name}step_cpu_s", []).append(time.process_time() - began[1])
+                found.setdefault(f"{name}_s", []).append(time.perf_counter() - began[0])
+                found.setdefault(f"{name}_cpu_s", []).append(time.process_time() - began[1])
     return found
 
 
-def _all_reduce(module: nn.Module, times: int) -> list[float]:
-    """Seconds of each sum over ranks of a vector as long as all gradients."""
-    vector = torch.zeros(sum(weight.numel() for weight in module.parameters()))
-    taken = []
-    for _ in range(WARM_UP + times):
-        distributed.barrier()
-        began = time.perf_counter()
-        distributed.all_reduce(vector)
-        taken.append(time.perf_counter() - began)
-    return taken[WARM_UP:]
-
-
-def run_steps(order: Order, timeout_s: float = 1800.0) -> list[dict[str, Any]]:
+def run_steps(order: Order) -> list[dict[str, Any]]:
     """Take steps in fresh processes, one for each rank; what each of them found.
 
     Raises:
@@ -239,23 +207,22 @@ def run_steps(order: Order, timeout_s: float = 1800.0) -> list[dict[str, Any]]:
     home = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, **ONE_CORE, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
+    command = [sys.executable, "-m", "mbrl.studies.flows.step"]
+    processes = []
     with tempfile.TemporaryDirectory() as folder:
-        meeting = str(Path(folder) / "meeting")
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "mbrl.studies.flows.step", one.model_dump_json()],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for one in (
-                order.model_copy(update={"rank": rank, "meeting": meeting})
-                for rank in range(order.ranks)
-            )
-        ]
         try:
-            printed = [process.communicate(timeout=timeout_s) for process in processes]
+            for rank in range(order.ranks):
+                one = order.model_copy(update={"rank": rank, "meeting": f"{folder}/meeting"})
+                processes.append(
+                    subprocess.Popen(
+                        [*command, one.model_dump_json()],
+                        env=environment,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                    )
+                )
+            printed = [process.communicate(timeout=TIMEOUT_S) for process in processes]
         finally:
             for process in processes:
                 process.kill()
@@ -266,9 +233,8 @@ def run_steps(order: Order, timeout_s: float = 1800.0) -> list[dict[str, Any]]:
     return [json.loads(output.strip().splitlines()[-1]) for output, _ in printed]
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Take the steps of the order that a command line holds, and print what was found."""
-    order = Order.model_validate_json(arguments[0])
+def main(order: Order) -> None:
+    """Take the steps of an order, and print what was found."""
     torch.set_num_threads(1)
     if order.ranks > 1:
         distributed.init_process_group(
@@ -282,6 +248,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(Order.model_validate_json(sys.argv[1]))
     # at once: gloo's threads may abort a process that ends the usual way (pytorch issue 190489)
     os._exit(0)

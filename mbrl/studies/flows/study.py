@@ -1,11 +1,9 @@
 """The flow study of one set of images: what sharing coupling networks saves, and costs in bits.
 
-Costs come after the trials and one at a time, because clocks and ranks want idle cores. What the
-arms are: `arms.py`. What is measured: `measure.py`, `cost.py`, `latency.py`. This module imports
-neither torch nor Ray.
+Costs come after the trials and one at a time, because clocks and ranks want idle cores. This module
+imports neither torch nor Ray.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.table import Table
 
 from mbrl.errors import ConfigError
 from mbrl.run.children import Child
-from mbrl.studies.flows.trial import Trial
+from mbrl.studies.flows.trial import Trial, read_side
 from mbrl.studies.study import Study, StudyOptions, Tree
 from mbrl.studies.trial import ONE_CORE, process
 
@@ -44,61 +42,36 @@ class Flows(Study[Trial]):
 
     def check(self, trials: Sequence[Trial]) -> None:
         """Refuse trials that would not belong to the results that are there."""
-        from mbrl.studies.flows.together import as_tree, expect_one_study
-
-        folder = trials[0].result_path.parent
-        expect_one_study([*map(as_tree, trials), *self._others(trials)], folder)
+        _expect_to_fit(trials)
 
     def prepare(self, trials: Sequence[Trial], options: StudyOptions) -> None:
         """Read the images once before any trial does, and write what they are and cost.
 
         Raises:
-            ConfigError: results are there that were made with other images of the same name, or an
-                arm cannot halve the images as often as it should.
+            ConfigError: results of other images of the same name are there, or an arm cannot halve
+                the images as often as it should.
         """
         from mbrl.studies.flows import cost
-        from mbrl.studies.flows.baselines import described
+        from mbrl.studies.flows.baselines import baselines
         from mbrl.studies.flows.images import load_images
         from mbrl.studies.flows.measure import QUICK, Sizes
 
         first = trials[0]
-        source, path = first.source, first.about_path
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        settings = {**source.settings(), "quick": first.quick}
-        if before and before["settings"] == settings and source.game:
+        before = read_side(first.about_path)
+        settings = {**first.source.settings(), "quick": first.quick}
+        same = before.get("settings") == settings
+        if same and first.source.game:  # whose frames follow from the settings
             _expect_scales(before["shape"], trials)
-            return  # a game's frames follow from its settings
-        images = load_images(source)
-        _expect_scales(images.shape, trials)
-        if before and before["digest"] == images.digest and before["settings"] == settings:
             return
+        images = load_images(first.source)
+        _expect_scales(images.shape, trials)
         if before and before["digest"] != images.digest:
-            self._make_room(trials, images.digest, options.force)
-        found = described(images, (QUICK if first.quick else Sizes()).images)
-        cost.write_side(path, first, {**found, "settings": settings})
-
-    def _make_room(self, trials: Sequence[Trial], digest: str, force: bool) -> None:
-        """Remove what was made with other images of the same name, if `force` says so."""
-        from mbrl.studies.flows.together import as_tree, expect_one_study
-
-        folder = trials[0].result_path.parent
-        if not force:
-            raise ConfigError(
-                f"bench flow: {folder} holds results of other images called {folder.name}; "
-                f"use other folders with --out and --results, or --force to make them anew"
-            )
-        planned = [{**as_tree(trial), "digest": digest} for trial in trials]
-        expect_one_study([*planned, *self._others(trials)], folder)
-        for trial in trials:
-            trial.remove()
-
-    def _others(self, trials: Sequence[Trial]) -> list[Tree]:
-        """Results that are there of runs that are not among these trials."""
-        from mbrl.studies.results import read_trials
-
-        mine = {trial.name for trial in trials}
-        found = read_trials(Trial, trials[0].subject, trials[0].results)
-        return [one for one in found if f"{one['arm']}-{one['seed']}" not in mine]
+            _make_room(trials, images.digest, options.force)
+        elif same:
+            return
+        count = (QUICK if first.quick else Sizes()).images
+        found = {**images.about(), "baselines": baselines(images, count), "settings": settings}
+        cost.write_side(first.about_path, first, found)
 
     def make(self, trial: Trial) -> bool:
         """Train and measure a flow."""
@@ -107,29 +80,21 @@ class Flows(Study[Trial]):
         return run(trial)
 
     def after(self, trials: Sequence[Trial], options: StudyOptions) -> list[Child]:
-        """One child for the costs of each arm, and one for PixelCNN's samplers."""
-        from mbrl.studies.flows import cost, latency
+        """One child for the costs of each arm."""
+        from mbrl.studies.flows import cost
 
         if isinstance(options, FlowOptions) and not options.costs:
             return []
-        first: dict[str, Trial] = {}
-        for trial in trials:
-            first.setdefault(trial.arm, trial)
-        wanted = [
-            (f"costs of {arm}", f"costs_{arm}", cost.__name__, trial, cost.is_done)
-            for arm, trial in first.items()
-        ]
-        one = trials[0]
-        wanted += [("samplers of PixelCNN", "samplers", latency.__name__, one, latency.is_done)]
         return [
             Child(
-                title=f"{trial.subject} {title}",
-                command=() if is_done(trial) else process(module, trial),
-                log=trial.out / f"{log}.txt",
-                done=partial(is_done, trial),
+                title=f"{trial.subject} costs of {trial.arm}",
+                command=() if cost.is_done(trial) else process(cost.__name__, trial),
+                log=trial.out / f"costs_{trial.arm}.txt",
+                done=partial(cost.is_done, trial),
                 environment=ONE_CORE,
             )
-            for title, log, module, trial, is_done in wanted
+            for trial in trials
+            if trial.seed == 0
         ]
 
     def summary(self, trials: Sequence[Tree], folder: Path) -> Tree:
@@ -144,6 +109,31 @@ class Flows(Study[Trial]):
         from mbrl.studies.flows.tables import terminal
 
         return terminal(summary), write_report(folder, summary, trials)
+
+
+def _make_room(trials: Sequence[Trial], digest: str, force: bool) -> None:
+    """Remove what was made with other images of the same name, if `force` says so."""
+    folder = trials[0].result_path.parent
+    if not force:
+        raise ConfigError(
+            f"bench flow: {folder} holds results of other images called {folder.name}; "
+            f"use other folders with --out and --results, or --force to make them anew"
+        )
+    _expect_to_fit(trials, digest=digest)
+    for trial in trials:
+        trial.remove()
+
+
+def _expect_to_fit(trials: Sequence[Trial], **known: str) -> None:
+    """Refuse trials that do not belong to the results of runs that are not among them."""
+    from mbrl.studies.flows.results import as_tree, expect_one_study
+    from mbrl.studies.results import read_trials
+
+    first, mine = trials[0], {trial.name for trial in trials}
+    found = read_trials(Trial, first.subject, first.results)
+    others = [one for one in found if f"{one['arm']}-{one['seed']}" not in mine]
+    planned = [{**as_tree(trial), **known} for trial in trials]
+    expect_one_study([*planned, *others], first.result_path.parent)
 
 
 def _expect_scales(shape: Sequence[int], trials: Sequence[Trial]) -> None:

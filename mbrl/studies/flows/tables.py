@@ -30,12 +30,6 @@ from mbrl.studies.tables import (
 
 Summary = Mapping[str, Any]
 
-TABLES = (
-    *("main", "variants", "images", "parameters", "memory", "depth", "time"),
-    *("samples", "interpolation", "latency"),
-)
-"""Names of all tables."""
-
 _PATH = (
     ("right", "one of each", 2),
     ("seen", "seen", 2),
@@ -59,17 +53,17 @@ def _diverged(summary: Summary, arm: str) -> str:
     return f"{about['diverged']} of {len(about['seeds'])}"
 
 
-def _reached(summary: Summary, arm: str, name: str) -> str:
-    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
-    statistics = look_up(summary["arms"][arm], name)
-    if statistics is None:
-        return DASH
-    there = [one for one in statistics["per_seed"] if one is not None]
-    return f"{cell(statistics, 1)}, {len(there)} of {len(statistics['per_seed'])}"
-
-
 def _minutes_to(title: str, name: str) -> Column:
-    return Column(title, name, text=lambda summary, arm: _reached(summary, arm, name))
+    """The mean of the runs that get there, and how many of all do: `10.0, 2 of 3`."""
+
+    def text(summary: Summary, arm: str) -> str:
+        statistics = look_up(summary["arms"][arm], name)
+        if statistics is None:
+            return DASH
+        there = [one for one in statistics["per_seed"] if one is not None]
+        return f"{cell(statistics, 1)}, {len(there)} of {len(statistics['per_seed'])}"
+
+    return Column(title, name, text=text)
 
 
 _PARAMETERS = Column("parameters", "", text=lambda s, arm: number(s["runs"][arm]["parameters"]))
@@ -94,14 +88,8 @@ def tables(summary: Summary) -> dict[str, tuple[str, Rows]]:
         "main": ("Main arms", summary_rows(summary, _MAIN, main=True)),
         "variants": ("Variants", summary_rows(summary, _MAIN, main=False)),
         "images": ("What the images cost without a model", _images(summary)),
-        "parameters": (
-            "Parameters, and bytes of a checkpoint",
-            _cost_rows(summary, _PARAMETER_COSTS),
-        ),
-        "memory": (
-            "Memory of training, MB of one batch",
-            _cost_rows(summary, _MEMORY_COSTS, MODES),
-        ),
+        "parameters": ("Parameters, and bytes of a checkpoint", _cost_rows(summary, _SIZES)),
+        "memory": ("Memory of training, MB of one batch", _cost_rows(summary, _MEMORY, MODES)),
         "depth": ("Kept for the backward pass, MB, by steps per scale", _depth(summary)),
         "time": ("Time of a training step, ms", _time(summary)),
         "samples": ("Samples by temperature: exactly one of each object", _samples(summary)),
@@ -131,63 +119,46 @@ def _images(summary: Summary) -> Rows:
 
 @dataclass(frozen=True)
 class Cost:
-    """One number of an arm's costs.
-
-    Attributes:
-        title: its heading.
-        path: its place among the costs.
-        digits: behind the point.
-        unit: that it is written in.
-        of: its share of this number of the arm without sharing is written instead.
-        ranks: it was timed by the clock on so many ranks, which other work may have disturbed.
-    """
+    """One number of an arm's costs."""
 
     title: str
-    path: str
-    digits: int = 0
-    unit: float = 1.0
-    of: str = ""
-    ranks: str = ""
+    path: str  # its place among the costs
+    digits: int = 0  # behind the point
+    unit: float = 1.0  # that it is written in
+    of: str = ""  # its share of this number of the arm without sharing is written instead
+    ranks: str = ""  # timed by the clock on so many ranks, which other work may have disturbed
 
 
-def _cost_rows(summary: Summary, columns: Sequence[Cost], modes: Sequence[str] = ()) -> Rows:
-    """One row for each arm that has costs, or for each of its modes, which `*` in paths stands for.
-
-    Args:
-        summary: of the images.
-        columns: behind the arm's title and the mode.
-        modes: ways to keep activations.
-    """
+def _cost_rows(summary: Summary, columns: Sequence[Cost], modes: Sequence[str] = ("",)) -> Rows:
+    """One row for each arm that has costs, or for each of its memory modes: `*` in paths."""
     costs = summary["costs"]
     reference = costs.get(REFERENCE, {})
+
+    def text(cost: Mapping[str, Any], column: Cost, mode: str) -> str:
+        value = look(cost, column.path.replace("*", mode))
+        timed = [cost, reference] if column.of else [cost]
+        busy = BUSY if column.ranks and any(is_busy(one, column.ranks) for one in timed) else ""
+        if column.of:
+            return share(value, look(reference, column.of)) + busy
+        return number(None if value is None else value / column.unit, column.digits) + busy
+
+    named = ["memory"] if any(modes) else []
     rows = [
-        [_title(summary, arm), *([mode] if mode else [])]
-        + [_cost_cell(cost, reference, column, mode) for column in columns]
+        [_title(summary, arm), *[mode for _ in named], *(text(cost, one, mode) for one in columns)]
         for arm, cost in costs.items()
-        for mode in (modes or [""])
+        for mode in modes
     ]
-    head = ["arm", *(["memory"] if modes else []), *(column.title for column in columns)]
-    return Rows(head, rows, [arm for arm in costs for _ in (modes or [""])])
+    head = ["arm", *named, *(column.title for column in columns)]
+    return Rows(head, rows, [arm for arm in costs for _ in modes])
 
 
-def _cost_cell(
-    cost: Mapping[str, Any], reference: Mapping[str, Any], column: Cost, mode: str
-) -> str:
-    value = look(cost, column.path.replace("*", mode))
-    timed = [cost, reference] if column.of else [cost]
-    busy = BUSY if column.ranks and any(is_busy(one, column.ranks) for one in timed) else ""
-    if column.of:
-        return share(value, look(reference, column.of)) + busy
-    return number(None if value is None else value / column.unit, column.digits) + busy
-
-
-_PARAMETER_COSTS = (
+_SIZES = (
     Cost("parameters", "parameters"),
     Cost("of no sharing", "parameters", of="parameters"),
     Cost("checkpoint, MB", "checkpoint_bytes", 2, _MB),
     Cost("buffers beside it, MB", "buffer_bytes", 2, _MB),
 )
-_MEMORY_COSTS = (
+_MEMORY = (
     Cost("kept for backward", "saved_bytes/*", 1, _MB),
     Cost("its share", "saved_bytes/*", of="saved_bytes/plain"),
     Cost("with weights and optimizer", "training_bytes/*", 1, _MB),
@@ -200,15 +171,11 @@ _MEMORY_COSTS = (
 
 def _depth(summary: Summary) -> Rows:
     rows, arms, depths = [], [], []
-    for arm, cost in summary["costs"].items():
-        if arm not in (REFERENCE, DEFAULT):
-            continue
-        for mode in MODES:
-            by_depth = cost["saved_by_steps"][mode]
-            depths = list(by_depth)
-            values = [number(value / _MB, 2) for value in by_depth.values()]
-            growth = by_depth[depths[-1]] / by_depth[depths[0]]
-            rows.append([_title(summary, arm), mode, *values, f"{growth:.2f}"])
+    for arm in [arm for arm in summary["costs"] if arm in (REFERENCE, DEFAULT)]:
+        for mode, by_depth in summary["costs"][arm]["saved_by_steps"].items():
+            depths, saved = list(by_depth), list(by_depth.values())
+            values = [number(value / _MB, 2) for value in saved]
+            rows.append([_title(summary, arm), mode, *values, f"{saved[-1] / saved[0]:.2f}"])
             arms.append(arm)
     return Rows(["arm", "memory", *(f"K = {d}" for d in depths), "last to first"], rows, arms)
 
@@ -265,7 +232,7 @@ def _interpolation(summary: Summary) -> Rows:
 
 def _latency(summary: Summary) -> Rows:
     """Milliseconds of flows and of PixelCNN's samplers by size, each beside the best sampler."""
-    timed: list[tuple[str, str, dict[str, float]]] = [
+    timed: list[tuple[str, str, Mapping[str, float]]] = [
         (arm, f"flow, {_title(summary, arm)}", cost["sample_ms"])
         for arm, cost in summary["costs"].items()
     ]
@@ -275,28 +242,21 @@ def _latency(summary: Summary) -> Rows:
         title = title if name == "flow" else f"PixelCNN, {name.replace('_', ' ')}"
         timed.append((name, title, {size: by_size[size][name] for size in by_size}))
     sizes = list(dict.fromkeys(size for _, _, ms in timed for size in ms))
-    best = {
-        size: min(ms for name, ms in by_size[size].items() if name != "flow") for size in by_size
-    }
-    rows = [
-        [
-            title,
-            *(
-                text
-                for size in sizes
-                for text in (number(ms.get(size)), _beside(ms.get(size), best.get(size)))
-            ),
-        ]
-        for _, title, ms in timed
-    ]
-    head = [text for size in sizes for text in (f"{size}, ms", f"{size}, beside the best")]
-    return Rows(["what", *head], rows, [arm for arm, _, _ in timed])
+    head, rows = ["what"], [[title] for _, title, _ in timed]
+    for size in sizes:
+        samplers = [ms for name, ms in by_size.get(size, {}).items() if name != "flow"]
+        head += [f"{size}, ms", f"{size}, beside the best"]
+        for row, (_, _, ms) in zip(rows, timed, strict=True):
+            row += [number(ms.get(size)), _beside(ms.get(size), min(samplers, default=None))]
+    return Rows(head, rows, [arm for arm, _, _ in timed])
 
 
 def _beside(ms: float | None, best: float | None) -> str:
     """Which is faster, and by what factor."""
-    if ms is None or best is None or ms == best:
-        return DASH if ms is None or best is None else "the best"
+    if ms is None or best is None:
+        return DASH
+    if ms == best:
+        return "the best"
     return f"{best / ms:,.1f} × faster" if ms < best else f"{ms / best:,.1f} × slower"
 
 

@@ -1,24 +1,19 @@
 """Making one trial of the flow study: images in, a trained flow, measures and pictures out.
 
-In the run folder:
-
-    trial.json  settings.json  metrics.jsonl  checkpoints/  pictures.npz  log.txt
-
 All training images set the pixels' marginals, the first batch the flow's normalisations
 (`ImageFlow.see`, `ImageFlow.initialise`). An update minimises bits per dimension on a batch of
 training images drawn at random, with fresh dequantisation noise; its gradient's norm is bounded and
 its learning rate grows from 0 over the first updates, since couplings on near-constant frames
-diverge easily. A loss that is not finite ends training: the run has *diverged*. An update whose
-gradient is not finite is left out and counted; ten in a row are a divergence, too.
+diverge easily.
 
-A run that diverges has a result: `diverged` is 1, and what cannot be measured is null. So has one
-whose held-out images cost no finite number in the end, or more than twice what knowing nothing
-does. How the budget counts and what a signal does: `mbrl.studies.training`.
+A run *diverges* if its loss is not finite, or ten gradients in a row are not (their updates are
+left out and counted), or if held-out images cost no finite number in the end, or more than twice
+what knowing nothing does. It has a result: `diverged` is 1, and what cannot be measured is null.
+How the budget counts and what a signal does: `mbrl.studies.training`.
 """
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,18 +24,16 @@ from agents.numerics import autocast, restore_generator
 from mbrl.seeding import seed as derive
 from mbrl.studies import training
 from mbrl.studies.flows.images import ImageSet, load_images
-from mbrl.studies.flows.measure import QUICK, Sizes, bits_per_dim, diverged, measure, to_tensor
-from mbrl.studies.flows.settings import FlowStudySettings, TrainSettings
-from mbrl.studies.flows.trial import Trial
+from mbrl.studies.flows.measure import QUICK, Sizes, bits_per_dim, measure, to_tensor
+from mbrl.studies.flows.trial import FlowStudySettings, TrainSettings, Trial
 from mbrl.studies.training import BudgetedTraining, Tree
 from mbrl.world_model.decoders.flow import ImageFlow
 
-GROUP = "flow"
 LINES = {
     "cpu_minutes": "study/cpu_s",
     "updates": "study/updates",
-    "bits_per_dim": f"{GROUP}/bits_per_dim",
-    "held_out_bits_per_dim": f"{GROUP}/held_out_bits_per_dim",
+    "bits_per_dim": "flow/bits_per_dim",
+    "held_out_bits_per_dim": "flow/held_out_bits_per_dim",
 }
 """What a result tells of how training went, and the metrics it is made of."""
 HELD_OUT_S = 60.0
@@ -48,10 +41,8 @@ HELD_OUT_S = 60.0
 WATCHED, WATCHED_QUICK = 128, 16
 """Held-out images that those looks are taken at; the same every time, with the same noise."""
 SKIPPED_IN_A_ROW = 10
-INITIAL = 64
-"""Images of the batch that sets the normalisations."""
-SEEN = 1024
-"""Images at a time that the pixels' marginals are counted in; all training images are."""
+INITIAL, SEEN = 64, 1024
+"""Images of the batch that sets the normalisations; images at a time that marginals count."""
 
 
 def run(trial: Trial) -> bool:
@@ -62,36 +53,33 @@ def run(trial: Trial) -> bool:
     """
     images = load_images(trial.source)
     trial.refuse_other_images(images.digest)
-    return training.run(trial, partial(_make, images=images), LINES, {"digest": images.digest})
 
+    def make(trial: Trial) -> Tree | None:
+        one = Training(trial, images)
+        return one.made(one.flow, lambda: measured(one))
 
-def _make(trial: Trial, images: ImageSet) -> Tree | None:
-    """Train a flow and measure it; None if a signal came."""
-    one = Training(trial, images)
-    return one.made(one.flow, lambda: measured(one))
+    return training.run(trial, make, LINES, {"digest": images.digest})
 
 
 def measured(trained: "Training") -> dict[str, Any]:
     """The measures of a trained flow, or of one that diverged; its pictures go to its folder."""
-    trial, images = trained.trial, trained.images
+    trial = trained.trial
     of_training = {
-        "diverged": float(trained.diverged),
         "skipped": float(trained.skipped),
         "train_ms_per_image": 1000 * trained.cpu_s / max(1, trained.rows),
     }
-    if trained.diverged:
-        return {"bits_per_dim": None, **of_training}
-    sizes = QUICK if trial.quick else Sizes()
-    found = measure(trained.flow, images, trial.source.game, trial.seed, sizes)
-    if diverged(found.numbers["bits_per_dim"], images.levels):
-        return {"bits_per_dim": None, **of_training, "diverged": 1.0}
+    sizes, found = QUICK if trial.quick else Sizes(), None
+    if not trained.diverged:
+        found = measure(trained.flow, trained.images, trial.source.game, trial.seed, sizes)
+    if found is None:
+        return {"bits_per_dim": None, "diverged": 1.0, **of_training}
     np.savez_compressed(
         trial.run_dir / "pictures.npz",
         allow_pickle=False,
         temperatures=np.asarray(sizes.temperatures),
         **found.pictures,
     )
-    return {**found.numbers, **of_training}
+    return {"diverged": 0.0, **found.numbers, **of_training}
 
 
 def build(shape: tuple[int, int, int], levels: int, config: FlowStudySettings) -> ImageFlow:
@@ -101,9 +89,8 @@ def build(shape: tuple[int, int, int], levels: int, config: FlowStudySettings) -
 
 def optimizer_of(flow: torch.nn.Module, train: TrainSettings) -> torch.optim.Optimizer:
     """The optimizer of the settings."""
-    if train.optimizer == "adamax":
-        return torch.optim.Adamax(flow.parameters(), lr=train.lr)
-    return torch.optim.Adam(flow.parameters(), lr=train.lr)
+    kind = torch.optim.Adamax if train.optimizer == "adamax" else torch.optim.Adam
+    return kind(flow.parameters(), lr=train.lr)
 
 
 def loss_of(
@@ -129,7 +116,7 @@ class Training(BudgetedTraining):
         self.done, self.skipped, self._in_a_row = 0, 0, 0
         self.diverged = False
         self._watched_at = -math.inf
-        super().__init__(trial, env_steps=0, group=GROUP)
+        super().__init__(trial, env_steps=0, group="flow")
 
     @property
     def updates(self) -> int:
@@ -146,9 +133,8 @@ class Training(BudgetedTraining):
             for images in np.array_split(self.images.train, -(-len(self.images.train) // SEEN)):
                 self.flow.see(to_tensor(images))
             self.flow.initialise(self._batch(INITIAL), generator=self.generator)
-        rate = train.lr * min(1.0, (self.done + 1) / max(1, train.warmup_updates))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = train.lr * min(1.0, (self.done + 1) / max(1, train.warmup_updates))
         loss = loss_of(self.flow, self._batch(train.batch_size), self.generator, train.bf16)
         self.done += 1
         self.rows += train.batch_size

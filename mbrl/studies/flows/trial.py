@@ -4,20 +4,43 @@ Their settings follow from `SHARED`, the arm and the command. What happens to a 
 already: `mbrl.studies.trial`. Imports neither torch nor Ray.
 """
 
-import argparse
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from mbrl.config import file as config_file
+from mbrl.config.settings import Settings
 from mbrl.errors import ConfigError
 from mbrl.studies import trial
 from mbrl.studies.flows.arms import ARMS, SHARED
 from mbrl.studies.flows.images import Source
-from mbrl.studies.flows.settings import FlowStudySettings, TrainSettings
-from mbrl.studies.options import as_words
 from mbrl.world_model.settings import FlowSettings
+
+
+class TrainSettings(Settings):
+    """How a flow is trained."""
+
+    batch_size: int = Field(16, ge=1, description="images of an update")
+    optimizer: Literal["adam", "adamax"] = Field(
+        "adamax", description="Glow was trained with Adamax"
+    )
+    lr: float = Field(0.002, gt=0, description="learning rate after the warm-up")
+    warmup_updates: int = Field(100, ge=0, description="updates over which it grows from 0")
+    clip: float = Field(
+        1.0, gt=0, description="largest norm of the gradient of bits per dimension; longer is cut"
+    )
+    bf16: bool = Field(
+        False, description="run the coupling networks in bfloat16 where the device has it"
+    )
+
+
+class FlowStudySettings(Settings):
+    """All settings of a trial."""
+
+    flow: FlowSettings = FlowSettings()
+    train: TrainSettings = TrainSettings()
 
 
 class Trial(trial.Trial):
@@ -39,12 +62,12 @@ class Trial(trial.Trial):
 
     @property
     def cost_path(self) -> Path:
-        """Where the costs of its arm go."""
+        """Where the costs of its arm go, which depend on all settings but the seed."""
         return self.result_path.with_name(f"{self.arm}.cost.json")
 
     @property
     def beside(self) -> list[Path]:
-        """The costs of its arm, which depend on all settings but the seed."""
+        """The costs of its arm."""
         return [self.cost_path]
 
     @property
@@ -53,11 +76,7 @@ class Trial(trial.Trial):
         return self.result_path.with_name("images.json")
 
     def config(self) -> FlowStudySettings:
-        """The resolved settings.
-
-        Raises:
-            ConfigError: an override is wrong.
-        """
+        """The resolved settings."""
         overrides = [*SHARED, *ARMS[self.arm].overrides, *self.overrides]
         return config_file.load(FlowStudySettings, overrides=overrides)
 
@@ -71,46 +90,18 @@ class Trial(trial.Trial):
         return ["mbrl", "bench", self.study, *game, *self.overrides]
 
     def refuse_other_images(self, digest: str) -> None:
-        """Refuse a result or run folder that was made with images of another digest.
-
-        Raises:
-            ConfigError: which it is, and the way out.
-        """
+        """Raise ConfigError if its result or run folder was made with images of another digest."""
         for path in (self.result_path, self.run_dir / "settings.json"):
-            if path.exists():
-                made_with = json.loads(path.read_text(encoding="utf-8")).get("digest", digest)
-                if made_with != digest:
-                    raise ConfigError(
-                        f"bench flow: {path} was made with other images called {self.subject} "
-                        f"(digest {made_with} became {digest}); use other folders with --out and "
-                        f"--results, or remove it"
-                    )
+            made_with = read_side(path).get("digest", digest)
+            if made_with != digest:
+                raise ConfigError(
+                    f"bench flow: {path} was made with other images called {self.subject} "
+                    f"(digest {made_with} became {digest}); use other folders with --out and "
+                    f"--results, or remove it"
+                )
 
 
-def words_of(trial: Trial) -> list[str]:
-    """How the command begins that measures what depends on no arm, without folders."""
-    return [*trial.words(), *as_words(trial.source)]
-
-
-def is_fresh(path: Path, version: int, settings: dict[str, Any], digest: str | None) -> bool:
-    """Whether a file of costs is there, of this version, these settings and, if known, images."""
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text(encoding="utf-8"))
-    same = digest is None or found.get("digest") == digest
-    return bool(same and found.get("version") == version and found.get("settings") == settings)
-
-
-def known_digest(trial: Trial) -> str | None:
-    """The digest of the images, as the study wrote it down; None if it did not yet."""
-    path = trial.about_path
-    return json.loads(path.read_text(encoding="utf-8"))["digest"] if path.exists() else None
-
-
-def command_line(
-    call: Callable[[Trial], object], description: str, arguments: Sequence[str] | None
-) -> int:
-    """Call something with the trial of the `trial.json` that is the only argument."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("path", help="a trial.json")
-    return trial.command_line(Trial, call, parser.parse_args(arguments).path)
+def read_side(path: Path) -> dict[str, Any]:
+    """What a JSON file of the study holds; nothing if it is not there."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found

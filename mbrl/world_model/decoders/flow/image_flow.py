@@ -4,10 +4,9 @@ In: integer images (N, C, H, W) and features (N, F), or none. Out: their log-lik
 bound, for integers), latents that are standard normal under the model, and images from such latents
 in a single pass. It knows nothing of world models or training.
 
-On the way in, noise fills each level's bin and a surface makes real numbers of it. Then come L
-scales: squeeze, K steps, and half of the channels leave with a learned Gaussian prior of their own
-(RealNVP, arXiv:1605.08803; Glow, arXiv:1807.03039). With `sharing` other than none, the steps of a
-scale share one coupling network (after NanoFlow, arXiv:2006.06280).
+Noise fills each level's bin and a surface makes real numbers of it. Then come L scales: squeeze, K
+steps, and half of the channels leave with a learned Gaussian prior of their own (RealNVP,
+arXiv:1605.08803; Glow, arXiv:1807.03039). Steps may share a network (NanoFlow, arXiv:2006.06280).
 """
 
 import math
@@ -66,11 +65,10 @@ class Grid(nn.Module):
 class Quantiles(nn.Module):
     """Each pixel's own distribution function, counted in training, then the normal's quantiles.
 
-    Most pixels of a game always look the same, and a Gaussian cannot fit noise that fills a bin
-    evenly: it costs log(2 pi e / 12) / 2 = 0.18 nats too many for each such pixel, 720 for a frame
-    of 64 x 64. Here a pixel that never changes is Gaussian from the start, and the flow starts from
-    the likelihood of the pixels' marginals and learns how pixels depend on each other (the first
-    step of Gaussianization, Chen and Gopinath, NIPS 2000, pixel by pixel).
+    Most pixels of a game always look the same, and a Gaussian fits noise that fills a bin evenly at
+    log(2 pi e / 12) / 2 = 0.18 nats too many, 720 for a frame of 64 x 64. Here such a pixel is
+    Gaussian from the start, and the flow starts from the likelihood of the pixels' marginals (the
+    first step of Gaussianization, Chen and Gopinath, NIPS 2000, pixel by pixel).
     """
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
@@ -117,10 +115,7 @@ def normal_log_prob(x: Tensor) -> Tensor:
 
 
 def cosines(channels: int, height: int, width: int) -> Tensor:
-    """(1, channels, H, W): products of cosines over rows and columns, lowest frequencies first.
-
-    With H * W of them, a 1 x 1 convolution can give every position a value of its own.
-    """
+    """(1, channels, H, W): products of cosines over rows and columns, lowest frequencies first."""
     pairs = sorted(((i, j) for i in range(height) for j in range(width)), key=lambda p: (sum(p), p))
     rows = (torch.arange(height) + 0.5) / height * math.pi
     columns = (torch.arange(width) + 0.5) / width * math.pi
@@ -168,11 +163,10 @@ class GaussianPrior(nn.Module):
 
 
 class Uniform(nn.Module):
-    """Noise u that is uniform in [0, 1).
+    """Noise u that is uniform in [0, 1), so that log q(u | x) = 0.
 
-    A density does not give probabilities of integers. With noise from q(u | x), log P(x) is at
-    least the mean of log p(x + u) - log q(u | x) (Theis et al., arXiv:1511.01844), so a flow
-    reports a bound on the discrete likelihood. Uniform noise has log q = 0.
+    A density does not give probabilities of integers. With noise from q, log P(x) is at least the
+    mean of log p(x + u) - log q(u | x) (Theis et al., arXiv:1511.01844): flows report a bound.
     """
 
     def forward(
@@ -186,8 +180,8 @@ class Uniform(nn.Module):
 class Variational(nn.Module):
     """Noise from a small flow that sees the image: a tighter bound (Flow++, arXiv:1902.00275).
 
-    The flow's output goes through the normal distribution function. So it starts as uniform noise
-    exactly, and never leaves the bin.
+    Its output goes through the normal distribution function: it starts as uniform noise exactly,
+    and never leaves the bin.
     """
 
     def __init__(self, shape: tuple[int, int, int], levels: int, settings: FlowSettings) -> None:
@@ -223,8 +217,7 @@ def most_scales(height: int, width: int) -> int:
 
 
 def _expect_divisible(height: int, width: int, scales: int) -> None:
-    most = most_scales(height, width)
-    if scales > most:
+    if scales > (most := most_scales(height, width)):
         way = f"lower it to {most}" if most else "use decoder.kind: pixelcnn, which takes any size,"
         raise ConfigError(
             f"decoder.flow.scales: expected at most {most} for images of {height} x {width}, whose "
@@ -250,14 +243,8 @@ class ImageFlow(nn.Module):
     ) -> None:
         """Build for images of `shape` (C, H, W) with V levels and (N, features); 0: unconditional.
 
-        Args:
-            shape: (C, H, W).
-            levels: V.
-            features: F.
-            settings: of the flow.
-            hidden: width of the condition vector made from the features.
-            map_channels: grown maps of the spatial condition.
-            map_products: multiplied maps of it.
+        The features become a vector of width `hidden`, and that a map of `map_channels` grown and
+        `map_products` multiplied channels.
 
         Raises:
             ConfigError: the image cannot be halved so many times.
@@ -289,16 +276,16 @@ class ImageFlow(nn.Module):
 
     def _make_stages(self, maps: int, vector: int) -> list[Stage]:
         """All stages: one for each scale of Glow, before and after the squeeze for RealNVP."""
-        channels, height, width = self.shape
-        steps, stages, more = self.settings.steps, list[Stage](), (maps, vector, self.core)
-        for scale in range(self.settings.scales):
+        (channels, height, width), settings = self.shape, self.settings
+        steps, stages, more = settings.steps, list[Stage](), (maps, vector, self.core)
+        for scale in range(settings.scales):
             board = (channels << scale, height >> scale, width >> scale)
             squeezed = (4 * board[0], board[1] // 2, board[2] // 2)
-            if self.settings.variant == "realnvp":
-                stages.append(Stage(board, "checkerboard", self.settings, -(-steps // 2), *more))
-                stages.append(Stage(squeezed, "halves", self.settings, steps // 2, *more))
+            if settings.variant == "realnvp":
+                stages.append(Stage(board, "checkerboard", settings, -(-steps // 2), *more))
+                stages.append(Stage(squeezed, "halves", settings, steps // 2, *more))
             else:
-                stages.append(Stage(squeezed, "glow", self.settings, steps, *more))
+                stages.append(Stage(squeezed, "glow", settings, steps, *more))
         return stages
 
     @property
@@ -360,15 +347,13 @@ class ImageFlow(nn.Module):
 
     def _expect(self, image: Tensor) -> None:
         if image.shape[1:] != self.shape:
-            raise ValueError(
-                f"image: expected (N, {', '.join(map(str, self.shape))}), got {tuple(image.shape)}"
-            )
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"image: expected (N, {expected}), got {tuple(image.shape)}")
 
     def see(self, image: Tensor) -> None:
-        """Take images (N, C, H, W) that are trained on into the pixels' marginals.
+        """Take images (N, C, H, W) that are trained on into the pixels' marginals; all ranks must.
 
-        The density is another one afterwards, so this is no part of `log_prob`. With several ranks
-        all must call it.
+        The density is another one afterwards, so this is no part of `log_prob`.
         """
         self._expect(image)
         self.surface.see(image)
@@ -379,8 +364,7 @@ class ImageFlow(nn.Module):
     ) -> None:
         """Set every ActNorm from one batch, once; later calls do nothing.
 
-        With several ranks all must call it, each with images of its own: the statistics are those
-        of all together, so the weights stay equal.
+        All ranks must call it: the statistics are those of all together, so weights stay equal.
         """
         if bool(self.initialised):
             return
@@ -391,15 +375,10 @@ class ImageFlow(nn.Module):
     def log_prob(
         self, image: Tensor, features: Tensor | None = None, generator: Generator | None = None
     ) -> Tensor:
-        """A bound on the log-probability of integer images, exact up to the noise drawn.
+        """A bound on the log-probability of images, (N,) nats, exact up to the noise drawn.
 
-        Args:
-            image: (N, C, H, W) integer levels in [0, V).
-            features: (N, F), or None if the flow is unconditional.
-            generator: random stream of the dequantisation noise.
-
-        Returns:
-            (N,) nats.
+        `image` has integer levels in [0, V), (N, C, H, W); `features` are (N, F), or None if the
+        flow is unconditional.
         """
         y, more = self._enter(image, generator)
         return self.log_density(y, features) + more
@@ -439,11 +418,8 @@ class ImageFlow(nn.Module):
 
     def noise(self, count: int, temperature: float, generator: Generator | None) -> list[Tensor]:
         """Gaussian noise with deviation `temperature`: latents (count, c, h, w) by scale."""
-        like = self.top.out.weight
-        return [
-            temperature * like.new_empty((count, *shape)).normal_(generator=generator)
-            for shape in self.latent_shapes
-        ]
+        empty = [self.top.out.weight.new_empty((count, *shape)) for shape in self.latent_shapes]
+        return [temperature * one.normal_(generator=generator) for one in empty]
 
     @torch.no_grad()
     def sample(
@@ -455,8 +431,7 @@ class ImageFlow(nn.Module):
     ) -> Tensor:
         """Draw images in one pass, (N, C, H, W) uint8 levels, given features (N, F) or None.
 
-        `temperature` is the deviation of the latents, by default the settings'; `generator` must be
-        on the flow's device.
+        `temperature` is the deviation of the latents, by default the settings'.
         """
         scale = self.settings.temperature if temperature is None else temperature
         return self.decode(self.noise(count, scale, generator), features)

@@ -2,16 +2,15 @@
 
 In: activations (N, C, H, W). Out: activations of as many numbers, and log|det|, by how much volumes
 grew. A coupling leaves one part of the activations unchanged and scales and shifts the rest by what
-a network reads in that part. These layers know neither how many steps there are nor which of them
-share a network.
+a network reads in that part.
 
 Bijections run in the precision of the activations, whatever autocast says: log-determinants are
-sums over thousands of numbers, and an inverse has to be exact. Networks may run in bfloat16. The
-inverse of a coupling asks its network again, though, and where its input differs in the last bit, a
-bfloat16 answer can differ in its third digit: over many steps, a round trip in bfloat16 is far less
-exact than one in float32.
+sums over thousands of numbers, and an inverse has to be exact. Networks may run in bfloat16, but
+round trips are far less exact then: where what a network reads differs in the last bit, its answer
+can differ in the third digit.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, cast
 
 import torch
@@ -21,8 +20,7 @@ from torch.nn import functional
 from mbrl.world_model.normalise import mean_of_ranks
 
 LOG_SCALE_LIMIT = 0.5
-"""A coupling scales by at most e^0.5, either way: away from data the factors of many steps
-multiply, and samples that start there would overflow."""
+"""A coupling scales by at most e^0.5, either way, lest samples overflow away from data."""
 LOG_GAIN_LIMIT = 2.0
 """Features change the gain of a hidden layer by at most e^2, either way."""
 
@@ -45,8 +43,8 @@ def border(like: Tensor) -> Tensor:
 def mix_channels(z: Tensor, weight: Tensor) -> Tensor:
     """Every pixel's channels times a matrix: (N, C, H, W) and (C, C) to (N, C, H, W).
 
-    A 1 x 1 convolution, but as a matrix product: GPUs round the inputs of convolutions to ten bits
-    (TF32) by default, and what is rounded so cannot be inverted.
+    A matrix product and no 1 x 1 convolution: GPUs round inputs of those to ten bits (TF32) by
+    default, and what is rounded so cannot be inverted.
     """
     with full_precision(z):
         return torch.matmul(weight, z.flatten(2)).unflatten(2, z.shape[2:])
@@ -66,10 +64,9 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Let activations like x (N, C, H, W) have mean 0 and deviation 1.
+        """Let activations like x (N, C, H, W) of all ranks together have mean 0 and deviation 1.
 
-        The statistics are those of all ranks together, so every rank gets the same weights. A
-        channel that is constant gets a finite scale.
+        A channel that is constant gets a finite scale.
         """
         wide = x.detach().double()
         moments = torch.stack([wide.mean((0, 2, 3)), wide.square().mean((0, 2, 3))])
@@ -83,8 +80,7 @@ class InvertibleConv(nn.Module):
     """A learned mixing of the channels, W = P L (U + diag(s)), first a random rotation.
 
     One C x C parameter holds L below the diagonal, log |s| on it and U above it: the determinant is
-    a sum, and W can be inverted by substitution as long as the weights are finite (Glow, section
-    3.2).
+    a sum, and W can be inverted by substitution (Glow, section 3.2).
     """
 
     order: Tensor
@@ -102,21 +98,17 @@ class InvertibleConv(nn.Module):
         self.register_buffer("sign", diagonal.sign().to(torch.get_default_dtype()))
         self._cached: tuple[int, Tensor] | None = None
 
-    def _identity(self) -> Tensor:
-        like = self.factors
-        return torch.eye(len(like), dtype=like.dtype, device=like.device)
-
-    def _lower(self) -> Tensor:
-        return self.factors.tril(-1) + self._identity()
-
-    def _upper(self) -> Tensor:
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The identity, L and U + diag(s)."""
+        one = torch.eye(len(self.factors), dtype=self.factors.dtype, device=self.factors.device)
         diagonal = self.sign * self.factors.diagonal().exp()
-        return self.factors.triu(1) + torch.diag(diagonal)
+        return one, self.factors.tril(-1) + one, self.factors.triu(1) + torch.diag(diagonal)
 
     def weight(self) -> Tensor:
         """W, (C, C)."""
         with full_precision(self.factors):
-            return (self._lower() @ self._upper())[self.order]
+            _, lower, upper = self._factors()
+            return (lower @ upper)[self.order]
 
     def log_det(self) -> Tensor:
         """The logarithm of |det W|, a scalar."""
@@ -125,19 +117,17 @@ class InvertibleConv(nn.Module):
     @torch.no_grad()
     def inverse(self) -> Tensor:
         """The inverse of W, (C, C); cached while the module is in eval mode."""
-        version = self.factors._version
+        weights = self.factors
         if not self.training and self._cached is not None:
-            cached_version, inverse = self._cached
-            same = inverse.dtype == self.factors.dtype and inverse.device == self.factors.device
-            if cached_version == version and same:
+            version, inverse = self._cached
+            same = (inverse.dtype, inverse.device) == (weights.dtype, weights.device)
+            if version == weights._version and same:
                 return inverse
         with full_precision(self.factors):
-            forward = torch.linalg.solve_triangular(
-                self._lower(), self._identity(), upper=False, unitriangular=True
-            )
-            inverse = torch.linalg.solve_triangular(self._upper(), forward, upper=True)
-        inverse = inverse[:, self.order]
-        self._cached = None if self.training else (version, inverse)
+            one, lower, upper = self._factors()
+            half = torch.linalg.solve_triangular(lower, one, upper=False, unitriangular=True)
+            inverse = torch.linalg.solve_triangular(upper, half, upper=True)[:, self.order]
+        self._cached = None if self.training else (weights._version, inverse)
         return inverse
 
 
@@ -171,34 +161,64 @@ class ZeroConv(nn.Module):
 # -- couplings -------------------------------------------------------------------------------------
 
 
-def _scale_and_shift(raw: Tensor, affine: bool) -> tuple[Tensor | None, Tensor]:
-    """Log-scale (None if additive) and shift out of a network's output."""
-    if not affine:
-        return None, raw
-    shift, log_scale = raw.chunk(2, 1)
-    return soft_clamp(log_scale, LOG_SCALE_LIMIT), shift
+class Coupling(nn.Module, ABC):
+    """Leaves one part of z (N, C, H, W) as it is, and scales and shifts the other.
+
+    A network reads `inputs` channels, which are the same before and after, and writes `outputs`.
+    """
+
+    def __init__(self, inputs: int, affine: bool, swapped: bool) -> None:
+        """Shift alone if not `affine`; exchange the two parts if `swapped`."""
+        super().__init__()
+        self.affine, self.swapped = affine, swapped
+        self.inputs, self.outputs = inputs, 2 * inputs if affine else inputs
+
+    @abstractmethod
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What stays, and what is scaled and shifted."""
+
+    @abstractmethod
+    def _join(self, unchanged: Tensor, other: Tensor) -> Tensor:
+        """The inverse of `_split`."""
+
+    def unchanged(self, z: Tensor) -> Tensor:
+        """What the network reads."""
+        return self._split(z)[0]
+
+    def spread(self, unchanged: Tensor) -> Tensor:
+        """The transpose of `unchanged`: a gradient of that part, as a gradient of all of z."""
+        return self._join(unchanged, torch.zeros_like(unchanged))
+
+    def _scale_and_shift(self, raw: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Log-scale (None if additive) and shift out of a network's output."""
+        if not self.affine:
+            return None, raw
+        shift, log_scale = raw.chunk(2, 1)
+        return soft_clamp(log_scale, LOG_SCALE_LIMIT), shift
+
+    def transform(self, z: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform z (N, C, H, W) by the network's output; returns z and log|det| (N,)."""
+        unchanged, other = self._split(z)
+        log_scale, shift = self._scale_and_shift(raw)
+        if log_scale is None:
+            return self._join(unchanged, other + shift), z.new_zeros(len(z))
+        other = torch.addcmul(shift, other, log_scale.exp())
+        return self._join(unchanged, other), log_scale.flatten(1).sum(1)
+
+    def invert(self, z: Tensor, raw: Tensor) -> Tensor:
+        """The inverse of `transform`."""
+        unchanged, other = self._split(z)
+        log_scale, shift = self._scale_and_shift(raw)
+        other = other - shift
+        return self._join(unchanged, other if log_scale is None else other * (-log_scale).exp())
 
 
-def _transform(z: Tensor, log_scale: Tensor | None, shift: Tensor) -> tuple[Tensor, Tensor]:
-    if log_scale is None:
-        return z + shift, z.new_zeros(len(z))
-    return torch.addcmul(shift, z, log_scale.exp()), log_scale.flatten(1).sum(1)
-
-
-def _invert(z: Tensor, log_scale: Tensor | None, shift: Tensor) -> Tensor:
-    z = z - shift
-    return z if log_scale is None else z * (-log_scale).exp()
-
-
-class Halves(nn.Module):
+class Halves(Coupling):
     """Half of the channels stay, the other half is transformed (RealNVP, arXiv:1605.08803)."""
 
     def __init__(self, channels: int, affine: bool, swapped: bool = False) -> None:
         """Leave the first half unchanged, or the second if `swapped`."""
-        super().__init__()
-        self.affine, self.swapped = affine, swapped
-        self.inputs = channels // 2
-        self.outputs = channels if affine else channels // 2
+        super().__init__(channels // 2, affine, swapped)
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
         first, second = z.chunk(2, 1)
@@ -207,28 +227,9 @@ class Halves(nn.Module):
     def _join(self, unchanged: Tensor, other: Tensor) -> Tensor:
         return torch.cat([other, unchanged] if self.swapped else [unchanged, other], 1)
 
-    def unchanged(self, z: Tensor) -> Tensor:
-        """What the network reads, the same before and after."""
-        return self._split(z)[0]
 
-    def spread(self, unchanged: Tensor) -> Tensor:
-        """The transpose of `unchanged`: a gradient of that part, as a gradient of all of z."""
-        return self._join(unchanged, torch.zeros_like(unchanged))
-
-    def transform(self, z: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform z (N, C, H, W) by the network's output; returns z and log|det| (N,)."""
-        unchanged, other = self._split(z)
-        other, log_det = _transform(other, *_scale_and_shift(raw, self.affine))
-        return self._join(unchanged, other), log_det
-
-    def invert(self, z: Tensor, raw: Tensor) -> Tensor:
-        """The inverse of `transform`."""
-        unchanged, other = self._split(z)
-        return self._join(unchanged, _invert(other, *_scale_and_shift(raw, self.affine)))
-
-
-class Checkerboard(nn.Module):
-    """Every other pixel stays, as on a checkerboard, the others are transformed (RealNVP)."""
+class Checkerboard(Coupling):
+    """Every other pixel stays, as on a checkerboard: it is scaled and shifted by nothing."""
 
     mask: Tensor
 
@@ -236,35 +237,25 @@ class Checkerboard(nn.Module):
         self, channels: int, height: int, width: int, affine: bool, swapped: bool = False
     ) -> None:
         """Leave pixels whose row + column is even unchanged, or the others if `swapped`."""
-        super().__init__()
-        self.affine = affine
-        self.inputs = channels
-        self.outputs = 2 * channels if affine else channels
+        super().__init__(channels, affine, swapped)
         odd = (torch.arange(height)[:, None] + torch.arange(width)) % 2
         mask = (odd if swapped else 1 - odd).float().view(1, 1, height, width)
         self.register_buffer("mask", mask, persistent=False)
-
-    def unchanged(self, z: Tensor) -> Tensor:
-        """What the network reads, the same before and after; zeros elsewhere."""
-        return z * self.mask
 
     def spread(self, unchanged: Tensor) -> Tensor:
         """The transpose of `unchanged`."""
         return unchanged * self.mask
 
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z * self.mask, z
+
+    def _join(self, unchanged: Tensor, other: Tensor) -> Tensor:
+        return other
+
     def _scale_and_shift(self, raw: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Those of the other pixels; zeros where nothing changes."""
-        log_scale, shift = _scale_and_shift(raw, self.affine)
+        log_scale, shift = super()._scale_and_shift(raw)
         free = 1 - self.mask
         return None if log_scale is None else log_scale * free, free * shift
-
-    def transform(self, z: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform z (N, C, H, W) by the network's output; returns z and log|det| (N,)."""
-        return _transform(z, *self._scale_and_shift(raw))
-
-    def invert(self, z: Tensor, raw: Tensor) -> Tensor:
-        """The inverse of `transform`."""
-        return _invert(z, *self._scale_and_shift(raw))
 
 
 # -- the network of a coupling ---------------------------------------------------------------------
@@ -294,10 +285,9 @@ class Estimator(nn.Module):
     def __init__(
         self, inputs: int, outputs: int | None, width: int, maps: int = 0, vector: int = 0
     ) -> None:
-        """Build for (N, inputs, H, W), a condition of `maps` channels and a vector of that size.
+        """Build for (N, inputs, H, W), and a condition of `maps` channels and a vector of a size.
 
-        `width` is that of both hidden layers. With `outputs` None, every step brings its own last
-        layer.
+        With `outputs` None, every step brings its own last layer.
         """
         super().__init__()
         self.inputs, self.width = inputs, width
@@ -316,8 +306,7 @@ class Estimator(nn.Module):
             marks = self.enter[:, self.inputs : self.inputs + 1]
             context = functional.conv2d(border(like), marks)
         if condition.map is not None:
-            maps = self.enter[:, self.inputs + 1 :]
-            read = functional.conv2d(condition.map, maps, padding=1)
+            read = functional.conv2d(condition.map, self.enter[:, self.inputs + 1 :], padding=1)
             context = context.to(read.dtype) + read
         if self.film is None:
             return Prepared(context, None)
@@ -345,11 +334,8 @@ class Estimator(nn.Module):
     ) -> Tensor:
         """The second hidden layer, (N, inputs, H, W) to (N, width, H, W).
 
-        Args:
-            unchanged: the part that the coupling does not transform.
-            prepared: from `prepare`.
-            step: (4, width), a step's own log-gains and shifts, or None.
-            initialise: set both norms from these activations first.
+        `step` (4, width) are a step's own log-gains and shifts; with `initialise`, both norms are
+        set from these activations first.
         """
         x = unchanged
         for layer, weight in enumerate((self.enter[:, : self.inputs], self.middle)):
@@ -368,8 +354,7 @@ def _hidden(
 ) -> Tensor:
     """relu(gain * (conv(x) + context) + shift).
 
-    A gain that is the same for all samples goes into the weights: that saves a pass over the
-    largest activations there are, and storing them for the gradient.
+    A gain that is the same for all samples goes into the weights, which saves storing activations.
     """
     padding = weight.shape[-1] // 2
     if len(gain) > 1:

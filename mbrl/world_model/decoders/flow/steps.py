@@ -7,8 +7,7 @@ halves of the channels; ActNorm stands where that paper has batch normalisation)
 
 A stage stores for the gradient all activations, one tensor per step, or its output alone. In the
 last case the backward pass inverts every step to find what went into it (RevNet, arXiv:1707.04585):
-the memory of training does not grow with the number of steps, and the price is one more pass
-through each network.
+memory does not grow with the number of steps, at the price of one more pass through each network.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from mbrl.world_model.decoders.flow.layers import (
     ActNorm,
     Checkerboard,
     Condition,
+    Coupling,
     Estimator,
     Halves,
     InvertibleConv,
@@ -44,8 +44,7 @@ class Step(nn.Module):
     def __init__(self, channels: int, mixed: bool, width: int, outputs: int | None) -> None:
         """Build for C channels, with or without a 1 x 1 convolution (`mixed`).
 
-        `width` is that of the network's hidden layers if the step has FiLM of its own, else 0;
-        `outputs` are the channels of its own last layer, or None.
+        `width` is that of FiLM of its own, or 0; `outputs` those of its own last layer, or None.
         """
         super().__init__()
         self.norm = ActNorm(channels)
@@ -79,9 +78,7 @@ def _wide(x: Tensor) -> Tensor:
     return x[:, None, None]
 
 
-def _coupling(
-    kind: Kind, shape: tuple[int, int, int], affine: bool, index: int
-) -> Halves | Checkerboard:
+def _coupling(kind: Kind, shape: tuple[int, int, int], affine: bool, index: int) -> Coupling:
     """The coupling of step `index`; those of RealNVP alternate."""
     swapped = kind != "glow" and index % 2 == 1
     if kind == "checkerboard":
@@ -104,8 +101,7 @@ class Stage(nn.Module):
     ) -> None:
         """Build K `steps` of a kind for activations of `shape` (C, H, W).
 
-        The condition has `maps` channels and a vector of size `vector`. With `sharing: global`,
-        `core` is the one network of all stages.
+        `core` is the one network of all stages, if they share one.
         """
         super().__init__()
         self.shape, self.kind, self.memory = shape, kind, settings.memory
@@ -125,10 +121,9 @@ class Stage(nn.Module):
         self.enter = nn.Conv2d(inputs, core.inputs, 1, bias=False) if core is not None else None
         self.leave = ZeroConv(width, outputs, 1) if core is not None else None
 
-    def parts(self, index: int) -> tuple[Step, Halves | Checkerboard]:
+    def parts(self, index: int) -> tuple[Step, Coupling]:
         """The linear part of step `index`, and its coupling."""
-        step, coupling = self.steps[index], self.couplings[index]
-        return cast(Step, step), cast(Halves | Checkerboard, coupling)
+        return cast(Step, self.steps[index]), cast(Coupling, self.couplings[index])
 
     def _network(self, index: int) -> Estimator:
         (core,) = self._core
@@ -195,8 +190,7 @@ class Stage(nn.Module):
     def initialise(self, z: Tensor, condition: Condition, first: bool = True) -> Tensor:
         """Set every ActNorm from the activations that reach it; returns z after the last step.
 
-        A network that serves many steps takes its statistics from the first of them; `first` says
-        whether this is the first of the stages that share one.
+        A shared network takes its statistics from its first step; `first`: of the first stage.
         """
         conditions = self._conditions(condition, z)
         for index in range(len(self.steps)):
@@ -217,16 +211,16 @@ Sums = dict[Tensor, Tensor | None]
 
 def _all_weights(stage: Stage) -> list[Tensor]:
     """The weights of all steps, each once, always in the same order."""
-    every = [stage.weights(index) for index in range(len(stage.steps))]
-    return list({id(weight): weight for part in every for weight in part}.values())
+    every = [weight for index in range(len(stage.steps)) for weight in stage.weights(index)]
+    return list(dict.fromkeys(every))
 
 
 class _Reversible(torch.autograd.Function):
     """All steps of a stage, which saves its output alone for the gradient.
 
-    Inputs: stage, the kind of the conditions, z, the conditions' two tensors, then all weights.
-    Weights are inputs, not only attributes of the stage: gradients of a network that serves many
-    steps are summed inside, and hooks on a parameter (DistributedDataParallel's) fire once.
+    Inputs: stage, the kind of the conditions, z, the conditions' two tensors, then all weights: so
+    gradients of a network that serves many steps are summed inside, and hooks on a parameter
+    (DistributedDataParallel's) fire once.
     """
 
     @staticmethod
@@ -279,7 +273,6 @@ class _Reversible(torch.autograd.Function):
 
 
 def _add(sums: Sums, leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-    """Add gradients of `leaves` to their sums; None is zero."""
     for leaf, grad in zip(leaves, grads, strict=True):
         if grad is not None:
             total = sums[leaf]
@@ -296,13 +289,10 @@ def _step_back(
     conditions: Conditions,
     sums: Sums,
 ) -> tuple[Tensor, Tensor]:
-    """Undo one step; adds the gradients of weights and conditions to `sums`.
+    """Undo one step: what went into it, and its gradient. Those of leaves are added to `sums`.
 
     One pass through the network serves the inverse and the gradient, since a coupling does not
     change what its network reads.
-
-    Returns:
-        What went into the step, and its gradient.
     """
     step, coupling = stage.parts(index)
     unchanged = coupling.unchanged(z).detach().requires_grad_()
