@@ -16,6 +16,7 @@ A `TensorEnv` is all that this file knows of a world model. A loss that is not f
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol, cast, runtime_checkable
 
 import gymnasium as gym
@@ -32,7 +33,7 @@ from torch import Tensor
 from agents.modules import VALUE_LOGITS, LatentModule
 from agents.numerics import precision, restore_generator, two_hot_cross_entropy
 from agents.returns import ReturnScale, arrival_weight, lambda_return, percentile_range
-from agents.settings import DreamPolicySettings
+from agents.settings import ALGORITHMS, DreamPolicySettings
 from agents.state import State, adam_of, load_adam, weights_of
 
 WEIGHT = "dream_weight"
@@ -296,14 +297,12 @@ class DreamPPOLearner(PPOTorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
-        """Clipped surrogate, critic and entropy, each row weighted by its chance to be reached."""
+        """Actor, critic and entropy, each row weighted by its chance to be reached."""
         settings, head = self.settings, self.latent_module.head
         inputs, advantage = fwd_out[Columns.ACTION_DIST_INPUTS], batch[Postprocessing.ADVANTAGES]
         weight = batch[WEIGHT] / batch[WEIGHT].sum().clamp_min(1e-8)
         log_ratio = head.log_prob(inputs, batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP]
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-        policy_loss = -(weight * torch.minimum(advantage * ratio, advantage * clipped)).sum()
+        policy_loss = (weight * self.policy_loss(log_ratio, advantage)).sum()
         entropy = (weight * head.entropy(inputs)).sum()
         value_loss = (weight * self._value_loss(fwd_out[VALUE_LOGITS], batch)).sum()
         loss = policy_loss + settings.value_coeff * value_loss - settings.entropy * entropy
@@ -314,14 +313,28 @@ class DreamPPOLearner(PPOTorchLearner):
                 "lower policy.lr, or look at the features and rewards of the dream"
             )
         with torch.no_grad():
+            ratio = log_ratio.exp()
             self._add(
                 policy_loss=policy_loss,
                 value_loss=value_loss,
                 entropy=entropy,
                 kl=(weight * (ratio - 1 - log_ratio)).sum(),
-                clipped=(weight * (ratio != clipped)).sum(),
+                clipped=(weight * (ratio != self._clipped(ratio))).sum(),
             )
         return loss
+
+    def policy_loss(self, log_ratio: Tensor, advantage: Tensor) -> Tensor:
+        """What the actor minimises, (M,): PPO's clipped surrogate, or what a subclass makes of it.
+
+        Args:
+            log_ratio: (M,), log probability of the actions now minus that when they were drawn.
+            advantage: (M,).
+        """
+        ratio = log_ratio.exp()
+        return -torch.minimum(advantage * ratio, advantage * self._clipped(ratio))
+
+    def _clipped(self, ratio: Tensor) -> Tensor:
+        return ratio.clamp(1 - self.settings.clip, 1 + self.settings.clip)
 
     def _value_loss(self, value_logits: Tensor, batch: dict[str, Any]) -> Tensor:
         """Loss (M,) of the critic, of the same size whatever the size of the rewards."""
@@ -369,10 +382,12 @@ class DreamPPOLearner(PPOTorchLearner):
 
 
 def learner_config(settings: DreamPolicySettings, seed: int) -> PPOConfig:
-    """RLlib's configuration of a `DreamPPOLearner`; `seed` is of its first weights and actions."""
+    """RLlib's configuration of a learner; `seed` is of its first weights and actions."""
     config = PPOConfig().training(lr=settings.lr, grad_clip=settings.grad_clip, use_kl_loss=False)
     # The loss itself is checked; this skips two reads of every gradient per step.
     config.torch_skip_nan_gradients = True
     own = {"settings": settings, "seed": seed}
-    config.learners(learner_class=DreamPPOLearner, learner_config_dict=own)
+    module, _, name = ALGORITHMS[settings.algorithm].partition(":")
+    learner = getattr(import_module(module), name)
+    config.learners(learner_class=learner, learner_config_dict=own)
     return config

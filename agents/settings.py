@@ -7,7 +7,7 @@ in its own file, in `agents.baselines`.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 StepSize = Annotated[float, Field(gt=0, description="Adam step size")]
 Discount = Annotated[float, Field(gt=0, le=1, description="discount per step")]
@@ -22,9 +22,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DreamPolicySettings(Settings):
-    """PPO on imagined rollouts (`agents.dream_ppo`)."""
+ALGORITHMS = {
+    "ppo": "agents.dream_learner:DreamPPOLearner",
+}
+"""What learns in dreams, by the name that `policy.algorithm` gives; loaded when it is built."""
 
+
+class DreamPolicySettings(Settings):
+    """A policy on imagined rollouts (`agents.dream_ppo`)."""
+
+    algorithm: str = Field("ppo", description="what learns in dreams")
     horizon: int = Field(15, ge=1, description="K, imagined steps per dream")
     dreams: int = Field(512, ge=1, description="N, dreams per round, over all learners together")
     epochs: int = Field(2, ge=1, description="passes over the N*K rows of a round")
@@ -59,3 +66,10 @@ class DreamPolicySettings(Settings):
     autocast: bool = Field(
         False, description="bfloat16 matrix products in actor and critic, where the device has them"
     )
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ALGORITHMS:
+            raise ValueError(f"expected one of {', '.join(ALGORITHMS)}, got {name}")
+        return name

@@ -113,7 +113,7 @@ def cached(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> Tensor:
             stacks.down(index, row.flatten())
         for cells in row.unbind(1):
             stacks.draw(cells)
-    return stacks.drawn()
+    return stacks.levels.view(*stacks.cells.shape, -1)
 
 
 def wavefront(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def wavefront(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> Tens
         for index in range(layers):
             stacks.down(index, wave(step + layers - 1 - index))
         stacks.draw(wave(step))
-    return stacks.drawn()
+    return stacks.levels.view(*stacks.cells.shape, -1)
 
 
 SAMPLERS: dict[str, Callable[[PixelCNNDecoder, Tensor, Tensor], Tensor]] = {

@@ -1,8 +1,7 @@
 """Who chooses actions in a real environment: what a Collector and `evaluate` ask of a policy.
 
-`LatentPolicy` follows the environment with the world model's `observe` and acts on (z, h) with the
-policy's RLModule; `RandomPolicy` gathers the first data. Baselines bring an object of their own
-with the same two methods, so that every agent is collected and evaluated by the same code.
+`RandomPolicy` gathers the first data; `LatentPolicy` acts on (z, h). Baselines bring an object of
+their own, so that every agent is collected and evaluated by the same code.
 """
 
 from collections.abc import Callable

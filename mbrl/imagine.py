@@ -24,14 +24,9 @@ Bools = NDArray[np.bool_]
 
 
 class DreamEnv:
-    """N dreams at once over a world model.
+    """N dreams at once, whose observations are features of size `obs_dim`, F = Z + D.
 
-    Attributes:
-        num_envs: N.
-        obs_dim: F = Z + D, the size of the features a policy sees.
-        action_space: the real environment's.
-        device: where everything happens.
-        latent: the latents of the N dreams now, for whoever wants to look at them.
+    `latent` is of the N dreams now, for whoever wants to look at them.
     """
 
     def __init__(

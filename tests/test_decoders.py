@@ -8,13 +8,11 @@ import torch
 from torch import nn
 
 from mbrl.errors import ConfigError
-from mbrl.world_model.decoders.condition import SpatialCondition
+from mbrl.world_model.decoders.base import PixelMarginal
 from mbrl.world_model.decoders.deconv import DeconvDecoder
-from mbrl.world_model.decoders.marginal import PixelMarginal
 from mbrl.world_model.decoders.pixelcnn import (
     PixelCNNDecoder,
     from_blocks,
-    level_features,
     to_blocks,
 )
 from mbrl.world_model.decoders.settings import DECODERS, DeconvSettings, PixelCNNSettings
@@ -120,28 +118,14 @@ def test_pixelcnn_receptive_field_is_what_its_docstring_says(layers):
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])
-def test_blocks_hold_their_pixels_by_rows_and_channels_last(block):
+def test_blocks_of_pixels_become_the_same_image_again(block):
     image = torch.arange(2 * 6 * 6).view(1, 2, 6, 6)
-    blocks = to_blocks(image, block)
-    assert blocks.shape == (1, 6 // block, 6 // block, 2 * block * block)
-    assert blocks[0, 0, 0, :2].tolist() == [0, 36]  # both channels of the first pixel
-    if block > 1:
-        assert blocks[0, 0, 0, 2:4].tolist() == [1, 37]  # then of the one to its right
-        assert blocks[0, 1, 0, 0] == 6 * block  # a block further down
-    assert torch.equal(from_blocks(blocks, 2, block), image)
+    assert torch.equal(from_blocks(to_blocks(image, block), 2, block), image)
 
 
 def test_an_image_that_does_not_divide_into_blocks_is_refused():
     with pytest.raises(ConfigError, match=r"decoder.block.*got 4 for 10 x 10"):
         pixelcnn((1, 10, 10), 2, block=4)
-
-
-def test_level_features_are_all_different_and_orthogonal_if_there_are_enough():
-    table = level_features(16, 15)
-    gram = table.T @ table
-    torch.testing.assert_close(gram, 8 * torch.eye(15), atol=1e-4, rtol=0)
-    few = level_features(16, 4)
-    assert torch.cdist(few, few).fill_diagonal_(9).min() > 0.1
 
 
 @pytest.mark.parametrize("make", [pixelcnn, deconv])
@@ -154,16 +138,6 @@ def test_sample_frequencies_follow_the_likelihood(make):
     powers = 2 ** torch.arange(3, -1, -1)
     counts = torch.bincount((drawn.flatten(1).long() * powers).sum(1), minlength=16) / n
     assert ((counts - probs).abs() <= 4 * (probs * (1 - probs) / n).sqrt() + 1e-3).all()
-
-
-def test_pixelcnn_condition_reaches_every_pixel_through_bias_and_map():
-    decoder, shape = pixelcnn((1, 10, 10), 2), (1, 10, 10)
-    features = torch.randn(1, FEATURES, requires_grad=True)
-    image = torch.zeros(1, *shape, dtype=torch.uint8)
-    logits = logits_of(decoder, image, features)[0, ..., 0, 0]
-    for row, column in ((0, 0), (5, 5), (9, 9)):
-        (gradient,) = torch.autograd.grad(logits[row, column], features, retain_graph=True)
-        assert gradient.abs().sum() > 0
 
 
 def place_objects(decoder, steps, side):
@@ -227,16 +201,6 @@ def test_decoders_fit_images_of_any_size(kind, shape):
         assert decoder.sample(features).shape == (2, *shape)
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "base"),
-    [(10, 10, (5, 5)), (64, 64, (4, 4)), (5, 3, (5, 3)), (21, 84, (1, 3))],
-)
-def test_spatial_condition_starts_at_most_five_by_five(height, width, base):
-    condition = SpatialCondition(7, 4, 3, height, width)
-    assert condition.base == base
-    assert condition(torch.randn(2, 7)).shape == (2, 9, height, width)
-
-
 # -- the marginal ---------------------------------------------------------------------------------
 
 
@@ -260,7 +224,3 @@ def test_an_untrained_decoder_starts_from_the_marginal_and_counts_in_training_on
     decoder.train().log_prob(image, features)
     seen = torch.full((3,), 4 * math.log(0.99 + 0.01 / 2))
     torch.testing.assert_close(decoder.eval().log_prob(image, features), seen)
-
-
-def test_a_decoder_without_marginal_has_no_counts():
-    assert "marginal.frequency" not in made("pixelcnn", (1, 4, 4), marginal=False).state_dict()

@@ -81,7 +81,3 @@ def test_step_runs_under_autocast_with_a_float32_state(dynamics):
     with torch.autocast("cpu", torch.bfloat16):
         hidden = dynamics.step(torch.zeros(3, 8), torch.rand(3, 6), torch.rand(3, 4))
     assert hidden.dtype == torch.float32
-
-
-def test_prior_has_the_size_of_the_codes_parameters(dynamics):
-    assert dynamics.prior(torch.rand(2, 7, 8)).shape == (2, 7, 6)

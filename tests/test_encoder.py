@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 from simple_world import ACTIONS, generator, make, random_batch
-from tiny import model_settings
 
 from mbrl.acting import LatentPolicy
 from mbrl.world_model.encoder import LONGEST, NormalisedEncoder, Seen
 from mbrl.world_model.latent import Latent
-from mbrl.world_model.normalise import MeanFrame, Standardised
+from mbrl.world_model.normalise import MeanFrame, Standardised, follow
 from mbrl.world_model.settings import NormalisedSettings
 
 PAST = {"subtract_past": True}
@@ -38,11 +37,11 @@ def test_mean_frame_is_the_mean_of_what_it_saw():
     torch.testing.assert_close(mean(torch.ones(1, 1, 1, 2)).flatten(), torch.tensor([0.5, 0.0]))
 
 
-def test_mean_frame_becomes_a_moving_mean():
-    mean = MeanFrame((1, 1, 1), slowest_rate=0.5)
-    for value in (0.0, 0.0, 1.0, 1.0):  # 0, 0, 0.5, 0.75
-        mean.update(pixels(value, value))
-    assert mean.mean.item() == pytest.approx(0.75)
+def test_a_running_statistic_becomes_a_moving_one():
+    running = torch.zeros(1)
+    for batch, value in enumerate((0.0, 0.0, 1.0, 1.0)):  # 0, 0, 0.5, 0.75
+        follow(running, torch.tensor([value]), torch.tensor(batch + 1.0), slowest=0.5)
+    assert running.item() == pytest.approx(0.75)
 
 
 def test_pixels_are_divided_by_their_deviation_but_at_least_by_the_floor():
@@ -63,7 +62,7 @@ def test_what_is_left_of_frames_is_divided_by_its_own_deviation():
 
 
 def test_raw_parameters_are_standardised_across_frames_and_the_running_statistics_kept():
-    layer = Standardised(2, deviation=3.0, slowest_rate=0.25)
+    layer = Standardised(2, deviation=3.0)
     raw = torch.tensor([[1.0, 0.0], [3.0, 0.0], [5.0, 6.0]])
     out = layer.train()(raw)  # means 3 and 2; variances 8/3 and 8
     torch.testing.assert_close(out[:, 0], 3 * torch.tensor([-2.0, 0.0, 2.0]) / (8 / 3) ** 0.5)
@@ -111,12 +110,6 @@ def test_small_frames_keep_their_resolution_in_the_first_layer():
 def test_context_is_part_of_the_posterior():
     made, frame = encoder(context=3), Seen(torch.rand(1, 1, 8, 8))
     assert not torch.allclose(made(frame, torch.zeros(1, 3)), made(frame, torch.ones(1, 3)))
-
-
-def test_encoder_without_mean_frame_has_no_state():
-    made = encoder(subtract_mean=False)
-    made.learn(Seen(torch.rand(2, 1, 8, 8)))
-    assert not dict(made.named_buffers())
 
 
 def test_a_fresh_encoder_already_tells_frames_apart():
@@ -183,6 +176,8 @@ def test_a_long_past_follows_newer_frames():
 def seen_once(model):
     """Has its mean frame from one batch; and that batch."""
     batch = random_batch(batch=2, length=3)
+    model.eval().loss(batch, generator())
+    assert model.encoder.mean_frame.batches == 0  # measuring teaches nothing
     model.train().loss(batch, generator())
     return model.eval(), batch
 
@@ -233,33 +228,11 @@ def test_a_background_that_stays_is_coded_once(posterior):
         assert coded == differs
 
 
-def test_whole_frames_can_be_seen_beside_what_is_new():
-    made = encoder(**PAST, keep_whole=True)
-    frames, before = torch.rand(2, 3, 1, 8, 8, generator=generator())
-    made.learn(Seen(frames, before))
-    shown = []
-    made.convs.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
-    made(Seen(frames, before))
-    torch.testing.assert_close(shown[0], torch.cat([frames - before, frames - frames.mean(0)], 1))
-
-
 def test_observing_needs_to_know_what_was_seen():
     model, batch = make(encoder=PAST), random_batch(batch=2)
     forgot = Latent(torch.zeros(2, model.settings.hidden), torch.zeros(2, model.code.size))
     with pytest.raises(ValueError, match="expected a memory of earlier frames"):
         model.observe(forgot, *model.inputs(batch))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"keep_whole": True}, "keep_whole: true needs"),
-        ({"subtract_mean": False, **PAST}, "subtract_past: true needs"),  # for first frames
-    ],
-)
-def test_settings_of_the_past_need_each_other(settings, message):
-    with pytest.raises(ValueError, match=message):
-        model_settings(encoder=settings)
 
 
 class Still:

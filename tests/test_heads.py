@@ -1,6 +1,5 @@
 import math
 
-import pytest
 import torch
 
 from mbrl.world_model.heads import Heads
@@ -10,12 +9,6 @@ from mbrl.world_model.settings import HeadSettings
 def heads(**settings):
     torch.manual_seed(0)
     return Heads(6, HeadSettings(hidden=32, **settings))
-
-
-def test_bins_are_symmetric_and_reach_the_limit():
-    bins = heads(reward_bins=11, reward_limit=20.0).bins
-    torch.testing.assert_close(bins, -bins.flip(0), atol=1e-5, rtol=0)
-    assert bins[-1].item() == pytest.approx(20.0, rel=1e-5) and abs(bins[5].item()) < 1e-6
 
 
 def test_untrained_heads_promise_nothing_and_do_not_know_about_the_end():

@@ -37,8 +37,10 @@ def test_a_layer_that_changes_the_kind_drops_what_earlier_ones_said_of_others(tm
         ("{block: 2, kind: deconv}", []),
         ("{kind: deconv}", ["world_model.decoder.block=2"]),
         ("{}", ["world_model.decoder.block=2", "world_model.decoder.kind=deconv"]),
+        ("{}", ["world_model.decoder={block: 2}", "world_model.decoder.kind=deconv"]),
+        ("{}", ["world_model={decoder: {block: 2}}", "world_model.decoder.kind=deconv"]),
     ],
-    ids=["in one file", "after it", "in one command"],
+    ids=["in one file", "after it", "in one command", "as a section", "in a section"],
 )
 def test_a_key_that_the_kind_does_not_have_is_refused_and_its_kind_named(
     tmp_path: Path, decoder: str, overrides: list[str]

@@ -235,15 +235,6 @@ def test_frame_nats_of_all_rows_average_to_what_training_reports():
     torch.testing.assert_close(nats.mean(), metrics["nats_per_frame"])
 
 
-def test_mean_frame_is_learned_in_training_only():
-    model, batch = make(), random_batch()
-    model.eval().loss(batch)
-    assert model.encoder.mean_frame.batches == 0
-    model.train().loss(batch)
-    expected = torch.as_tensor(batch.obs).float().flatten(0, 1).mean(0).movedim(-1, 0)
-    torch.testing.assert_close(model.encoder.mean_frame.mean, expected)
-
-
 def test_action_and_past_of_a_first_row_are_never_seen():
     model = make(bf16=False).eval()
     batch = random_batch(batch=1, length=6)

@@ -3,16 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from agents.settings import DreamPolicySettings
 from mbrl.config.kinds import without_unknown
-from mbrl.config.schema import (
-    CollectSettings,
-    Config,
-    EvaluateSettings,
-    LearnModelSettings,
-    LearnPolicySettings,
-    RunSettings,
-)
+from mbrl.config.schema import Config
 from mbrl.world_model.settings import WorldModelSettings
 
 MODEL_TREE: dict[str, Any] = {
@@ -25,6 +17,7 @@ MODEL_TREE: dict[str, Any] = {
 }
 
 BREAKOUT = {"id": "MinAtar/Breakout-v1"}
+QUIET = {"video": False, "tensorboard": False, "threads": 1}
 
 
 def model_settings(**changes: Any) -> WorldModelSettings:
@@ -40,22 +33,12 @@ def config(run_dir: Path, **changes: Any) -> Config:
         "env_steps": 96,
         "device": "cpu",
         "world_model": MODEL_TREE,
-        "collect": CollectSettings(
-            num_envs=2, steps_per_iteration=16, prefill_steps=32, fragment_steps=10
-        ).model_dump(),
-        "learn_model": LearnModelSettings(
-            train_ratio=8, batch_size=4, sequence_length=8, max_starts=64
-        ).model_dump(),
-        "learn_policy": LearnPolicySettings(dream_ratio=8).model_dump(),
-        "policy": DreamPolicySettings(
-            dreams=16, horizon=4, minibatch_size=32, hidden=(16,)
-        ).model_dump(),
-        "evaluate": EvaluateSettings(
-            every_steps=32, episodes=2, final_episodes=3, num_envs=2
-        ).model_dump(),
-        "run": RunSettings(
-            dir=run_dir, checkpoint_every_steps=32, video=False, tensorboard=False, threads=1
-        ).model_dump(),
+        "collect": dict(num_envs=2, steps_per_iteration=16, prefill_steps=32, fragment_steps=10),
+        "learn_model": dict(train_ratio=8, batch_size=4, sequence_length=8, max_starts=64),
+        "learn_policy": {"dream_ratio": 8},
+        "policy": {"dreams": 16, "horizon": 4, "minibatch_size": 32, "hidden": (16,)},
+        "evaluate": {"every_steps": 32, "episodes": 2, "final_episodes": 3, "num_envs": 2},
+        "run": {"dir": run_dir, "checkpoint_every_steps": 32, **QUIET},
     }
     return Config(**without_unknown(merged(tree, changes), Config))
 

@@ -259,8 +259,10 @@ def _merge(
         if name[-1] == "kind" and (found := in_kinds.get(name[:-1])):
             known = found.keys(assignment.value) or section.keys()
             for key in section.keys() - known:
-                said = places.get((*name[:-1], key))
-                if said is None or said.layer != assignment.place.layer:
+                full = (*name[:-1], key)
+                above = (full[:depth] for depth in range(len(full), 0, -1))
+                said = next(places[one] for one in above if one in places)
+                if said.layer != assignment.place.layer:
                     del section[key]
         if not assignment.section or not isinstance(section.get(name[-1]), dict):
             section[name[-1]] = {} if assignment.section else assignment.value

@@ -25,8 +25,8 @@ REMOVED: dict[str, tuple[object, str]] = {
     ),
     "world_model.encoder.keep_whole": (
         False,
-        "the encoder no longer sees whole frames beside what is new, as codes of Pong and Breakout "
-        "said no more about the ball with it; leave it out, and keep encoder.subtract_past",
+        "the encoder no longer sees whole frames beside what is new, as it drew the balls of Pong "
+        "and Breakout less often with both; leave it out, and keep encoder.subtract_past",
     ),
     "world_model.kl.warmup_updates": (
         0,

@@ -14,11 +14,9 @@ from mbrl.world_model.latent import Latent
 
 
 def cut_at_starts(is_first: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Lay the pieces between episode starts (B, T) out as rows of their own.
+    """The piece between episode starts that each step is in, and its place there: (B, T) int64.
 
-    Returns:
-        The piece each step belongs to and its place in it, each (B, T) int64, and how many pieces
-        there are. The start of a row always starts one.
+    Beside them is the number of pieces. The start of a row always starts one.
     """
     starts = is_first.clone()
     starts[:, 0] = True
@@ -34,7 +32,6 @@ class Dynamics(nn.Module):
     def __init__(self, code: Code, action_size: int, hidden: int, prior_hidden: int) -> None:
         """Build for codes of `code.size`, actions of `action_size` and a state of `hidden`."""
         super().__init__()
-        self.hidden_size = hidden
         self.gru = nn.GRU(code.size + action_size, hidden, batch_first=True)
         self.prior_dense = nn.Linear(hidden, prior_hidden)
         self.prior_norm = nn.LayerNorm(prior_hidden)
@@ -49,8 +46,7 @@ class Dynamics(nn.Module):
         w_ih, w_hh, b_ih, b_hh = self.gru.all_weights[0]
         inputs = nn.functional.linear(torch.cat([code, action], -1), w_ih, b_ih)
         states = nn.functional.linear(hidden, w_hh, b_hh)
-        # each (N, D)
-        reset_in, update_in, new_in = inputs.float().chunk(3, -1)
+        reset_in, update_in, new_in = inputs.float().chunk(3, -1)  # (N, D) each
         reset_h, update_h, new_h = states.float().chunk(3, -1)
         reset = torch.sigmoid(reset_in + reset_h)
         update = torch.sigmoid(update_in + update_h)
@@ -60,16 +56,10 @@ class Dynamics(nn.Module):
     def sequence(
         self, codes: Tensor, prev_action: Tensor, is_first: Tensor, before: Latent
     ) -> Tensor:
-        """Run over whole sequences, starting anew wherever an episode does.
+        """The state of each row (B, T, D), which depends on rows before it only.
 
-        Args:
-            codes: (B, T, Z), the code of each row.
-            prev_action: (B, T, A), the action that led to each row.
-            is_first: (B, T) bool.
-            before: (B, ...), state and code before the first rows.
-
-        Returns:
-            (B, T, D): the state h_t of each row, which depends on rows before t only.
+        It starts anew where `is_first` (B, T). `codes` (B, T, Z) are of the rows, `prev_action`
+        (B, T, A) led to them, and `before` (B, ...) is what was before the first ones.
         """
         prev_code = torch.cat([before.code.unsqueeze(1), codes[:, :-1]], 1)  # (B, T, Z)
         inputs = torch.cat([prev_code, prev_action], -1)  # (B, T, Z + A)
@@ -77,7 +67,7 @@ class Dynamics(nn.Module):
         row, column, pieces = cut_at_starts(is_first)
         laid_out = inputs.new_zeros(pieces, inputs.shape[1], inputs.shape[2])
         laid_out = laid_out.index_put((row, column), inputs)  # (pieces, T, Z + A)
-        start = before.hidden.new_zeros(pieces, self.hidden_size)
+        start = before.hidden.new_zeros(pieces, self.gru.hidden_size)
         start[row[:, 0]] = before.hidden * (~is_first[:, :1])  # (pieces, D)
         states, _ = self.gru(laid_out, start.unsqueeze(0))  # (pieces, T, D)
         return states[row, column]  # (B, T, D)

@@ -7,9 +7,8 @@ frames, so that the code differs between frames from the first update on.
 
 With `subtract_past` the encoder subtracts the mean of the earlier frames of the episode. Repeating
 what the past tells costs a code no KL to the prior, so one that sees whole frames fills up with
-backgrounds that differ between episodes. One that sees what is new leaves them to the recurrent
-state. (Predictive coding sends the residual as well: Rao & Ballard, Nature Neuroscience 2:79,
-1999.) With `keep_whole` it sees both.
+backgrounds that differ between episodes; one that sees what is new leaves them to the recurrent
+state (predictive coding: Rao & Ballard, Nature Neuroscience 2:79, 1999).
 """
 
 from abc import ABC, abstractmethod
@@ -28,15 +27,10 @@ LONGEST = 16
 
 @dataclass(frozen=True)
 class Seen:
-    """What an encoder is shown.
+    """What an encoder is shown."""
 
-    Attributes:
-        frames: (..., C, H, W) float32, intensities.
-        before: of the same shape, what to subtract from each; None for the mean frame.
-    """
-
-    frames: Tensor
-    before: Tensor | None = None
+    frames: Tensor  # (..., C, H, W) float32, intensities
+    before: Tensor | None = None  # to subtract from each, of that shape; None: the mean frame
 
     def at(self, t: int) -> "Seen":
         """All sequences at time t: (B, T, ...) to (B, ...)."""
@@ -51,15 +45,10 @@ class Encoder(nn.Module, ABC):
         return {}
 
     def look(self, memory: Memory, frames: Tensor, is_first: Tensor) -> tuple[Seen, Memory]:
-        """Put frames beside what is remembered of those before them.
+        """Put frames beside what is remembered of those before; also the memory after the last one.
 
-        Args:
-            memory: of the sequences before these frames.
-            frames: one of each sequence, (N, C, H, W), or T of each, (B, T, C, H, W).
-            is_first: (N,) or (B, T) bool, where an episode starts and the past is forgotten.
-
-        Returns:
-            What `forward` is shown, and the memory after the last frame.
+        Frames are one of each sequence, (N, C, H, W), or T of each, (B, T, C, H, W). Where
+        `is_first`, (N,) or (B, T), an episode starts and the past is forgotten.
         """
         return Seen(frames), memory
 
@@ -94,8 +83,6 @@ class NormalisedEncoder(Encoder):
         channels, height, width = shape
         self.mean_frame = MeanFrame(shape, settings.pixel_floor) if settings.subtract_mean else None
         self.subtracts_past = settings.subtract_past
-        self.whole_frame = MeanFrame(shape, settings.pixel_floor) if settings.keep_whole else None
-        channels *= 1 + settings.keep_whole
         layers: list[nn.Module] = []
         for index, maps in enumerate(settings.channels):
             small = index == 0 and max(height, width) <= 16
@@ -141,38 +128,27 @@ class NormalisedEncoder(Encoder):
                 "got none; start from what WorldModel.initial or observe returned"
             )
         if is_first.ndim == 1:
-            before, memory = self._look_once(self.mean_frame.mean, memory, frames, is_first)
-            return Seen(frames, before), memory
-        means: list[Tensor] = []
+            seen, memory = self.look(memory, frames.unsqueeze(1), is_first.unsqueeze(1))
+            return seen.at(0), memory
+        mean, count, means = memory["past_mean"], memory["past_count"], []
         for frame, first in zip(frames.unbind(1), is_first.unbind(1), strict=True):
-            before, memory = self._look_once(self.mean_frame.mean, memory, frame, first)
-            means.append(before)
-        return Seen(frames, torch.stack(means, 1)), memory  # (B, T, C, H, W)
-
-    @staticmethod
-    def _look_once(
-        expected: Tensor, memory: Memory, frames: Tensor, is_first: Tensor
-    ) -> tuple[Tensor, Memory]:
-        """The mean of the frames before these (N, C, H, W), and the memory with them in it."""
-        mean = torch.where(is_first[:, None, None, None], expected, memory["past_mean"])
-        count = (torch.where(is_first, 0, memory["past_count"]) + 1).clamp_max(LONGEST)
-        following = torch.lerp(mean, frames, 1 / count[:, None, None, None])
-        return mean, {"past_mean": following, "past_count": count}
+            mean = torch.where(first[:, None, None, None], self.mean_frame.mean, mean)
+            means.append(mean)  # (B, C, H, W)
+            count = (torch.where(first, 0, count) + 1).clamp_max(LONGEST)
+            mean = torch.lerp(mean, frame, 1 / count[:, None, None, None])
+        before = torch.stack(means, 1)  # (B, T, C, H, W)
+        return Seen(frames, before), {"past_mean": mean, "past_count": count}
 
     def learn(self, seen: Seen) -> None:
         """Take frames that are trained on into the mean frame and the pixels' deviations."""
         if self.mean_frame is not None:
             self.mean_frame.update(seen.frames, seen.before)
-        if self.whole_frame is not None:
-            self.whole_frame.update(seen.frames)
 
     def forward(self, seen: Seen, context: Tensor | None = None) -> Tensor:
         """As in `Encoder`."""
         shown = seen.frames
         if self.mean_frame is not None:
             shown = self.mean_frame(seen.frames, seen.before)
-        if self.whole_frame is not None:
-            shown = torch.cat([shown, self.whole_frame(seen.frames)], -3)  # (..., 2 C, H, W)
         flat = self.convs(shown.flatten(0, -4)).flatten(1)  # (N, maps * h * w)
         if context is not None:
             flat = torch.cat([flat, context.flatten(0, -2)], -1)  # (N, maps * h * w + context)

@@ -57,15 +57,10 @@ class Latent:
 
 @dataclass(frozen=True)
 class Observed:
-    """What observing leads to: latents, and the parameters of the q(z | x) their codes are of.
+    """What observing leads to, of one step or of sequences."""
 
-    Attributes:
-        latent: of one step (N, ...), or of sequences (B, T, ...).
-        posterior: (N, raw_size) or (B, T, raw_size) float32, normalised.
-    """
-
-    latent: Latent
-    posterior: Tensor
+    latent: Latent  # (N, ...) or (B, T, ...)
+    posterior: Tensor  # q(z | x), normalised: (N, raw_size) or (B, T, raw_size) float32
 
 
 @dataclass(frozen=True)

@@ -147,18 +147,16 @@ class WorldModel(nn.Module):
         """Follow N real environments for one step, or B of them for T steps.
 
         Args:
-            latent: (N, ...) after the step before, of `initial` or of this method; ignored where
-                `is_first`. After sequences that is `observed.latent.last`.
-            prev_action: (N,) or (N, A), the action that led to `obs`, or (B, T) or (B, T, A);
-                ignored where `is_first`.
+            latent: (N, ...) after the step before, of `initial` or of this method; after sequences
+                `observed.latent.last`. Ignored where `is_first`.
+            prev_action: that led to `obs`: (N,) or (N, A), (B, T) or (B, T, A). Ignored likewise.
             obs: (N, H, W, C) or (B, T, H, W, C) uint8.
             is_first: (N,) or (B, T) bool.
             generator: random stream of the codes' samples.
 
         Returns:
-            Of every row. The state of a row depends on rows before it only, its code on the row
-            itself (and on the state, with a recurrent posterior; on earlier frames, if the encoder
-            subtracts them).
+            Of every row. Its state depends on rows before it only, its code on the row itself (and
+            on the state, if recurrent; on earlier frames, if the encoder subtracts them).
 
         Raises:
             ValueError: the encoder remembers earlier frames, and `latent` does not.
@@ -177,10 +175,7 @@ class WorldModel(nn.Module):
         *,
         mode: bool = False,
     ) -> ImaginedStep:
-        """Advance N dreams by one step: sample the prior, then read reward and continue off it.
-
-        With `mode` the prior's most likely code is taken instead of a sample.
-        """
+        """Advance N dreams by one step; `mode` takes the prior's mode instead of a sample."""
         with autocast(latent.hidden.device, self.settings.bf16):
             hidden = self.dynamics.step(latent.hidden, latent.code, self.action_vector(action))
             prior = self.code.normalise(self.dynamics.prior(hidden))  # (N, raw_size)
@@ -222,15 +217,9 @@ class WorldModel(nn.Module):
     ) -> tuple[Tensor, Metrics, Latent]:
         """The negative evidence bound with reward and continue terms, per frame.
 
-        Each term has one number for each row, (B, T).
-
-        Args:
-            batch: (B, T) sequences, as numpy arrays.
-            generator: random stream of all samples drawn, on the model's device.
-
-        Returns:
-            The scalar loss; metrics as scalar tensors (nothing is synchronised); and the posterior
-            latents (B, T, ...), detached, from which dreams may start.
+        Each term has one number for each row of the batch, (B, T). Beside the scalar loss are
+        metrics as scalar tensors (nothing is synchronised), and the posterior latents (B, T, ...),
+        detached, from which dreams may start.
         """
         prev_action, obs, is_first = self.inputs(batch)
         reward = torch.as_tensor(batch.reward, device=self.device)
@@ -320,21 +309,17 @@ class WorldModel(nn.Module):
     def _decoded_nats(
         self, obs: Tensor, latent: Latent, generator: torch.Generator | None
     ) -> Tensor:
-        """Nats (B, T) of the frames, or of a random share of them.
-
-        Rows that are not decoded have 0 and the others so much more that the mean has no bias.
-        """
+        """Nats (B, T) of the frames, or of a random share: the others have 0, without a bias."""
         rows, features = obs.shape[0] * obs.shape[1], self._decoder_features(latent)
         frames, features = obs.flatten(0, 1), features.flatten(0, 1)  # (B * T, ...)
         decoded = max(1, round(rows * self.settings.decoder.fraction))  # R
-        if decoded == rows:
-            nats = self.decoder.nats(self.to_levels(frames), features, generator).sum(1)
-            return nats.unflatten(0, obs.shape[:2])  # (B, T)
-        picked = torch.randperm(rows, generator=generator, device=obs.device)[:decoded]
-        frames, features = frames[picked], features[picked]  # (R, H, W, C), (R, F)
+        if decoded < rows:
+            picked = torch.randperm(rows, generator=generator, device=obs.device)[:decoded]
+            frames, features = frames[picked], features[picked]  # (R, H, W, C), (R, F)
         nats = self.decoder.nats(self.to_levels(frames), features, generator).sum(1)  # (R,)
-        spread = nats.new_zeros(rows).index_put((picked,), nats * (rows / decoded))
-        return spread.unflatten(0, obs.shape[:2])  # (B, T)
+        if decoded < rows:
+            nats = nats.new_zeros(rows).index_put((picked,), nats * (rows / decoded))
+        return nats.unflatten(0, obs.shape[:2])  # (B, T)
 
     def _kl(self, posterior: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
         """What trains the prior, KL(stop(q) || p), and the code, KL(q || stop(p)); each (B, T).

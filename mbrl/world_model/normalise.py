@@ -18,13 +18,9 @@ def mean_of_ranks(mean: Tensor) -> Tensor:
 
 
 def follow(running: Tensor, newest: Tensor, batches: Tensor, slowest: float) -> None:
-    """Move a running statistic in place towards that of the newest batch.
+    """Move a running statistic in place towards that of the newest batch, of this rank alone.
 
-    Args:
-        running: the statistic of all batches so far.
-        newest: of the same shape, this rank's alone.
-        batches: (), how many there were, the newest included.
-        slowest: the least weight of the newest one.
+    The newest weighs 1 / `batches`, of which it is one, and at least `slowest`.
     """
     running += (1 / batches).clamp_min(slowest) * (mean_of_ranks(newest) - running)
 
@@ -32,22 +28,20 @@ def follow(running: Tensor, newest: Tensor, batches: Tensor, slowest: float) -> 
 class MeanFrame(nn.Module):
     """The running per-pixel mean of the frames trained on.
 
-    With a floor, frames are also divided by the running deviation of each pixel, or by the floor
-    where that is larger: a ball that is seldom anywhere then weighs as much as a score that always
-    shows. Where other means are given to `update` and to `forward`, those are subtracted, and the
-    deviation is the root mean square of what is left.
+    With a floor, frames are also divided by the running deviation of each pixel, at least the
+    floor: a ball that is seldom anywhere then weighs as much as a score that always shows. Means
+    that are given to `update` and `forward` are subtracted instead, and the deviation is of what is
+    left.
     """
 
     mean: Tensor
     square: Tensor
     batches: Tensor
 
-    def __init__(
-        self, shape: tuple[int, ...], floor: float | None = None, slowest_rate: float = 0.01
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], floor: float | None = None) -> None:
         """Start at zero frames seen; `shape` is (C, H, W), `floor` in units of intensity."""
         super().__init__()
-        self.floor, self.slowest_rate = floor, slowest_rate
+        self.floor = floor
         self.register_buffer("mean", torch.zeros(shape))
         if floor is not None:
             self.register_buffer("square", torch.zeros(shape))
@@ -58,10 +52,10 @@ class MeanFrame(nn.Module):
         """Take in a batch (..., C, H, W) of frames, and what is subtracted from them if given."""
         frames = frames.flatten(0, -4)  # (N, C, H, W)
         self.batches += 1
-        follow(self.mean, frames.mean(0), self.batches, self.slowest_rate)
+        follow(self.mean, frames.mean(0), self.batches, 0.01)
         if self.floor is not None:
             left = frames if before is None else frames - before.flatten(0, -4)
-            follow(self.square, left.square().mean(0), self.batches, self.slowest_rate)
+            follow(self.square, left.square().mean(0), self.batches, 0.01)
 
     def forward(self, frames: Tensor, before: Tensor | None = None) -> Tensor:
         """Subtract the mean frame, or `before`, and with a floor divide by the deviation."""
@@ -87,10 +81,9 @@ class Standardised(nn.Module):
     variance: Tensor
     batches: Tensor
 
-    def __init__(self, size: int, deviation: float, slowest_rate: float = 0.05) -> None:
+    def __init__(self, size: int, deviation: float) -> None:
         """Build for (N, size); `deviation` is what each parameter's spread starts at."""
         super().__init__()
-        self.slowest_rate = slowest_rate
         self.scale = nn.Parameter(torch.full((size,), deviation))
         self.shift = nn.Parameter(torch.zeros(size))
         self.register_buffer("mean", torch.zeros(size))
@@ -104,6 +97,6 @@ class Standardised(nn.Module):
         if self.training and len(raw) > 1:
             variance, mean = torch.var_mean(raw, 0, correction=0)
             self.batches += 1
-            follow(self.mean, mean.detach(), self.batches, self.slowest_rate)
-            follow(self.variance, variance.detach(), self.batches, self.slowest_rate)
+            follow(self.mean, mean.detach(), self.batches, 0.05)
+            follow(self.variance, variance.detach(), self.batches, 0.05)
         return (raw - mean) * torch.rsqrt(variance + 1e-8) * self.scale + self.shift

@@ -52,18 +52,11 @@ class NormalisedSettings(EncoderSettings):
         "mean from 16 on), so that the code leaves to the recurrent state what stays; needs "
         "subtract_mean, which is for first frames",
     )
-    keep_whole: bool = Field(
-        False,
-        description="with subtract_past: see the frame minus the mean frame as well, as further "
-        "channels",
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "NormalisedSettings":
         if self.subtract_past and not self.subtract_mean:
             raise ValueError("encoder.subtract_past: true needs encoder.subtract_mean: true")
-        if self.keep_whole and not self.subtract_past:
-            raise ValueError("encoder.keep_whole: true needs encoder.subtract_past: true")
         return self
 
 

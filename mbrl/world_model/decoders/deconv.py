@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mbrl.world_model.decoders.base import Decoder
-from mbrl.world_model.decoders.condition import SpatialCondition, condition_vector
-from mbrl.world_model.decoders.marginal import PixelMarginal, zero_last_layer
+from mbrl.world_model.decoders.base import (
+    Decoder,
+    PixelMarginal,
+    SpatialCondition,
+    condition_vector,
+)
 from mbrl.world_model.decoders.settings import DeconvSettings
 from mbrl.world_model.losses import inverse_cdf_sample
 
@@ -35,11 +38,11 @@ class DeconvDecoder(Decoder):
             nn.SiLU(),
             nn.Conv2d(maps, outputs, 1),
         )
-
         counted = settings.marginal and not self.gaussian
         self.marginal = PixelMarginal(shape, levels) if counted else None
-        if self.marginal is not None:
-            zero_last_layer(self.head)
+        if self.marginal is not None:  # the head starts by adding nothing to it
+            for parameter in self.head[-1].parameters():
+                nn.init.zeros_(parameter)
 
     def _logits(self, features: Tensor) -> Tensor:
         """Logits of each pixel, (N, F) to (N, C, V, H, W)."""

@@ -1,17 +1,15 @@
 """PixelCNN decoder: p(x | z, h) as a product over pixels, each conditioned on those before it.
 
-The code and the time state say *where* things are; what they look like is local and is this
-decoder's business (Gated PixelCNN, van den Oord et al., arXiv:1606.05328; the idea of pairing it
-with a VAE's code: PixelVAE, arXiv:1611.05013, and VLAE, arXiv:1611.02731). Two stacks of shifted
-convolutions, so that no mask is needed: the vertical one sees whole rows above, the horizontal one
-the row so far.
+The code and the time state say *where* things are; what they look like is local and this decoder's
+business (Gated PixelCNN, arXiv:1606.05328; with a VAE's code: PixelVAE, arXiv:1611.05013, and VLAE,
+arXiv:1611.02731). Two stacks of shifted convolutions need no mask: the vertical one sees whole rows
+above, the horizontal one the row so far.
 
 The stacks work on blocks of b x b pixels: at 64 x 64, blocks of 4 make a frame about ten times
 cheaper. Within a block a masked head (MADE, arXiv:1502.03509) models the sub-pixels and their
-channels one after another, so the likelihood stays exact and autoregressive in every pixel. With L
-layers a block depends on L + 1 rows of blocks above it and on L + 1 blocks to its left. A field
-this small cannot place an object. Therefore the condition enters not only as a global bias but also
-as a spatial map, at every gate and once more past all gates.
+channels one after another, so the likelihood stays exact. With L layers a block depends on L + 1
+rows of blocks above it and on L + 1 blocks to its left. A field this small cannot place an object,
+so the condition enters also as a spatial map, at every gate and once more past all gates.
 
 Samples are drawn all blocks at once: guess the frame, then draw blocks anew from the frame so far,
 until nothing changes. Every block depends on earlier ones only, so the fixed point is the frame
@@ -27,25 +25,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mbrl.errors import ConfigError
-from mbrl.world_model.decoders.base import Decoder
-from mbrl.world_model.decoders.condition import SpatialCondition, condition_vector
-from mbrl.world_model.decoders.marginal import PixelMarginal
+from mbrl.world_model.decoders.base import (
+    Decoder,
+    PixelMarginal,
+    SpatialCondition,
+    condition_vector,
+)
 from mbrl.world_model.decoders.settings import PixelCNNSettings
 
 Conditions = tuple[list[tuple[Tensor, Tensor | None]], Tensor]
-"""What `PixelCNNDecoder.conditions` returns."""
+"""Biases of each layer's horizontal and vertical gates, each (N, 2 F, h, w), None for the vertical
+ones of the last layer; and what the sum of skip connections starts from, (N, F, h, w)."""
 CELLS_AT_ONCE = 2**17
 """Blocks in memory at a time; larger batches are drawn in parts, which changes no frame."""
-
-
-def shift_down(x: Tensor) -> Tensor:
-    """Move an image (N, C, H, W) one row down; the first row becomes zero."""
-    return functional.pad(x, (0, 0, 1, 0))[:, :, :-1]
-
-
-def shift_right(x: Tensor) -> Tensor:
-    """Move an image (N, C, H, W) one pixel right; the first column becomes zero."""
-    return functional.pad(x, (1, 0, 0, 0))[..., :-1]
 
 
 def gate(x: Tensor) -> Tensor:
@@ -55,10 +47,7 @@ def gate(x: Tensor) -> Tensor:
 
 
 class GatedLayer(nn.Module):
-    """One gated layer of both stacks, with the vertical stack feeding the horizontal one.
-
-    The last layer has no vertical output: nobody would see it.
-    """
+    """One gated layer of both stacks, with the vertical stack feeding the horizontal one."""
 
     def __init__(self, maps: int) -> None:
         """Build for stacks of `maps` channels."""
@@ -71,9 +60,9 @@ class GatedLayer(nn.Module):
     def forward(
         self, v: Tensor, h: Tensor, h_condition: Tensor, v_condition: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the new vertical and horizontal stacks and what goes to the head.
+        """The new vertical and horizontal stacks, and what goes to the head.
 
-        Without a condition for the vertical stack, that stack is returned as it came.
+        The last layer has no condition for the vertical stack, which nobody would see.
         """
         a = self.vertical(functional.pad(v, (1, 1, 1, 0)))
         b = self.horizontal(functional.pad(h, (1, 0))) + self.link(a) + h_condition
@@ -97,15 +86,6 @@ def from_blocks(blocks: Tensor, channels: int, block: int) -> Tensor:
     n, rows, columns, _ = blocks.shape
     parts = blocks.view(n, rows, columns, block, block, channels).permute(0, 5, 1, 3, 2, 4)
     return parts.reshape(n, channels, rows * block, columns * block)
-
-
-def level_features(levels: int, count: int) -> Tensor:
-    """What stands for each level on the way in, (V, count): cosines of growing frequency.
-
-    They are fixed, so that no gradient has to be scattered back into a table.
-    """
-    frequency = math.pi * torch.arange(1, count + 1)
-    return torch.cos((torch.arange(levels)[:, None] + 0.5) / levels * frequency)
 
 
 class MaskedHead(nn.Module):
@@ -166,19 +146,19 @@ class PixelCNNDecoder(Decoder):
         maps, layers, embedding = settings.channels, settings.layers, settings.embedding
         subpixels = block * block * channels
         self.condition = condition_vector(features, settings.hidden)
+        grid = height // block, width // block
         self.spatial = SpatialCondition(
-            settings.hidden,
-            settings.map_channels,
-            settings.map_products,
-            height // block,
-            width // block,
+            settings.hidden, settings.map_channels, settings.map_products, *grid
         )
         gates = 2 * maps * (2 * layers - 1)  # both stacks of every layer, horizontal of the last
         self.global_bias = nn.Linear(settings.hidden, gates)
         self.local_bias = nn.Conv2d(self.spatial.channels, gates, 1, bias=False)
         # past the gates, straight to the head: objects find their places several times sooner
         self.local_start = nn.Conv2d(self.spatial.channels, maps, 1)
-        self.register_buffer("table", level_features(levels, embedding), persistent=False)
+        # what stands for each level on the way in: fixed cosines of growing frequency, (V, E)
+        frequency = math.pi * torch.arange(1, embedding + 1)
+        table = torch.cos((torch.arange(levels)[:, None] + 0.5) / levels * frequency)
+        self.register_buffer("table", table, persistent=False)
         # one more input channel marks the inside of the image: padding is no black pixel
         self.vertical_in = nn.Conv2d(subpixels * embedding + 1, maps, (1, 3), padding=(0, 1))
         self.horizontal_in = nn.Conv2d(subpixels * embedding + 1, maps, 1)
@@ -188,13 +168,7 @@ class PixelCNNDecoder(Decoder):
         self.marginal = PixelMarginal(shape, levels) if settings.marginal else None
 
     def conditions(self, features: Tensor) -> Conditions:
-        """What (z, h) adds, on the grid of blocks.
-
-        Returns:
-            The bias of each layer's horizontal and vertical gates, each (N, 2F, h, w), None for the
-            last layer's vertical one; and what the sum of the skip connections starts from,
-            (N, F, h, w).
-        """
+        """What (z, h) adds, on the grid of blocks."""
         condition = self.condition(features)
         spatial = self.spatial(condition)
         bias = self.local_bias(spatial) + self.global_bias(condition)[..., None, None]
@@ -212,8 +186,8 @@ class PixelCNNDecoder(Decoder):
     def _skips(self, flat: Tensor, conditions: Conditions) -> Tensor:
         """Both stacks: embedded blocks (N, h, w, S E) to what goes to the head, (N, F, h, w)."""
         seen = torch.cat([flat, torch.ones_like(flat[..., :1])], -1).permute(0, 3, 1, 2)
-        v = self.vertical_in(shift_down(seen))
-        h = self.horizontal_in(shift_right(seen))
+        v = self.vertical_in(functional.pad(seen, (0, 0, 1, 0))[:, :, :-1])  # one row down
+        h = self.horizontal_in(functional.pad(seen, (1, 0))[..., :-1])  # one column right
         biases, skips = conditions
         for layer, (h_condition, v_condition) in zip(self.stack, biases, strict=True):
             v, h, skip = layer(v, h, h_condition, v_condition)
@@ -244,10 +218,10 @@ class PixelCNNDecoder(Decoder):
 
     @torch.no_grad()
     def sample(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw free-running samples, (N, F) to (N, C, H, W) uint8 levels.
+        """(N, F) to (N, C, H, W) uint8 levels.
 
-        With the Gumbel noise of every sub-pixel and level drawn, sampling is deterministic: a
-        sub-pixel takes the level with the largest logit plus noise (the Gumbel-max trick).
+        Given Gumbel noise, drawing is deterministic: a sub-pixel takes the level with the largest
+        logit plus noise (the Gumbel-max trick).
         """
         noise = self.gumbel(len(features), features.device, generator)
         blocks = sample_blocks(self, features, noise)
@@ -269,15 +243,8 @@ def sample_blocks(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> 
     """Draw one frame for each row of features.
 
     In float32 whatever the training did: in bfloat16 the rounding alone decides about one pixel in
-    some ten thousands, and other orders of the same sums should give the same frame.
-
-    Args:
-        decoder: the distribution.
-        features: (N, F), what to condition on.
-        noise: (N, h, w, S, V), as `PixelCNNDecoder.gumbel` draws it.
-
-    Returns:
-        (N, h, w, S) uint8 levels, on the grid of blocks.
+    some ten thousands, and other orders of the same sums should give the same frame. Features
+    (N, F) and noise (N, h, w, S, V) of `gumbel` to (N, h, w, S) uint8 levels.
     """
     images = max(1, CELLS_AT_ONCE // (noise.shape[1] * noise.shape[2]))
     parts = zip(features.float().split(images), noise.split(images), strict=True)
@@ -288,13 +255,8 @@ def sample_blocks(decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> 
 def fixed_point(
     decoder: PixelCNNDecoder, features: Tensor, noise: Tensor
 ) -> tuple[Tensor, list[int]]:
-    """As `sample_blocks`, at once and in the precision around it.
-
-    Returns:
-        (N, h, w, S) levels, and how many blocks were drawn in each pass.
-    """
+    """`sample_blocks` at once, in the precision around it; and how many blocks each pass drew."""
     stacks = Stacks(decoder, features, noise)
-    stacks.guess()
     places = stacks.cells
     dirty, passes = places.flatten(), []
     while len(dirty):
@@ -305,7 +267,7 @@ def fixed_point(
         changed = torch.zeros(places.shape, dtype=torch.bool, device=places.device)
         changed.view(-1)[stacks.inside[dirty]] = stacks.draw(dirty)
         dirty = places[downstream(changed, len(stacks.layers) + 1)]
-    return stacks.drawn(), passes
+    return stacks.levels.view(*places.shape, -1), passes
 
 
 def downstream(changed: Tensor, reach: int) -> Tensor:
@@ -336,11 +298,7 @@ class BlockHead:
         self.units = head.units
 
     def draw(self, skips: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw blocks given sums of skip connections (M, F) and what is added to logits (M, S, V).
-
-        Returns:
-            Levels (M, S), and what stands for them on the way in, (M, S E).
-        """
+        """Skips (M, F) and additions to logits (M, S, V) to levels (M, S); and these embedded."""
         base = self.context(functional.silu(skips))
         size, units = self.table.shape[1], self.units
         subpixels = len(self.before)
@@ -359,21 +317,23 @@ class BlockHead:
 class Stacks:
     """Both stacks for any set of blocks, with all that was computed before.
 
-    Maps are tables with a row for each cell. Cells are the blocks of all images, and around each
-    image a frame of zeros, one block wide, above and beside: neighbours are neighbours at the
-    borders, too. `inside` maps a cell to its block in tables without frames.
+    Maps are tables with a row for each cell. Cells are the blocks of all images, and a frame of
+    zeros above and beside each image. `inside` maps a cell to its block in tables without frames.
     """
 
     def __init__(self, decoder: PixelCNNDecoder, features: Tensor, noise: Tensor) -> None:
-        """Make empty tables for a batch of features (N, F) and noise (N, h, w, S, V)."""
+        """Make tables for features (N, F) and noise (N, h, w, S, V).
+
+        Every block is guessed as if there were no other.
+        """
         conditions, start = decoder.conditions(features)
         n, maps, height, width = start.shape
-        self.row_length = width + 2
+        line = width + 2
         image, row, column = torch.meshgrid(
             *(torch.arange(size, device=start.device) for size in (n, height, width)), indexing="ij"
         )
-        self.cells = (image * (height + 1) + row + 1) * self.row_length + column + 1
-        count = n * (height + 1) * self.row_length + 1
+        self.cells = (image * (height + 1) + row + 1) * line + column + 1
+        count = n * (height + 1) * line + 1
         self.inside = self.cells.new_zeros(count)
         self.inside[self.cells.flatten()] = torch.arange(n * height * width, device=start.device)
         self.seen = start.new_zeros(count, decoder.vertical_in.in_channels)
@@ -382,17 +342,18 @@ class Stacks:
         self.start, self.h_bias = _table(start), [_table(h) for h, _ in conditions]
         self.v_bias = [_table(v) for _, v in conditions if v is not None]
         self.noise = (noise + decoder.start()).flatten(0, 2)
-        self.levels = torch.zeros(self.noise.shape[:2], dtype=torch.uint8, device=noise.device)
+        guess = self.noise.argmax(2)
+        self.levels = guess.to(torch.uint8)
+        embedded = decoder.table[guess].flatten(1)
+        self.seen[self.cells.flatten()] = functional.pad(embedded, (0, 1), value=1.0)
         self.head = BlockHead(decoder)
         self.first = _matrix(decoder.vertical_in), _matrix(decoder.horizontal_in)
         self.layers = [
-            tuple(
-                _matrix(conv) for conv in (layer.vertical, layer.link, layer.horizontal, layer.out)
-            )
+            tuple(map(_matrix, (layer.vertical, layer.link, layer.horizontal, layer.out)))
             for layer in decoder.layers
         ]
         self.gates = [torch.empty_like(bias) for bias in self.h_bias]  # with the link from above
-        above = [-self.row_length - 1, -self.row_length, -self.row_length + 1]
+        above = [-line - 1, -line, -line + 1]
         self.above = torch.tensor(above, device=start.device)
         self.around = torch.tensor([*above, -1, 0, 1], device=start.device)
 
@@ -402,20 +363,16 @@ class Stacks:
 
     def down(self, index: int, cells: Tensor) -> None:
         """Compute layer `index` of the vertical stack; its input is known around the cells."""
-        vertical, link, horizontal, _ = self.layers[index]
+        vertical, link, (_, bias), _ = self.layers[index]
         inside = self.inside[cells]
         a = _product(vertical, self.v[index][cells[:, None] + self.around])
-        self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + horizontal[1]
+        self.gates[index][inside] = self.h_bias[index][inside] + _product(link, a) + bias
         if index < len(self.v_bias):
             gated = gate(a + self.v_bias[index][inside])
             self.v[index + 1][cells] = self.v[index][cells] + gated
 
     def draw(self, cells: Tensor) -> Tensor:
-        """Draw blocks (M,) anew, given those to their left and the vertical stack.
-
-        Returns:
-            (M,) bool: which blocks changed.
-        """
+        """Draw blocks (M,) anew, given those left of them and the vertical stack; which changed."""
         inside = self.inside[cells]
         skips, h = self.start[inside], _product(self.first[1], self.seen[cells - 1])
         for index, (_, _, (weight, _), out) in enumerate(self.layers):
@@ -430,17 +387,6 @@ class Stacks:
         self.levels[inside] = levels
         self.seen[cells] = functional.pad(embedded, (0, 1), value=1.0)
         return changed
-
-    def guess(self) -> None:
-        """Take for every block what it would be without any other."""
-        levels = self.noise.argmax(2)
-        embedded = self.head.table[levels].flatten(1)
-        self.levels = levels.to(torch.uint8)
-        self.seen[self.cells.flatten()] = functional.pad(embedded, (0, 1), value=1.0)
-
-    def drawn(self) -> Tensor:
-        """What is drawn so far, (N, h, w, S)."""
-        return self.levels.view(*self.cells.shape, -1)
 
 
 def _table(maps: Tensor) -> Tensor:

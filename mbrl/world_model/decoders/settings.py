@@ -27,7 +27,7 @@ class DecoderSettings(Settings):
 
 
 class MappedSettings(DecoderSettings):
-    """A decoder that lays (z, h) out as maps; see `decoders.condition`."""
+    """A decoder that lays (z, h) out as maps; see `decoders.base`."""
 
     hidden: int = Field(128, ge=1, description="width of the condition vector made from (z, h)")
     map_products: int = Field(

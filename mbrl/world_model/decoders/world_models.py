@@ -1,11 +1,9 @@
 """The VAE of World Models (Ha & Schmidhuber, arXiv:1803.10122), layer by layer, for 64 x 64 frames.
 
 It is here as the opponent: the network that worked on CarRacing and lost Pong's ball, with its own
-plain encoder, so that neither our encoder nor our decoder gets into its way or to its credit. Four
-convolutions without padding or normalisation, four transposed ones, rectified linear units, a
-sigmoid, squared error (the appendix of the paper, and its `vae.py`). What still differs from the
-paper: the standard deviation of the code is bounded (`GaussianCode`), frames may be grey, and the
-dynamics are a GRU with a Gaussian prior instead of an LSTM with a mixture.
+plain encoder. Layers are those of the paper's appendix and of its `vae.py`. What still differs: the
+standard deviation of the code is bounded (`GaussianCode`), frames may be grey, and the dynamics are
+a GRU with a Gaussian prior instead of an LSTM with a mixture.
 """
 
 import torch
@@ -20,8 +18,7 @@ from mbrl.world_model.settings import WorldModelsEncoderSettings
 SIZE = 64
 
 
-def expect_size(shape: tuple[int, int, int]) -> None:
-    """Raise ConfigError unless the image is 64 x 64."""
+def _expect_size(shape: tuple[int, int, int]) -> None:
     if shape[1:] != (SIZE, SIZE):
         raise ConfigError(
             f"world_models: expected frames of {SIZE} x {SIZE}, got {shape[1]} x {shape[2]}; set "
@@ -46,7 +43,7 @@ class WorldModelsEncoder(Encoder):
             ConfigError: the frames have another size.
         """
         super().__init__()
-        expect_size(shape)
+        _expect_size(shape)
         layers: list[nn.Module] = []
         channels = shape[0]
         for maps in (32, 64, 128, 256):
@@ -77,7 +74,7 @@ class WorldModelsDecoder(Decoder):
             ConfigError: the images have another size.
         """
         super().__init__(shape, levels, settings)
-        expect_size(shape)
+        _expect_size(shape)
         self.dense = nn.Linear(features, 1024)
         self.convs = nn.Sequential(
             nn.ConvTranspose2d(1024, 128, 5, stride=2),

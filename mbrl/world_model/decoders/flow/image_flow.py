@@ -18,10 +18,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from mbrl.errors import ConfigError
-from mbrl.world_model.decoders.condition import SpatialCondition
+from mbrl.world_model.decoders.base import PixelMarginal, SpatialCondition
 from mbrl.world_model.decoders.flow.layers import Condition, Estimator, ZeroConv, soft_clamp
 from mbrl.world_model.decoders.flow.steps import Stage
-from mbrl.world_model.decoders.marginal import PixelMarginal
 from mbrl.world_model.settings import FlowSettings
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
