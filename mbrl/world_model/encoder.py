@@ -1,4 +1,4 @@
-"""The VAE's encoder: a frame in, the raw parameters of q(z | x) out.
+"""The VAE's encoder: a frame, and what it remembers of earlier ones, to the parameters of q(z | x).
 
 Three things keep the code alive on game frames, where a static background drowns a few moving
 pixels (a plain encoder collapsed under every decoder tried): the encoder sees the frame minus the

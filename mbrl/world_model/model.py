@@ -80,7 +80,7 @@ class WorldModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.heads.bins.device
+        return self.kl_weight.device
 
     # -- conversions ------------------------------------------------------------------------------
 

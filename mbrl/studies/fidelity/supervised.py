@@ -55,7 +55,7 @@ class LabelReader(nn.Module):
         """
         super().__init__()
         self.names, self.classes = names, classes
-        plain = settings.model_copy(update={"deviation": None})
+        plain = settings.model_copy(update={"deviation": None, "subtract_past": False})
         self.encoder = NormalisedEncoder(shape, features, plain)
         self.sizes = [len(values) for values in classes]
         self.out = nn.Linear(features, sum(self.sizes))
