@@ -17,7 +17,6 @@ from mbrl.studies.fidelity.information import ageing, information, rates
 from mbrl.studies.fidelity.measure import Sizes, measure
 from mbrl.studies.fidelity.objects import Backdrops
 from mbrl.studies.fidelity.readout import ahead_report, read, read_variables
-from mbrl.studies.trial import plain
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 
@@ -87,6 +86,11 @@ def test_rate_distortion_and_shuffle_gain_by_hand():
     assert report["shuffle_gain_bits"] == pytest.approx(10 / math.log(2), rel=0.1)
     assert report["shuffle_both_gain_bits"] == report["shuffle_gain_bits"]
     assert report["squared_error"] is None and rows > 50
+    model.settings.decoder.likelihood = "mse"  # which is never called bits
+    report = information(model, HELD_OUT, followed, 0)
+    assert report["squared_error"] == 1.0
+    assert report["shuffle_gain_squared_error"] == pytest.approx(10, rel=0.1)
+    assert all(value is None for name, value in report.items() if "bits" in name)
 
 
 def test_a_state_that_is_read_gains_what_another_ones_costs():
@@ -131,15 +135,6 @@ def test_an_old_state_costs_what_it_costs_more_than_a_young_one():
     assert ageing(Ageing(HELD_OUT), HELD_OUT, 0) == {"aged_bits": None, "aged_squared_error": None}
 
 
-def test_squared_error_is_never_called_bits():
-    model = Oracle(HELD_OUT)
-    model.settings.decoder.likelihood = "mse"
-    report = information(model, HELD_OUT, follow(model, HELD_OUT, 50, 0, "test"), 0)
-    assert report["squared_error"] == 1.0
-    assert report["shuffle_gain_squared_error"] == pytest.approx(10, rel=0.1)
-    assert all(value is None for name, value in report.items() if "bits" in name)
-
-
 RECURRENT, GAUSSIAN = {"posterior": "recurrent"}, {"code": {"kind": "gaussian"}}
 PAST = {"encoder": {"subtract_past": True}}
 
@@ -176,7 +171,6 @@ def test_a_perfect_model_measures_perfect(perfect):
     assert perfect["nats_per_frame"] == 2.0
     assert perfect["shuffle_gain_bits"] > 9 / math.log(2)
     assert perfect["drift"]["15"]["ball_recall"] == 1.0
-    assert perfect["drift"]["15"]["position_px"] == 0.0
     assert perfect["information"]["aged_bits"] is None  # no episode is that long
     assert perfect["sample_ms_per_frame"] > 0
     assert perfect["nuisance"] == {}
@@ -211,15 +205,6 @@ def test_what_is_known_ahead_is_asked_of_the_rows_that_come():
     known = {k: scores["ball_row"] for k, scores in ahead_report(GAME, reading).items()}
     assert known["5"] > 0.99
     assert max(known[k] for k in ("0", "1", "15")) < 0.95
-
-
-def test_a_nuisance_is_read_from_a_code_that_holds_it_and_from_no_other():
-    held = replace(GAME, variables={**GAME.variables, "noise_id": GAME.variables["ball_row"]})
-    report = measure(Oracle(TRAIN, HELD_OUT), held, TRAIN, HELD_OUT, 0, SIZES)
-    noise = report["nuisance"]["noise_id"]
-    assert min(noise["z"], noise["z_network"]) > 2 * noise["chance"]
-    assert [noise["h"], noise["h_network"]] == pytest.approx([noise["chance"]] * 2, abs=0.05)
-    assert "noise_id" not in report["probes"]["z"]["f1"]
 
 
 def test_a_blind_model_keeps_nothing():
@@ -277,8 +262,3 @@ def test_a_game_without_memory_gives_pixels_bits_and_drift_only():
     assert report["reconstruction"]["mse"] == report["drift"]["15"]["pixel_mse"] == 0.0
     assert report["bits_per_frame"] == pytest.approx(1 / math.log(2))
     assert not report.keys() & {"objects", "position_px", "probes", "probe_f1", "rows"}
-
-
-def test_what_is_no_number_becomes_none():
-    tree = {"a": {"1": np.float64(0.5), "b": float("nan")}, "c": math.inf, "d": None, "e": 3}
-    assert plain(tree) == {"a": {"1": 0.5, "b": None}, "c": None, "d": None, "e": 3.0}

@@ -1,19 +1,16 @@
 """Results of the fidelity study add up, and its tables, figures and pages show what there is."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fidelity_trials import GAME, TINY, make_trial, tiny, write_trial
-from rich.console import Console
+from fidelity_trials import GAME, make_trial, tiny, write_trial
 
-from mbrl.studies.fidelity.arms import ARMS, SUPERVISED
-from mbrl.studies.fidelity.figures import colour, drift_figure, marker
+from mbrl.studies.fidelity.arms import ARMS
 from mbrl.studies.fidelity.report import write_report
 from mbrl.studies.fidelity.study import STUDY
-from mbrl.studies.fidelity.tables import columns_of, tables, terminal
+from mbrl.studies.fidelity.tables import columns_of, tables
 from mbrl.studies.fidelity.trial import Trial
 from mbrl.studies.results import read_trials
 from mbrl.studies.tables import cell, summary_rows
@@ -21,10 +18,10 @@ from mbrl.studies.tables import cell, summary_rows
 LEADING = ("arm", "runs", "updates")
 
 
-def shown(folder: Path, table: str = "", game: str = GAME.name) -> dict[str, dict[str, str]]:
-    """Cells by arm and heading: of one table of the results, or of all columns of the summary."""
-    summary = STUDY.aggregate(game, folder / "results")
-    rows = tables(summary)[table][1] if table else summary_rows(summary, columns_of(summary))
+def shown(folder: Path) -> dict[str, dict[str, str]]:
+    """Cells of the summary by arm and heading."""
+    summary = STUDY.aggregate(GAME.name, folder / "results")
+    rows = summary_rows(summary, columns_of(summary))
     return {row[0]: dict(zip(rows.head, row, strict=True)) for row in rows.rows}
 
 
@@ -185,60 +182,9 @@ def test_tables_leave_out_what_no_arm_has(tmp_path: Path) -> None:
     assert "Fewer than three seeds" in page.read_text()
 
 
-def test_only_a_world_models_training_has_a_cost(tmp_path: Path) -> None:
-    for arm, overrides in (("pixelcnn", TINY), (SUPERVISED, ())):
-        labels = {"probe_f1": {"mean": 0.8}}
-        write_trial(make_trial(tmp_path, arm=arm, overrides=overrides), labels)
-    arms = STUDY.aggregate(GAME.name, tmp_path / "results")["arms"]
-    assert arms["pixelcnn"]["train_ms_per_frame"]["mean"] == pytest.approx(300 / 80)
-    assert "train_ms_per_frame" not in arms[SUPERVISED]
-
-
 def test_a_cell_says_how_sure_it_is() -> None:
     sure = {"mean": 0.975, "ci95": [0.96, 0.99], "per_seed": [0.96, 0.975, 0.99]}
     assert cell(sure, 2) == "0.97 (0.96–0.99)"
     assert cell({**sure, "ci95": None}, 1) == "1.0"
     assert cell({"mean": None, "ci95": None, "per_seed": [None]}, 2) == "–"
     assert cell(None, 2) == "–"
-
-
-def test_the_table_of_a_terminal_breaks_no_number_at_80_columns(tmp_path: Path) -> None:
-    measures = {
-        **{f"{name}_recall": 0.25 for name in ("ball", "own_paddle", "other_paddle")},
-        "probe_f1": {"mean": 0.625},
-        "nats_per_frame": 12.3,
-        "bits_per_frame": 104.2,
-        "drift": {"15": {"ball_recall": 0.125, "position_px": 17.7}},
-    }
-    for seed, vectors in enumerate(("AVX2", "AVX512")):
-        machine = {"cpu": vectors, "vectors": vectors, "bfloat16": False}
-        write_trial(make_trial(tmp_path, seed=seed, minutes=30.0), measures, machine=machine)
-    summary = STUDY.aggregate(GAME.name, tmp_path / "results")
-    assert "processor" in shown(tmp_path)["PixelCNN"]
-    said = io.StringIO()
-    Console(width=80, file=said).print(terminal(summary))
-    row = next(line for line in said.getvalue().splitlines() if "2 × 30" in line)
-    numbers = "PixelCNN 2 × 30 10 0.25 0.25 0.25 0.62 12.3 104 0.12 17.7"
-    assert row.split() == numbers.split()
-
-
-# Figures
-
-
-def test_arms_look_different_but_for_most_variants_of_the_pixelcnn() -> None:
-    arms = [arm for arm in ARMS if colour(arm) != colour("pixelcnn_2")]
-    assert {arm for arm, one in ARMS.items() if one.main} <= set(arms)
-    assert len({colour(arm) for arm in arms}) == len({marker(arm) for arm in arms}) == len(arms)
-
-
-def test_drift_figure_shows_every_arm_main_ones_on_top(tmp_path: Path) -> None:
-    measures = {"ball_recall": 1.0, "drift": {"1": {"ball_recall": 1.0}, "15": {"ball_recall": 0}}}
-    for arm in ("pixelcnn", "pixelcnn_8", "deconv_mse"):
-        write_trial(make_trial(tmp_path, arm=arm), measures)
-    figure = drift_figure(STUDY.aggregate(GAME.name, tmp_path / "results"))
-    assert figure is not None
-    lines = figure.axes[0].get_lines()
-    assert [line.get_linewidth() for line in lines] == [0.9, 0.9, 2.2]
-    [legend] = figure.legends
-    titles = {text.get_text() for text in legend.get_texts()}
-    assert titles == {"PixelCNN", "variants of the PixelCNN", ARMS["deconv_mse"].title}

@@ -1,14 +1,11 @@
 import json
-import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from mbrl.compare import summarise
 from mbrl.errors import MbrlError
@@ -108,56 +105,34 @@ def clip(path: Path, size: int = 1000) -> Path:
 def test_comparison_is_one_file_that_needs_nothing_else(
     tmp_path: Path, runs: list[RunRecord]
 ) -> None:
+    result = make_result(runs, env_id="<script>alert(1)</script>")
     videos = [clip(tmp_path / "dream_0.mp4")]
-    path = write_compare_report(tmp_path / "out" / "report.html", make_result(runs), runs, videos)
+    path = write_compare_report(tmp_path / "out" / "report.html", result, runs, videos)
     page = Page(path)
     assert page.open == []
     assert [source.split(",")[0] for source in page.sources] == ["data:video/mp4;base64"]
     assert page.tags.count("svg") == 2  # against steps and against time
     assert "script" not in page.tags
     assert "@import" not in path.read_text()
-
-
-def test_comparison_tells_scores_ratio_budget_and_protocol(
-    tmp_path: Path, runs: list[RunRecord]
-) -> None:
-    text = Page(write_compare_report(tmp_path / "report.html", make_result(runs), runs)).text
     for fact in (
-        "dream against ppo on MinAtar/Breakout-v1",
+        "dream against ppo on <script>alert(1)</script>",
         "After 200 real environment steps, the final evaluation gives dream 2.05 (2 to 2.10)",
         "ppo needs at least 3 times the environment steps of dream (95 % interval 2 to 4)",
         "rows of experience replayed 76,800 76,800",
-        "odd count 3 3",
-        "wall-clock time 10.0 min 10.0 min",
         "sticky actions 0.1",  # a default of the family, not in the config
-        "20 episodes on the real environment",
         "Some CPU, 2 cores, 24 GB",
         "mbrl compare configs/minatar.yaml --agents dream,ppo --seeds 2",
         COMMIT,
-        "settings of dream (seed 0)",
     ):
-        assert fact in text
+        assert fact in page.text
 
 
-def test_comparison_without_a_ratio_says_why_or_nothing(
-    tmp_path: Path, runs: list[RunRecord]
-) -> None:
+def test_comparison_without_a_ratio_says_why(tmp_path: Path, runs: list[RunRecord]) -> None:
     single = [run for run in runs if run.seed == 0]
-    result = make_result(single, steps_ratio=None)
-    page = Page(write_compare_report(tmp_path / "report.html", result, single))
-    assert page.open == []
-    assert "the environment steps of" not in page.text
     ratio = {"threshold": 9.0, "against": "ppo", "value": None, "ci95": None, "at_least": False}
-    result["steps_ratio"] = ratio
+    result = make_result(single, steps_ratio=ratio)
     text = Page(write_compare_report(tmp_path / "report.html", result, single)).text
     assert "dream did not reach the return of 9 at which it was to be compared with ppo" in text
-
-
-def test_names_from_outside_cannot_become_markup(tmp_path: Path, runs: list[RunRecord]) -> None:
-    result = make_result(runs, env_id="<script>alert(1)</script>")
-    page = Page(write_compare_report(tmp_path / "report.html", result, runs))
-    assert "script" not in page.tags
-    assert "<script>alert(1)</script>" in page.text
 
 
 def test_videos_beyond_the_room_are_linked_and_the_rest_embedded(
@@ -215,11 +190,6 @@ def test_runs_that_do_not_compare_are_warned_of(
     assert said in " ".join(compare_warnings(make_result(runs), runs))
 
 
-def test_five_clean_seeds_need_no_warning(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path, agent, seed) for agent in CURVES for seed in range(5)]
-    assert compare_warnings(make_result(runs, steps_ratio=None), runs) == []
-
-
 def test_record_reads_what_a_run_left_and_refuses_an_unfinished_one(tmp_path: Path) -> None:
     run = make_run(tmp_path, "ppo", 1)
     assert (run.agent, run.seed, run.env_steps) == ("ppo", 1, 200)
@@ -233,24 +203,6 @@ def test_record_reads_what_a_run_left_and_refuses_an_unfinished_one(tmp_path: Pa
     (tmp_path / "result.json").write_text('{"agent": "dream"}')
     with pytest.raises(MbrlError, match="it lacks env_id, seed, env_steps, wall_time_s, "):
         RunRecord.read(tmp_path)
-
-
-def test_curves_png_shows_every_agent_in_its_colour(tmp_path: Path) -> None:
-    curves = {"dream": [[[0, 0], [100, 5]]] * 2, "other": [[[0, 1], [100, math.nan], [200, 2]]]}
-    path = plots.plot_curves(tmp_path / "a" / "curves.png", curves, title="T")
-    with Image.open(path) as image:
-        assert image.width > 1000
-        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    for colour in plots.colours(["dream", "other"]).values():
-        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        assert (np.abs(pixels.astype(int) - rgb).max(axis=1) <= 2).any()
-
-
-def test_same_curves_give_the_same_svg_in_the_colour_of_the_page() -> None:
-    curves = {"dream": [CURVES["dream"]] * 2}
-    svg = plots.curves_svg(curves)
-    assert svg == plots.curves_svg(curves)
-    assert svg.startswith("<svg") and "currentColor" in svg
 
 
 def test_agents_keep_their_colours_in_any_company() -> None:

@@ -21,12 +21,6 @@ def mean(scores: np.ndarray) -> np.ndarray:
     return scores.mean(axis=-1)
 
 
-def test_iqm_cuts_a_quarter_from_each_end() -> None:
-    assert iqm([100, 1, 2, 3, 4, 5, 6, -100]) == (2 + 3 + 4 + 5) / 4
-    assert iqm([1, 2, 3, 4, 1000]) == 3  # floor(5 / 4) = 1 from each end
-    assert iqm([1, 2, 9]) == 4  # too few to cut
-
-
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 7, 8, 30])
 def test_iqm_is_the_trimmed_mean_that_rliable_uses(n: int) -> None:
     scores = rng().normal(size=(6, n))
@@ -44,9 +38,6 @@ def test_interval_resamples_within_tasks_only() -> None:
     assert stratified_bootstrap_ci([[0.0, 0.0], [10.0]], mean, rng=rng()) == pytest.approx(
         (10 / 3, 10 / 3)
     )
-
-
-def test_interval_of_two_runs_ends_at_the_runs() -> None:
     # The mean of a resample of {0, 1} is 0, 1/2, 1 with probability 1/4, 1/2, 1/4.
     assert stratified_bootstrap_ci([[0.0, 1.0]], mean, rng=rng()) == (0.0, 1.0)
 
@@ -93,37 +84,27 @@ def line(slope: float, until: float = 1000) -> list[list[float]]:
     return [[0, 0], [until, slope * until]]
 
 
-def test_ratio_of_two_lines_is_that_of_their_slopes() -> None:
-    ratio = steps_ratio([line(0.04)] * 3, [line(0.01)] * 3, threshold=4, rng=rng())
-    assert ratio.value == pytest.approx(4)
-    assert ratio.ci95 == pytest.approx((4, 4))
-    assert not ratio.at_least
-
-
-def test_ratio_of_curves_that_differ_between_seeds_has_an_interval_around_it() -> None:
-    ours = [line(s) for s in (0.03, 0.04, 0.05)]
-    ratio = steps_ratio(ours, [line(0.01)] * 3, threshold=4, rng=rng())
-    assert ratio.value == pytest.approx(4)
-    assert ratio.ci95 is not None
-    # the slowest and the fastest seed alone would give 3 and 5
-    assert 3 <= ratio.ci95[0] < 4 < ratio.ci95[1] <= 5
-
-
-def test_ratio_is_a_lower_bound_when_the_baseline_never_arrives() -> None:
-    ratio = steps_ratio([line(0.04)], [line(0.001)], threshold=4, rng=rng())
-    assert ratio.value == pytest.approx(1000 / 100)
-    assert ratio.at_least
-
-
-def test_ratio_has_no_value_when_the_agent_itself_never_arrives() -> None:
-    ratio = steps_ratio([line(0.001)], [line(0.04)], threshold=4, rng=rng())
-    assert (ratio.value, ratio.ci95) == (None, None)
-    assert not ratio.at_least
-
-
-def test_replicates_in_which_the_agent_does_not_arrive_pull_the_interval_to_zero() -> None:
-    ours = [line(0.04), line(0.0), line(0.0)]
-    ratio = steps_ratio(ours, [line(0.008)], threshold=6, rng=rng())
-    assert ratio.value == pytest.approx(750 / 450)
-    assert ratio.ci95 is not None
-    assert ratio.ci95[0] == 0
+@pytest.mark.parametrize(
+    ("ours", "theirs", "threshold", "value", "ci95", "at_least"),
+    [
+        ([0.04] * 3, [0.01] * 3, 4, 4.0, (4.0, 4.0), False),
+        # the slowest and the fastest seed alone would give 3 and 5
+        ([0.03, 0.04, 0.05], [0.01] * 3, 4, 4.0, (3.0, 5.0), False),
+        ([0.04], [0.001], 4, 10.0, None, True),  # the baseline never arrives
+        ([0.001], [0.04], 4, None, None, False),  # the agent itself never does
+        # nor in some replicates
+        ([0.04, 0.0, 0.0], [0.008], 6, 750 / 450, (0.0, 5.0), False),
+    ],
+)
+def test_ratio_of_steps_of_lines_is_that_of_their_slopes(
+    ours: list[float],
+    theirs: list[float],
+    threshold: float,
+    value: float | None,
+    ci95: tuple[float, float] | None,
+    at_least: bool,
+) -> None:
+    ratio = steps_ratio([line(s) for s in ours], [line(s) for s in theirs], threshold, rng=rng())
+    assert ratio.value == pytest.approx(value)
+    assert ratio.at_least == at_least
+    assert ratio.ci95 == pytest.approx(ci95)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from mbrl.run.metrics import read_metrics
 from mbrl.studies import study as study_module
 from mbrl.studies.arms import Arm, choose, in_order
 from mbrl.studies.bench import STUDIES, study_of
+from mbrl.studies.fidelity.frames import load_frames
 from mbrl.studies.fidelity.pictures import Pictures
+from mbrl.studies.fidelity.supervised import SupervisedTraining
 from mbrl.studies.fidelity.train import Training as WorldTraining
 from mbrl.studies.fidelity.train import frames_of
 from mbrl.studies.flows.images import Source, load_images
@@ -36,7 +39,8 @@ from mbrl.studies.flows.train import Training as FlowTraining
 from mbrl.studies.options import read_options
 from mbrl.studies.results import look_up, summarise
 from mbrl.studies.training import BudgetedTraining, run
-from mbrl.studies.trial import Trial, command_line, refuse_changed
+from mbrl.studies.trial import Trial, refuse_changed
+from mbrl.world_model.settings import NormalisedSettings
 
 Make = Callable[..., Trial]
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +48,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(params=sorted(STUDIES))
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """Makes tiny trials of either study, in a folder of the test."""
+    """Makes tiny trials of either study, or of the arm with labels, in a folder of the test."""
 
     def fidelity(out: Path = tmp_path / "out", **changes: Any) -> Trial:
         return fidelity_trials.make_trial(out, **changes)
@@ -54,10 +58,15 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         source = Source(path=path if path.exists() else flow_trials.write_images(path))
         return flow_trials.make_trial(source, out, **changes)
 
-    return {"fidelity": fidelity, "flow": flow}[request.param]
+    supervised = partial(fidelity, arm="supervised", overrides=())
+    return {"fidelity": fidelity, "flow": flow, "supervised": supervised}[request.param]
 
 
 def training(trial: Any) -> BudgetedTraining:
+    if trial.arm == "supervised":
+        frames = load_frames(frames_of(trial)[0])
+        small = NormalisedSettings(channels=(4, 4), hidden=16)
+        return SupervisedTraining(trial, fidelity_trials.GAME, small, frames)
     if trial.study == "fidelity":
         return WorldTraining(trial, frames_of(trial)[0])
     return FlowTraining(trial, load_images(trial.source))
@@ -66,6 +75,8 @@ def training(trial: Any) -> BudgetedTraining:
 def weights(trained: Any) -> dict[str, torch.Tensor]:
     if isinstance(trained, WorldTraining):
         return trained.learner.model_state()
+    if isinstance(trained, SupervisedTraining):
+        return trained.reader.state_dict()
     return trained.flow.state_dict()
 
 
@@ -114,15 +125,20 @@ def test_every_main_arm_has_its_first_seed_before_any_has_a_second() -> None:
     [
         (["fidelity"], "game: expected a value, got none"),
         (["fidelity", "pongg"], "expected a game out of pong, breakout.*did you mean pong?"),
-        (["fidelity", "pong", "--arms", "pixelcnn,cnn"], "--arms: expected main, all or distinct"),
         (["fidelity", "pong", "--arms", "pixelcnn,pixelcnn"], "distinct names"),
         (["fidelity", "pong", "env.id=x"], "expected overrides of world_model"),
         (["fidelity", "pong", "world_model.hiden=3"], "did you mean world_model.hidden"),
         (["fidelity", "pong", "--steps", "100"], "--steps: expected greater.* 800, got 100"),
         (["fidelity", "pong", "--device", "cuda:99"], "one that PyTorch finds, got cuda:99"),
-        (["fidelity", "pong", "--device", "gpu"], "--device: expected cpu, cuda.*got gpu"),
         (["fidelity", "pong", "--device", "auto"], "expected cpu, cuda or cuda:N, got auto"),
-        (["flow", "pongg"], "expected a game out of pong, breakout.*did you mean pong?"),
+        (
+            ["fidelity", "car_racing", "--arms", "supervised"],
+            "expected a game with labels, got car_racing",
+        ),
+        (
+            ["fidelity", "pong", "world_model.encoder.deviation=3.0", "--arms", "supervised"],
+            "expected overrides of world_model.encoder.channels, .*encoder.deviation=3.0",
+        ),
         (["flow"], "expected a game, or --images.*neither"),
         (["flow", "pong", "--arms", "level,glow"], "--arms: expected main, all or distinct names"),
         (["flow", "pong", "flow.widht=3"], "did you mean flow.width"),
@@ -180,12 +196,6 @@ def test_folders_beside_the_usual_ones_are_in_the_command_of_a_trial(make: Make)
     long = f"{trial.home}_long"
     folders = ["--results", f"results/{long}", "--out", f"runs/{long}/{trial.subject}"]
     assert beside.command()[-4:] == folders
-
-
-def test_a_process_of_its_own_makes_the_trial_of_its_file(make: Make) -> None:
-    trial, made = make(seed=3), []
-    assert command_line(type(trial), made.append, str(trial.write())) == 0
-    assert made == [trial]
 
 
 def test_a_failed_trial_is_named_the_others_go_on_and_the_exit_code_is_one(
@@ -331,13 +341,6 @@ def test_a_result_of_other_settings_is_refused_unless_forced(make: Make) -> None
         refuse_changed([trial])
 
 
-def test_gpus_of_one_kind_are_one_setting(tmp_path: Path) -> None:
-    write_trial(fidelity_trials.make_trial(tmp_path, device="cuda"))
-    refuse_changed([fidelity_trials.make_trial(tmp_path, device="cuda:1")])
-    with pytest.raises(ConfigError, match="device: cuda became None"):
-        refuse_changed([fidelity_trials.make_trial(tmp_path)])
-
-
 def test_a_setting_that_did_not_exist_counts_with_its_default(tmp_path: Path) -> None:
     trial = fidelity_trials.make_trial(tmp_path)
     old = json.loads(json.dumps(trial.settings()))
@@ -406,6 +409,7 @@ def test_a_stopped_trial_goes_on_from_its_checkpoint(
     assert updates == sorted(set(updates)) and before["study/updates"] in updates
 
 
+@pytest.mark.parametrize("make", [*sorted(STUDIES), "supervised"], indirect=True)
 def test_a_resumed_trial_equals_one_that_never_stopped(make: Make, tmp_path: Path) -> None:
     with training(make(out=tmp_path / "whole")) as whole:
         whole.learn()
