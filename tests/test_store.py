@@ -59,13 +59,6 @@ def test_segments_come_in_collected_order_and_equal_histories_give_equal_names(t
     assert names[0] == names[1]
 
 
-def test_writer_counts_on_after_a_restart(store):
-    fill(store, 2)
-    reopened = ReplayStore(store.directory)
-    assert reopened.commit([make_episode(eps_id="z")], "w", 99).seq == 2
-    assert reopened.commit([make_episode(eps_id="y")], "other", 99).seq == 0
-
-
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "swapped"])
 def test_broken_file_is_quarantined_counted_and_reading_goes_on(store, damage, caplog):
     first, second = fill(store, 2)
@@ -171,15 +164,6 @@ def test_rows_of_another_environment_are_refused(store):
     unnamed = ReplayStore(store.directory)
     unnamed.commit([make_episode(eps_id="z")], "v", 9)
     assert unnamed.layout().env_id == "Counting-v0"
-
-
-@pytest.mark.parametrize(
-    ("writer", "steps", "message"),
-    [("a-b", 1, "writer: expected letters"), ("a", -1, "expected 0 or more, got -1")],
-)
-def test_what_no_name_can_carry_is_refused(store, writer, steps, message):
-    with pytest.raises(ReplayError, match=message):
-        store.commit([make_episode()], writer, steps)
 
 
 def test_restore_makes_the_store_equal_to_the_checkpoint(store):
