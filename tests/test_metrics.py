@@ -71,19 +71,12 @@ def test_values_that_are_not_finite_are_null_on_disk_and_nan_when_read(tmp_path:
     assert math.isnan(line["a/nan"]) and math.isnan(line["a/inf"]) and line["a/ok"] == 1
 
 
-@pytest.mark.parametrize(
-    ("metrics", "error", "said"),
-    [
-        ({"env_steps": 3}, ValueError, "'env_steps': this name is reserved"),
-        ({"a/b": {"c": 1}}, TypeError, "'a/b': expected a number, .* got dict"),
-        ({"a/b": [1, None]}, TypeError, r"'a/b\[1\]'.* got NoneType"),
-    ],
-)
-def test_metric_that_cannot_be_stored_is_refused_by_name(
-    tmp_path: Path, metrics: dict[str, Any], error: type[Exception], said: str
-) -> None:
-    with MetricsLog(tmp_path) as log, pytest.raises(error, match=said):
-        log.write("train", 1, metrics)
+def test_metric_that_cannot_be_stored_is_refused_by_name(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        with pytest.raises(ValueError, match="'env_steps': this name is reserved"):
+            log.write("train", 1, {"env_steps": 3})
+        with pytest.raises(TypeError, match=r"'a/b\[1\]'.* got NoneType"):
+            log.write("train", 1, {"a/b": [1, None]})
     assert raw_lines(tmp_path) == []
 
 
@@ -153,24 +146,21 @@ def test_mirror_that_does_not_open_stops_the_run_with_the_way_out(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("before", "checkpoint", "after", "shown"),
+    ("checkpoint", "shown"),
     [
-        ([(10, 1.0), (20, 2.0), (30, 3.0)], 20, (30, 7.0), [(10, 1.0), (20, 2.0), (30, 7.0)]),
-        ([(10, 1.0)], -1, (10, 2.0), [(10, 2.0)]),  # it died before its first checkpoint
+        (20, [(10, 1.0), (20, 2.0), (30, 7.0)]),
+        (-1, [(30, 7.0)]),  # it died before its first checkpoint
     ],
 )
 def test_tensorboard_shows_each_step_once_after_a_resume(
-    tmp_path: Path,
-    before: list[tuple[int, float]],
-    checkpoint: int,
-    after: tuple[int, float],
-    shown: list[tuple[int, float]],
+    tmp_path: Path, checkpoint: int, shown: list[tuple[int, float]]
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for lines in (before, [after]):
+    before, after = [(10, 1.0), (20, 2.0), (30, 3.0)], [(30, 7.0)]
+    for lines in (before, after):
         with MetricsLog(tmp_path, mirrors=[opener("tensorboard", tmp_path)]) as log:
-            if lines != before:
+            if lines is after:
                 log.truncate_after(checkpoint)
             for step, value in lines:
                 log.write("train", step, {"loss/total": value})
