@@ -90,15 +90,6 @@ def test_alignment_of_one_window_by_hand():
     assert batch.prev_action.dtype == np.int64 and batch.shape == (7, 4)
 
 
-def test_final_row_has_no_action_whatever_was_stored_there():
-    sampler = make()
-    strange = episode(1, 3)
-    strange.actions[-1] = 77
-    sampler.add(strange)
-    sampler.add(episode(1, 1, t0=3))  # would read the final row's action as its own past
-    assert every_window(sampler, 1).prev_action[3, 0] == 0
-
-
 def test_every_row_is_equally_often_at_every_position_of_a_window():
     sampler = make()
     for number, rows in ((1, 2), (2, 9), (3, 5)):
