@@ -52,12 +52,6 @@ def test_folder_that_is_no_package_is_no_obstacle(tmp_path: Path) -> None:
     assert run_python("import mbrl", tmp_path).returncode == 0
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    heavy = {"torch", "ray", "numpy", "agents", "envs"}
-    code = f"import sys, mbrl; print(sorted({heavy} & sys.modules.keys()))"
-    assert run_python(code).stdout.strip() == "[]"
-
-
 def test_versions_are_exact_and_the_same_in_every_place() -> None:
     assert f"version: {mbrl.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     for line in (ROOT / "constraints.txt").read_text().splitlines():
