@@ -83,25 +83,19 @@ def test_batches_follow_from_their_pictures(tmp_path, truncate):
     assert set(action.flat) == {0, 1, 2, 3} and batch.terminated.any() == (not truncate)
 
 
-def test_crashes_leave_no_unmarked_gap(tmp_path):
-    store = collected(tmp_path, min_length=5, max_length=20, crash_at=11)
-    batch = sampled(store, batch=256)
-    step, _, _ = check(batch)
-    assert step.max() == 10 and batch.is_first[:, 1:].any()
-
-
-@pytest.mark.parametrize("how", ["forgotten", "broken"])
+@pytest.mark.parametrize("how", ["forgotten", "broken", "crashed"])
 def test_rows_that_are_gone_leave_no_unmarked_gap(tmp_path, how):
-    store, capacity = collected(tmp_path, min_length=50, max_length=50), 10_000
+    crashing = {"min_length": 5, "max_length": 20, "crash_at": 11}
+    whole = {"min_length": 50, "max_length": 50}
+    store = collected(tmp_path, **(crashing if how == "crashed" else whole))
     if how == "broken":
         middle = store.data / store.segments()[1].name
         middle.write_bytes(middle.read_bytes()[:1000])
-    else:
-        capacity = 100
-    batch = sampled(store, batch=256, capacity=capacity)
+    batch = sampled(store, batch=256, capacity=100 if how == "forgotten" else 10_000)
     assert store.quarantined == (how == "broken")
     step, _, _ = check(batch)
-    assert (batch.is_first & (step > 0)).any()
+    assert batch.is_first[:, 1:].any()
+    assert step.max() == 10 if how == "crashed" else (batch.is_first & (step > 0)).any()
 
 
 # -- inside the loss ------------------------------------------------------------------------------

@@ -101,12 +101,6 @@ def test_agents_must_be_known_and_distinct(config: Path, agents: list[str]) -> N
         compare(config, agents=agents, seeds=1)
 
 
-def test_no_steps_are_refused_and_not_taken_for_the_configs(config: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="env_steps"):
-        compare(config, agents=["random"], seeds=1, env_steps=0, out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_failed_run_is_named_with_its_log(config: Path, tmp_path: Path) -> None:
     overrides = ["env.kwargs.nan_at=2"]
     with pytest.raises(MbrlError, match=r"random seed 0 failed with exit code .*log\.txt"):

@@ -76,29 +76,18 @@ def test_no_file_and_an_empty_file_give_the_defaults(folder: Path) -> None:
     assert load(Root) == load(Root, write(folder, "x.yaml", "# nothing yet\n")) == Root()
 
 
-def test_three_mistakes_are_reported_at_once_with_file_and_line(folder: Path) -> None:
-    path = write(
-        folder,
-        "x.yaml",
-        "name: three\nmodel:\n  hiden: 3\n  lr: fast\n\npolicy:\n  horizon: 0\n",
-    )
-    assert message(Root, path).splitlines() == [
-        "3 mistakes in the settings:",
-        "  configs/x.yaml:3: model.hiden: unknown setting; did you mean model.hidden?",
-        "  configs/x.yaml:4: model.lr: expected a valid number, got 'fast'",
-        "  configs/x.yaml:7: policy.horizon: expected greater than or equal to 1, got 0",
-    ]
-
-
-def test_a_mistake_is_placed_in_the_file_that_made_it_unless_it_is_overridden(
+def test_mistakes_are_reported_at_once_with_their_file_and_line_unless_overridden(
     folder: Path,
 ) -> None:
-    write(folder, "base.yaml", "seed: 1\nmodel:\n  hidden: -1\n")
-    path = write(folder, "x.yaml", "extends: base.yaml\nmodel:\n  lr: 0\n")
-    text = message(Root, path)
-    assert "configs/base.yaml:3: model.hidden: expected greater than or equal to 1, got -1" in text
-    assert "configs/x.yaml:3: model.lr: expected greater than 0, got 0" in text
-    assert load(Root, path, ["model.hidden=2", "model.lr=1"]).model.hidden == 2
+    write(folder, "base.yaml", "seed: 1\npolicy:\n  horizon: 0\n")
+    path = write(folder, "x.yaml", "extends: base.yaml\nmodel:\n  hiden: 3\n  lr: fast\n")
+    assert message(Root, path).splitlines() == [
+        "3 mistakes in the settings:",
+        "  configs/base.yaml:3: policy.horizon: expected greater than or equal to 1, got 0",
+        "  configs/x.yaml:3: model.hiden: unknown setting; did you mean model.hidden?",
+        "  configs/x.yaml:4: model.lr: expected a valid number, got 'fast'",
+    ]
+    assert len(message(Root, path, ["policy.horizon=2", "model.lr=1"]).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -169,38 +158,29 @@ def test_a_removed_setting_gets_its_sentence_wherever_it_is_named(
 
 
 @pytest.mark.parametrize(
-    ("text", "name", "value"),
+    ("name", "word", "value"),
     [
-        ("model: {lr: 1e-4}", "lr", 1e-4),
-        ("model: {hidden: 1e3}", "hidden", 1000),
-        ("model: {hidden: 1_000}", "hidden", 1000),
-        ("model: {hidden: 010}", "hidden", 10),
-        *[
-            (f"model: {{likelihood: {word}}}", "likelihood", word)
-            for word in ("no", "on", "off", "yes", "2026-11-22", "12:30:45", "1.2.3")
-        ],
+        ("lr", "1e-4", 1e-4),
+        ("hidden", "1e3", 1000),
+        ("hidden", "1_000", 1000),
+        ("hidden", "010", 10),
+        *[("likelihood", word, word) for word in ("no", "on", "2026-11-22", "12:30:45", "1.2.3")],
     ],
 )
 def test_plain_values_are_those_of_yaml_1_2(
-    folder: Path, text: str, name: str, value: object
+    folder: Path, name: str, word: str, value: object
 ) -> None:
-    assert getattr(load(Root, write(folder, "x.yaml", text)).model, name) == value
+    path = write(folder, "x.yaml", f"model: {{{name}: {word}}}")
+    assert getattr(load(Root, path).model, name) == value
 
 
-def test_extends_merges_left_to_right_and_the_file_wins(folder: Path) -> None:
+def test_extends_is_relative_and_merges_left_to_right_and_the_file_wins(folder: Path) -> None:
+    (folder / "deep").mkdir()
     write(folder, "a.yaml", "seed: 1\nname: a\nmodel: {hidden: 1, lr: 0.1}\n")
-    write(folder, "b.yaml", "seed: 2\nmodel: {hidden: 2}\n")
-    path = write(folder, "x.yaml", "extends: [a.yaml, b.yaml]\nseed: 3\n")
+    write(folder / "deep", "b.yaml", "extends: ../a.yaml\nseed: 2\nmodel: {hidden: 2}\n")
+    path = write(folder, "x.yaml", "extends: [a.yaml, deep/b.yaml]\nseed: 3\n")
     config = load(Root, path)
     assert (config.seed, config.name, config.model.hidden, config.model.lr) == (3, "a", 2, 0.1)
-
-
-def test_extends_is_relative_to_the_file_and_may_meet_one_file_twice(folder: Path) -> None:
-    (folder / "deep").mkdir()
-    write(folder, "a.yaml", "seed: 1\n")
-    write(folder / "deep", "b.yaml", "extends: ../a.yaml\nname: b\n")
-    config = load(Root, write(folder, "x.yaml", "extends: [a.yaml, deep/b.yaml]\n"))
-    assert (config.seed, config.name) == (1, "b")
 
 
 def test_a_circle_of_extends_is_refused(folder: Path) -> None:
@@ -218,13 +198,9 @@ def test_a_missing_extended_file_is_reported_with_its_line_and_the_others(folder
     assert "base.yaml" in text and "configs/x.yaml:1: seed" in text
 
 
-def test_a_file_that_is_no_text_is_refused(folder: Path) -> None:
-    path = folder / "x.yaml"
-    path.write_bytes(b"\xff\xfe\x00")
-    assert message(Root, path).startswith("configs/x.yaml: expected a YAML file in UTF-8")
-
-
-def test_a_missing_value_or_file_is_asked_for(folder: Path) -> None:
+def test_a_missing_value_or_file_is_asked_for_and_other_files_are_refused(folder: Path) -> None:
+    (folder / "x").write_bytes(b"\xff\xfe\x00")
+    assert message(Root, folder / "x").startswith("configs/x: expected a YAML file in UTF-8")
     path = write(folder, "minatar.yaml", "{}")
     assert message(Strict, path) == "configs/minatar.yaml: steps: expected a value, got none"
     assert message(Root, folder / "minitar.yaml") == (
@@ -255,14 +231,6 @@ def test_a_shipped_config_is_found_by_name_and_a_file_of_ones_own_comes_first(fo
     assert find_config(own) == own
     assert find_config("quickstart").read_text() == find_config("quickstart.yaml").read_text() != ""
     assert find_config("nowhere") == Path("nowhere")
-
-
-def test_a_class_that_ignores_unknown_keys_is_refused() -> None:
-    class Loose(BaseModel):
-        seed: int = 0
-
-    with pytest.raises(TypeError, match="Loose: expected model_config"):
-        load(Loose)
 
 
 def test_a_dumped_config_loads_to_an_equal_one_in_the_order_of_the_classes(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,14 +15,6 @@ import torch
 from mbrl.errors import ConfigError
 from mbrl.run.metrics import MetricsLog, read_metrics
 from mbrl.run.mirrors import opener
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Recorder:
@@ -43,7 +36,7 @@ def raw_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_line_has_steps_time_kind_and_plain_metrics(tmp_path: Path) -> None:
-    clock = Clock()
+    time = SimpleNamespace(now=100.0)
     metrics = {
         "a/f32": np.float32(0.5),
         "a/i64": np.int64(3),
@@ -52,8 +45,8 @@ def test_line_has_steps_time_kind_and_plain_metrics(tmp_path: Path) -> None:
         "a/array": np.array([1.0, 2.0]),
         "a/list": [1, 2.0],
     }
-    with MetricsLog(tmp_path, clock=clock) as log:
-        clock.now += 2.5
+    with MetricsLog(tmp_path, clock=lambda: time.now) as log:
+        time.now += 2.5
         log.write("eval", 64, metrics)
         # on disk at once, before the file is closed
         (line,) = raw_lines(tmp_path)
@@ -71,33 +64,26 @@ def test_values_that_are_not_finite_are_null_on_disk_and_nan_when_read(tmp_path:
     assert math.isnan(line["a/nan"]) and math.isnan(line["a/inf"]) and line["a/ok"] == 1
 
 
-@pytest.mark.parametrize(
-    ("metrics", "error", "said"),
-    [
-        ({"env_steps": 3}, ValueError, "'env_steps': this name is reserved"),
-        ({"a/b": {"c": 1}}, TypeError, "'a/b': expected a number, .* got dict"),
-        ({"a/b": [1, None]}, TypeError, r"'a/b\[1\]'.* got NoneType"),
-    ],
-)
-def test_metric_that_cannot_be_stored_is_refused_by_name(
-    tmp_path: Path, metrics: dict[str, Any], error: type[Exception], said: str
-) -> None:
-    with MetricsLog(tmp_path) as log, pytest.raises(error, match=said):
-        log.write("train", 1, metrics)
+def test_metric_that_cannot_be_stored_is_refused_by_name(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        with pytest.raises(ValueError, match="'env_steps': this name is reserved"):
+            log.write("train", 1, {"env_steps": 3})
+        with pytest.raises(TypeError, match=r"'a/b\[1\]'.* got NoneType"):
+            log.write("train", 1, {"a/b": [1, None]})
     assert raw_lines(tmp_path) == []
 
 
 def test_a_resumed_log_goes_on_from_the_time_of_the_last_line_that_remains(tmp_path: Path) -> None:
-    clock = Clock()
+    time = SimpleNamespace(now=100.0)
 
     def write(steps: list[int], truncate: bool) -> list[tuple[int, float]]:
-        with MetricsLog(tmp_path, clock=clock) as log:
+        with MetricsLog(tmp_path, clock=lambda: time.now) as log:
             if truncate:
                 log.truncate_after(200)
             for step in steps:
-                clock.now += 10
+                time.now += 10
                 log.write("train", step, {"a/b": step})
-        clock.now += 1000  # the pause between two processes
+        time.now += 1000  # the pause between two processes
         return [(line["env_steps"], line["wall_time_s"]) for line in raw_lines(tmp_path)]
 
     assert write([100], truncate=False) == [(100, 10)]
@@ -106,20 +92,17 @@ def test_a_resumed_log_goes_on_from_the_time_of_the_last_line_that_remains(tmp_p
     assert write([250], truncate=True) == [*lines[:3], (250, 40)]
 
 
-def test_half_written_last_line_is_left_out_and_then_removed(tmp_path: Path) -> None:
+def test_half_written_last_line_is_removed_and_any_other_is_an_error(tmp_path: Path) -> None:
     with MetricsLog(tmp_path) as log:
         log.write("train", 1, {"a/b": 1})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    path = tmp_path / "metrics.jsonl"
+    with path.open("a") as file:
         file.write('{"env_steps": 2, "wall_ti')
     assert [line["env_steps"] for line in read_metrics(tmp_path)] == [1]
     with MetricsLog(tmp_path) as log:
         log.write("train", 3, {})
     assert [line["env_steps"] for line in read_metrics(tmp_path)] == [1, 3]
-
-
-def test_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"env_steps": 1, "kind": "train"}\nrubbish\n{"env_steps": 2}\n')
+    path.write_text(path.read_text().replace("\n", "\nrubbish\n", 1))
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: expected one JSON object per line"):
         read_metrics(tmp_path)
 
@@ -153,24 +136,21 @@ def test_mirror_that_does_not_open_stops_the_run_with_the_way_out(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("before", "checkpoint", "after", "shown"),
+    ("checkpoint", "shown"),
     [
-        ([(10, 1.0), (20, 2.0), (30, 3.0)], 20, (30, 7.0), [(10, 1.0), (20, 2.0), (30, 7.0)]),
-        ([(10, 1.0)], -1, (10, 2.0), [(10, 2.0)]),  # it died before its first checkpoint
+        (20, [(10, 1.0), (20, 2.0), (30, 7.0)]),
+        (-1, [(30, 7.0)]),  # it died before its first checkpoint
     ],
 )
 def test_tensorboard_shows_each_step_once_after_a_resume(
-    tmp_path: Path,
-    before: list[tuple[int, float]],
-    checkpoint: int,
-    after: tuple[int, float],
-    shown: list[tuple[int, float]],
+    tmp_path: Path, checkpoint: int, shown: list[tuple[int, float]]
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for lines in (before, [after]):
+    before, after = [(10, 1.0), (20, 2.0), (30, 3.0)], [(30, 7.0)]
+    for lines in (before, after):
         with MetricsLog(tmp_path, mirrors=[opener("tensorboard", tmp_path)]) as log:
-            if lines != before:
+            if lines is after:
                 log.truncate_after(checkpoint)
             for step, value in lines:
                 log.write("train", step, {"loss/total": value})
@@ -191,15 +171,12 @@ def test_tracker_without_its_extra_is_refused_before_the_run_with_the_way_out(
 def test_wandb_keeps_its_identity_over_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[dict[str, Any]] = []
-    logged: list[dict[str, float]] = []
-    nothing = lambda *_, **__: None  # noqa: E731
-    run = SimpleNamespace(define_metric=nothing, log=logged.append, finish=nothing)
-    wandb = SimpleNamespace(init=lambda **options: started.append(options) or run)
+    wandb = MagicMock()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for step in (1, 2):
         with MetricsLog(tmp_path, mirrors=[opener("wandb", tmp_path)]) as log:
             log.write("train", step, {"a/x": 3})
-    assert len(started) == 2
-    assert len({options["id"] for options in started}) == 1
-    assert logged == [{"a/x": 3.0, "env_steps": 1}, {"a/x": 3.0, "env_steps": 2}]
+    first, second = wandb.init.call_args_list
+    assert first.kwargs["id"] == second.kwargs["id"]
+    logged = [call.args for call in wandb.init.return_value.log.call_args_list]
+    assert logged == [({"a/x": 3.0, "env_steps": 1},), ({"a/x": 3.0, "env_steps": 2},)]

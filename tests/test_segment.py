@@ -89,20 +89,21 @@ def test_frames_of_any_byte_order_and_a_nan_reward_are_stored_by_value():
 
 
 def test_pandas_reads_the_columns_without_us():
-    frame = pd.read_parquet(io.BytesIO(encode_segment([make_episode(4)])))
+    frame = pd.read_parquet(io.BytesIO(encode_segment([with_ram(make_episode(4))])))
     assert list(frame.columns) == [
         *("eps_id", "t", "obs", "actions", "rewards", "terminateds", "truncateds"),
-        *("life_loss", "policy_version", "env_steps_total"),
+        *("life_loss", "policy_version", "env_steps_total", "ram"),
     ]
     assert frame.t.tolist() == [0, 1, 2, 3]
     assert frame.actions.isna().tolist() == [False, False, False, True]
     assert frame.rewards.isna().tolist() == [False, False, False, True]
     assert frame.terminateds.dtype == bool and frame.terminateds.tolist() == [0, 0, 1, 0]
     assert np.frombuffer(frame.obs[2], np.uint8).reshape(2, 3, 1).tolist() == [[[3]] * 3] * 2
+    assert list(frame.ram[1]) == [5, 6, 7, 8, 9]
 
 
 def test_row_groups_are_small_and_frames_are_one_binary_value():
-    episodes = [make_episode(700, eps_id=str(i), obs_dtype="int32") for i in range(5)]
+    episodes = [with_ram(make_episode(700, eps_id=str(i), obs_dtype="int32")) for i in range(5)]
     data = encode_segment(episodes)
     file = pq.ParquetFile(io.BytesIO(data))
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -227,17 +228,6 @@ def test_uncovered_finds_the_gaps_between_known_spans():
     assert uncovered(10, 5, [(0, 10), (15, 20)]) == [(0, 5)]
     assert uncovered(10, 5, [(0, 20)]) == []
     assert uncovered(10, 10, [(17, 30), (0, 12), (13, 15)]) == [(2, 3), (5, 7)]
-
-
-def test_memory_returns_with_its_rows():
-    episodes = [with_ram(make_episode(4)), with_ram(make_episode(3, eps_id="b", ended=False))]
-    data = encode_segment(episodes)
-    header, back = decode_segment(data)
-    assert header.layout.ram_bytes == 5
-    for left, right in zip(episodes, back, strict=True):
-        assert_equal(left, right)
-    frame = pd.read_parquet(io.BytesIO(data))
-    assert list(frame.ram[1]) == [5, 6, 7, 8, 9]
 
 
 def test_a_segment_without_memory_is_what_it_was_before_there_was_any():
