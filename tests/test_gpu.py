@@ -16,6 +16,7 @@ from test_train import lines_with_finite_losses
 from tiny import config, model_settings
 
 from agents.numerics import restore_generator
+from mbrl.errors import TrainingError
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint
@@ -110,6 +111,18 @@ def test_learning_on_a_gpu_lowers_the_loss_as_on_the_cpu(
     # codes are drawn from other streams, and the data are noise
     assert losses["cuda"][0] == pytest.approx(losses["cpu"][0], rel=0.3)
     assert losses["cuda"][1] == pytest.approx(losses["cpu"][1], rel=0.2)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_on_a_gpu(tmp_path: Path) -> None:
+    broken = ReplayStore(tmp_path, env_id="x")
+    broken.commit([episode("1", reward=float("nan"))], "c0", 19)
+    one = learner(broken, "cuda")
+    before = one.model_state()
+    with pytest.raises(TrainingError, match="not finite"):
+        one.learn(2)
+    weights = dict(one.model.named_parameters())
+    assert all(torch.equal(before[name], value.cpu()) for name, value in weights.items())
+    one.close()
 
 
 @pytest.mark.parametrize(("begun", "goes_on"), [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])

@@ -9,7 +9,7 @@ from tiny import model_settings
 from mbrl.config.schema import LearnModelSettings
 from mbrl.device import pick_device, reachable
 from mbrl.episode import Episode
-from mbrl.errors import ConfigError, TrainingError
+from mbrl.errors import ConfigError, ReplayError, TrainingError
 from mbrl.learn_model import RemoteLearners, WorldModelLearner, step_size
 from mbrl.replay import ReplayStore
 
@@ -68,12 +68,22 @@ def make_learner(store, **changes):
     return learner
 
 
+@pytest.fixture
+def learner(store):
+    return make_learner(store)
+
+
 def equal(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_learn_lowers_the_loss_and_returns_latents_of_living_states(store):
-    learner = make_learner(store)
+def test_learning_from_nothing_says_how_to_go_on(tmp_path):
+    learner = make_learner(ReplayStore(tmp_path / "empty", env_id="x"))
+    with pytest.raises(ReplayError, match="collect"):
+        learner.learn(1)
+
+
+def test_learn_lowers_the_loss_and_returns_latents_of_living_states(learner, store):
     before, _ = learner.learn(2)
     learner.learn(30)
     after, starts = learner.learn(10)
@@ -107,8 +117,7 @@ def test_a_loss_that_is_not_finite_raises_and_leaves_the_weights(tmp_path):
     assert equal(trained, dict(learner.model.named_parameters()))
 
 
-def test_a_restored_learner_goes_on_exactly(store):
-    learner = make_learner(store)
+def test_a_restored_learner_goes_on_exactly(learner, store):
     learner.learn(3)
     state = learner.state_dict()
     expected, starts = learner.learn(3)
@@ -121,12 +130,28 @@ def test_a_restored_learner_goes_on_exactly(store):
     assert equal(learner.model_state(), other.model_state())
 
 
+def test_the_first_weights_come_from_the_seed_and_leave_torchs_generator_alone(store):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, two = WorldModelLearner(**arguments(store)), WorldModelLearner(**arguments(store))
+    assert torch.equal(torch.rand(3), expected)
+    assert equal(one.model_state(), two.model_state())
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_auto_does_without():
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    missing = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(ConfigError, match=f"expected one that PyTorch finds, got {missing}"):
+        pick_device(missing)
+    assert reachable(missing).type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:x", ""])
 @pytest.mark.parametrize("choose", [pick_device, reachable])
-def test_a_device_of_another_name_is_refused_and_auto_does_without_a_gpu(choose):
-    assert choose("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("gpu", "mps", "cuda:x", ""):
-        with pytest.raises(ConfigError, match=f"expected cpu, auto, cuda or cuda:N, got {name}"):
-            choose(name)
+def test_a_device_of_another_name_is_refused(name, choose):
+    with pytest.raises(ConfigError, match=f"expected cpu, auto, cuda or cuda:N, got {name}"):
+        choose(name)
 
 
 ATARI = {

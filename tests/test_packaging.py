@@ -52,6 +52,20 @@ def test_folder_that_is_no_package_is_no_obstacle(tmp_path: Path) -> None:
     assert run_python("import mbrl", tmp_path).returncode == 0
 
 
+def test_missing_sibling_is_told_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "mbrl").mkdir()
+    shutil.copy(ROOT / "mbrl" / "__init__.py", tmp_path / "mbrl")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import mbrl"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert "found none: reinstall with `pip install" in done.stderr
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = {"torch", "ray", "numpy", "agents", "envs"}
+    code = f"import sys, mbrl; print(sorted({heavy} & sys.modules.keys()))"
+    assert run_python(code).stdout.strip() == "[]"
+
+
 def test_versions_are_exact_and_the_same_in_every_place() -> None:
     assert f"version: {mbrl.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     for line in (ROOT / "constraints.txt").read_text().splitlines():
@@ -115,6 +129,15 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
+
+
+def test_install_takes_torch_first_and_alone(checkout: Path) -> None:
+    lines = make("-n", "test", folder=checkout).stdout.splitlines()
+    installs = [line for line in lines if " install " in line]
+    assert [line.split("--constraint ")[1] for line in installs] == [
+        "constraints.txt torch",
+        'constraints.txt --editable ".[dev,box2d]"',
+    ]
 
 
 def test_install_is_skipped_until_the_requirements_change(checkout: Path) -> None:

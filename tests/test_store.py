@@ -14,6 +14,7 @@ from test_segment import assert_equal, make_episode
 
 from mbrl.errors import ReplayError
 from mbrl.replay import ReplayStore, SegmentVersionError, format_stats
+from mbrl.replay.store import parse_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,14 +32,19 @@ def fill(store, count, rows=5):
     ]
 
 
-def test_a_committed_file_is_named_after_its_rows_and_read_back_equal_by_another_reader(store):
-    episodes = [make_episode(6), make_episode(2, eps_id="b", ended=False)]
-    info = store.commit(episodes, "c0", env_steps_total=7)
-    assert re.fullmatch(r"e000000000007-c0-000000-n7-r8-k1-[0-9a-f]{8}\.parquet", info.name)
+def test_commit_is_visible_to_another_reader_and_read_back_equal(store):
+    episode = make_episode(6)
+    info = store.commit([episode], "collector0", env_steps_total=5)
     other = ReplayStore(store.directory)
     assert other.segments() == [info]
-    for left, right in zip(other.read(info), episodes, strict=True):
-        assert_equal(left, right)
+    assert_equal(other.read(info)[0], episode)
+
+
+def test_file_name_is_the_index(store):
+    info = store.commit([make_episode(6), make_episode(2, eps_id="b", ended=False)], "c0", 7)
+    assert re.fullmatch(r"e000000000007-c0-000000-n7-r8-k1-[0-9a-f]{8}\.parquet", info.name)
+    assert parse_name(info.name) == info
+    assert parse_name("e7-c0-0-n7-r8-k1-zz.parquet") is None
 
 
 def test_segments_come_in_collected_order_and_equal_histories_give_equal_names(tmp_path):
@@ -51,6 +57,13 @@ def test_segments_come_in_collected_order_and_equal_histories_give_equal_names(t
         assert places == [(10, "c", 0), (20, "a", 1), (20, "b", 0), (30, "a", 0)]
         names.append([s.name for s in store.segments()])
     assert names[0] == names[1]
+
+
+def test_writer_counts_on_after_a_restart(store):
+    fill(store, 2)
+    reopened = ReplayStore(store.directory)
+    assert reopened.commit([make_episode(eps_id="z")], "w", 99).seq == 2
+    assert reopened.commit([make_episode(eps_id="y")], "other", 99).seq == 0
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "swapped"])
@@ -160,6 +173,15 @@ def test_rows_of_another_environment_are_refused(store):
     assert unnamed.layout().env_id == "Counting-v0"
 
 
+@pytest.mark.parametrize(
+    ("writer", "steps", "message"),
+    [("a-b", 1, "writer: expected letters"), ("a", -1, "expected 0 or more, got -1")],
+)
+def test_what_no_name_can_carry_is_refused(store, writer, steps, message):
+    with pytest.raises(ReplayError, match=message):
+        store.commit([make_episode()], writer, steps)
+
+
 def test_restore_makes_the_store_equal_to_the_checkpoint(store):
     infos = fill(store, 5)
     names = [s.name for s in infos]
@@ -188,6 +210,19 @@ def break_and_read(store, info):
     """Truncate a segment and let a reader find it."""
     (store.data / info.name).write_bytes((store.data / info.name).read_bytes()[:99])
     assert store.read(info) == []
+
+
+def test_segment_that_broke_before_the_pin_is_left_out_of_it(store, caplog):
+    infos = fill(store, 4)
+    names = [s.name for s in infos]
+    break_and_read(store, infos[1])
+    (store.data / names[2]).unlink()
+    caplog.clear()
+    for _ in range(2):
+        assert store.pin(names) == [names[0], names[3]]
+    assert store.pinned() == {names[0], names[3]} and store.lost == set(names[1:3])
+    assert caplog.text.count("2 segments gone") == 1
+    assert ReplayStore(store.directory).restore(store.pin(names)) == [infos[0], infos[3]]
 
 
 @pytest.mark.parametrize("broken", [[0], [1], [0, 1]])
