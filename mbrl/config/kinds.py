@@ -14,7 +14,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
-from mbrl.config.settings import Settings
+from mbrl.config.base import Settings
 
 Name = tuple[str, ...]
 _TAG = "kind: "

@@ -16,7 +16,7 @@ from agents.baselines import BASELINES
 from agents.settings import DreamPolicySettings
 from envs.settings import EnvSettings
 from mbrl.config import file as config_file
-from mbrl.config.settings import Settings
+from mbrl.config.base import Settings
 from mbrl.world_model.settings import WorldModelSettings
 
 DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"

@@ -15,7 +15,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from mbrl.config.settings import Settings
+from mbrl.config.base import Settings
 from mbrl.errors import ConfigError
 from mbrl.run.children import Child, run_all
 from mbrl.studies.arms import choose, in_order

@@ -25,8 +25,8 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, Field
 
 from envs.errors import EnvError
+from mbrl.config.base import Settings
 from mbrl.config.changes import differences, filled
-from mbrl.config.settings import Settings
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.run import record
 from mbrl.studies.arms import Arm

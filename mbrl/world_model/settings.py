@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from mbrl.config.base import Settings
 from mbrl.config.kinds import Kind, Kinds
-from mbrl.config.settings import Settings
 from mbrl.world_model.decoders.settings import DECODERS, DecoderSettings, PixelCNNSettings
 from mbrl.world_model.decoders.settings import FlowSettings as FlowSettings
 

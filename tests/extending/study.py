@@ -15,8 +15,8 @@ from pydantic import Field
 from rich.table import Table
 from torch import nn
 
+from mbrl.config.base import Settings
 from mbrl.config.file import load
-from mbrl.config.settings import Settings
 from mbrl.seeding import seed as derive
 from mbrl.studies import training, trial
 from mbrl.studies.arms import Arm

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
-from mbrl.config.settings import Settings
+from mbrl.config.base import Settings
 from mbrl.errors import ConfigError, MbrlError
 
 Images = NDArray[np.uint8]

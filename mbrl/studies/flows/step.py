@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from mbrl.config.settings import Settings
+from mbrl.config.base import Settings
 from mbrl.errors import TrainingError
 from mbrl.studies.flows.train import build, loss_of, optimizer_of
 from mbrl.studies.flows.trial import FlowStudySettings

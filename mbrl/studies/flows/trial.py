@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from mbrl.config import file as config_file
-from mbrl.config.settings import Settings
+from mbrl.config.base import Settings
 from mbrl.errors import ConfigError
 from mbrl.studies import trial
 from mbrl.studies.flows.arms import ARMS, SHARED

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from mbrl.config.base import Settings
 from mbrl.config.kinds import Kind, Kinds
-from mbrl.config.settings import Settings
 
 
 class DecoderSettings(Settings):
