@@ -4,16 +4,18 @@ To add one: a file with a `FAMILY`, and its line here. An environment that needs
 ours needs neither: ids of no family, and factories, belong to `PLAIN`.
 """
 
-from envs import atari, car_racing, counting, minatar, pong
+from importlib import import_module
+
 from envs.family import Family, make_plain
 
-FAMILIES: dict[str, Family] = {
-    "ALE/": atari.FAMILY,
-    "MinAtar/": minatar.FAMILY,
-    "CarRacing-v": car_racing.FAMILY,
-    "reverie/Counting": counting.FAMILY,
-    "reverie/Pong": pong.FAMILY,
+_FILES = {
+    "ALE/": "envs.atari",
+    "MinAtar/": "envs.minatar",
+    "CarRacing-v": "envs.car_racing",
+    "reverie/Counting": "envs.counting",
+    "reverie/Pong": "envs.pong",
 }
+FAMILIES: dict[str, Family] = {id_: import_module(file).FAMILY for id_, file in _FILES.items()}
 
 PLAIN = Family(
     make=make_plain,

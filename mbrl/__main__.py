@@ -14,7 +14,8 @@ from mbrl.errors import MbrlError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(studies="bench" in arguments[:1]).parse_args(arguments)
     # as `python -m mbrl` does: a user's own environments may be modules of the current folder
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(studies: bool = True) -> argparse.ArgumentParser:
+    """The parser of all commands; without `studies` it knows of `mbrl bench` by name only."""
     parser = argparse.ArgumentParser(
         prog="mbrl",
         description="Reverie: train agents inside a learned world model, and measure the savings.",
@@ -69,11 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
     stats.set_defaults(call=_replay_stats)
 
-    from mbrl.studies.bench import add_studies
-
     bench = commands.add_parser("bench", help="studies of the world model's parts")
-    add_studies(bench)
-    bench.set_defaults(call=_bench)
+    if studies:
+        from mbrl.studies.bench import add_studies
+
+        add_studies(bench)
+        bench.set_defaults(call=_bench)
     return parser
 
 

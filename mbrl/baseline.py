@@ -56,11 +56,11 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
             if not over and evaluations.due(run.env_steps):
                 evaluations.done(run.env_steps)
                 _judge(run, agent.policy())
+            if on_iteration is not None:
+                on_iteration(run)
             if over or run.stopping or checkpoints.due(run.env_steps):
                 checkpoints.done(run.env_steps)
                 run.save({"agent": agent.get_state()})
-            if on_iteration is not None:
-                on_iteration(run)
         if run.env_steps < config.env_steps:
             raise SystemExit(0)
         return run.finish(_judge(run, agent.policy(), final=True))

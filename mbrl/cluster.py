@@ -37,7 +37,8 @@ def _quotas(root: Path) -> list[float]:
         _, controllers, inside = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / controllers
+        # version 1 links `cpu` to the mount, whose name may list controllers in another order
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         group = mount / inside.lstrip("/")
         # in a container the path may be the host's: then only the mount itself is there
         for folder in (group, *group.parents):
@@ -53,11 +54,10 @@ def _quota(folder: Path) -> float | None:
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
             words = [word for name in names for word in (folder / name).read_text().split()]
-        except OSError:  # the other version of control groups, or the root group
+            quota, period = words
+            return None if quota in ("max", "-1") else int(quota) / int(period)
+        except (OSError, ValueError):  # the other version of control groups, or the root group
             continue
-        quota, period = words
-        if quota not in ("max", "-1"):
-            return int(quota) / int(period)
     return None
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from mbrl.run import checkpoint
+
 pytestmark = pytest.mark.timeout(300)  # several processes that train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,14 +29,13 @@ SMALL = (
 
 
 class Addition(NamedTuple):
-    """A file, the line to put before another in a list, and what to replace in an import."""
+    """A file, and the line to put before another in a list."""
 
     example: str
     target: str
     list_in: str
     before: str
     line: str
-    imports: tuple[str, str] = ("", "")
 
 
 MODEL = "mbrl/world_model/"
@@ -63,17 +64,15 @@ BASELINE = Addition(
     "baseline.py",
     "agents/baselines/a2c.py",
     "agents/baselines/__init__.py",
-    '    "ppo": ppo.BASELINE,',
-    '    "a2c": a2c.BASELINE,',
-    ("import dqn, ppo", "import a2c, dqn, ppo"),
+    '    "ppo": "agents.baselines.ppo",',
+    '    "a2c": "agents.baselines.a2c",',
 )
 FAMILY = Addition(
     "family.py",
     "envs/walk.py",
     "envs/families.py",
-    '    "MinAtar/": minatar.FAMILY,',
-    '    "Walk/": walk.FAMILY,',
-    ("import atari", "import walk, atari"),
+    '    "MinAtar/": "envs.minatar",',
+    '    "Walk/": "envs.walk",',
 )
 STUDY = Addition(
     "study.py",
@@ -95,9 +94,8 @@ def add(tree: Path, addition: Addition) -> None:
     shutil.copy(ROOT / "tests" / "extending" / addition.example, tree / addition.target)
     path = tree / addition.list_in
     text = path.read_text(encoding="utf-8")
-    for old, new in ((addition.before, f"{addition.line}\n{addition.before}"), addition.imports):
-        assert not old or text.count(old) == 1, f"{path}: {old}"
-        text = text.replace(old, new) if old else text
+    assert text.count(addition.before) == 1, f"{path}: {addition.before}"
+    text = text.replace(addition.before, f"{addition.line}\n{addition.before}")
     path.write_text(text, encoding="utf-8")
 
 
@@ -113,8 +111,13 @@ def trained(tree: Path, *words: str) -> Any:
     return json.loads((tree / "run" / "result.json").read_text(encoding="utf-8"))
 
 
+def saved_weights(tree: Path) -> set[str]:
+    _, state = checkpoint.load(tree / "run" / "checkpoints")
+    return set(state["learner"]["model"]) if "learner" in state else set()
+
+
 @pytest.mark.parametrize(
-    ("additions", "chosen", "wrong", "said"),
+    ("additions", "chosen", "weights", "wrong", "said"),
     [
         (
             (DECODER, PART, ALGORITHM),
@@ -123,18 +126,21 @@ def trained(tree: Path, *words: str) -> Any:
                 "world_model.encoder.kind=dense",
                 "policy={algorithm: reinforce, epochs: 1}",
             ),
+            ("decoder.out.weight", "encoder.layers.0.weight"),
             "policy.algorithm=reinforse",
             "policy.algorithm: expected one of reinforce, ppo, got reinforse",
         ),
         (
             (BASELINE,),
             ("agent=a2c", "a2c={num_envs: 2, batch_steps: 32, dense: 16}"),
+            (),
             "a2c.lr=0",
             "a2c.lr: expected greater than 0, got 0",
         ),
         (
             (FAMILY,),
             ("env.id=Walk/Small-v0", "env.max_episode_steps=20"),
+            (),
             "env={id: Walk/Small-v0, noop_max: 3}",
             "Walk/Small-v0 can honour (max_episode_steps), got noop_max=3",
         ),
@@ -142,12 +148,18 @@ def trained(tree: Path, *words: str) -> Any:
     ids=["decoder, encoder and algorithm", "baseline", "family"],
 )
 def test_a_part_is_one_file_and_one_line_and_a_run_trains_it(
-    tree: Path, additions: tuple[Addition, ...], chosen: tuple[str, ...], wrong: str, said: str
+    tree: Path,
+    additions: tuple[Addition, ...],
+    chosen: tuple[str, ...],
+    weights: tuple[str, ...],
+    wrong: str,
+    said: str,
 ) -> None:
     for addition in additions:
         add(tree, addition)
     result = trained(tree, *chosen)
     assert 64 <= result["env_steps"] < 96
+    assert set(weights) <= saved_weights(tree)
     assert said in mbrl(tree, "train", "minatar", wrong).stderr
 
 

@@ -82,3 +82,25 @@ def test_an_old_run_that_held_the_keys_of_all_kinds_goes_on():
     assert without_unknown(old, Config) == now and filled(old, Config) == now
     old["world_model"]["decoder"]["sharpness"] = 3  # of no kind
     assert filled(old, Config) != now
+
+
+def test_from_python_a_new_kind_drops_keys_of_the_old_one_and_nothing_else():
+    given = {"hidden": 16}
+    settings = {"world_model": given, "world_model.decoder.kind": "deconv"}
+    config = load(ATARI, settings)
+    assert config_file.change(config, settings).world_model.decoder.kind == "deconv"
+    changed = config_file.change(load(ATARI), {"world_model.decoder.kind": "flow"})
+    assert changed.world_model.decoder.kind == "flow" and given == {"hidden": 16}
+
+
+@pytest.mark.parametrize(("key", "said"), [("layerz", "did you mean"), ("auxiliary", "is gone")])
+def test_a_new_kind_does_not_hide_what_is_wrong_in_earlier_layers(tmp_path: Path, key, said):
+    path = written(tmp_path, f"{{{key}: 3}}")
+    with pytest.raises(ConfigError, match=f"decoder.{key}: .*{said}"):
+        load(path, ["world_model.decoder.kind=deconv"])
+
+
+def test_an_old_2018_decoder_held_a_likelihood_that_it_did_not_read():
+    old = load(ATARI, ["world_model.decoder.kind=world_models"]).model_dump(mode="json")
+    old["world_model"]["decoder"]["likelihood"] = "categorical"
+    assert filled(old, Config)["world_model"]["decoder"]["likelihood"] == "mse"

@@ -150,11 +150,12 @@ def test_train_is_called_the_same_before_and_after_its_module_is_imported(tmp_pa
 import json, sys
 import mbrl
 light = sorted({{"torch", "ray", "numpy"}} & sys.modules.keys())
+from mbrl.errors import ConfigError
 said = []
 def refused(call):
     try:
         call({str(tmp_path / "c.yaml")!r}, env_stepz=3)
-    except mbrl.load_config.__globals__["config_file"].ConfigError as error:
+    except ConfigError as error:
         said.append(str(error))
 refused(mbrl.train)
 from mbrl.train import train

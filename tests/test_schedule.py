@@ -46,7 +46,7 @@ GROUPS = {
     "seen from a container": ("0::/docker/12ab", {"cpu.max": "400000 100000"}, 4),
     "version 1": (
         "3:memory:/\n2:cpu,cpuacct:/job",
-        {f"cpu,cpuacct/job/cpu.cfs_{k}_us": v for k, v in (("quota", "150"), ("period", "50"))},
+        {f"cpu/job/cpu.cfs_{k}_us": v for k, v in (("quota", "150"), ("period", "50"))},
         3,
     ),
     "version 1, no limit": (
@@ -54,6 +54,7 @@ GROUPS = {
         {f"cpu/cpu.cfs_{k}_us": v for k, v in (("quota", "-1"), ("period", "100"))},
         8,
     ),
+    "cannot be read": ("0::/", {"cpu.max": ""}, 8),
     "no control groups": (None, {}, 8),
 }
 

@@ -341,6 +341,21 @@ def test_a_result_of_other_settings_is_refused_unless_forced(make: Make) -> None
         refuse_changed([trial])
 
 
+MADE = sorted((ROOT / "results").glob("fidelity*/*/*-[0-9].json"))
+
+
+def test_results_of_the_repository_still_have_the_settings_of_their_arms() -> None:
+    changed = {}
+    for path in MADE:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        given = {**result["settings"], **result, "minutes": result["cpu_minutes"]}
+        fields = {name: given[name] for name in fidelity_trials.Trial.model_fields if name in given}
+        trial = fidelity_trials.Trial(**fields, out=Path("out"), results=Path("results"))
+        if not trial.known_arms[trial.arm].retired and (found := trial.changes(result["settings"])):
+            changed[path.name] = found
+    assert changed == {} and len(MADE) > 70
+
+
 def test_a_setting_that_did_not_exist_counts_with_its_default(tmp_path: Path) -> None:
     trial = fidelity_trials.make_trial(tmp_path)
     old = json.loads(json.dumps(trial.settings()))

@@ -380,3 +380,14 @@ def test_the_command_trains_a_baseline_and_goes_on_from_its_checkpoint(
         assert steps == result["env_steps"] == state["agent"]["env_steps"]
     points = [steps for steps, _ in result["curve"]]  # the first run's, too
     assert points[0] < 64 < points[1] and points[-1] == result["env_steps"]
+
+
+def test_a_baseline_that_is_asked_to_stop_saves_what_it_has_done(
+    ray_session: None, tmp_path: Path
+) -> None:
+    settings = config(tmp_path / "run", agent="ppo", ppo=PPO, env_steps=640)
+    with pytest.raises(SystemExit) as stopped:
+        train(settings, on_iteration=Run.request_stop)
+    assert stopped.value.code == 0
+    steps, state = checkpoint.load(tmp_path / "run" / "checkpoints")
+    assert 0 < steps == state["agent"]["env_steps"] < 640

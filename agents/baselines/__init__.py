@@ -3,12 +3,14 @@
 To add one: a file with a `BASELINE`, and its line here.
 """
 
-from agents.baselines import dqn, ppo
+from importlib import import_module
+
 from agents.baselines.baseline import Baseline
 
 __all__ = ["BASELINES", "Baseline"]
 
-BASELINES: dict[str, Baseline] = {
-    "ppo": ppo.BASELINE,
-    "dqn": dqn.BASELINE,
+_FILES = {
+    "ppo": "agents.baselines.ppo",
+    "dqn": "agents.baselines.dqn",
 }
+BASELINES: dict[str, Baseline] = {n: import_module(file).BASELINE for n, file in _FILES.items()}

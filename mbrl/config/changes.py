@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mbrl.config.kinds import without_unknown
+from mbrl.config.kinds import TAG, without_unknown
 from mbrl.config.removed import REMOVED
 from mbrl.errors import ConfigError
 
@@ -31,8 +31,11 @@ def revive(old: Mapping[str, Any], model: type[Model]) -> Model:
     try:
         return model.model_validate(without_unknown(tree, model))
     except ValidationError as error:
-        names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
-        raise ConfigError(f"expected settings of this version, got others in {names}") from error
+        said = "; ".join(f"{_dotted(one['loc'])}: {one['msg']}" for one in error.errors())
+        raise ConfigError(
+            f"expected settings of this version, got others: {said}; open it with the version that "
+            "made it, see provenance.json"
+        ) from error
 
 
 def filled(old: Any, model: type[BaseModel], at: str = "") -> Any:
@@ -80,6 +83,11 @@ def _without_removed(old: Any, at: str = "") -> tuple[Any, dict[str, Any]]:
         elif value != REMOVED[name][0]:
             removed[name] = value
     return tree, removed
+
+
+def _dotted(place: tuple[int | str, ...]) -> str:
+    """A place in a tree as a setting's name, without the tags of kinds."""
+    return ".".join(str(part) for part in place if not str(part).startswith(TAG))
 
 
 def _said(name: str, value: Any) -> str:

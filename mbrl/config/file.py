@@ -16,6 +16,7 @@ itself, so their mistakes come in a second round. How YAML is read: `mbrl.config
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -225,7 +226,7 @@ def _parse_overrides(overrides: Overrides, mistakes: list[_Mistake]) -> list[_As
     """Overrides as assignments."""
     if isinstance(overrides, Mapping):
         items = overrides.items()
-        return [_Assignment(tuple(k.split(".")), v, _Place(True, k)) for k, v in items]
+        return [_Assignment(tuple(k.split(".")), deepcopy(v), _Place(True, k)) for k, v in items]
     assignments = []
     for override in overrides:
         place = _Place(True, override)
@@ -257,12 +258,12 @@ def _merge(
                 places[name[:depth]] = assignment.place
             section = section[key]
         if name[-1] == "kind" and (found := in_kinds.get(name[:-1])):
-            known = found.keys(assignment.value) or section.keys()
-            for key in section.keys() - known:
+            own = found.without_unknown({**section, "kind": assignment.value})
+            for key in section.keys() - own.keys():
                 full = (*name[:-1], key)
                 above = (full[:depth] for depth in range(len(full), 0, -1))
-                said = next(places[one] for one in above if one in places)
-                if said.layer != assignment.place.layer:
+                said = next((places[one] for one in above if one in places), None)
+                if said is None or said.layer != assignment.place.layer:
                     del section[key]
         if not assignment.section or not isinstance(section.get(name[-1]), dict):
             section[name[-1]] = {} if assignment.section else assignment.value

@@ -17,7 +17,7 @@ from pydantic_core import core_schema
 from mbrl.config.base import Settings
 
 Name = tuple[str, ...]
-_TAG = "kind: "
+TAG = "kind: "
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Kinds:
     ) -> core_schema.CoreSchema:
         """A union that `kind` chooses from; its tags are unlike any key, as errors name both."""
         choices = {
-            f"{_TAG}{name}": handler.generate_schema(kind.settings)
+            f"{TAG}{name}": handler.generate_schema(kind.settings)
             for name, kind in self.kinds.items()
         }
         return core_schema.tagged_union_schema(
-            choices, discriminator=lambda section: f"{_TAG}{self.kind_of(section)}"
+            choices, discriminator=lambda section: f"{TAG}{self.kind_of(section)}"
         )
 
 

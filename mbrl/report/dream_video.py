@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from envs.minatar import frame_to_rgb
-from mbrl.episode import Array, Episode, SequenceBatch, arrival
+from mbrl.episode import SAMPLED, Array, Episode, SequenceBatch, arrival
 from mbrl.replay import ReplayStore
 from mbrl.report.video import dream_grid, write_video
 from mbrl.world_model.latent import Latent
@@ -52,9 +52,8 @@ def newest_sequences(store: ReplayStore, count: int, length: int) -> SequenceBat
         return None
     length = min(length, *(sum(part.rows for part in run) for run in runs))
     is_first = np.stack([np.arange(length + 1) == 1 for _ in runs])
-    names = ("actions", "rewards", "terminateds")
-    caused = {name: _last(runs, name, length) for name in names}
-    return arrival(obs=_last(runs, "obs", length)[:, 1:], **caused, is_first=is_first)
+    sampled = {name: _last(runs, name, length) for name in SAMPLED}
+    return arrival(**{**sampled, "obs": sampled["obs"][:, 1:]}, is_first=is_first)
 
 
 def _joined(fragments: list[Episode]) -> list[Episode]:

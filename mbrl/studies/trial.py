@@ -130,7 +130,7 @@ class Trial(Settings, ABC):
 
         One that did not exist yet counts with its default; a digest of what is learnt from is none.
         """
-        known = {name: filled(old.get(name, {}), model) for name, model in self.sections.items()}
+        known = {n: filled(old.get(n, {}), model, n) for n, model in self.sections.items()}
         before = {name: value for name, value in {**old, **known}.items() if name != "digest"}
         return differences(before, self.settings())
 

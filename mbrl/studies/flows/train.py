@@ -159,7 +159,7 @@ class Training(BudgetedTraining):
 
     def _measured(self) -> dict[str, float]:
         """Now and then: bits per dimension of held-out images; NaN in between."""
-        ends = self.cpu_s >= 60 * self.minutes
+        ends = self.budget_spent
         if self.diverged or (self.cpu_s - self._watched_at < HELD_OUT_S and not ends):
             return {"held_out_bits_per_dim": math.nan}
         self._watched_at = self.cpu_s

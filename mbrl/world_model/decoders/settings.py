@@ -7,7 +7,7 @@ own.
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mbrl.config.base import Settings
 from mbrl.config.kinds import Kind, Kinds
@@ -116,6 +116,12 @@ class WorldModelsDecoderSettings(DecoderSettings):
 
     kind: Literal["world_models"] = Field("world_models", description="that of 2018")
     likelihood: Literal["mse"] = Field("mse", description="the squared error")
+
+    @field_validator("likelihood", mode="before")
+    @classmethod
+    def _always_squared_error(cls, value: object) -> object:
+        """Runs of older versions hold a value for all kinds, which this one did not read."""
+        return "mse" if value == "categorical" else value
 
 
 DECODERS = Kinds(
