@@ -131,8 +131,8 @@ ENDING = {"ending_error": 0.25, "ending_frames": 7.0, "likeliest_recall": 0.5, "
                 "code": {"F1 from z alone": "0.40", "from [z, h]": "0.50", "aged, bits": "3.2"},
                 "drift": {"ball recall, 15": "0.50", "present, 15": "0.95"},
                 "dreams": {
-                    **{"recall with likeliest codes, 15": "0.50"},
-                    **{"px with likeliest codes, 15": "1.5", "error at an ending, 15": "0.250"},
+                    **{"recall with modes, 15": "0.50"},
+                    **{"px with modes, 15": "1.5", "error at an ending, 15": "0.250"},
                     "endings": "7",
                 },
             },

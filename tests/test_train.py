@@ -382,6 +382,7 @@ def test_the_command_trains_a_baseline_and_goes_on_from_its_checkpoint(
     assert points[0] < 64 < points[1] and points[-1] == result["env_steps"]
 
 
+@pytest.mark.filterwarnings("ignore:.*Overriding environment", "ignore::DeprecationWarning:ray")
 def test_a_baseline_that_is_asked_to_stop_saves_what_it_has_done(
     ray_session: None, tmp_path: Path
 ) -> None:

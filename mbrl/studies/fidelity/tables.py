@@ -142,8 +142,8 @@ def dream_columns(summary: Summary) -> list[Column]:
     for name in objects(summary)[:1]:
         still = [(f"{name}_frames", "dreams", 0), (f"{name}_still_px", "px if it stood still", 1)]
     calm = [
-        Column("recall with likeliest codes, 15", "drift/15/likeliest_recall"),
-        Column("px with likeliest codes, 15", "drift/15/likeliest_px", 1),
+        Column("recall with modes, 15", "drift/15/likeliest_recall"),
+        Column("px with modes, 15", "drift/15/likeliest_px", 1),
     ]
     after = [*_over((15,), *rewards), *_over((50,), *rewards)]
     return [*_over(HORIZONS, *still), *calm, *after, Column("endings", "drift/15/ending_frames", 0)]
