@@ -348,7 +348,8 @@ def test_results_of_the_repository_still_have_the_settings_of_their_arms() -> No
     changed = {}
     for path in MADE:
         result = json.loads(path.read_text(encoding="utf-8"))
-        given = {**result["settings"], **result, "minutes": result["cpu_minutes"]}
+        same = {name: result[name] for name in ("game", "arm", "seed", "overrides")}
+        given = {**result["settings"], **same, "minutes": result["cpu_minutes"]}
         fields = {name: given[name] for name in fidelity_trials.Trial.model_fields if name in given}
         trial = fidelity_trials.Trial(**fields, out=Path("out"), results=Path("results"))
         if not trial.known_arms[trial.arm].retired and (found := trial.changes(result["settings"])):
