@@ -49,6 +49,7 @@ class DreamPPO:
         seed: int,
         num_learners: int = 0,
         device: str = "cpu",
+        feature_map: tuple[int, int, int] | None = None,
     ) -> None:
         """Build the learners.
 
@@ -60,10 +61,11 @@ class DreamPPO:
             num_learners: 0 learns in this process, without Ray; n > 0 starts n Ray actors.
             device: a torch device. On GPUs every learner has one of its own: this process' learner
                 the one named, Ray's learners those that Ray gives them.
+            feature_map: (rows, columns, maps) if the F features are flattened maps.
         """
         self.settings = settings
         self.num_learners = num_learners
-        spec = latent_spec(settings, obs_dim, action_space)
+        spec = latent_spec(settings, obs_dim, action_space, feature_map)
         place = torch.device(device)
         config = learner_config(settings, seed).learners(
             num_learners=num_learners,

@@ -153,6 +153,28 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers, zero_linear(inputs, outputs))
 
 
+class MapTorso(nn.Module):
+    """What actor and critic share of features that are maps: one convolution, flattened.
+
+    It halves rows and columns, so that places are kept at a quarter of the cost.
+    """
+
+    def __init__(self, feature_map: tuple[int, int, int], maps: int) -> None:
+        """Build for features (N, F) that are flattened maps (rows, columns, channels)."""
+        super().__init__()
+        self.shape = tuple(feature_map)
+        rows, columns, channels = self.shape
+        self.conv = nn.Conv2d(channels, maps, 3, stride=2, padding=1)
+        self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.size = maps * -(-rows // 2) * -(-columns // 2)
+        self.norm = nn.LayerNorm(self.size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, F) to (N, size)."""
+        maps = self.conv(features.unflatten(-1, self.shape).permute(0, 3, 1, 2))
+        return nn.functional.silu(self.norm(maps.permute(0, 2, 3, 1).flatten(1)))
+
+
 class LatentModule(TorchRLModule, ValueFunctionAPI):
     """Actor and critic over features (N, F); `latent_spec` says how to build one.
 
@@ -169,17 +191,21 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
         if config["critic"] == "twohot":
             bins = symlog_bins(config["value_bins"], config["value_limit"])
         self.autocast = bool(config["autocast"])
+        self.torso: nn.Module | None = None
+        if config["feature_map"] is not None:
+            self.torso = MapTorso(config["feature_map"], config["maps"])
+            features = self.torso.size
         self.actor = mlp(features, config["hidden"], self.head.inputs)
         self.critic = mlp(features, config["hidden"], len(bins) or 1)
         self.register_buffer("bins", bins, persistent=False)
 
     def policy(self, features: Tensor) -> Tensor:
         """Inputs of the action head, (N, head.inputs) float32."""
-        return self._run(self.actor, features)
+        return self._run(self._seen(features), self.actor)
 
     def value_logits(self, features: Tensor) -> Tensor:
         """Raw critic output, (N, bins) or (N, 1) float32."""
-        return self._run(self.critic, features)
+        return self._run(self._seen(features), self.critic)
 
     def value_of(self, value_logits: Tensor) -> Tensor:
         """Expected returns (N,) that raw critic output stands for."""
@@ -187,9 +213,18 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
             return two_hot_mean(value_logits, self.bins)
         return value_logits.squeeze(-1)
 
-    def _run(self, net: nn.Sequential, features: Tensor) -> Tensor:
+    def _seen(self, features: Tensor) -> Tensor:
+        """What actor and critic share: features (N, F) as they are, or what the torso makes."""
+        features = features.to(precision(features.device, self.autocast))
+        if self.torso is None:
+            return features
         with autocast(features.device, self.autocast):
-            out: Tensor = net(features.to(precision(features.device, self.autocast)))
+            seen: Tensor = self.torso(features)
+        return seen
+
+    def _run(self, seen: Tensor, net: nn.Sequential) -> Tensor:
+        with autocast(seen.device, self.autocast):
+            out: Tensor = net(seen)
         return out.float()
 
     @torch.no_grad()
@@ -208,10 +243,10 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         # The critic runs here, not in `compute_values`, so that DDP sees one forward pass.
-        obs = batch[Columns.OBS]
+        seen = self._seen(batch[Columns.OBS])
         return {
-            Columns.ACTION_DIST_INPUTS: self.policy(obs),
-            VALUE_LOGITS: self.value_logits(obs),
+            Columns.ACTION_DIST_INPUTS: self._run(seen, self.actor),
+            VALUE_LOGITS: self._run(seen, self.critic),
         }
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any | None = None) -> Tensor:
@@ -223,15 +258,22 @@ def latent_spec(
     settings: DreamPolicySettings,
     obs_dim: int,
     action_space: gym.Space[Any],
+    feature_map: tuple[int, int, int] | None = None,
 ) -> RLModuleSpec:
-    """How to build the `LatentModule` of these settings, in any process."""
+    """How to build the `LatentModule` of these settings, in any process.
+
+    Features are vectors (F,), or with a `feature_map` flattened maps (rows, columns, maps).
+    """
     return RLModuleSpec(
         module_class=LatentModule,
         observation_space=gym.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32),
         action_space=action_space,
-        model_config=settings.model_dump(
-            include={"hidden", "critic", "value_bins", "value_limit", "autocast"}
-        ),
+        model_config={
+            "feature_map": feature_map,
+            **settings.model_dump(
+                include={"hidden", "maps", "critic", "value_bins", "value_limit", "autocast"}
+            ),
+        },
     )
 
 

@@ -47,6 +47,7 @@ class DreamPolicySettings(Settings):
     lam: float = Field(0.95, ge=0, le=1, description="lambda of the lambda-return")
     value_coeff: ValueWeight = 0.5
     hidden: tuple[int, ...] = Field((128, 128), description="widths of the actor and of the critic")
+    maps: int = Field(32, ge=1, description="maps of their convolution, where features are maps")
     critic: Literal["twohot", "mse"] = Field(
         "twohot",
         description="critic output: a histogram over returns, or one number with squared error",

@@ -99,7 +99,7 @@ class LatentPolicy:
             torch.as_tensor(is_first, device=self.device),
             self.generator,
         ).latent
-        features = self.latent.features.cpu()
+        features = self.world_model.features(self.latent).cpu()
         action = self.newest().act(features, explore=explore, generator=self.action_generator)
         self.prev_action = action.to(self.device)
         return action.numpy()

@@ -25,6 +25,7 @@ from mbrl.evaluate import EvalResult, judge
 from mbrl.replay import ReplayStore
 from mbrl.run.run import Run
 from mbrl.seeding import seed
+from mbrl.world_model.layouts import make_world_model
 from mbrl.world_model.model import WorldModel
 
 State = dict[str, Any]
@@ -252,9 +253,9 @@ class SnapshotPolicy:
         self, config: Config, observation_space: Space, action_space: Space, stream: int
     ) -> None:
         """Build both, to be given weights; `stream` seeds what the policy draws."""
-        world_model = WorldModel(observation_space, action_space, config.world_model).eval()
+        world_model = make_world_model(observation_space, action_space, config.world_model).eval()
         self.module: LatentModule = latent_spec(
-            config.policy, world_model.feature_size, action_space
+            config.policy, world_model.feature_size, action_space, world_model.feature_map
         ).build()
         self.acting = LatentPolicy(
             world_model, lambda: self.module, action_space, stream, torch.device("cpu")

@@ -49,13 +49,18 @@ class DreamEnv:
         self.device = starts.hidden.device
         self.latent = starts[:0]
 
+    @property
+    def features(self) -> Tensor:
+        """What the policy sees of the N dreams now, (N, F)."""
+        return self.world_model.features(self.latent)
+
     def reset(self) -> Tensor:
         """Draw N starts, with replacement; returns features (N, F)."""
         size = (self.num_envs,)
         count = len(self.starts.hidden)
         picked = torch.randint(count, size, generator=self.generator, device=self.device)
         self.latent = self.starts[picked]
-        return self.latent.features
+        return self.features
 
     def share(self, index: int, count: int) -> "DreamEnv":
         """Part `index` of `count` equal parts, with a random stream drawn anew at every call."""
@@ -80,7 +85,7 @@ class DreamEnv:
         """Imagine one step of all dreams: features (N, F), reward (N,), continue_prob (N,), {}."""
         imagined = self.world_model.imagine_step(self.latent, action, self.generator)
         self.latent = imagined.latent
-        return imagined.latent.features, imagined.reward, imagined.continue_prob, {}
+        return self.features, imagined.reward, imagined.continue_prob, {}
 
 
 class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
@@ -129,12 +134,9 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
         if ended.any():
             going = dream.latent
             dream.reset()
-            restart = torch.as_tensor(ended, device=dream.device).unsqueeze(-1)
-            dream.latent = Latent(
-                torch.where(restart, dream.latent.hidden, going.hidden),
-                torch.where(restart, dream.latent.code, going.code),
-            )
+            restart = torch.as_tensor(ended, device=dream.device)
+            dream.latent = Latent.where(restart, dream.latent, going)
         self.age = np.where(ended, 0, self.age + 1)
         truncated = (self.age >= self.horizon) & ~terminated & ~ended
         self.done = terminated | truncated
-        return dream.latent.features.cpu().numpy(), rewards, terminated, truncated, {}
+        return dream.features.cpu().numpy(), rewards, terminated, truncated, {}

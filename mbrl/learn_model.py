@@ -26,6 +26,7 @@ from mbrl.errors import TrainingError
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
 from mbrl.world_model.latent import Latent
+from mbrl.world_model.layouts import make_world_model
 from mbrl.world_model.model import Metrics, WorldModel
 from mbrl.world_model.settings import WorldModelSettings
 
@@ -79,7 +80,7 @@ class WorldModelLearner:
         self.batch_size = settings.batch_size // world_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed(root_seed, "world_model"))
-            self.model = WorldModel(observation_space, action_space, model).to(self.device)
+            self.model = make_world_model(observation_space, action_space, model).to(self.device)
         self.loss: nn.Module = _Loss(self.model)
         if world_size > 1:
             self.loss = nn.parallel.DistributedDataParallel(self.loss, broadcast_buffers=False)
@@ -226,7 +227,7 @@ class RemoteLearners:
         address = ray.get(self.actors[0].address.remote())
         ranked = enumerate(self.actors)
         ray.get([one.start.remote(address, arguments, rank, count) for rank, one in ranked])
-        self.model = WorldModel(
+        self.model = make_world_model(
             arguments["observation_space"], arguments["action_space"], arguments["model"]
         ).eval()
         self._pull()

@@ -116,6 +116,7 @@ class Crew:
             seed(config.seed, "policy"),
             num_learners=config.learn_policy.num_learners,
             device=str(device),
+            feature_map=self.learner.model.feature_map,
         )
         self.dream_generator = torch.Generator(self.device).manual_seed(seed(config.seed, "dream"))
         learn, policy = config.learn_model, config.policy

@@ -27,7 +27,7 @@ from mbrl.run import checkpoint
 from mbrl.run.metrics import read_metrics
 from mbrl.run.record import read_result
 from mbrl.seeding import seed as stream
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.layouts import make_world_model
 
 _SEARCHED = 16  # times as many rows are read as dreams begin at, of a replay that may be large
 
@@ -135,7 +135,7 @@ class OpenRun:
                 f"has, got agent={self.config.agent}"
             )
         observation_space, action_space = self._spaces()
-        model = WorldModel(observation_space, action_space, self.config.world_model).eval()
+        model = make_world_model(observation_space, action_space, self.config.world_model).eval()
         model.load_state_dict(self._state()["learner"]["model"])
         generator = torch.Generator().manual_seed(stream(seed, "dream"))
         rng = np.random.default_rng(stream(seed, "replay"))

@@ -16,8 +16,8 @@ class Latent:
     """All the state a world model carries.
 
     Attributes:
-        hidden: (..., D) float32, deterministic RNN state.
-        code: (..., Z) float32, stochastic code.
+        hidden: (..., D) float32, deterministic RNN state; (..., g, w, D) in the grid layout.
+        code: (..., Z) float32, stochastic code; (..., g, w) int64 in the grid layout.
         memory: what the encoder remembers after the last step; dreams have none.
     """
 
@@ -32,9 +32,18 @@ class Latent:
             torch.cat([part.hidden for part in parts]), torch.cat([part.code for part in parts])
         )
 
+    @classmethod
+    def where(cls, condition: Tensor, left: "Latent", right: "Latent") -> Self:
+        """Of N latents: those of `left` where `condition` (N,), else those of `right`."""
+
+        def of(one: Tensor, other: Tensor) -> Tensor:
+            return torch.where(condition.view(-1, *[1] * (one.ndim - 1)), one, other)
+
+        return cls(of(left.hidden, right.hidden), of(left.code, right.code))
+
     @property
     def features(self) -> Tensor:
-        """(..., F), F = Z + D: what heads and policies see."""
+        """(..., F), F = Z + D, of vectors: what heads and policies see."""
         return torch.cat([self.code, self.hidden], -1)
 
     @property

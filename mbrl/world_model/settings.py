@@ -143,9 +143,35 @@ class HeadSettings(Settings):
     continue_weight: float = Field(1.0, ge=0, description="weight of the continue flag's loss")
 
 
+class GridSettings(Settings):
+    """The grid layout: a code and a state for each cell of the frame."""
+
+    cell: int | None = Field(
+        None, ge=1, description="side of a cell in pixels; default: 1 up to 16 x 16, else 8"
+    )
+    codes: int = Field(1024, ge=2, description="different patches that the codebook may hold")
+    distance: float = Field(
+        0.1,
+        ge=0,
+        description="squared difference of intensities, summed over a patch, from which it "
+        "becomes a code of its own",
+    )
+    embedding: int = Field(16, ge=1, description="E, maps that stand for a code")
+    hidden: int = Field(32, ge=1, description="D, maps of the state h")
+    prior: Literal["joint", "independent"] = Field(
+        "joint", description="draw cells one after another, or each by itself"
+    )
+    prior_maps: int = Field(16, ge=1, description="maps of the prior's stacks")
+    prior_layers: int = Field(2, ge=1, description="gated layers of the prior's stacks")
+
+
 class WorldModelSettings(Settings):
     """VAE encoder, PixelCNN decoder and RNN dynamics, trained jointly."""
 
+    layout: Literal["flat", "grid"] = Field(
+        "flat", description="code and state are vectors, or maps over the frame's cells"
+    )
+    grid: GridSettings = GridSettings()
     encoder: Annotated[EncoderSettings, ENCODERS] = NormalisedSettings()
     code: Annotated[CodeSettings, CODES] = CategoricalSettings()
     hidden: int = Field(256, ge=1, description="D, size of the RNN state h")

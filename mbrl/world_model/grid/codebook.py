@@ -1,0 +1,139 @@
+"""The code of the grid layout: each cell's patch of pixels, by its nearest in a growing codebook.
+
+A learnt code moves while the prior learns to foresee it, and may say what nothing can foresee. A
+patch that was seen says exactly what is there, never moves, and costs no training (static nearest
+neighbours did best of all codes on Craftax: Dedieu et al., arXiv:2502.01591). Frames of games are
+made of few patches: 4,000 frames of Pong at 64 x 64 and 16 levels have 1,238 of 8 x 8 pixels.
+
+A patch becomes a code of its own when it differs enough from all codes so far, the most frequent
+first, until the book is full. Codes are never changed or taken away.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mbrl.world_model.decoders.pixelcnn import from_blocks, to_blocks
+
+NEW_AT_ONCE = 128
+"""New codes of one batch, at most: the next batch brings the others."""
+
+
+class PatchCodebook(nn.Module):
+    """Frames of integer levels (N, C, H, W) to cells of codes (N, g, w) int64, and back."""
+
+    patches: Tensor
+    used: Tensor
+    misses: Tensor
+
+    def __init__(
+        self, shape: tuple[int, int, int], levels: int, cell: int, codes: int, distance: float
+    ) -> None:
+        """Build for frames of `shape` (C, H, W).
+
+        Args:
+            shape: of the frames; `cell` divides height and width.
+            levels: V of each pixel.
+            cell: rows and columns of pixels of a cell.
+            codes: of the book when it is full.
+            distance: squared difference of intensities in [0, 1], summed over a patch, from which
+                a patch becomes a code of its own.
+        """
+        super().__init__()
+        self.channels, height, width = shape
+        self.levels, self.cell, self.codes, self.distance = levels, cell, codes, distance
+        self.size = self.channels * cell * cell
+        self.grid = height // cell, width // cell
+        self.register_buffer("patches", torch.zeros(codes, self.size, dtype=torch.uint8))
+        self.register_buffer("used", torch.zeros((), dtype=torch.int64))
+        # share of pixels that their code gets wrong
+        self.register_buffer("misses", torch.zeros(()))
+        generator = torch.Generator().manual_seed(0)
+        factors = torch.randint(2**62, (self.size,), generator=generator) * 2 + 1
+        self.register_buffer("factors", factors, persistent=False)
+        self._known = 0
+        self.register_load_state_dict_post_hook(_recount)
+
+    @property
+    def known(self) -> int:
+        """K, codes known so far; it is at least 1, as the first code is the empty patch."""
+        return max(1, self._known)
+
+    def contents(self) -> Tensor:
+        """Intensities in [0, 1] of the known codes, (K, S) float32."""
+        return self.patches[: self.known].float() / (self.levels - 1)
+
+    def nearest(self, levels: Tensor) -> Tensor:
+        """The nearest code of each cell: (N, C, H, W) levels to (N, g, w) int64."""
+        blocks = to_blocks(levels, self.cell)  # (N, g, w, S)
+        different, place, _ = self._distinct(blocks.flatten(0, 2))
+        return self._distances(different).argmin(1)[place].view(blocks.shape[:3])
+
+    def levels_of(self, code: Tensor) -> Tensor:
+        """Frames that codes stand for: (N, g, w) to levels (N, C, H, W) uint8."""
+        return from_blocks(self.patches[code.clamp_min(0)], self.channels, self.cell)
+
+    @torch.no_grad()
+    def learn(self, levels: Tensor) -> None:
+        """Take new patches of frames (N, C, H, W) into the book, as long as there is room."""
+        blocks = to_blocks(levels, self.cell).flatten(0, 2)
+        different, place, count = self._distinct(blocks)
+        gap = self._distances(different)
+        if self._known < self.codes:
+            new = gap.amin(1) > self.distance if self._known else gap.amin(1) >= 0
+            chosen = torch.nonzero(new).flatten()
+            chosen = chosen[count[chosen].argsort(descending=True, stable=True)]
+            self._add(_of_all_ranks(different[chosen[:NEW_AT_ONCE]]))
+        wrong = (blocks != self.patches[gap.argmin(1)[place]]).float().mean()
+        self.misses.lerp_(wrong, 0.01)
+
+    def _add(self, patches: Tensor) -> None:
+        """Add patches (M, S) in their order, each unless a code is near by then."""
+        if self._known == 0:  # an empty patch stands for what was never seen
+            self._known = 1
+        for patch in patches:
+            if self._known == self.codes:
+                break
+            if bool(self._distances(patch.unsqueeze(0)).amin() > self.distance):
+                self.patches[self._known] = patch
+                self._known += 1
+        self.used.fill_(self._known)
+
+    def _distances(self, patches: Tensor) -> Tensor:
+        """Squared differences of intensities between patches (M, S) and all codes, (M, K)."""
+        codes, patches = self.contents(), patches.float() / (self.levels - 1)
+        squares = codes.square().sum(1) + patches.square().sum(1, keepdim=True)
+        return torch.addmm(squares, patches, codes.T, alpha=-2).clamp_min(0)
+
+    def _distinct(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The distinct ones (M, S) of patches (N, S), where each is among them, and their number.
+
+        They are told apart by a hash of 64 bits.
+        """
+        keys = (patches.long() * self.factors).sum(1)
+        _, place, count = torch.unique(keys, return_inverse=True, return_counts=True)
+        first = place.new_full((len(count),), len(keys))
+        order = torch.arange(len(keys), device=keys.device)
+        first.scatter_reduce_(0, place, order, "amin")
+        return patches[first], place, count
+
+
+def _recount(module: nn.Module, _: Any) -> None:
+    """After loading, the number of known codes is what the buffer says."""
+    book: Any = module
+    book._known = int(book.used)
+
+
+def _of_all_ranks(patches: Tensor) -> Tensor:
+    """Patches (M, S) of all learners in the order of their ranks, so that all books stay equal."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return patches
+    mine = patches.new_zeros(NEW_AT_ONCE, patches.shape[1])
+    mine[: len(patches)] = patches
+    ranks = torch.distributed.get_world_size()
+    counts = [torch.zeros(1, dtype=torch.int64, device=mine.device) for _ in range(ranks)]
+    torch.distributed.all_gather(counts, torch.full_like(counts[0], len(patches)))
+    parts = [torch.empty_like(mine) for _ in range(ranks)]
+    torch.distributed.all_gather(parts, mine)
+    return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])

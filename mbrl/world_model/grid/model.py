@@ -1,0 +1,235 @@
+"""The grid world model: what is in each cell, and a state for each cell.
+
+The code z of a cell is its patch of pixels (`codebook`), so that pictures need no training at all,
+and all of learning goes into what comes next: a convolutional state (`dynamics`), a prior over the
+next cells that is PixelCNN's (`prior`), and reward and continue heads that pool over the cells.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agents.numerics import autocast
+from mbrl.episode import SequenceBatch
+from mbrl.errors import ConfigError
+from mbrl.world_model.grid.codebook import PatchCodebook
+from mbrl.world_model.grid.dynamics import CellConv, GridDynamics, pooled
+from mbrl.world_model.grid.prior import IndependentPrior, JointPrior
+from mbrl.world_model.heads import Heads
+from mbrl.world_model.latent import ImaginedStep, Latent, Observed
+from mbrl.world_model.losses import weighted_sum
+from mbrl.world_model.model import Metrics, Space, WorldModel
+from mbrl.world_model.settings import WorldModelSettings
+
+POOLED = 16  # maps that the heads pool over
+
+
+class GridWorldModel(WorldModel):
+    """Codes are (..., g, w) int64, -1 where nothing is known; states are (..., g, w, D) float32."""
+
+    def __init__(
+        self, observation_space: Space, action_space: Space, settings: WorldModelSettings
+    ) -> None:
+        """As `WorldModel`.
+
+        Raises:
+            ConfigError: also if the frame does not divide into cells.
+        """
+        super().__init__(observation_space, action_space, settings)
+        own = settings.grid
+        channels, height, width = self.image_shape
+        cell = own.cell or (1 if max(height, width) <= 16 else 8)
+        if height % cell or width % cell:
+            raise ConfigError(
+                f"world_model.grid.cell: expected a divisor of the image's height and width, got "
+                f"{cell} for {height} x {width}; choose another one, or 1"
+            )
+        self.book = PatchCodebook(self.image_shape, self.levels, cell, own.codes, own.distance)
+        self.grid = self.book.grid
+        self.embedding = nn.Sequential(
+            nn.Linear(self.book.size, 64), nn.SiLU(), nn.Linear(64, own.embedding)
+        )
+        self.dynamics = GridDynamics(self.grid, own.embedding, self.action_size, own.hidden)
+        self.prior: JointPrior | IndependentPrior = (
+            JointPrior(self.book, own.hidden, own.embedding, own.prior_maps, own.prior_layers)
+            if own.prior == "joint"
+            else IndependentPrior(self.book, own.hidden, own.prior_maps)
+        )
+        self.pool = CellConv(own.hidden + own.embedding, POOLED)
+        self.heads = Heads(2 * POOLED, settings.heads)
+        maps = self.book.size + own.hidden
+        self.feature_map = (*self.grid, maps)
+        self.feature_size = math.prod(self.feature_map)
+
+    # -- the four methods -------------------------------------------------------------------------
+
+    def initial(self, n: int, device: torch.device) -> Latent:
+        """A state of zeros, and cells that nothing is known of."""
+        hidden = torch.zeros(n, *self.grid, self.settings.grid.hidden, device=device)
+        return Latent(hidden, torch.full((n, *self.grid), -1, device=device))
+
+    def features(self, latent: Latent) -> Tensor:
+        """Maps (g, w, S + D) of the patches' intensities and of the state, flattened."""
+        patches = functional.embedding(latent.code.clamp_min(0), self.book.contents())
+        patches = patches * (latent.code >= 0).unsqueeze(-1)
+        return torch.cat([patches, latent.hidden], -1).flatten(-3)
+
+    @torch.no_grad()
+    def observe(
+        self,
+        latent: Latent,
+        prev_action: Tensor,
+        obs: Tensor,
+        is_first: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Observed:
+        """As `WorldModel`; nothing is drawn."""
+        if is_first.ndim == 1:
+            parts = (part.unsqueeze(1) for part in (prev_action, obs, is_first))
+            seen = self.observe(latent, *parts, generator)
+            return Observed(seen.latent.last, seen.posterior[:, 0])
+        prev_action, obs, is_first = (part.transpose(0, 1) for part in (prev_action, obs, is_first))
+        code = self._codes(obs)
+        with autocast(obs.device, self.settings.bf16):
+            hidden, _ = self._follow(latent, prev_action, code, is_first)
+        code = code.transpose(0, 1)
+        return Observed(Latent(hidden.transpose(0, 1), code), code)
+
+    @torch.no_grad()
+    def imagine_step(
+        self,
+        latent: Latent,
+        action: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        mode: bool = False,
+    ) -> ImaginedStep:
+        """As `WorldModel`."""
+        device = latent.hidden.device
+        uniform = None
+        if not mode:
+            uniform = torch.rand(latent.code.shape, generator=generator, device=device)
+        with autocast(device, self.settings.bf16):
+            embed = _Embedded(self.embedding(self.book.contents()))
+            before = embed(latent.code)
+            going = torch.zeros(len(latent.code), dtype=torch.bool, device=device)
+            known, vector = latent.code >= 0, self.action_vector(action)
+            inputs = self.dynamics.inputs(before, known, vector, going)
+            hidden = self.dynamics.step(latent.hidden, inputs)
+            context = self.dynamics.context(hidden, before)
+            code = self.prior.sample(context, embed, uniform)
+            reward, continue_prob = self.heads.predict(self._pooled(context, embed(code)))
+        return ImaginedStep(Latent(hidden, code), reward, continue_prob)
+
+    @torch.no_grad()
+    def decode(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor:
+        """The frames (N, H, W, C) that the codes stand for."""
+        return self.to_pixels(self.book.levels_of(latent.code))
+
+    @torch.no_grad()
+    def frame_nats(
+        self, obs: Tensor, latent: Latent, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """As `WorldModel`: each pixel is its code's, but for the share that codes got wrong."""
+        levels = self.to_levels(obs)
+        wrong = (levels != self.book.levels_of(latent.code)).flatten(1).sum(1)
+        share = self.book.misses.clamp(1e-6, 0.5)
+        right = levels[0].numel() - wrong
+        return -wrong * torch.log(share / (self.levels - 1)) - right * torch.log1p(-share)
+
+    def loss(
+        self, batch: SequenceBatch, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Metrics, Latent]:
+        """As `WorldModel`. A row whose past is unknown has no prior to learn."""
+        # time first from here on: what loops over time then takes slices that lie together
+        prev_action, obs, is_first = (part.transpose(0, 1) for part in self.inputs(batch))
+        reward = torch.as_tensor(batch.reward, device=self.device).T
+        terminated = torch.as_tensor(batch.terminated, device=self.device).T
+        if self.training:
+            self.book.learn(self.to_levels(obs.flatten(0, 1)))
+        code = self._codes(obs)  # (T, B, g, w)
+        start = self.initial(obs.shape[1], self.device)
+        foreseen = ~is_first
+        foreseen[0] = False
+        with autocast(self.device, self.settings.bf16):
+            hidden, embedded = self._follow(start, prev_action, code, is_first)
+            now, before = embedded
+            context = self.dynamics.context(hidden.flatten(0, 1), before)  # (T * B, g, w, D)
+            nats, prior_loss = self.prior.nats(context, code.flatten(0, 1), now)
+            pooled = self._pooled(context, now).unflatten(0, obs.shape[:2])
+            reward_loss, continue_loss = self.heads.loss(pooled, reward, terminated)
+        share = foreseen.float().mean().clamp_min(1e-6)
+        weight = foreseen / share  # (T, B), of mean 1
+        terms = {
+            "prior": prior_loss.unflatten(0, obs.shape[:2]) * weight,
+            "reward": reward_loss * weight,
+            "continue": continue_loss * weight,
+        }
+        weights: dict[str, Tensor | float] = {
+            "prior": 1.0,
+            "reward": self.settings.heads.reward_weight,
+            "continue": self.settings.heads.continue_weight,
+        }
+        loss = weighted_sum(terms, weights, tuple(is_first.shape))
+        latent = Latent(hidden.detach().transpose(0, 1), code.transpose(0, 1))
+        with torch.no_grad():
+            frame = self.frame_nats(obs.transpose(0, 1).flatten(0, 1), latent.flatten()).mean()
+        metrics = {
+            "loss": loss.detach(),
+            "nats_per_frame": frame,
+            "kl": (nats.detach().unflatten(0, obs.shape[:2]) * weight).mean(),
+            "reward": terms["reward"].detach().mean(),
+            "continue": terms["continue"].detach().mean(),
+            "codes": self.book.used.float(),
+        }
+        return loss, metrics, latent
+
+    # -- parts of them ----------------------------------------------------------------------------
+
+    def _codes(self, obs: Tensor) -> Tensor:
+        """Frames (T, B, H, W, C) to codes (T, B, g, w)."""
+        return self.book.nearest(self.to_levels(obs.flatten(0, 1))).unflatten(0, obs.shape[:2])
+
+    def _follow(
+        self, latent: Latent, prev_action: Tensor, code: Tensor, is_first: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """States (T, B, g, w, D) of sequences, time first as all arguments but the latent.
+
+        Also the embedded codes (T * B, g, w, E), of the rows and of those before.
+        """
+        embed = _Embedded(self.embedding(self.book.contents()))
+        now = embed(code)  # (T, B, g, w, E)
+        before = torch.cat([embed(latent.code).unsqueeze(0), now[:-1]])
+        known = torch.cat([latent.code.unsqueeze(0), code[:-1]]) >= 0
+        keep = ~is_first
+        before = before * keep[..., None, None, None]
+        known = known & keep[..., None, None]
+        action = self.action_vector(prev_action) * keep.unsqueeze(-1)
+        inputs = self.dynamics.inputs(
+            before.flatten(0, 1), known.flatten(0, 1), action.flatten(0, 1), is_first.flatten()
+        )
+        hidden = self.dynamics.sequence(
+            latent.hidden, inputs.unflatten(0, is_first.shape), is_first
+        )
+        return hidden, (now.flatten(0, 1), before.flatten(0, 1))
+
+    def _pooled(self, context: Tensor, embedded: Tensor) -> Tensor:
+        """What happened on arriving at codes (N, g, w, E): (N, 2 * POOLED), wherever it was."""
+        maps = torch.cat([context.to(embedded.dtype), embedded], -1)
+        return pooled(functional.silu(self.pool(maps)))
+
+
+class _Embedded(nn.Module):
+    """Looks codes (..., g, w) up in a table (K, E): (..., g, w, E), zero where they are -1."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = torch.cat([table, torch.zeros_like(table[:1])])
+
+    def forward(self, code: Tensor) -> Tensor:
+        looked_up: Tensor = functional.embedding(
+            torch.where(code >= 0, code, len(self.table) - 1), self.table
+        )
+        return looked_up

@@ -1,0 +1,166 @@
+"""The prior of the grid layout, p(z | h): which code each cell will have.
+
+Independent cells draw a player twice, or not at all, when it may go either way. The joint prior
+draws cells one after another: PixelCNN's gated stacks over the cells, given maps of the state. In
+training all cells are known, and it is one pass. To sample, guess all cells independently with one
+uniform number each, then draw every cell anew from those before it with the same numbers until
+nothing changes: the fixed point is what drawing one cell after another gives. Few cells are in
+doubt, so most frames take one pass.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mbrl.world_model.decoders.pixelcnn import GatedLayer
+from mbrl.world_model.grid.codebook import PatchCodebook
+from mbrl.world_model.normalise import follow
+
+
+class CodeHead(nn.Module):
+    """Features of a cell to logits over the known codes.
+
+    A code's weights are made from its patch, so that what is learnt of one holds for those that
+    look alike, and its bias from how often it was in that cell.
+    """
+
+    frequency: Tensor
+    batches: Tensor
+
+    def __init__(self, book: PatchCodebook, maps: int, hidden: int = 64) -> None:
+        """Build for features (N, g, w, `maps`)."""
+        super().__init__()
+        self.book = [book]  # in a list: it belongs to the model, not to this head
+        self.weights = nn.Sequential(
+            nn.Linear(book.size, hidden), nn.SiLU(), nn.Linear(hidden, maps + 1)
+        )
+        self.register_buffer("frequency", torch.zeros(book.codes, *book.grid))
+        self.register_buffer("batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, code: Tensor) -> None:
+        """Take codes (N, g, w) that are trained on into the running frequencies."""
+        counts = functional.one_hot(code, self.book[0].known).sum(0).permute(2, 0, 1)
+        self.batches += 1
+        newest = torch.zeros_like(self.frequency)
+        newest[: len(counts)] = counts / len(code)
+        follow(self.frequency, newest, self.batches, 0.01)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, g, w, maps) to logits (N, g, w, K) float32."""
+        known = self.book[0].known
+        weight, bias = self.weights(self.book[0].contents()).split([features.shape[-1], 1], -1)
+        often = torch.log(self.frequency[:known] + 0.01 / known).permute(1, 2, 0)  # (g, w, K)
+        return functional.linear(features, weight).float() + (often + bias.squeeze(-1))
+
+
+def draw(logits: Tensor, uniform: Tensor | None) -> Tensor:
+    """Codes (N, g, w) of logits (N, g, w, K), drawn with `uniform` (N, g, w) or the likeliest."""
+    if uniform is None:
+        return logits.argmax(-1)
+    cumulative = logits.softmax(-1).cumsum(-1)
+    # scaled by the last column, so that rounding in the sum can never select code K
+    return (cumulative <= (uniform * cumulative[..., -1]).unsqueeze(-1)).sum(-1)
+
+
+class IndependentPrior(nn.Module):
+    """Each cell by itself, given the maps of the state around it: the control."""
+
+    def __init__(self, book: PatchCodebook, hidden: int, maps: int) -> None:
+        """Build for contexts of `hidden` maps."""
+        super().__init__()
+        self.enter = nn.Linear(hidden, maps)
+        self.head = CodeHead(book, maps)
+
+    def logits(self, context: Tensor) -> Tensor:
+        """Contexts (N, g, w, D) to logits (N, g, w, K)."""
+        logits: Tensor = self.head(functional.silu(self.enter(context)))
+        return logits
+
+    def nats(self, context: Tensor, code: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """-log p of codes (N, g, w): (N,) nats, and what is to be minimised, (N,).
+
+        Args:
+            context: (N, g, w, D), what is known before.
+            code: (N, g, w).
+            embedded: (N, g, w, E), the same codes.
+        """
+        if self.training:
+            self.head.update(code)
+        nats = _nats(self.logits(context), code)
+        return nats, nats
+
+    def sample(self, context: Tensor, embed: nn.Module, uniform: Tensor | None) -> Tensor:
+        """Draw codes (N, g, w) with `uniform` of that shape; None takes the likeliest."""
+        return draw(self.logits(context), uniform)
+
+
+class JointPrior(nn.Module):
+    """Cells one after another, row by row, each given those before it."""
+
+    def __init__(
+        self, book: PatchCodebook, hidden: int, embedding: int, maps: int, layers: int
+    ) -> None:
+        """Build for contexts of `hidden` maps and embedded codes of `embedding` maps."""
+        super().__init__()
+        self.guess = IndependentPrior(book, hidden, maps)
+        gates = 2 * maps * (2 * layers - 1)  # both stacks of every layer, horizontal of the last
+        self.bias = nn.Linear(hidden, gates)
+        self.start = nn.Linear(hidden, maps)
+        self.vertical_in = nn.Conv2d(embedding + 1, maps, (1, 3), padding=(0, 1))
+        self.horizontal_in = nn.Conv2d(embedding + 1, maps, 1)
+        self.layers = nn.ModuleList(GatedLayer(maps) for _ in range(layers))
+        self.head = CodeHead(book, maps)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def conditions(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What a context adds to all gates and to the head; the same in every pass."""
+        return self.bias(context), self.start(context)
+
+    def logits(self, conditions: tuple[Tensor, Tensor], embedded: Tensor) -> Tensor:
+        """Logits (N, g, w, K) of each cell, given the embedded codes (N, g, w, E) before it.
+
+        The stacks work on views of the maps that are channels first.
+        """
+        biases, skips = (part.permute(0, 3, 1, 2) for part in conditions)
+        parts = biases.chunk(2 * len(self.layers) - 1, 1)
+        seen = torch.cat([embedded, torch.ones_like(embedded[..., :1])], -1).permute(0, 3, 1, 2)
+        v = self.vertical_in(functional.pad(seen, (0, 0, 1, 0))[:, :, :-1])  # one row down
+        h = self.horizontal_in(functional.pad(seen, (1, 0))[..., :-1])  # one column right
+        for index, layer in enumerate(self.layers):
+            below = parts[2 * index + 1] if 2 * index + 1 < len(parts) else None
+            v, h, skip = layer(v, h, parts[2 * index], below)
+            skips = skips + skip
+        logits: Tensor = self.head(functional.silu(skips).permute(0, 2, 3, 1))
+        return logits
+
+    def nats(self, context: Tensor, code: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """As `IndependentPrior`; the guess learns beside it and does not shape the context."""
+        if self.training:
+            self.head.update(code)
+        guess, _ = self.guess.nats(context, code, embedded)
+        nats = _nats(self.logits(self.conditions(context), embedded), code)
+        return nats, nats + guess
+
+    def sample(self, context: Tensor, embed: nn.Module, uniform: Tensor | None) -> Tensor:
+        """As `IndependentPrior`; only frames that have changed are drawn again."""
+        code = self.guess.sample(context, embed, uniform)
+        conditions = self.conditions(context)
+        active = torch.arange(len(code), device=code.device)
+        for _ in range(code[0].numel() + 1):
+            drawn = draw(
+                self.logits((conditions[0][active], conditions[1][active]), embed(code[active])),
+                None if uniform is None else uniform[active],
+            )
+            changed = (drawn != code[active]).flatten(1).any(1)
+            code[active] = drawn
+            active = active[changed]
+            if not len(active):
+                break
+        return code
+
+
+def _nats(logits: Tensor, code: Tensor) -> Tensor:
+    """-log p of codes (N, g, w) under logits (N, g, w, K), summed over the cells: (N,)."""
+    nats = functional.cross_entropy(logits.flatten(0, 2), code.flatten(), reduction="none")
+    return nats.view(code.shape).sum((1, 2))
