@@ -12,6 +12,7 @@ from mbrl.episode import Episode
 from mbrl.errors import ConfigError, ReplayError, TrainingError
 from mbrl.learn_model import RemoteLearners, WorldModelLearner, step_size
 from mbrl.replay import ReplayStore
+from mbrl.replay.sampler import is_held_out
 
 OBS, ACTIONS = spaces.Box(0, 1, (8, 8, 2), np.uint8), spaces.Discrete(3)
 
@@ -95,6 +96,29 @@ def test_learn_lowers_the_loss_and_returns_latents_of_living_states(learner, sto
     assert starts.code.shape[1] + starts.hidden.shape[1] == learner.model.feature_size
     _, starts = make_learner(store, max_starts=50).learn(5)
     assert len(starts.hidden) == 50
+
+
+def test_looking_at_held_out_rows_says_the_terms_of_the_loss_and_changes_nothing(store):
+    learners = [WorldModelLearner(**arguments(store), holdout=0.5) for _ in range(2)]
+    for learner in learners:
+        learner.refresh()
+    assert {"1", "2"} == {e.eps_id for e in store.episodes()}
+    assert [is_held_out(name, 0.5) for name in ("1", "2")] == [True, False]
+    looking, blind = learners
+    seen = []
+    for _ in range(2):
+        seen.append(looking.held_out())
+        assert looking.held_out() == seen[-1]  # it follows from the updates made
+        trained, _ = looking.learn(2)
+        assert blind.learn(2)[0] == trained
+    assert seen[0].keys() == trained.keys() - {"kl_weight", "grad_norm"}
+    assert {"nats_per_frame", "kl", "reward", "continue"} <= seen[0].keys()
+    assert all(np.isfinite(value) for value in seen[0].values())
+    assert equal(looking.model_state(), blind.model_state())
+
+
+def test_without_held_out_rows_there_is_nothing_to_say(learner):
+    assert learner.held_out() == {}
 
 
 def test_the_step_size_grows_from_zero_then_stays_or_falls():
