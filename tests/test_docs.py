@@ -209,7 +209,8 @@ def test_shown_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
         name = options.config if options.config != "catch.yaml" else "minatar"
         load(find_config(name), options.overrides)
     if options.command == "bench":
-        choose(options.arms, study_of(options.study).trial.known_arms)
+        study = study_of(options.study, options.words)
+        choose(options.arms, study.trial.known_arms)
         settings = [word for word in options.words if "=" in word]
         if options.study == "flow":
             config_file.load(FlowStudySettings, overrides=settings)
