@@ -108,7 +108,7 @@ def test_a_page_without_marks_or_with_a_missing_measure_is_refused(tmp_path: Pat
         generate.readme("no marks here")
     (tmp_path / "page.md.j2").write_text("{{ pong.pixelcnn.ball_recal }}")
     with pytest.raises(ValueError, match="pong/pixelcnn/ball_recal: no such measure"):
-        generate.template_pages.render(tmp_path / "page.md.j2")
+        generate.template_pages.render(tmp_path / "page.md.j2", lambda *_: "")
 
 
 def test_gif_shows_the_newest_dream(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Pictures:
     """What one trial drew."""
 
     real: Planes  # (n, H, W, C), what happened, n = len(STEPS)
-    clone: Planes  # (n, H, W, C), the real game played on with other random numbers
+    clone: Planes  # (n, H, W, C), the real game played on; empty after its end
     dreams: Planes  # (DREAMS, n, H, W, C)
 
     @classmethod
@@ -62,7 +62,8 @@ def draw(
     generator = stream(seed, "minatar/pictures/pixels", model.device)
     real = np.asarray(frames.obs[rows[chosen]], np.uint8)
     actions = frames.prev_action[rows[chosen][1:]].tolist()
-    played, _ = games[chosen].play(actions, derive(seed, "minatar/pictures"))
+    played, alive = games[chosen].play(actions, derive(seed, "minatar/pictures"))
+    played *= alive[:, None, None, None]
     pictures = Pictures(
         real=real[list(STEPS)],
         clone=np.concatenate([real[:1], played])[list(STEPS)],

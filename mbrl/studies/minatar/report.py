@@ -26,7 +26,7 @@ _CAPTIONS = {
 }
 _DREAMS = (
     "A window of a new episode in which much moves: what happened, the real game played again "
-    "with other random numbers, and dreams with the real actions."
+    "with other random numbers (black once it has ended), and dreams with the real actions."
 )
 
 
