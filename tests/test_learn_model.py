@@ -190,13 +190,14 @@ def test_two_learners_share_gradients_and_end_with_equal_weights(store, ray_sess
     import ray
 
     model = model_settings(bf16=False, **changes)
-    values = {**arguments(store, num_learners=2), "device": "cpu", "model": model}
+    values = {**arguments(store, num_learners=2), "device": "cpu", "model": model, "holdout": 0.5}
     learners = RemoteLearners(values, values["settings"])
     try:
         assert learners.refresh() == 40
         metrics, starts = learners.learn(3)
         assert np.isfinite(metrics["loss"])
         assert len(starts.hidden) > 60
+        assert np.isfinite(learners.held_out()["kl"])
         first, second = ray.get([one.model_state.remote() for one in learners.actors])
         assert equal(first, second)
         assert equal(first, learners.model.state_dict())
