@@ -5,6 +5,7 @@
     python docs/generate.py --gif RUN           docs/dream.gif, from a run's newest dream video
     python docs/generate.py --fidelity STUDY    docs/fidelity/*.png, from the folder of a study
     python docs/generate.py --flows STUDY       docs/flows/*.png, likewise
+    python docs/generate.py --minatar STUDY     docs/minatar/*.png, likewise
 
 Generated are docs/configuration.md (from the settings), every page that has a template in
 `docs/templates/`, and the appendices with all tables of a study. A number that is in no results
@@ -33,6 +34,7 @@ from settings_page import markdown_table  # noqa: E402
 
 README, CONFIGURATION = ROOT / "README.md", ROOT / "docs" / "configuration.md"
 PICTURES, FLOW_PICTURES = ROOT / "docs" / "fidelity", ROOT / "docs" / "flows"
+MINATAR_PICTURES = ROOT / "docs" / "minatar"
 RESULTS = ROOT / "results" / "minatar" / "breakout.json"
 GIF = ROOT / "docs" / "dream.gif"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -225,13 +227,18 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only say what is out of date")
     parser.add_argument("--gif", type=Path, metavar="RUN", help="make docs/dream.gif of a run")
     parser.add_argument("--fidelity", type=Path, metavar="STUDY", help="make docs/fidelity/*.png")
+    parser.add_argument("--minatar", type=Path, metavar="STUDY", help="make docs/minatar/*.png")
     parser.add_argument("--flows", type=Path, metavar="STUDY", help="make docs/flows/*.png")
     options = parser.parse_args()
     if options.gif:
         path = write_gif(newest_video(options.gif))
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
         return 0
-    for study, folder in ((options.fidelity, PICTURES), (options.flows, FLOW_PICTURES)):
+    for study, folder in (
+        (options.fidelity, PICTURES),
+        (options.flows, FLOW_PICTURES),
+        (options.minatar, MINATAR_PICTURES),
+    ):
         for path in copy_pictures(study, folder) if study else []:
             print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e3:.0f} kB")
     wrong = stale()

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import generalisation_page
 import jinja2
 from settings_page import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 TEMPLATES, APPENDIX = DOCS / "templates", DOCS / "appendix"
+Origin = Callable[[Mapping[str, Any], Path, Path], str]
 MARK = "<!-- Made from docs/templates by `python docs/generate.py`; do not edit. -->\n\n"
 
 
@@ -92,6 +94,7 @@ CAPTIONS = {
         "memory": "Memory held for the backward pass of one batch, by steps per scale. Solid: no "
         "sharing; dashed: by level with FiLM and projection.",
     },
+    "minatar": generalisation_page.CAPTIONS,
 }
 """The pictures that pages show, by study and by the last part of the file's name."""
 
@@ -302,7 +305,7 @@ def picture(name: str, part: str, up: str = "") -> str:
     return f"![{caption}]({up}{file})\n\n*{caption}*"
 
 
-def appendix(name: str, origin: Callable[[Mapping[str, Any], Path, Path], str]) -> str:
+def appendix(name: str, origin: Origin) -> str:
     """Every table and picture of one summary.
 
     Args:
@@ -385,8 +388,8 @@ def _fill(block: str, width: int) -> str:
     )
 
 
-def render(template: Path) -> str:
-    """One page from its template."""
+def render(template: Path, origin: Origin) -> str:
+    """One page from its template; `origin` as in `appendix`."""
     env = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
@@ -405,14 +408,15 @@ def render(template: Path) -> str:
         example=example,
         files=files,
         symbols=symbols,
+        generalisation=lambda: generalisation_page.numbers(origin),
     )
     return MARK + wrap(made)
 
 
-def pages(origin: Callable[[Mapping[str, Any], Path, Path], str]) -> dict[Path, str]:
+def pages(origin: Origin) -> dict[Path, str]:
     """Every page that comes from a template or from a summary, and what should be in it."""
     templates = {
-        DOCS / path.relative_to(TEMPLATES).with_suffix(""): render(path)
+        DOCS / path.relative_to(TEMPLATES).with_suffix(""): render(path, origin)
         for path in sorted(TEMPLATES.rglob("*.md.j2"))
     }
     appendices = {one.appendix: appendix(name, origin) for name, one in SUMMARIES.items()}

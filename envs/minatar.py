@@ -15,7 +15,9 @@ Young & Tian (2019), "MinAtar", arXiv:1903.03176. What differs between the games
   `reset(seed)` on a used environment differs from a new one. We clear it at every reset.
 """
 
+import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -65,6 +67,48 @@ class MinAtarObservation(gym.Wrapper[NDArray[np.uint8], Any, NDArray[np.bool_], 
         """Take one step. MinAtar makes a new array each time, so a view of it is safe to keep."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return obs.view(np.uint8), float(reward), bool(terminated), truncated, info
+
+
+def channel_names(env: gym.Env[Any, Any]) -> tuple[str, ...]:
+    """What each channel of a game's frames shows, in MinAtar's own words."""
+    channels: dict[str, int] = env.unwrapped.game.env.channels  # type: ignore[attr-defined]
+    return tuple(sorted(channels, key=channels.__getitem__))
+
+
+class GameCopy:
+    """The game of an environment as it stands now, to be played on with other random numbers.
+
+    The environment is left as it is. What it has drawn so far stays: its timers, and the last
+    action, which the next one may repeat.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self._game = copy.deepcopy(env.unwrapped.game)  # type: ignore[attr-defined]
+        self._actions: list[int] = env.unwrapped.action_set  # type: ignore[attr-defined]
+
+    def play(
+        self, actions: Sequence[int], seed: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Play on from the copied moment, as often as one likes.
+
+        Args:
+            actions: K of the environment's action space. One may be replaced by the action before
+                it, as in the game itself.
+            seed: of all that is drawn from now on, in [0, 2**32).
+
+        Returns:
+            The frames (K, H, W, C) after each action, of 0 and 1, and whether the game still went
+            on then (K,). After its end the frames are the last one.
+        """
+        game = copy.deepcopy(self._game)
+        game.seed(seed)  # of the sticky actions and of the game, which share one stream
+        frames: list[NDArray[np.uint8]] = []
+        going_on: list[bool] = []
+        for action in actions:
+            _, ended = game.act(self._actions[action])
+            frames.append(game.state().view(np.uint8))
+            going_on.append(not ended and all(going_on))
+        return np.stack(frames), np.array(going_on)
 
 
 def register() -> None:

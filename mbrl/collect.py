@@ -101,7 +101,7 @@ class Collector:
     @property
     def writer(self) -> str:
         """The name its fragments are committed under."""
-        return f"c{self.index}" + (f"r{self.incarnation}" if self.incarnation else "")
+        return writer_name(self.index, self.incarnation)
 
     def collect(self, steps: int, policy: ActingPolicy, env_steps_total: int) -> Receipt:
         """Take `steps` environment steps with `policy` and commit them as one segment.
@@ -193,16 +193,16 @@ class Collector:
             self._rows[i] = 0
         self._opened_s[i] = time.monotonic()
 
-    def _episode_seed(self, i: int, episode: int) -> int:
-        return seed(self.root_seed, "collect", self.index, self.incarnation, i, episode)
+    def _episode(self, i: int, number: int) -> tuple[str, int]:
+        return episode_of(self.root_seed, self.index, i, number, self.incarnation)
 
     def _start_episode(self, i: int) -> None:
         """Reset environment i with the next seed of its own."""
         number = self.slots[i].episode + 1
-        name = f"reverie/{self.root_seed}/{self.writer}/{i}/{number}"
-        self.slots[i] = _Slot(number, str(uuid.uuid5(uuid.NAMESPACE_OID, name)))
+        eps_id, reset_seed = self._episode(i, number)
+        self.slots[i] = _Slot(number, eps_id)
         self._opened_s[i] = time.monotonic()
-        self.vector.reset(i, self._episode_seed(i, number))
+        self.vector.reset(i, reset_seed)
         self.is_first[i] = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -223,7 +223,8 @@ class Collector:
         for i, saved in enumerate(state["slots"]):
             self.slots[i] = _Slot(**{**saved, "actions": [np.asarray(saved["actions"], dtype)]})
             self._opened_s[i] = time.monotonic()
-            self.vector.reset(i, self._episode_seed(i, saved["episode"]))
+            _, reset_seed = self._episode(i, saved["episode"])
+            self.vector.reset(i, reset_seed)
         for i, slot in enumerate(self.slots):
             played = self.vector.replay(i, slot.actions[0])
             if played and np.array_equal(self.vector.obs[i], state["obs"][i]):
@@ -235,6 +236,24 @@ class Collector:
     def close(self) -> None:
         """Close the environments."""
         self.vector.close()
+
+
+def writer_name(index: int, incarnation: int = 0) -> str:
+    """The name that a collector commits fragments under."""
+    return f"c{index}" + (f"r{incarnation}" if incarnation else "")
+
+
+def episode_of(
+    root_seed: int, index: int, slot: int, number: int, incarnation: int = 0
+) -> tuple[str, int]:
+    """The `eps_id` of an episode and the seed its environment is reset with.
+
+    `number` counts the episodes of one of the collector's environments. Who knows the seed and the
+    actions can play the episode again.
+    """
+    name = f"reverie/{root_seed}/{writer_name(index, incarnation)}/{slot}/{number}"
+    eps_id = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+    return eps_id, seed(root_seed, "collect", index, incarnation, slot, number)
 
 
 def next_incarnation(store: ReplayStore, index: int) -> int:

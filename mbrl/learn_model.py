@@ -73,6 +73,7 @@ class WorldModelLearner:
         device: str = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        holdout: float = 0.0,
     ) -> None:
         """Build the model (the same on every rank), the optimiser and the ring."""
         self.settings, self.store = settings, store
@@ -88,6 +89,7 @@ class WorldModelLearner:
             self.model.parameters(), lr=settings.lr, eps=settings.adam_eps, fused=True
         )
         self.updates = 0
+        self.root_seed, self.rank = root_seed, rank
         self.rng = np.random.default_rng(seed(root_seed, "replay", rank))
         self.generator = torch.Generator(self.device).manual_seed(seed(root_seed, "code", rank))
         self.sampler = SequenceSampler(
@@ -96,6 +98,7 @@ class WorldModelLearner:
             observation_space.dtype or np.dtype(np.uint8),
             *action_type(action_space),
             directory=ring_directory,
+            holdout=holdout,
         )
 
     def refresh(self, order: Sequence[str] | None = None) -> int:
@@ -142,6 +145,24 @@ class WorldModelLearner:
             )
         means = {name: float(value) / updates for name, value in sums.items()}
         return means, Latent.cat(starts)[-self.settings.max_starts :]
+
+    @torch.no_grad()
+    def held_out(self) -> dict[str, float]:
+        """The terms of the loss on a batch of the episodes held out, by the names of `learn`.
+
+        Nothing as long as these have fewer rows than a sequence. What is drawn follows from the
+        number of updates, so looking changes nothing that is learnt.
+        """
+        length = self.settings.sequence_length
+        if self.sampler.rows_on_tape(held_out=True) < length:
+            return {}
+        stream = seed(self.root_seed, "holdout", self.rank, self.updates)
+        rng = np.random.default_rng(stream)
+        batch = self.sampler.sample(self.batch_size, length, rng, held_out=True)
+        generator = torch.Generator(self.device).manual_seed(stream)
+        self.model.eval()
+        _, metrics, _ = self.model.loss(batch, generator)
+        return {name: float(value) for name, value in metrics.items() if name != "kl_weight"}
 
     def _update(self, batch: SequenceBatch) -> tuple[Metrics, Latent, Tensor]:
         """One gradient step; the last value is 1 if it was skipped as something was not finite."""
@@ -251,6 +272,11 @@ class RemoteLearners:
         metrics = {name: float(np.mean([result[0][name] for result in results])) for name in names}
         starts = Latent.cat([result[1].to("cpu") for result in results])
         return metrics, starts
+
+    def held_out(self) -> dict[str, float]:
+        """As `WorldModelLearner.held_out`, averaged over the ranks."""
+        results = ray.get([one.held_out.remote() for one in self.actors])
+        return {name: float(np.mean([one[name] for one in results])) for name in results[0]}
 
     def state_dict(self) -> dict[str, Any]:
         """Rank 0's state, and the random streams of all ranks."""

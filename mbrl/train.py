@@ -234,6 +234,7 @@ class Crew:
             collect["collect/return"] = float(np.mean(returns))
             collect["collect/episodes"] = len(returns)
         collect |= {f"world_model/{name}": value for name, value in model.items()}
+        collect |= {f"holdout/{name}": value for name, value in self.learner.held_out().items()}
         collect |= {f"policy/{name}": value for name, value in policy.items()}
         self.run.log.write("train", self.run.env_steps, collect)
 
@@ -292,6 +293,7 @@ class Crew:
             "ring_directory": config.replay.ring_dir,
             "root_seed": config.seed,
             "device": config.device,
+            "holdout": config.replay.holdout,
         }
         if config.learn_model.num_learners:
             return RemoteLearners(arguments, config.learn_model)

@@ -108,7 +108,7 @@ def test_a_page_without_marks_or_with_a_missing_measure_is_refused(tmp_path: Pat
         generate.readme("no marks here")
     (tmp_path / "page.md.j2").write_text("{{ pong.pixelcnn.ball_recal }}")
     with pytest.raises(ValueError, match="pong/pixelcnn/ball_recal: no such measure"):
-        generate.template_pages.render(tmp_path / "page.md.j2")
+        generate.template_pages.render(tmp_path / "page.md.j2", lambda *_: "")
 
 
 def test_gif_shows_the_newest_dream(tmp_path: Path) -> None:
@@ -209,7 +209,8 @@ def test_shown_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
         name = options.config if options.config != "catch.yaml" else "minatar"
         load(find_config(name), options.overrides)
     if options.command == "bench":
-        choose(options.arms, study_of(options.study).trial.known_arms)
+        study = study_of(options.study, options.words)
+        choose(options.arms, study.trial.known_arms)
         settings = [word for word in options.words if "=" in word]
         if options.study == "flow":
             config_file.load(FlowStudySettings, overrides=settings)

@@ -12,6 +12,7 @@ from mbrl.episode import Episode
 from mbrl.errors import ConfigError, ReplayError, TrainingError
 from mbrl.learn_model import RemoteLearners, WorldModelLearner, step_size
 from mbrl.replay import ReplayStore
+from mbrl.replay.sampler import is_held_out
 
 OBS, ACTIONS = spaces.Box(0, 1, (8, 8, 2), np.uint8), spaces.Discrete(3)
 
@@ -97,6 +98,29 @@ def test_learn_lowers_the_loss_and_returns_latents_of_living_states(learner, sto
     assert len(starts.hidden) == 50
 
 
+def test_looking_at_held_out_rows_says_the_terms_of_the_loss_and_changes_nothing(store):
+    learners = [WorldModelLearner(**arguments(store), holdout=0.5) for _ in range(2)]
+    for learner in learners:
+        learner.refresh()
+    assert {"1", "2"} == {e.eps_id for e in store.episodes()}
+    assert [is_held_out(name, 0.5) for name in ("1", "2")] == [True, False]
+    looking, blind = learners
+    seen = []
+    for _ in range(2):
+        seen.append(looking.held_out())
+        assert looking.held_out() == seen[-1]  # it follows from the updates made
+        trained, _ = looking.learn(2)
+        assert blind.learn(2)[0] == trained
+    assert seen[0].keys() == trained.keys() - {"kl_weight", "grad_norm"}
+    assert {"nats_per_frame", "kl", "reward", "continue"} <= seen[0].keys()
+    assert all(np.isfinite(value) for value in seen[0].values())
+    assert equal(looking.model_state(), blind.model_state())
+
+
+def test_without_held_out_rows_there_is_nothing_to_say(learner):
+    assert learner.held_out() == {}
+
+
 def test_the_step_size_grows_from_zero_then_stays_or_falls():
     stays = LearnModelSettings(lr=0.01, warmup_updates=4)
     assert [step_size(stays, update) for update in (1, 2, 4, 400)] == [0.0025, 0.005, 0.01, 0.01]
@@ -166,13 +190,14 @@ def test_two_learners_share_gradients_and_end_with_equal_weights(store, ray_sess
     import ray
 
     model = model_settings(bf16=False, **changes)
-    values = {**arguments(store, num_learners=2), "device": "cpu", "model": model}
+    values = {**arguments(store, num_learners=2), "device": "cpu", "model": model, "holdout": 0.5}
     learners = RemoteLearners(values, values["settings"])
     try:
         assert learners.refresh() == 40
         metrics, starts = learners.learn(3)
         assert np.isfinite(metrics["loss"])
         assert len(starts.hidden) > 60
+        assert np.isfinite(learners.held_out()["kl"])
         first, second = ray.get([one.model_state.remote() for one in learners.actors])
         assert equal(first, second)
         assert equal(first, learners.model.state_dict())

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,22 @@ def test_report_of_one_run_shows_curve_metrics_and_settings(
     assert "agent: dream" in page.text
     without = make_run(tmp_path / "without", curve=[], budget={})  # evaluations on the way
     assert Page(write_run_report(tmp_path / "run.html", without)).tags.count("svg") == 1
+
+
+def test_held_out_losses_are_drawn_beside_those_of_training(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    lines = [
+        {"env_steps": n, "kind": "train", "world_model/kl": 3.0 - n, "holdout/kl": 3.0}
+        for n in (1, 2)
+    ]
+    both = write_run_report(tmp_path / "both.html", replace(run, metrics=lines)).read_text()
+    for line in lines:
+        line["other/kl"] = line.pop("holdout/kl")
+    apart = write_run_report(tmp_path / "apart.html", replace(run, metrics=lines)).read_text()
+    panels = [text.count('id="axes_') for text in (both, apart)]
+    assert panels[1] - panels[0] == 1  # one panel for the two curves
+    dashed = [text.count("stroke-dasharray") for text in (both, apart)]
+    assert dashed[0] > dashed[1]
 
 
 def test_few_seeds_dirty_code_and_lower_bounds_are_warned_of(

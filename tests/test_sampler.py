@@ -11,6 +11,7 @@ import pytest
 from mbrl.episode import Episode
 from mbrl.errors import ReplayError
 from mbrl.replay import ReplayStore, SequenceSampler
+from mbrl.replay.sampler import is_held_out
 
 
 def episode(number, rows, *, t0=0, ended=True, shape=(2,)):
@@ -44,8 +45,9 @@ class EveryStart:
         return np.arange(size) % high
 
 
-def every_window(sampler, length):
-    return sampler.sample(sampler.num_rows, length, EveryStart())
+def every_window(sampler, length, held_out=False):
+    rows = sampler.rows_on_tape(held_out)
+    return sampler.sample(rows, length, EveryStart(), held_out)
 
 
 def values(batch):
@@ -173,7 +175,8 @@ def test_ring_equals_a_plain_list_of_the_newest_rows():
 
 def equal_batches(left, right):
     one, two = (vars(s.sample(16, 9, np.random.default_rng(3))) for s in (left, right))
-    return all(np.array_equal(one[name], two[name]) for name in one)
+    tapes = [tuple(map(s.rows_on_tape, (False, True))) for s in (left, right)]
+    return tapes[0] == tapes[1] and all(np.array_equal(one[name], two[name]) for name in one)
 
 
 def commit_all(store, fragments, writer="w", start=0):
@@ -181,10 +184,10 @@ def commit_all(store, fragments, writer="w", start=0):
         store.commit(fragments[i : i + 3], writer, start + i)
 
 
-@pytest.mark.parametrize("capacity", [10_000, 120, 37])
-def test_sampler_rebuilt_from_a_checkpoint_gives_the_same_batches(tmp_path, capacity):
+@pytest.mark.parametrize(("capacity", "holdout"), [(10_000, 0.0), (120, 0.3), (37, 0.0)])
+def test_sampler_rebuilt_from_a_checkpoint_gives_the_same_batches(tmp_path, capacity, holdout):
     store, fragments = ReplayStore(tmp_path), random_fragments(1, 150)
-    lived = make(capacity)
+    lived = make(capacity, holdout=holdout)
     for i in range(0, 90, 3):
         store.commit(fragments[i : i + 3], "w", i)
         lived.refresh(store)
@@ -194,7 +197,7 @@ def test_sampler_rebuilt_from_a_checkpoint_gives_the_same_batches(tmp_path, capa
     at_checkpoint = lived.sample(16, 9, rng).obs
     commit_all(store, fragments[90:], start=90)  # these are lost with the killed run
 
-    resumed_store, resumed = ReplayStore(tmp_path), make(capacity)
+    resumed_store, resumed = ReplayStore(tmp_path), make(capacity, holdout=holdout)
     resumed_store.restore(order)
     resumed.refresh(resumed_store, order)
     assert np.array_equal(resumed.sample(16, 9, np.random.default_rng(3)).obs, at_checkpoint)
@@ -248,6 +251,48 @@ def test_too_little_replay_is_refused_with_a_way_out():
     with pytest.raises(ReplayError, match="sequences of 5 rows: replay holds 4 rows"):
         sampler.sample(1, 5, np.random.default_rng(0))
     assert sampler.sample(1, 4, np.random.default_rng(0)).shape == (1, 4)
+
+
+# Episodes held out
+
+
+def test_about_the_share_of_episodes_is_held_out_and_a_larger_share_holds_out_those_too():
+    names = [f"e{number}" for number in range(10_000)]
+    tenth, half = ([is_held_out(name, share) for name in names] for share in (0.1, 0.5))
+    assert np.mean(tenth) == pytest.approx(0.1, abs=0.01)
+    assert np.mean(half) == pytest.approx(0.5, abs=0.015)
+    assert all(later for first, later in zip(tenth, half, strict=True) if first)
+    assert not any(is_held_out(name, 0.0) for name in names)
+
+
+def test_an_episode_held_out_is_whole_on_its_own_tape_and_never_sampled_to_train_on():
+    sampler, seen = make(300, holdout=0.3), {False: set(), True: set()}
+    for fragment in random_fragments(2, 400):
+        sampler.add(fragment)
+        for held_out in seen:
+            if sampler.rows_on_tape(held_out) >= 7:
+                batch = every_window(sampler, 7, held_out)
+                assert_aligned(batch)
+                seen[held_out] |= set((values(batch) // 1000).ravel().tolist())
+    assert seen[True] and all(is_held_out(f"e{number}", 0.3) for number in seen[True])
+    assert seen[False] and not any(is_held_out(f"e{number}", 0.3) for number in seen[False])
+    assert sampler.rows_on_tape() + sampler.rows_on_tape(held_out=True) == sampler.num_rows == 300
+
+
+def test_without_a_holdout_batches_are_as_ever_and_nothing_is_held_out():
+    plain, none = make(), make(holdout=0.0)
+    for fragment in random_fragments(3, 50):
+        plain.add(fragment)
+        none.add(fragment)
+    assert equal_batches(plain, none)
+    assert none.rows_on_tape(held_out=True) == 0
+
+
+def test_replay_that_is_all_held_out_is_refused_with_a_way_out():
+    sampler = make(holdout=0.999)
+    sampler.add(episode(1, 4))
+    with pytest.raises(ReplayError, match=r"0 rows to train on; collect .* change replay\.holdout"):
+        sampler.sample(1, 1, np.random.default_rng(0))
 
 
 def test_box_actions_and_images_keep_their_shape(tmp_path):

@@ -32,7 +32,6 @@ from mbrl.studies.bench import STUDIES, study_of
 from mbrl.studies.fidelity.frames import load_frames
 from mbrl.studies.fidelity.pictures import Pictures
 from mbrl.studies.fidelity.supervised import SupervisedTraining
-from mbrl.studies.fidelity.train import Training as WorldTraining
 from mbrl.studies.fidelity.train import frames_of
 from mbrl.studies.flows.images import Source, load_images
 from mbrl.studies.flows.train import Training as FlowTraining
@@ -40,6 +39,7 @@ from mbrl.studies.options import read_options
 from mbrl.studies.results import look_up, summarise
 from mbrl.studies.training import BudgetedTraining, run
 from mbrl.studies.trial import Trial, refuse_changed
+from mbrl.studies.world_model import WorldModelTraining as WorldTraining
 from mbrl.world_model.settings import NormalisedSettings
 
 Make = Callable[..., Trial]
@@ -68,7 +68,7 @@ def training(trial: Any) -> BudgetedTraining:
         small = NormalisedSettings(channels=(4, 4), hidden=16)
         return SupervisedTraining(trial, fidelity_trials.GAME, small, frames)
     if trial.study == "fidelity":
-        return WorldTraining(trial, frames_of(trial)[0])
+        return WorldTraining(trial, trial.config(), frames_of(trial)[0])
     return FlowTraining(trial, load_images(trial.source))
 
 

@@ -229,6 +229,22 @@ def test_replay_on_disk_stays_within_its_limit_and_resuming_still_works(tmp_path
     assert train(settings(128))["env_steps"] == 128
 
 
+def test_losses_on_episodes_held_out_are_logged_and_those_stay_so_on_resume(tmp_path: Path) -> None:
+    def settings(env_steps: int) -> Any:
+        replay = {"holdout": 0.3}
+        return config(tmp_path / "run", env_steps=env_steps, replay=replay)
+
+    train(settings(96))
+    assert train(settings(128))["env_steps"] == 128 == stored_steps(tmp_path / "run")
+    lines = read_metrics(tmp_path / "run", "train")
+    assert len(lines) == 7
+    for name in ("loss", "nats_per_frame", "kl", "reward", "continue"):
+        assert all(
+            np.isfinite([line[f"holdout/{name}"], line[f"world_model/{name}"]]).all()
+            for line in lines
+        )
+
+
 def test_the_shipped_world_models_2018_config_learns_and_acts(tmp_path: Path) -> None:
     """Its own model, on Pong's own images; only the counts are small."""
     small = (

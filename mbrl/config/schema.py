@@ -48,6 +48,13 @@ class ReplaySettings(Settings):
     max_disk_gb: float | None = Field(
         None, gt=0, description="oldest segments beyond this are deleted; default: keep all"
     )
+    holdout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the episodes that nothing is trained on, for the metrics "
+        "`holdout/*`; their steps count as env steps all the same",
+    )
 
 
 class LearnModelSettings(Settings):

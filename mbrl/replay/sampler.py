@@ -13,8 +13,13 @@ episode into the next; the crossing row is marked.
 What is live, and the tape, follow from the last `capacity_steps` rows added and from nothing else.
 A sampler rebuilt from the segments in `segments`, in that order, therefore gives the batches that
 the living one would have given.
+
+A share of the episodes may be held out: they lie in the ring like all others, on a tape of their
+own. Which ones follows from their names alone, so that every learner and every resume hold out the
+same.
 """
 
+import hashlib
 import itertools
 import math
 import mmap
@@ -34,7 +39,17 @@ from mbrl.errors import ReplayError
 from mbrl.replay.store import ReplayStore, SegmentInfo
 
 _RESERVE_BYTES = 16 << 20  # disk is claimed in pieces of this size
-_LABEL, _T0, _START, _ROWS = range(4)  # columns of the table of fragments
+_LABEL, _T0, _START, _ROWS, _HELD_OUT = range(5)  # columns of the table of fragments
+
+
+def is_held_out(eps_id: str, share: float) -> bool:
+    """Whether an episode is among the `share` in [0, 1) that nothing is trained on.
+
+    It depends on the two arguments alone. An episode that is held out at one share is so at every
+    larger one.
+    """
+    drawn = int.from_bytes(hashlib.sha256(eps_id.encode()).digest()[:8], "big")
+    return drawn < share * 2**64
 
 
 class FragmentTable:
@@ -47,7 +62,7 @@ class FragmentTable:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._table = np.zeros((1024, 4), np.int64)
+        self._table = np.zeros((1024, 5), np.int64)
         self._head = 0  # the oldest live fragment's index in _table
         self._tail = 0  # one behind the newest
         self._labels: dict[str, int] = {}
@@ -56,8 +71,8 @@ class FragmentTable:
         self._stops: dict[int, int] = {}
         self._free_labels = itertools.count()
 
-    def append(self, piece: Episode, start: int) -> None:
-        """Note a fragment whose first row was the `start`-th ever added."""
+    def append(self, piece: Episode, start: int, held_out: bool = False) -> None:
+        """Note a fragment whose first row was the `start`-th ever added, and its tape."""
         if self._tail == len(self._table):
             self._make_room()
         label = self._labels.get(piece.eps_id)
@@ -68,7 +83,7 @@ class FragmentTable:
         stop = piece.t0 + piece.rows
         self._spans[label].append((piece.t0, stop))
         self._stops[label] = max(self._stops[label], stop)
-        self._table[self._tail] = (label, piece.t0, start, piece.rows)
+        self._table[self._tail] = (label, piece.t0, start, piece.rows, held_out)
         self._tail += 1
         self.rows += piece.rows
 
@@ -82,7 +97,7 @@ class FragmentTable:
             self.rows -= gone
             if gone < fragment[_ROWS]:
                 spans.appendleft((t0 + gone, stop))
-                fragment += np.array([0, gone, gone, -gone])
+                fragment += np.array([0, gone, gone, -gone, 0])
                 return
             self._head += 1
             if not spans:
@@ -95,9 +110,15 @@ class FragmentTable:
             return []
         return list(self._spans[label])
 
-    def tape(self, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The ring slot of each tape position (N,), and whether its row is a first one (N,)."""
+    def tape(
+        self, capacity: int, held_out: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The ring slot of each tape position (N,), and whether its row is a first one (N,).
+
+        There are two tapes: of the episodes that are held out, and of all others.
+        """
         live = self._table[self._head : self._tail]
+        live = live[live[:, _HELD_OUT] == held_out]
         _, oldest, group = np.unique(live[:, _LABEL], return_index=True, return_inverse=True)
         live = live[np.lexsort((live[:, _T0], oldest[group]))]
         label, t0, start, rows = live[:, _LABEL], live[:, _T0], live[:, _START], live[:, _ROWS]
@@ -107,13 +128,13 @@ class FragmentTable:
         slots %= capacity
         joined = (label[1:] == label[:-1]) & (t0[1:] == t0[:-1] + rows[:-1])
         is_first = np.zeros(len(slots), np.bool_)
-        is_first[0] = True
+        is_first[:1] = True
         is_first[behind[:-1][~joined]] = True
         return slots, is_first
 
     def _make_room(self) -> None:
         live = self._table[self._head : self._tail]
-        self._table = np.zeros((max(1024, 2 * len(live)), 4), np.int64)
+        self._table = np.zeros((max(1024, 2 * len(live)), 5), np.int64)
         self._table[: len(live)] = live
         self._head, self._tail = 0, len(live)
 
@@ -155,6 +176,7 @@ class SequenceSampler:
         action_shape, action_dtype: () int64 for a discrete space, (A,) float32 for a Box.
         directory: on which disk the ring lives (such as /dev/shm); None for the system's temporary
             folder. Nothing is left there.
+        holdout: share of the episodes, in [0, 1), that `sample` draws only if it is asked for them.
 
     Raises:
         ReplayError: the folder cannot hold the ring.
@@ -168,8 +190,9 @@ class SequenceSampler:
         action_shape: Sequence[int] = (),
         action_dtype: DTypeLike = np.int64,
         directory: Path | None = None,
+        holdout: float = 0.0,
     ) -> None:
-        self.capacity = capacity_steps
+        self.capacity, self.holdout = capacity_steps, holdout
         kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
             "obs": (tuple(obs_shape), np.dtype(obs_dtype)),
             "actions": (tuple(action_shape), np.dtype(action_dtype)),
@@ -183,7 +206,7 @@ class SequenceSampler:
             raise _ring_error(error) from error
         self._total = 0  # rows ever added; row i lies in slot i % capacity
         self._fragments = FragmentTable()
-        self._tape: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None
+        self._tapes: dict[bool, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
         self._seen: set[str] = set()
         self._loaded: deque[tuple[str, int]] = deque()  # segment, value of _total after it
 
@@ -197,7 +220,7 @@ class SequenceSampler:
         """Drop the ring and free its disk space; the sampler is of no use afterwards."""
         for column in self._ring.values():
             column.close()
-        self._fragments, self._total, self._tape = FragmentTable(), 0, None
+        self._fragments, self._total, self._tapes = FragmentTable(), 0, {}
 
     @property
     def num_rows(self) -> int:
@@ -255,32 +278,43 @@ class SequenceSampler:
         self._seen.update(by_name)
         return added
 
-    def sample(self, batch_size: int, length: int, rng: np.random.Generator) -> SequenceBatch:
-        """Draw B windows of T rows of the tape, uniformly and with replacement.
+    def rows_on_tape(self, held_out: bool = False) -> int:
+        """Live rows that `sample` draws from: of the episodes held out, or of all others."""
+        return len(self._tape(held_out)[0])
+
+    def sample(
+        self, batch_size: int, length: int, rng: np.random.Generator, held_out: bool = False
+    ) -> SequenceBatch:
+        """Draw B windows of T rows of a tape, uniformly and with replacement.
 
         One call draws B integers from `rng`. The rows are in arrival order; the arrays are the
-        caller's.
+        caller's. With `held_out` they are of the episodes held out, else of all others.
 
         Raises:
             ReplayError: fewer rows than `length` are stored.
         """
-        rows = self.num_rows
+        rows = self.rows_on_tape(held_out)
         if rows < length or rows == 0:
+            kind = " of episodes held out" if held_out else " to train on" if self.holdout else ""
             raise ReplayError(
-                f"cannot sample sequences of {length} rows: replay holds {rows} rows; "
+                f"cannot sample sequences of {length} rows: replay holds {rows} rows{kind}; "
                 "collect more steps first or lower the sequence length"
+                + (", or change replay.holdout" if self.holdout else "")
             )
-        if self._tape is None:
-            self._tape = self._fragments.tape(self.capacity)
         starts = rng.integers(rows, size=batch_size)
         positions = (starts[:, None] + np.arange(-1, length)) % rows
-        slots, is_first = (column[positions] for column in self._tape)
+        slots, is_first = (column[positions] for column in self._tape(held_out))
         columns = {name: self._ring[name].rows[slots] for name in SAMPLED if name != "obs"}
         obs = self._ring["obs"].rows
         frames = np.empty((batch_size, length, *obs.shape[1:]), obs.dtype)
         # "clip" skips the copy that "raise" makes of `out`; slots are in range by construction
         np.take(obs, slots[:, 1:], axis=0, out=frames, mode="clip")
         return arrival(frames, is_first=is_first, **columns)
+
+    def _tape(self, held_out: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        if held_out not in self._tapes:
+            self._tapes[held_out] = self._fragments.tape(self.capacity, held_out)
+        return self._tapes[held_out]
 
     def _append(self, piece: Episode) -> None:
         """Write a fragment of at most `capacity` rows over the oldest rows."""
@@ -297,12 +331,13 @@ class SequenceSampler:
             column.rows[: piece.rows - split] = new[split:]
         if piece.ended:
             self._ring["actions"].rows[(self._total + piece.rows - 1) % self.capacity] = 0
-        self._fragments.append(piece, self._total)
+        held_out = is_held_out(piece.eps_id, self.holdout)
+        self._fragments.append(piece, self._total, held_out)
         self._total += piece.rows
         self._fragments.drop_before(self._total - self.capacity)
         while self._loaded and self._loaded[0][1] <= self._total - self.capacity:
             self._loaded.popleft()
-        self._tape = None
+        self._tapes = {}
 
     def _load(self, store: ReplayStore, info: SegmentInfo) -> int | None:
         """Add one segment; None if the store could not read it."""

@@ -57,11 +57,14 @@ def curves_svg(curves: Curves, *, threshold: float | None = None, over_time: boo
     return to_svg(_curves_figure(curves, "", xlabel, threshold, height=3.9))
 
 
-def metrics_svg(series: Mapping[str, ArrayLike]) -> str:
+def metrics_svg(
+    series: Mapping[str, ArrayLike], held_out: Mapping[str, ArrayLike] | None = None
+) -> str:
     """Small multiples: one little plot per metric, as one `<svg>` element.
 
     `series` has per metric, of one or more, a (points, 2) array: env steps, then the value; NaN
-    leaves a gap.
+    leaves a gap. `held_out` has the same, of episodes held out, for some of the metrics: a dashed
+    line beside the other.
     """
     rows = -(-len(series) // 3)
     with style():
@@ -72,6 +75,11 @@ def metrics_svg(series: Mapping[str, ArrayLike]) -> str:
         for axes, (name, points) in zip(grid.flat, series.items(), strict=False):
             values = np.asarray(points, dtype=float)
             axes.plot(values[:, 0], values[:, 1], color=_COLOURS["ppo"], linewidth=1.2)
+            if held_out and name in held_out:
+                values, apart = np.asarray(held_out[name], dtype=float), (0, (4, 2))
+                line = {"color": _COLOURS["dream"], "linewidth": 1.2, "linestyle": apart}
+                axes.plot(values[:, 0], values[:, 1], label="held out", **line)
+                axes.legend(loc="best", frameon=False, fontsize=8)
             axes.set_title(name, fontsize=9, loc="left")
             axes.tick_params(labelsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(3))

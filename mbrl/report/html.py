@@ -94,7 +94,12 @@ def write_run_report(path: Path, run: RunRecord, videos: Sequence[Path] = ()) ->
         svg = curves_svg({run.agent: [run.curve]})
         figures.append({"svg": Markup(svg), "kind": "steps"})
     if series := _metric_series(run.metrics):
-        figures.append({"svg": Markup(metrics_svg(series)), "kind": "metrics"})
+        held_out = {
+            name: series.pop(other)
+            for name in list(series)
+            if (other := name.replace("world_model/", "holdout/")) != name and other in series
+        }
+        figures.append({"svg": Markup(metrics_svg(series, held_out)), "kind": "metrics"})
     warnings = ["One run of one seed says little about the method: see mbrl compare."]
     return render(
         path,

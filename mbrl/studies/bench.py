@@ -10,12 +10,12 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mbrl.studies.arms import listed
-from mbrl.studies.options import add_options
+from mbrl.studies.options import SUBJECT, add_options
 from mbrl.studies.study import Study
 from mbrl.studies.trial import command_line
 
@@ -38,7 +38,7 @@ class _StudyParser(argparse.ArgumentParser):
     study: str
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        study = study_of(self.study)
+        study = study_of(self.study, args or ())
         self.description = study.description
         self.epilog = listed(study.trial.known_arms)
         self.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -55,21 +55,22 @@ def add_studies(parser: argparse.ArgumentParser) -> None:
         commands.add_parser(name, help=line).study = name
 
 
-def study_of(name: str) -> Study[Any]:
-    """The study of that name."""
+def study_of(name: str, words: Sequence[str] = ()) -> Study[Any]:
+    """The study of that name, or the one it hands such words of a command to."""
     study: Study[Any] = importlib.import_module(STUDIES[name][0]).STUDY
-    return study
+    return study.of(words)
 
 
 def bench(given: Mapping[str, Any]) -> list[str]:
     """Run the study that a command names; one sentence for each trial that failed."""
-    return study_of(given["study"]).bench(given)
+    return study_of(given["study"], given["words"]).bench(given)
 
 
 def main(arguments: list[str]) -> int:
     """Make the trial of a `trial.json`; returns the exit code."""
     [path] = arguments
-    study = study_of(json.loads(Path(path).read_text(encoding="utf-8"))["study"])
+    whole = json.loads(Path(path).read_text(encoding="utf-8"))
+    study = study_of(whole["study"], [str(whole["trial"].get(SUBJECT))])
     return command_line(study.trial, study.make, path)
 
 

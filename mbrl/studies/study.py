@@ -51,6 +51,10 @@ class Study(ABC, Generic[OneTrial]):
     description: ClassVar[str]
     words: ClassVar[str]
 
+    def of(self, words: Sequence[str]) -> "Study[Any]":
+        """The study that a command with these words is of: this one, or one it hands them to."""
+        return self
+
     def chosen(self, names: str, example: OneTrial, console: Console) -> list[str]:
         """The arms of `--arms` that can be made; the console hears what is left out.
 

@@ -56,7 +56,7 @@ class BudgetedTraining(ABC):
         """
         self.device = device or torch.device("cpu")
         self.run_dir, self.minutes = trial.run_dir, trial.minutes
-        self._wanted, self._ends_after = trial.device, trial.updates
+        self._wanted, self._ends_after = trial.device, trial.ends_after
         self._unit = f"{trial.unit} minutes"
         self._title = f"{trial.arm} seed {trial.seed}"
         self._env_steps, self._group = env_steps, group

@@ -15,6 +15,7 @@ This module imports neither torch nor Ray.
 
 import json
 import math
+import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from envs.errors import EnvError
 from mbrl.config.base import Settings
@@ -67,9 +68,17 @@ class Trial(Settings, ABC):
         None, ge=1, description="end a run after so many updates, if its minutes are not over"
     )
     quick: bool = Field(False, description="measure on a little only, to try things out")
-    device: str = "cpu"
+    device: str = "cpu"  # a subclass that computes elsewhere too makes it an option
     out: Path = Field(description="run folders, report and so on; default: runs/STUDY/SUBJECT")
     results: Path = Field(description="JSON of every run and of all together; default: results/...")
+
+    @field_validator("device")
+    @classmethod
+    def _one_kind(cls, device: str) -> str:
+        """A study has to be on one kind of device, and to say on which."""
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+            raise ValueError(f"expected cpu, cuda or cuda:N, got {device}")
+        return device
 
     @property
     @abstractmethod
@@ -87,6 +96,11 @@ class Trial(Settings, ABC):
     @abstractmethod
     def chosen(self) -> dict[str, Any]:
         """Everything else that decides what comes out, ready for JSON."""
+
+    @property
+    def ends_after(self) -> int | None:
+        """Updates after which a run ends; None if its minutes alone end it."""
+        return self.updates
 
     @property
     def unit(self) -> str:
@@ -121,7 +135,7 @@ class Trial(Settings, ABC):
     def settings(self) -> dict[str, Any]:
         """Everything that decides what comes out, save the minutes, ready for JSON."""
         gpu = {"device": "cuda"} if self.unit == "GPU" else {}
-        ends = {} if self.updates is None else {"updates": self.updates}
+        ends = {} if self.ends_after is None else {"updates": self.ends_after}
         config = self.config().model_dump(mode="json", include=set(self.sections))
         return {"seed": self.seed, "quick": self.quick, **gpu, **ends, **self.chosen(), **config}
 
@@ -142,8 +156,9 @@ class Trial(Settings, ABC):
         """The command that makes this trial and those of smaller seeds."""
         chosen = ["--arms", self.arm, "--seeds", f"{self.seed + 1}"]
         words = [*self.words(), *chosen, "--minutes", f"{self.minutes:g}", *as_words(self)]
-        if self.results.name.startswith(f"{self.home}_"):  # beside the usual ones
-            folder = self.results.name
+        home = Path(self.home)
+        if self.results.name.startswith(f"{home.name}_"):  # beside the usual ones
+            folder = (home.parent / self.results.name).as_posix()
             words += ["--results", f"results/{folder}", "--out", f"runs/{folder}/{self.subject}"]
         return words
 

@@ -9,6 +9,7 @@ that could be taken for frames.
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs import VectorEnv
-from mbrl.acting import RandomPolicy
+from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.collect import Collector
 from mbrl.config.schema import CollectSettings
 from mbrl.episode import Array, SequenceBatch, arrival
@@ -36,6 +37,14 @@ EPSILON = 0.1  # probability of a random action within a scripted stretch
 _PROTOCOL = 1  # raised when the same settings would give other frames
 _RECORD = "frames.json"
 _PARTS = ("train", "held_out")
+
+
+@dataclass(frozen=True)
+class Player:
+    """Who plays instead of random actions and the game's script."""
+
+    name: str  # of record: frames of another player are other frames
+    make: Callable[[int], ActingPolicy]  # from the seed of its random stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +138,12 @@ class MixedPolicy:
 
 
 def collect_frames(
-    game: Game, directory: Path, steps: int, held_out_steps: int, seed: int
+    game: Game,
+    directory: Path,
+    steps: int,
+    held_out_steps: int,
+    seed: int,
+    player: Player | None = None,
 ) -> tuple[ReplayStore, ReplayStore]:
     """Collect a game's frames, or find them collected: to train on, and held-out ones.
 
@@ -147,6 +161,7 @@ def collect_frames(
         "held_out_steps": held_out_steps,
         "seed": seed,
         "protocol": _PROTOCOL,
+        **({"player": player.name} if player else {}),
     }
     directory = Path(directory)
     if not _complete(directory, record):
@@ -154,7 +169,7 @@ def collect_frames(
         unfinished.mkdir(parents=True, exist_ok=True)
         with lock_folder(unfinished):
             if not _complete(directory, record):  # another process may have just finished
-                _collect(game, unfinished, (steps, held_out_steps), seed)
+                _collect(game, unfinished, (steps, held_out_steps), seed, player)
                 write_atomically(unfinished / _RECORD, json.dumps(record, indent=1))
                 if directory.exists():
                     directory.rmdir()  # empty, as was checked
@@ -222,8 +237,8 @@ def _complete(directory: Path, record: dict[str, Any]) -> bool:
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
     if found != record:
-        differ = [key for key in record if found.get(key) != record[key]]
-        expected = ", ".join(f"{key}={record[key]}" for key in differ)
+        differ = [key for key in {**record, **found} if found.get(key) != record.get(key)]
+        expected = ", ".join(f"{key}={record.get(key)}" for key in differ)
         got = ", ".join(f"{key}={found.get(key)}" for key in differ)
         raise ReplayError(
             f"{directory}: expected frames with {expected}, got {got}; choose another folder, or "
@@ -232,7 +247,9 @@ def _complete(directory: Path, record: dict[str, Any]) -> bool:
     return True
 
 
-def _collect(game: Game, directory: Path, steps: tuple[int, int], seed: int) -> None:
+def _collect(
+    game: Game, directory: Path, steps: tuple[int, int], seed: int, player: Player | None
+) -> None:
     """Fill both stores from scratch."""
     done = 0
     with Progress(sum(steps), title=f"{game.name} frames") as progress:
@@ -242,7 +259,12 @@ def _collect(game: Game, directory: Path, steps: tuple[int, int], seed: int) -> 
             settings = CollectSettings(num_envs=NUM_ENVS, fragment_s=1e9)
             collector = Collector(game.env, settings, store, seed, index)
             try:
-                policy = MixedPolicy(collector.vector, game.act, derive(seed, "frames", index))
+                stream = derive(seed, "frames", index)
+                policy: ActingPolicy = (
+                    player.make(stream)
+                    if player
+                    else MixedPolicy(collector.vector, game.act, stream)
+                )
                 taken = 0
                 while taken < wanted:
                     chunk = min(SEGMENT_STEPS, -(-(wanted - taken) // NUM_ENVS) * NUM_ENVS)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from envs import EnvSettings
 from envs.pong import STATE, court
 from mbrl.errors import ConfigError
+from mbrl.studies.minatar.games import MINATAR_GAMES
 
 Array = NDArray[Any]
 Ram = NDArray[np.uint8]
@@ -365,9 +366,10 @@ def find_game(name: str, study: str) -> Game:
         ConfigError: there is none; the known ones are listed.
     """
     if name not in GAMES:
-        near = difflib.get_close_matches(name, GAMES, n=1)
+        known = [*GAMES, *(MINATAR_GAMES if study == "fidelity" else ())]
+        near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(
-            f"bench {study}: expected a game out of {', '.join(GAMES)}; got {name}"
+            f"bench {study}: expected a game out of {', '.join(known)}; got {name}"
             + (f"; did you mean {near[0]}?" if near else "")
         )
     return GAMES[name]

@@ -6,6 +6,7 @@ module imports neither torch nor Ray.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,7 @@ from mbrl.errors import ConfigError
 from mbrl.studies.fidelity.arms import SUPERVISED
 from mbrl.studies.fidelity.games import find_game
 from mbrl.studies.fidelity.trial import Trial, without_effect
+from mbrl.studies.minatar.games import MINATAR_GAMES
 from mbrl.studies.study import Study, StudyOptions, Tree
 
 
@@ -27,9 +29,18 @@ class Fidelity(Study[Trial]):
         "ones resume; a result made with other settings is refused."
     )
     words = (
-        "pong, breakout, ... (an unknown one lists all), and settings of every run, such as "
-        "world_model.hidden=128 (world_model, learn_model)"
+        "pong, breakout, minatar_asterix, ... (an unknown one lists all; those of MinAtar have "
+        "arms and options of their own, see --help behind the name), and settings of every run, "
+        "such as world_model.hidden=128 (world_model, learn_model)"
     )
+
+    def of(self, words: Sequence[str]) -> Study[Any]:
+        """This study, or for a game of MinAtar the one that measures those."""
+        if not any(word in MINATAR_GAMES for word in words):
+            return self
+        from mbrl.studies.minatar.study import STUDY
+
+        return STUDY
 
     def chosen(self, names: str, example: Trial, console: Console) -> list[str]:
         """The arms that can be made.

@@ -3,13 +3,9 @@
 How the budget counts and what a signal does: `mbrl.studies.training`.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from envs import make_env
-from mbrl.device import reachable
-from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.studies import training
 from mbrl.studies.fidelity.arms import SUPERVISED
@@ -20,18 +16,11 @@ from mbrl.studies.fidelity.objects import require_backdrops
 from mbrl.studies.fidelity.pictures import draw
 from mbrl.studies.fidelity.supervised import SupervisedTraining, supervised_report
 from mbrl.studies.fidelity.trial import Trial
-from mbrl.studies.training import BudgetedTraining, Tree
+from mbrl.studies.training import Tree
+from mbrl.studies.world_model import LINES, WorldModelTraining
 from mbrl.world_model.settings import NormalisedSettings
 
-UPDATES_AT_ONCE = 4
 FRAMES_SEED = 0
-LINES = {
-    "cpu_minutes": "study/cpu_s",
-    "nats_per_frame": "world_model/nats_per_frame",
-    "kl": "world_model/kl",
-    "kl_weight": "world_model/kl_weight",
-}
-"""What a result tells of how training went, and the metrics it is made of; None without a model."""
 QUICK = Sizes(
     sampled=16,
     informed=64,
@@ -60,7 +49,7 @@ def _model_world(trial: Trial) -> Tree | None:
     """Train a world model, draw and measure; None if a signal came."""
     game, stores = GAMES[trial.game], frames_of(trial)
     require_backdrops(game, *stores)
-    world = Training(trial, stores[0])
+    world = WorldModelTraining(trial, trial.config(), stores[0])
     model = world.learner.model
 
     def measured() -> Mapping[str, Any]:
@@ -78,55 +67,3 @@ def _read_labels(trial: Trial) -> Tree | None:
     reading = SupervisedTraining(trial, game, NormalisedSettings.model_validate(encoder), train)
     reader = reading.reader
     return reading.made(reader, lambda: supervised_report(reader, game, train, held_out))
-
-
-class Training(BudgetedTraining):
-    """A world model that learns from a store until its budget is spent; a context manager."""
-
-    at_once = UPDATES_AT_ONCE
-
-    def __init__(self, trial: Trial, store: ReplayStore) -> None:
-        """Build the learner, and load the newest checkpoint if there is one."""
-        config = trial.config()
-        with contextlib.closing(make_env(config.env)) as env:
-            spaces = env.observation_space, env.action_space
-        self.learner = WorldModelLearner(
-            *spaces,
-            config.world_model,
-            config.learn_model,
-            store,
-            capacity_steps=max(1, sum(episode.rows for episode in store.episodes())),
-            ring_directory=None,
-            root_seed=trial.seed,
-            device=str(reachable(trial.device)),
-        )
-        super().__init__(
-            trial, env_steps=trial.steps, group="world_model", device=self.learner.device
-        )
-
-    def __exit__(self, *problem: object) -> None:
-        """Close the ring as well."""
-        self.learner.close()
-        super().__exit__(*problem)
-
-    @property
-    def updates(self) -> int:
-        """Updates so far, resumed ones included."""
-        return self.learner.updates
-
-    def _update(self) -> dict[str, float]:
-        metrics, _ = self.learner.learn(UPDATES_AT_ONCE)
-        learn = self.learner.settings
-        self.rows += UPDATES_AT_ONCE * learn.batch_size * learn.sequence_length
-        return metrics
-
-    def _state(self) -> dict[str, Any]:
-        return {"learner": self.learner.state_dict(), "segments": self.learner.segments()}
-
-    def _begin(self, state: Mapping[str, Any]) -> None:
-        self.learner.refresh(state.get("segments"))
-        if state:
-            self.learner.load_state_dict(state["learner"])
-
-    def _in_words(self, metrics: Mapping[str, float]) -> str:
-        return f"{metrics['nats_per_frame']:.1f} nats per frame, KL {metrics['kl']:.2f}"

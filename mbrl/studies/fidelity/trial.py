@@ -3,12 +3,11 @@
 What happens to a result that is there already: `mbrl.studies.trial`. Imports neither torch nor Ray.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from envs.settings import EnvSettings
 from mbrl.config.file import find_config
@@ -51,14 +50,6 @@ class Trial(trial.Trial):
         description="cpu, a core for each run, or cuda, shared by all runs, whose minutes then are "
         "those that pass",
     )
-
-    @field_validator("device")
-    @classmethod
-    def _one_kind(cls, device: str) -> str:
-        """A study has to be on one kind of device, and to say on which."""
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-            raise ValueError(f"expected cpu, cuda or cuda:N, got {device}")
-        return device
 
     @property
     def subject(self) -> str:
