@@ -36,7 +36,7 @@ from benchmarks.synthetic import moving_square
 from envs import make_env
 from mbrl.config.schema import Config, load
 from mbrl.imagine import DreamEnv, DreamVectorEnv
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.layouts import make_world_model
 
 CONFIGS = {
     "minatar": [],
@@ -84,7 +84,7 @@ def make_dream(config: Config, dreams: int) -> DreamEnv:
     env.close()  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = WorldModel(space, action_space, config.world_model).eval()
+    model = make_world_model(space, action_space, config.world_model).eval()
     model.heads.out.bias[-1] = CONTINUE_LOGIT
     space.seed(0)
     frames = torch.as_tensor(np.stack([space.sample() for _ in range(dreams)]))

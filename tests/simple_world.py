@@ -6,7 +6,7 @@ from gymnasium import spaces
 from tiny import model_settings
 
 from mbrl.episode import SequenceBatch
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.layouts import make_world_model
 
 IMAGE = spaces.Box(0, 1, (8, 8, 2), np.uint8)
 ACTIONS = spaces.Discrete(3)
@@ -19,7 +19,7 @@ WORLD_MODELS_2018 = {
 
 def make(observation_space=IMAGE, action_space=ACTIONS, **changes):
     torch.manual_seed(0)
-    return WorldModel(observation_space, action_space, model_settings(**changes))
+    return make_world_model(observation_space, action_space, model_settings(**changes))
 
 
 def random_batch(batch=3, length=6, space=IMAGE, seed=0):

@@ -22,7 +22,7 @@ from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.report.dream_video import newest_sequences
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.layouts import make_world_model
 
 OBS, ACTIONS = spaces.Box(0, 1, (8, 8, 1), np.uint8), spaces.Discrete(4)
 CPU = torch.device("cpu")
@@ -122,7 +122,7 @@ class Spy:
 
 def world_model(**changes):
     torch.manual_seed(0)
-    return WorldModel(OBS, ACTIONS, model_settings(bf16=False, **changes)).eval()
+    return make_world_model(OBS, ACTIONS, model_settings(bf16=False, **changes)).eval()
 
 
 def test_the_loss_gives_the_rnn_the_action_that_led_to_each_row(tmp_path, monkeypatch):
@@ -208,6 +208,9 @@ class Oracle:
     """Imagines what the counting environment does, from the state that the learner handed over."""
 
     feature_size = model_settings().hidden + 24
+
+    def features(self, latent):
+        return latent.features
 
     def imagine_step(self, latent, action, generator=None):
         hidden = latent.hidden.clone()

@@ -15,6 +15,7 @@ from mbrl.report.dream_video import (
     to_rgb,
     write_dream_video,
 )
+from mbrl.world_model.layouts import make_world_model
 from mbrl.world_model.model import WorldModel
 from mbrl.world_model.settings import WorldModelSettings
 
@@ -56,7 +57,7 @@ def store(tmp_path: Path) -> ReplayStore:
 def model() -> WorldModel:
     torch.manual_seed(0)
     space = spaces.Box(0, 1, (6, 6, 4), np.uint8)
-    return WorldModel(space, spaces.Discrete(3), WorldModelSettings(bf16=False)).eval()
+    return make_world_model(space, spaces.Discrete(3), WorldModelSettings(bf16=False)).eval()
 
 
 def test_newest_sequences_stitch_fragments_and_are_as_long_as_the_shortest_allows(

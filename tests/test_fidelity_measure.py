@@ -13,12 +13,12 @@ from tiny import model_settings
 
 from mbrl.studies.fidelity.follow import BURN_IN, follow, quantised
 from mbrl.studies.fidelity.games import GAMES
-from mbrl.studies.fidelity.information import ageing, information, rates
+from mbrl.studies.fidelity.information import ageing, information
 from mbrl.studies.fidelity.measure import Sizes, measure
 from mbrl.studies.fidelity.objects import Backdrops
 from mbrl.studies.fidelity.readout import ahead_report, read, read_variables
-from mbrl.world_model.latent import Latent
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.latent import Latent, Observed
+from mbrl.world_model.layouts import make_world_model
 
 TRAIN, HELD_OUT = play(20), play(6, start=37, base=10_000)
 SIZES = Sizes(
@@ -29,7 +29,7 @@ SIZES = Sizes(
 def real_model(**changes):
     torch.manual_seed(0)
     space = spaces.Box(0, 255, (16, 16, 1), np.uint8)
-    return WorldModel(space, spaces.Discrete(3), model_settings(bf16=False, **changes)).eval()
+    return make_world_model(space, spaces.Discrete(3), model_settings(bf16=False, **changes)).eval()
 
 
 # -- following ------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_the_rate_is_the_kl_of_the_loss(changes):
     _, metrics, _ = model.loss(batch, torch.Generator().manual_seed(5))
     start = model.initial(2, model.device)
     seen = model.observe(start, *model.inputs(batch), torch.Generator().manual_seed(5))
-    dynamics, static = rates(model, seen.posterior.flatten(0, 1), seen.latent.hidden.flatten(0, 1))
+    dynamics, static = model.rates(Observed(seen.latent.flatten(), seen.posterior.flatten(0, 1)))
     assert float(dynamics.mean()) == pytest.approx(float(metrics["kl"]), rel=1e-4)
     assert static.shape == (24,) and (static > 0).all()
 

@@ -21,6 +21,9 @@ class CountingModel:
 
     feature_size = 2
 
+    def features(self, latent):
+        return latent.features
+
     def imagine_step(self, latent, action, generator=None):
         count = latent.hidden + 1
         following = Latent(count, action.float().unsqueeze(-1))

@@ -9,7 +9,7 @@ from simple_world import ACTIONS, WORLD_MODELS_2018, generator, make, random_bat
 from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
 from mbrl.world_model.encoder import Seen
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.layouts import make_world_model
 from mbrl.world_model.settings import WorldModelSettings
 
 
@@ -214,7 +214,7 @@ def test_world_models_2018_has_its_own_networks_and_refuses_other_sizes():
         "code": {"kind": "gaussian", "groups": 32},
     }
     space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
-    model = WorldModel(space, ACTIONS, WorldModelSettings(joint=False, **settings))
+    model = make_world_model(space, ACTIONS, WorldModelSettings(joint=False, **settings))
     encoder = sum(p.numel() for p in model.encoder.parameters())
     assert encoder == (48 * 32 + 32) + (512 * 64 + 64) + (1024 * 128 + 128) + (2048 * 256 + 256) + (
         1024 * 64 + 64
@@ -224,7 +224,7 @@ def test_world_models_2018_has_its_own_networks_and_refuses_other_sizes():
     assert model.decode(latent).shape == frames.shape
     assert model.eval().frame_nats(frames, latent).shape == (2,)
     with pytest.raises(ConfigError, match="expected frames of 64 x 64, got 10 x 10"):
-        WorldModel(spaces.Box(0, 255, (10, 10, 3), np.uint8), ACTIONS, model.settings)
+        make_world_model(spaces.Box(0, 255, (10, 10, 3), np.uint8), ACTIONS, model.settings)
 
 
 def test_frame_nats_of_all_rows_average_to_what_training_reports():

@@ -131,6 +131,13 @@ class FlatWorldModel(WorldModel):
         with autocast(obs.device, self.settings.bf16):
             return self.decoder.nats(levels, features, generator).sum(1)
 
+    @torch.no_grad()
+    def rates(self, observed: Observed) -> tuple[Tensor, Tensor]:
+        """As `WorldModel`."""
+        posterior = observed.posterior
+        prior = self.code.normalise(self.dynamics.prior(observed.latent.hidden))
+        return self.code.kl(posterior, prior), self.code.kl(posterior, torch.zeros_like(posterior))
+
     def loss(
         self, batch: SequenceBatch, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Metrics, Latent]:

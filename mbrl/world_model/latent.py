@@ -69,7 +69,9 @@ class Observed:
     """What observing leads to, of one step or of sequences."""
 
     latent: Latent  # (N, ...) or (B, T, ...)
-    posterior: Tensor  # q(z | x), normalised: (N, raw_size) or (B, T, raw_size) float32
+    posterior: Tensor
+    """What `WorldModel.rates` needs of q(z | x): its normalised parameters, (..., raw_size) float32;
+    in the grid layout the codes (..., 2, g, w), those before and those of the row."""
 
 
 @dataclass(frozen=True)

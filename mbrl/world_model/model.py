@@ -156,6 +156,14 @@ class WorldModel(nn.Module, ABC):
         """
 
     @abstractmethod
+    def rates(self, observed: Observed) -> tuple[Tensor, Tensor]:
+        """What frames tell beyond the past, and what they tell at all, of N rows: (N,) nats each.
+
+        The first is KL(q(z | x) || p(z | h)), the second KL(q(z | x) || p(z)), with the static
+        prior of a plain VAE: uniform, or standard normal.
+        """
+
+    @abstractmethod
     def loss(
         self, batch: SequenceBatch, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Metrics, Latent]:

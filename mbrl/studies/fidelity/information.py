@@ -20,11 +20,10 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mbrl.studies.fidelity.follow import Followed, filtered, rng_of, stream
 from mbrl.studies.fidelity.frames import Frames
-from mbrl.world_model.latent import Latent
+from mbrl.world_model.latent import Latent, Observed
 from mbrl.world_model.model import WorldModel
 
 BATCH = 64
@@ -35,18 +34,6 @@ LAST, EVERY, WINDOWS = 8, 2, 64  # measured: every second of the last 8 rows of 
 def is_calibrated(model: WorldModel) -> bool:
     """Whether the decoder's likelihood is one: a distribution over pixels, not a squared error."""
     return getattr(model.settings.decoder, "likelihood", "categorical") != "mse"
-
-
-@torch.no_grad()
-def rates(model: WorldModel, posterior: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(q(z | x) || p(z | h)), what a frame tells beyond the past, and KL(q(z | x) || p(z)), (N,).
-
-    From the parameters of q(z | x) and the state before, (N, ...); p(z) is the static prior of a
-    plain VAE (uniform, or standard normal).
-    """
-    prior = model.code.normalise(model.dynamics.prior(hidden))
-    static = torch.zeros_like(posterior)
-    return model.code.kl(posterior, prior), model.code.kl(posterior, static)
 
 
 def distortions(
@@ -90,8 +77,11 @@ def information(
         `shuffle_gain_squared_error` and so on. For a likelihood those are None.
     """
     obs, latent = np.asarray(frames.obs[followed.rows], np.uint8), followed.latent
-    parts = (part.to(model.device).split(BATCH) for part in (followed.posterior, latent.hidden))
-    pairs = [rates(model, *batch) for batch in zip(*parts, strict=True)]
+    pairs = []
+    for i in range(0, len(obs), BATCH):
+        posterior = followed.posterior[i : i + BATCH].to(model.device)
+        here = latent[i : i + BATCH].to(model.device)
+        pairs.append(model.rates(Observed(here, posterior)))
     nats, static = (float(torch.cat(part).mean()) for part in zip(*pairs, strict=True))
     other = torch.as_tensor(strangers(len(obs), rng_of(seed, "information/shuffle")))
     wrong = {

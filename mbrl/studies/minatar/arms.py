@@ -9,7 +9,7 @@ from mbrl.studies.arms import Arm
 _LONG_ENOUGH = (600.0, 600.0)
 
 GRID = "world_model.layout=grid"
-FLAT: tuple[str, ...] = ()
+FLAT = ("world_model.layout=flat",)
 ARMS: dict[str, Arm] = {
     "grid": Arm(
         "grid, joint prior",

@@ -26,6 +26,7 @@ class PatchCodebook(nn.Module):
     patches: Tensor
     used: Tensor
     misses: Tensor
+    factors: Tensor
 
     def __init__(
         self, shape: tuple[int, int, int], levels: int, cell: int, codes: int, distance: float
@@ -53,7 +54,7 @@ class PatchCodebook(nn.Module):
         factors = torch.randint(2**62, (self.size,), generator=generator) * 2 + 1
         self.register_buffer("factors", factors, persistent=False)
         self._known = 0
-        self.register_load_state_dict_post_hook(_recount)
+        self.register_load_state_dict_post_hook(_recount)  # type: ignore[no-untyped-call]
 
     @property
     def known(self) -> int:
@@ -85,6 +86,7 @@ class PatchCodebook(nn.Module):
             chosen = torch.nonzero(new).flatten()
             chosen = chosen[count[chosen].argsort(descending=True, stable=True)]
             self._add(_of_all_ranks(different[chosen[:NEW_AT_ONCE]]))
+            gap = self._distances(different)
         wrong = (blocks != self.patches[gap.argmin(1)[place]]).float().mean()
         self.misses.lerp_(wrong, 0.01)
 

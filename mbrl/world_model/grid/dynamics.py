@@ -65,7 +65,7 @@ class GridDynamics(nn.Module):
             embedded: (N, g, w, E) of the codes before, zero where unknown.
             known: (N, g, w) bool, whether there was one.
             action: (N, A) float that was taken then.
-            is_first: (N,) bool, whether an episode starts, which is not the same as knowing nothing.
+            is_first: (N,) bool, whether an episode starts, which says more than knowing nothing.
         """
         shape = *known.shape, 1
         seen = [

@@ -39,7 +39,7 @@ class GridWorldModel(WorldModel):
         """
         super().__init__(observation_space, action_space, settings)
         own = settings.grid
-        channels, height, width = self.image_shape
+        _, height, width = self.image_shape
         cell = own.cell or (1 if max(height, width) <= 16 else 8)
         if height % cell or width % cell:
             raise ConfigError(
@@ -86,16 +86,23 @@ class GridWorldModel(WorldModel):
         generator: torch.Generator | None = None,
     ) -> Observed:
         """As `WorldModel`; nothing is drawn."""
-        if is_first.ndim == 1:
-            parts = (part.unsqueeze(1) for part in (prev_action, obs, is_first))
-            seen = self.observe(latent, *parts, generator)
-            return Observed(seen.latent.last, seen.posterior[:, 0])
-        prev_action, obs, is_first = (part.transpose(0, 1) for part in (prev_action, obs, is_first))
+        single = is_first.ndim == 1
+        if single:  # time first: one step is a sequence of one row
+            prev_action, obs, is_first = (one.unsqueeze(0) for one in (prev_action, obs, is_first))
+        else:
+            prev_action, obs, is_first = (
+                part.transpose(0, 1) for part in (prev_action, obs, is_first)
+            )
         code = self._codes(obs)
         with autocast(obs.device, self.settings.bf16):
             hidden, _ = self._follow(latent, prev_action, code, is_first)
-        code = code.transpose(0, 1)
-        return Observed(Latent(hidden.transpose(0, 1), code), code)
+        before = torch.cat([latent.code.unsqueeze(0), code[:-1]])
+        before = torch.where(is_first[..., None, None], -1, before)
+        posterior = torch.stack([before, code], -3)  # (T, N, 2, g, w)
+        if single:
+            return Observed(Latent(hidden[0], code[0]), posterior[0])
+        latent = Latent(hidden.transpose(0, 1), code.transpose(0, 1))
+        return Observed(latent, posterior.transpose(0, 1))
 
     @torch.no_grad()
     def imagine_step(
@@ -138,6 +145,16 @@ class GridWorldModel(WorldModel):
         share = self.book.misses.clamp(1e-6, 0.5)
         right = levels[0].numel() - wrong
         return -wrong * torch.log(share / (self.levels - 1)) - right * torch.log1p(-share)
+
+    @torch.no_grad()
+    def rates(self, observed: Observed) -> tuple[Tensor, Tensor]:
+        """As `WorldModel`; a static prior takes all known codes for equally likely."""
+        before, code = observed.posterior.unbind(-3)
+        with autocast(code.device, self.settings.bf16):
+            embed = _Embedded(self.embedding(self.book.contents()))
+            context = self.dynamics.context(observed.latent.hidden, embed(before))
+            nats, _ = self.prior.nats(context, code, embed(code))
+        return nats, torch.full_like(nats, code[0].numel() * math.log(self.book.known))
 
     def loss(
         self, batch: SequenceBatch, generator: torch.Generator | None = None
