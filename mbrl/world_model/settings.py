@@ -156,13 +156,19 @@ class GridSettings(Settings):
         description="squared difference of intensities, summed over a patch, from which it "
         "becomes a code of its own",
     )
+    corrupted: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the cells that the state is shown wrong in training",
+    )
     embedding: int = Field(16, ge=1, description="E, maps that stand for a code")
     hidden: int = Field(32, ge=1, description="D, maps of the state h")
     prior: Literal["joint", "independent"] = Field(
         "joint", description="draw cells one after another, or each by itself"
     )
     prior_maps: int = Field(16, ge=1, description="maps of the prior's stacks")
-    prior_layers: int = Field(2, ge=1, description="gated layers of the prior's stacks")
+    prior_layers: int = Field(1, ge=1, description="gated layers of the prior's stacks")
 
 
 class WorldModelSettings(Settings):

@@ -51,12 +51,15 @@ class GridDynamics(nn.Module):
         self.register_buffer("coordinates", coordinates, persistent=False)
         self.look = CellConv(embedding + 4, hidden)
         self.action = nn.Linear(action_size, hidden)
+        self.look_norm = nn.LayerNorm(hidden)
         self.gates_in = nn.Linear(hidden, 3 * hidden)
         self.around = CellConv(hidden, hidden, groups=hidden)
         self.gates_state = nn.Linear(hidden, 3 * hidden, bias=False)
         self.gates_global = nn.Linear(2 * hidden, 3 * hidden)
         self.mix = CellConv(hidden + embedding, hidden)
+        self.mix_norm = nn.LayerNorm(hidden)
         self.mix_out = nn.Linear(hidden, hidden)
+        self.context_norm = nn.LayerNorm(hidden)
 
     def inputs(self, embedded: Tensor, known: Tensor, action: Tensor, is_first: Tensor) -> Tensor:
         """What codes and actions add to the gates, of any number of rows: (N, g, w, 3 D).
@@ -75,7 +78,7 @@ class GridDynamics(nn.Module):
             is_first.to(embedded.dtype).view(-1, 1, 1, 1).expand(shape),
         ]
         moved = self.look(torch.cat(seen, -1)) + self.action(action)[:, None, None]
-        return self.gates_in(functional.silu(moved))
+        return self.gates_in(functional.silu(self.look_norm(moved)))
 
     def step(self, hidden: Tensor, inputs: Tensor) -> Tensor:
         """Advance states (N, g, w, D) by one step, given what `inputs` made."""
@@ -101,5 +104,8 @@ class GridDynamics(nn.Module):
 
     def context(self, hidden: Tensor, embedded: Tensor) -> Tensor:
         """What prior and heads see, (N, g, w, D): the state, and the codes before it."""
-        mixed = functional.silu(self.mix(torch.cat([hidden.to(embedded.dtype), embedded], -1)))
-        return hidden + self.mix_out(mixed)
+        mixed = functional.silu(
+            self.mix_norm(self.mix(torch.cat([hidden.to(embedded.dtype), embedded], -1)))
+        )
+        context: Tensor = self.context_norm(hidden + self.mix_out(mixed))
+        return context

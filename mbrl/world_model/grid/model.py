@@ -167,11 +167,12 @@ class GridWorldModel(WorldModel):
         if self.training:
             self.book.learn(self.to_levels(obs.flatten(0, 1)))
         code = self._codes(obs)  # (T, B, g, w)
+        inputs = self._corrupted(code, generator) if self.training else code
         start = self.initial(obs.shape[1], self.device)
         foreseen = ~is_first
         foreseen[0] = False
         with autocast(self.device, self.settings.bf16):
-            hidden, embedded = self._follow(start, prev_action, code, is_first)
+            hidden, embedded = self._follow(start, prev_action, code, is_first, inputs)
             now, before = embedded
             context = self.dynamics.context(hidden.flatten(0, 1), before)  # (T * B, g, w, D)
             nats, prior_loss = self.prior.nats(context, code.flatten(0, 1), now)
@@ -209,8 +210,26 @@ class GridWorldModel(WorldModel):
         """Frames (T, B, H, W, C) to codes (T, B, g, w)."""
         return self.book.nearest(self.to_levels(obs.flatten(0, 1))).unflatten(0, obs.shape[:2])
 
+    def _corrupted(self, code: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Codes with a share of the cells replaced by any known code.
+
+        What a dream got wrong must not be dreamt on: so the state learns to doubt a single frame.
+        """
+        share = self.settings.grid.corrupted
+        if share == 0:
+            return code
+        chance = torch.rand(code.shape, generator=generator, device=code.device)
+        known = self.book.known
+        other = torch.randint(known, code.shape, generator=generator, device=code.device)
+        return torch.where(chance < share, other, code)
+
     def _follow(
-        self, latent: Latent, prev_action: Tensor, code: Tensor, is_first: Tensor
+        self,
+        latent: Latent,
+        prev_action: Tensor,
+        code: Tensor,
+        is_first: Tensor,
+        inputs: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """States (T, B, g, w, D) of sequences, time first as all arguments but the latent.
 
@@ -218,18 +237,17 @@ class GridWorldModel(WorldModel):
         """
         embed = _Embedded(self.embedding(self.book.contents()))
         now = embed(code)  # (T, B, g, w, E)
-        before = torch.cat([embed(latent.code).unsqueeze(0), now[:-1]])
+        shown = now if inputs is None else embed(inputs)
+        before = torch.cat([embed(latent.code).unsqueeze(0), shown[:-1]])
         known = torch.cat([latent.code.unsqueeze(0), code[:-1]]) >= 0
         keep = ~is_first
         before = before * keep[..., None, None, None]
         known = known & keep[..., None, None]
         action = self.action_vector(prev_action) * keep.unsqueeze(-1)
-        inputs = self.dynamics.inputs(
+        gates = self.dynamics.inputs(
             before.flatten(0, 1), known.flatten(0, 1), action.flatten(0, 1), is_first.flatten()
         )
-        hidden = self.dynamics.sequence(
-            latent.hidden, inputs.unflatten(0, is_first.shape), is_first
-        )
+        hidden = self.dynamics.sequence(latent.hidden, gates.unflatten(0, is_first.shape), is_first)
         return hidden, (now.flatten(0, 1), before.flatten(0, 1))
 
     def _pooled(self, context: Tensor, embedded: Tensor) -> Tensor:

@@ -109,6 +109,8 @@ class JointPrior(nn.Module):
         self.start = nn.Linear(hidden, maps)
         self.vertical_in = nn.Conv2d(embedding + 1, maps, (1, 3), padding=(0, 1))
         self.horizontal_in = nn.Conv2d(embedding + 1, maps, 1)
+        self.summed = nn.Linear(embedding, maps)
+        self.so_far = nn.Linear(maps, 2 * maps)
         self.layers = nn.ModuleList(GatedLayer(maps) for _ in range(layers))
         self.head = CodeHead(book, maps)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,6 +129,8 @@ class JointPrior(nn.Module):
         seen = torch.cat([embedded, torch.ones_like(embedded[..., :1])], -1).permute(0, 3, 1, 2)
         v = self.vertical_in(functional.pad(seen, (0, 0, 1, 0))[:, :, :-1])  # one row down
         h = self.horizontal_in(functional.pad(seen, (1, 0))[..., :-1])  # one column right
+        far, start = self._so_far(embedded).permute(0, 3, 1, 2).chunk(2, 1)
+        h, skips = h + far, skips + start
         for index, layer in enumerate(self.layers):
             below = parts[2 * index + 1] if 2 * index + 1 < len(parts) else None
             v, h, skip = layer(v, h, parts[2 * index], below)
@@ -134,8 +138,17 @@ class JointPrior(nn.Module):
         logits: Tensor = self.head(functional.silu(skips).permute(0, 2, 3, 1))
         return logits
 
+    def _so_far(self, embedded: Tensor) -> Tensor:
+        """What all cells before a cell hold together, wherever: (N, g, w, E) to (N, g, w, 2 F).
+
+        A stack sees a few rows; that there is a ball already must be known everywhere.
+        """
+        cells = functional.silu(self.summed(embedded)).float().flatten(1, 2)  # (N, g w, F)
+        total = cells.cumsum(1) - cells  # without the cell itself
+        return self.so_far(total.unflatten(1, embedded.shape[1:3]).to(embedded.dtype) / 8)
+
     def nats(self, context: Tensor, code: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """As `IndependentPrior`; the guess learns beside it and does not shape the context."""
+        """As `IndependentPrior`; the guess learns beside it."""
         if self.training:
             self.head.update(code)
         guess, _ = self.guess.nats(context, code, embedded)
