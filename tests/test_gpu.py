@@ -16,7 +16,9 @@ from test_train import lines_with_finite_losses
 from tiny import config, model_settings
 
 from agents.numerics import restore_generator
+from benchmarks.launches import count
 from mbrl.errors import TrainingError
+from mbrl.feed import feed
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint
@@ -214,3 +216,29 @@ def test_a_trial_says_which_gpu_it_was_trained_on_and_can_be_measured_without_it
     assert again["other_machines"][0]["card"] == torch.cuda.get_device_name()
     assert again["updates"] == result["updates"]
     assert again["command"] == result["command"]
+
+
+def test_batches_reach_a_gpu_whole(store: ReplayStore) -> None:
+    one, other = learner(store, "cuda"), learner(store, "cpu")
+    there, here = one.device, other.device
+    for sent, batch in zip(feed(one._sample, 5, there), feed(other._sample, 5, here), strict=True):
+        for name in ("obs", "prev_action", "reward", "terminated", "is_first"):
+            column = getattr(sent, name)
+            assert column.device.type == "cuda"
+            assert torch.equal(column.cpu(), torch.as_tensor(getattr(batch, name)))
+    one.close()
+    other.close()
+
+
+def test_an_update_never_waits_for_the_gpu_and_its_launches_are_counted(store: ReplayStore) -> None:
+    one = learner(store, "cuda")
+    one.learn(3)
+    [batch] = feed(one._sample, 1, one.device)
+    one.model.train()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        one._update(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert 100 < count(lambda: one.learn(1), one.device) < count(lambda: one.learn(3), one.device)
+    one.close()

@@ -13,7 +13,8 @@ from typing import Any
 
 from deploy.gpu_study import ROOT, StudyError
 from deploy.gpu_study.install import install
-from deploy.gpu_study.study import GAMES, Study, games
+from deploy.gpu_study.pace import settle
+from deploy.gpu_study.study import GAMES, Study, environment, games
 from deploy.gpu_study.wheels import download, requirements, split
 
 MEGABYTE = 10**6
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deploy.gpu_study", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    folder = ROOT / "build" / "gpu"
+    folder = Path("build", "gpu")
 
     wheels = commands.add_parser("wheels", help="download all dependencies and cut them up")
     wheels.add_argument("--folder", type=Path, default=folder, help="default: build/gpu")
@@ -52,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--env-steps", type=int, default=100_000, help="of each; default: 100000")
     run.add_argument("--minutes", type=float, default=9.5, help="of this call; default: 9.5")
     run.add_argument("--stop-seconds", type=float, default=60.0, help="of them; default: 60")
+    run.add_argument(
+        "--fit-minutes",
+        type=float,
+        default=0.0,
+        help="first measure the speed, and choose ratios with which all games end in so many "
+        "minutes of training; default: the config's ratios",
+    )
     run.add_argument("--only-install", action="store_true", help="stop after looking at the device")
     run.add_argument("settings", nargs="*", metavar="key=value", help="the same in every call")
     run.set_defaults(call=_run)
@@ -61,10 +69,11 @@ def _parser() -> argparse.ArgumentParser:
 def _wheels(given: argparse.Namespace) -> int:
     if not 0 < given.piece_mb <= 60:
         raise StudyError(f"--piece-mb: expected more than 0 and at most 60, got {given.piece_mb:g}")
-    download(given.folder, given.python_version)
+    folder = (ROOT / given.folder).resolve()
+    download(folder, given.python_version)
     needed = requirements()
     size = int(given.piece_mb * MEGABYTE)
-    manifest = split(given.folder, size, given.python_version, needed)
+    manifest = split(folder, size, given.python_version, needed)
     total = sum(one["bytes"] for one in manifest["wheels"]) / MEGABYTE
     print(
         f"{len(manifest['wheels'])} wheels for Python {given.python_version}, {total:.0f} MB in "
@@ -77,22 +86,29 @@ def _run(given: argparse.Namespace) -> int:
     began = time.monotonic()
     # SIGTERM ends the call as Ctrl-C does: the runs checkpoint, results are copied
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    runs = given.runs or ROOT / "runs" / ("gpu_cpu" if given.device == "cpu" else "gpu")
+    runs = given.runs or Path("runs", "gpu_cpu" if given.device == "cpu" else "gpu")
+    runs = (ROOT / runs).resolve()
     out = given.out or runs / "out"
-    python = install(given.folder)
-    print(f"installed in {python.parents[1]} after {time.monotonic() - began:.0f} s", flush=True)
+    python = install((ROOT / given.folder).resolve())
+    print(f"installed after {time.monotonic() - began:.0f} s", flush=True)
     about = look(python, given.device)
     print(json.dumps(about["device"]), flush=True)
     if given.only_install:
         return 0
     if given.device == "cpu":
         print("a rehearsal: sizes are for a CPU, and the scores mean nothing", flush=True)
+    names = given.games.split(",")
+    chosen = games(python, runs, names, given.device, given.env_steps, given.settings)
+    variables = environment(len(chosen))
+    kept = runs / "pace.json"
+    settle(kept, python, chosen, variables, given.fit_minutes)
+    pace = json.loads(kept.read_text()) if kept.exists() else None
+    print(f"ratios: {json.dumps(pace and pace['chosen'])}", flush=True)
     study = Study(
-        games=games(
-            python, runs, given.games.split(","), given.device, given.env_steps, given.settings
-        ),
+        games=chosen,
         out=out,
-        about={"command": _command(given), **about},
+        about={"command": _command(given), **about, "pace": pace},
+        environment=variables,
         began=began,
         minutes=given.minutes,
         stop_s=given.stop_seconds,
@@ -105,7 +121,9 @@ def _run(given: argparse.Namespace) -> int:
 
 def _command(given: argparse.Namespace) -> str:
     """The call in a form that says nothing of this machine."""
-    sizes = [f"--device {given.device}", f"--env-steps {given.env_steps}", *given.settings]
+    sizes = [f"--device {given.device}", f"--env-steps {given.env_steps}"]
+    sizes += [f"--fit-minutes {given.fit_minutes:g}"] if given.fit_minutes else []
+    sizes += given.settings
     return f"make gpu-study GPU_STUDY_ARGS='{' '.join(sizes)}'"
 
 

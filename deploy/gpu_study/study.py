@@ -40,6 +40,8 @@ REHEARSAL = (
 )
 """Sizes with which a CPU comes to the end of the same path."""
 COPY_S, LOOK_S = 20.0, 1.0
+KILL_S = 5.0
+"""Before the end of a call, what still works is ended."""
 
 
 @dataclass(kw_only=True)
@@ -47,16 +49,24 @@ class Game:
     """One game's run.
 
     Attributes:
+        python: interpreter of the environment.
+        settings: `key=value` pairs behind the config.
         run_dir: its run folder, which a later call goes on from.
         problem: why it ended too early, in a line; empty if it did not.
     """
 
     name: str
-    command: list[str]
+    python: Path
+    settings: list[str]
     run_dir: Path
     env_steps: int
     process: subprocess.Popen[bytes] | None = None
     problem: str = ""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to go on with."""
+        return (self.run_dir / "config.yaml").exists()
 
     @property
     def log(self) -> Path:
@@ -89,7 +99,7 @@ class Game:
         self.run_dir.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command,
+                [str(self.python), "-m", "mbrl", "train", CONFIG, *self.settings],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -143,7 +153,7 @@ class Game:
             ],
             "final": self.result.get("eval"),
             "budget": self.result.get("budget"),
-            "command": shlex.join(self.command),
+            "command": shlex.join(["mbrl", "train", CONFIG, *self.settings]),
         }
 
 
@@ -154,6 +164,7 @@ class Study:
     Attributes:
         out: folder that results are copied to.
         about: where the numbers come from, as `deploy.gpu_study.device` prints it.
+        environment: of the runs' processes.
         began: `time.monotonic()` of the call, `minutes` after which everything has ended.
         stop_s: how long before that the runs are asked to stop.
     """
@@ -161,6 +172,7 @@ class Study:
     games: list[Game]
     out: Path
     about: dict[str, Any]
+    environment: dict[str, str]
     began: float
     minutes: float
     stop_s: float
@@ -186,14 +198,11 @@ class Study:
                 f"s of which {self.stop_s:.0f} s are for stopping; the same command goes on from "
                 f"here, or give it more with --minutes"
             )
-        cores = len(os.sched_getaffinity(0))
-        threads = str(max(1, min(4, cores // len(self.games))))
-        environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONUNBUFFERED": "1"}
         try:
             for game in self.games:
                 known = f"goes on from {game.checkpoint:,}" if game.checkpoint else "begins"
                 self.say(f"{game.name}: {'finished before' if game.result else known}")
-                game.start(environment)
+                game.start(self.environment)
             self._watch(until=self.stop_s)
         finally:
             self._stop()
@@ -213,7 +222,7 @@ class Study:
         """Ask those at work to stop; end those that have not at the end of the call."""
         for game in self.games:
             game.signal(signal.SIGTERM)
-        self._watch(until=5.0)
+        self._watch(until=KILL_S)
         for game in self.games:
             if game.working():
                 game.signal(signal.SIGKILL)
@@ -235,6 +244,12 @@ class Study:
         self.say("   ".join(_in_words(name, one) for name, one in found.items()))
 
 
+def environment(games: int) -> dict[str, str]:
+    """Variables of the runs' processes, so many at once: the cores are shared out."""
+    threads = max(1, min(4, len(os.sched_getaffinity(0)) // games))
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
+
+
 def _in_words(name: str, found: dict[str, Any]) -> str:
     said = f"{name} {found['state']}, {found['env_steps']:,} steps, {found['steps_per_s']:.0f}/s"
     return f"{said}, return {found['curve'][-1][2]:.1f}" if found["curve"] else said
@@ -243,7 +258,7 @@ def _in_words(name: str, found: dict[str, Any]) -> str:
 def games(
     python: Path, runs: Path, names: list[str], device: str, env_steps: int, settings: list[str]
 ) -> list[Game]:
-    """The runs, each with its command.
+    """The runs, each with its settings.
 
     Args:
         python: interpreter of the environment.
@@ -259,8 +274,11 @@ def games(
     made = []
     for name in names:
         run_dir = runs / name
-        chosen = [f"env.id={GAMES[name]}", f"name={name}", f"run.dir={run_dir}"]
+        # the runs work in the checkout; a path inside it says nothing of the machine
+        shown = run_dir.relative_to(ROOT) if run_dir.is_relative_to(ROOT) else run_dir
+        chosen = [f"env.id={GAMES[name]}", f"name={name}", f"run.dir={shown}"]
         chosen += [f"device={device}", f"env_steps={env_steps}", *sizes, *settings]
-        command = [str(python), "-m", "mbrl", "train", CONFIG, *chosen]
-        made.append(Game(name=name, command=command, run_dir=run_dir, env_steps=env_steps))
+        made.append(
+            Game(name=name, python=python, settings=chosen, run_dir=run_dir, env_steps=env_steps)
+        )
     return made
