@@ -33,15 +33,15 @@ def feed(
             yield sample()
         return
     with ThreadPoolExecutor(1, "feed") as ahead:
-        coming = [ahead.submit(lambda: _sent(sample(), device))] if count else []
+        coming = [ahead.submit(lambda: sent(sample(), device))] if count else []
         for left in range(count - 1, -1, -1):
             batch = coming.pop().result()
             if left:
-                coming.append(ahead.submit(lambda: _sent(sample(), device)))
+                coming.append(ahead.submit(lambda: sent(sample(), device)))
             yield batch
 
 
-def _sent(batch: SequenceBatch, device: torch.device) -> SequenceBatch:
+def sent(batch: SequenceBatch, device: torch.device) -> SequenceBatch:
     """The batch as tensors that are on their way; what uses them waits for them by itself."""
     cuda = device.type == "cuda"
     with torch.cuda.device(device) if cuda else nullcontext():

@@ -79,7 +79,7 @@ def test_learning_is_the_same_with_batches_fetched_early(
     store.commit([episode("1"), episode("2")], "c0", 38)
     one, other = make_learner(store), make_learner(store)
     expected, starts = one.learn(4)
-    monkeypatch.setattr(feed_module, "_sent", lambda batch, device: batch)
+    monkeypatch.setattr(feed_module, "sent", lambda batch, device: batch)
     monkeypatch.setattr(learn_model, "feed", lambda sample, n, device: feed(sample, n, ELSEWHERE))
     got, other_starts = other.learn(4)
     assert got == expected and equal(one.model_state(), other.model_state())

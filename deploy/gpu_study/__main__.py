@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--games", default=",".join(GAMES), help="comma-separated; default: all")
     run.add_argument("--env-steps", type=int, default=100_000, help="of each; default: 100000")
     run.add_argument("--minutes", type=float, default=9.5, help="of this call; default: 9.5")
-    run.add_argument("--stop-seconds", type=float, default=60.0, help="of them; default: 60")
+    run.add_argument("--stop-seconds", type=float, default=90.0, help="of them; default: 90")
     run.add_argument(
         "--fit-minutes",
         type=float,

@@ -50,18 +50,18 @@ def look(device: torch.device) -> dict[str, Any]:
             "driver": driver(),
             "bf16": torch.cuda.is_bf16_supported(),
         }
-    found["matmul_error"] = _error(device)
+    found["matmul_error"] = product_error(device)
     if not found["matmul_error"] < 0.05:
         raise ConfigError(
             f"device: expected a product of bfloat16 matrices within 5 % of float64's, got an "
             f"error of {found['matmul_error']:.0%}; this card or its driver computes wrongly: "
             f"take another machine"
         )
-    found["matmul_tflops"] = _speed(device)
+    found["matmul_tflops"] = product_speed(device)
     return found
 
 
-def _error(device: torch.device) -> float:
+def product_error(device: torch.device) -> float:
     """Largest error of a bfloat16 product, in parts of the largest value."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -70,7 +70,7 @@ def _error(device: torch.device) -> float:
     return float((got - exact).abs().max() / exact.abs().max())
 
 
-def _speed(device: torch.device) -> float:
+def product_speed(device: torch.device) -> float:
     """Tera-operations per second of a bfloat16 product of square matrices."""
     size, times = SIZE[device.type], 10
     a = torch.randn(size, size, device=device).bfloat16()

@@ -50,7 +50,7 @@ def settle(
                 f"expected to choose the ratios before the first step, {', '.join(begun)} has "
                 f"begun with the config's: go on without --fit-minutes, or remove the run folders"
             )
-        measured = _side_by_side(python, games, environment)
+        measured = side_by_side(python, games, environment)
         chosen = fitting(measured, games[0].env_steps, minutes)
         kept = {"minutes": minutes, "measured": measured, "chosen": chosen}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def settle(
             game.settings.append(f"{name}={value:g}")
 
 
-def _side_by_side(
+def side_by_side(
     python: Path, games: Sequence[Game], environment: dict[str, str]
 ) -> list[dict[str, float]]:
     """Measure all games at once, each in a process of its own."""
@@ -117,7 +117,8 @@ def measure(config: Any, seconds: float) -> dict[str, float]:
     shape: Any = space.shape
     with tempfile.TemporaryDirectory() as folder:
         store = ReplayStore(Path(folder), "pace")
-        store.commit(moving_square(4000, shape, 0, actions=int(actions.n)), "pace", 4000)
+        choices = int(actions.n)  # type: ignore[attr-defined]
+        store.commit(moving_square(4000, shape, 0, actions=choices), "pace", 4000)
         world = WorldModelLearner(
             space, actions, config.world_model, learn, store, 8000, None, 0, config.device
         )

@@ -120,13 +120,17 @@ class Game:
             self.problem = f"exit code {code}: {' '.join(said)} (all of it: {self.log})"
         return False
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the run; `SIGKILL` to everything it has started."""
+    def ask_to_stop(self) -> None:
+        """Let the run checkpoint and end by itself."""
         if self.process is not None and self.process.poll() is None:
-            if number == signal.SIGKILL:
-                os.killpg(self.process.pid, number)
-            else:
-                self.process.send_signal(number)
+            self.process.send_signal(signal.SIGTERM)
+
+    def end(self) -> None:
+        """End the run, with everything it has started, at once."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
 
     def summary(self) -> dict[str, Any]:
         """Where it stands, for people and for `summary.json`."""
@@ -221,12 +225,12 @@ class Study:
     def _stop(self) -> None:
         """Ask those at work to stop; end those that have not at the end of the call."""
         for game in self.games:
-            game.signal(signal.SIGTERM)
+            game.ask_to_stop()
         self._watch(until=KILL_S)
         for game in self.games:
             if game.working():
-                game.signal(signal.SIGKILL)
-                game.problem = f"was ended before it stopped, and goes on from {game.checkpoint:,}"
+                game.end()
+                self.say(f"{game.name}: ended before it stopped; goes on from {game.checkpoint:,}")
 
     def copy(self) -> None:
         """Put what there is into the output folder, and say where the games stand."""
