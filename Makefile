@@ -6,6 +6,8 @@
 #   make docs         the documentation as a site in site/, with its links checked
 #   make fidelity     the study of decoders on Pong, all arms, two runs side by side: about 8 hours
 #   make flows        the study of flows on Pong, all arms, two runs side by side: about 4 hours
+#   make gpu-wheels   all dependencies in pieces, to take to a GPU machine without a network
+#   make gpu-study    there: install them, look at the GPU, train three Atari games; goes on when repeated
 #
 # PYTHON chooses the interpreter:           make test PYTHON=python3.12
 # TORCH_ARGS goes to the install of torch:  make test TORCH_ARGS="--index-url ..."
@@ -13,13 +15,15 @@
 
 PYTHON ?= python3
 TORCH_ARGS ?=
+GPU_WHEELS_ARGS ?=
+GPU_STUDY_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-gpu lint format docs bench fidelity flows clean
+.PHONY: help quickstart test test-gpu lint format docs bench fidelity flows gpu-wheels gpu-study clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -55,6 +59,13 @@ fidelity: $(VENV)/.installed
 
 flows: $(VENV)/.installed
 	$(BIN)/mbrl bench flow pong --size 32 --arms all --jobs 2
+
+# Both with the interpreter as it is: on the rented machine it is the one that has torch.
+gpu-wheels:
+	$(PYTHON) -m deploy.gpu_study wheels $(GPU_WHEELS_ARGS)
+
+gpu-study:
+	$(PYTHON) -m deploy.gpu_study run $(GPU_STUDY_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache

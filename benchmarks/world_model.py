@@ -13,6 +13,8 @@ alone (its update minus its dreams and what is learned from them) and of the who
 differs is said in the row: parameters, the share of rows that is decoded, precision.
 `configs/cluster.yaml` has the size nearest to the peer's; its row with float32, squared error and
 every row decoded is the fairest comparison of all.
+
+Launches per update are what bounds a small model on a GPU; without one, ATen ops are counted.
 """
 
 import tempfile
@@ -24,6 +26,8 @@ import torch
 from gymnasium import spaces
 
 from benchmarks import rllib_dreamer
+from benchmarks.launches import UNIT
+from benchmarks.launches import count as count_launches
 from benchmarks.measure import Contestant, Row, alternate, options, report, timed
 from benchmarks.rllib_dreamer import DreamerV3Peer, count
 from benchmarks.synthetic import moving_square
@@ -72,6 +76,12 @@ def contestant(name: str, one: WorldModelLearner, updates: int) -> Contestant:
         return rows
 
     return timed(name, work)
+
+
+def launches(name: str, one: WorldModelLearner, updates: int = 2) -> Row:
+    """Kernel launches of one update, or on a CPU its ATen ops."""
+    given = count_launches(lambda: one.learn(updates), one.device) / updates
+    return Row(what=f"{name}, one update", value=given, unit=UNIT[one.device.type])
 
 
 def own_arms(made: dict[str, ReplayStore]) -> dict[str, tuple[WorldModelLearner, int]]:
@@ -165,6 +175,7 @@ def main() -> None:
     rows += [speeds.row(peer_name(peer, part), "rows/s") for peer in peers for part in parts]
     yardstick = peer_name(peers[1], "world model alone")
     rows += [speeds.row(name, "rows/s", yardstick) for name in ours]
+    rows += [launches(name, arm[0]) for name, arm in own.items() if name.endswith("bf16")]
     arms = {name: arm[0] for name, arm in own.items()} | ours
     details: dict[str, Any] = {
         "threads": given.threads,

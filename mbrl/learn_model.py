@@ -23,6 +23,7 @@ from mbrl.config.schema import LearnModelSettings
 from mbrl.device import pick_device
 from mbrl.episode import SequenceBatch, action_type
 from mbrl.errors import TrainingError
+from mbrl.feed import feed
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
 from mbrl.world_model.latent import Latent
@@ -121,12 +122,12 @@ class WorldModelLearner:
         """
         sums: Metrics = {}
         starts: list[Latent] = []
+        alive: list[Tensor] = []
         bad = torch.zeros((), device=self.device)
         rows_per_update = self.batch_size * self.settings.sequence_length
         enough = -(-self.settings.max_starts // rows_per_update)
         self.model.train()
-        for update in range(updates):
-            batch = self.sampler.sample(self.batch_size, self.settings.sequence_length, self.rng)
+        for update, batch in enumerate(feed(self._sample, updates, self.device)):
             if self.updates == 0:
                 self.model.initialise(batch, self.generator)
             metrics, latent, failed = self._update(batch)
@@ -134,8 +135,9 @@ class WorldModelLearner:
             for name, value in metrics.items():
                 sums[name] = sums[name] + value if name in sums else value
             if update >= updates - enough:
-                alive = torch.as_tensor(~batch.terminated, device=self.device)
-                starts.append(latent.flatten()[alive.flatten()])
+                # picked at the end: to pick by a mask waits for the device
+                starts.append(latent.flatten())
+                alive.append(torch.as_tensor(~batch.terminated, device=self.device).flatten())
         self.model.eval()
         if bad:
             raise TrainingError(
@@ -144,7 +146,10 @@ class WorldModelLearner:
                 f"in replay"
             )
         means = {name: float(value) / updates for name, value in sums.items()}
-        return means, Latent.cat(starts)[-self.settings.max_starts :]
+        return means, Latent.cat(starts)[torch.cat(alive)][-self.settings.max_starts :]
+
+    def _sample(self) -> SequenceBatch:
+        return self.sampler.sample(self.batch_size, self.settings.sequence_length, self.rng)
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:

@@ -2,10 +2,12 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fidelity_trials import make_trial
@@ -16,7 +18,10 @@ from test_train import lines_with_finite_losses
 from tiny import config, model_settings
 
 from agents.numerics import restore_generator
+from benchmarks.launches import count
+from mbrl.episode import SequenceBatch
 from mbrl.errors import TrainingError
+from mbrl.feed import feed
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
 from mbrl.run import checkpoint
@@ -214,3 +219,44 @@ def test_a_trial_says_which_gpu_it_was_trained_on_and_can_be_measured_without_it
     assert again["other_machines"][0]["card"] == torch.cuda.get_device_name()
     assert again["updates"] == result["updates"]
     assert again["command"] == result["command"]
+
+
+def test_batches_reach_a_gpu_whole(store: ReplayStore) -> None:
+    one = learner(store, "cpu")
+
+    def drawn(device: str) -> list[SequenceBatch]:
+        rng = np.random.default_rng(0)
+        return list(feed(lambda: one.sampler.sample(4, 8, rng), 5, torch.device(device)))
+
+    for sent, batch in zip(drawn("cuda"), drawn("cpu"), strict=True):
+        for name in ("obs", "prev_action", "reward", "terminated", "is_first"):
+            column = torch.as_tensor(getattr(sent, name))
+            assert column.device.type == "cuda"
+            assert torch.equal(column.cpu(), torch.as_tensor(getattr(batch, name)))
+    one.close()
+
+
+def test_more_updates_wait_for_the_gpu_once_each_at_most(store: ReplayStore) -> None:
+    """The flat RNN asks how many pieces its sequences are cut into; nothing else may wait."""
+    one = learner(store, "cuda")
+    one.learn(3)
+
+    def waits(updates: int) -> int:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                one.learn(updates)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing" in str(warning.message) for warning in seen)
+
+    assert waits(10) - waits(2) <= 8
+    one.close()
+
+
+def test_launches_of_updates_are_counted_on_a_gpu(store: ReplayStore) -> None:
+    one = learner(store, "cuda")
+    one.learn(3)
+    assert 100 < count(lambda: one.learn(1), one.device) < count(lambda: one.learn(3), one.device)
+    one.close()

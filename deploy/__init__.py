@@ -1,0 +1,1 @@
+"""What takes this project to other machines; nothing in the packages imports it."""
