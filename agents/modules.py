@@ -15,6 +15,7 @@ environment gets it clipped to [-1, 1] and stretched to the bounds of its space,
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -30,7 +31,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 from agents.numerics import autocast, precision, symlog_bins, two_hot_mean
-from agents.settings import DreamPolicySettings
+from agents.settings import MODULES, DreamPolicySettings
 
 VALUE_LOGITS = "value_logits"
 """Key of the critic's raw output (N, bins) or (N, 1) in what `forward_train` returns."""
@@ -195,6 +196,7 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
         if config["feature_map"] is not None:
             self.torso = MapTorso(config["feature_map"], config["maps"])
             features = self.torso.size
+        self.seen_size = features
         self.actor = mlp(features, config["hidden"], self.head.inputs)
         self.critic = mlp(features, config["hidden"], len(bins) or 1)
         self.register_buffer("bins", bins, persistent=False)
@@ -264,14 +266,23 @@ def latent_spec(
 
     Features are vectors (F,), or with a `feature_map` flattened maps (rows, columns, maps).
     """
+    module, _, name = MODULES.get(settings.algorithm, f"{__name__}:LatentModule").partition(":")
     return RLModuleSpec(
-        module_class=LatentModule,
+        module_class=getattr(import_module(module), name),
         observation_space=gym.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32),
         action_space=action_space,
         model_config={
             "feature_map": feature_map,
             **settings.model_dump(
-                include={"hidden", "maps", "critic", "value_bins", "value_limit", "autocast"}
+                include={
+                    "hidden",
+                    "maps",
+                    "critic",
+                    "value_bins",
+                    "value_limit",
+                    "autocast",
+                    "epsilon",
+                }
             ),
         },
     )

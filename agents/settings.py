@@ -24,14 +24,19 @@ class Settings(BaseModel):
 
 ALGORITHMS = {
     "ppo": "agents.dream_learner:DreamPPOLearner",
+    "q": "agents.dream_q:DreamQLearner",
 }
 """What learns in dreams, by the name that `policy.algorithm` gives; loaded when it is built."""
+
+MODULES = {"q": "agents.dream_q:QModule"}
+"""Networks of the algorithms that have some of their own; all others have a `LatentModule`."""
 
 
 class DreamPolicySettings(Settings):
     """A policy on imagined rollouts (`agents.dream_ppo`)."""
 
     algorithm: str = Field("ppo", description="what learns in dreams")
+    epsilon: float = Field(0.1, gt=0, lt=1, description="share of random actions; algorithm q only")
     horizon: int = Field(15, ge=1, description="K, imagined steps per dream")
     dreams: int = Field(512, ge=1, description="N, dreams per round, over all learners together")
     epochs: int = Field(2, ge=1, description="passes over the N*K rows of a round")

@@ -145,6 +145,9 @@ class Oracle(torch.nn.Module):
         latent = self.latents(numbers(obs))
         return Observed(latent, latent.code[..., :1])
 
+    def vectors(self, latent):
+        return latent.code, latent.hidden
+
     def rates(self, observed):
         rows = len(observed.posterior)
         return torch.full((rows,), 2.0), torch.full((rows,), 3.0)

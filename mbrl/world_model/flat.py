@@ -69,6 +69,10 @@ class FlatWorldModel(WorldModel):
         """Code and state beside one another, F = Z + D."""
         return latent.features
 
+    def vectors(self, latent: Latent) -> tuple[Tensor, Tensor]:
+        """As `WorldModel`."""
+        return latent.code, latent.hidden
+
     @torch.no_grad()
     def observe(
         self,

@@ -102,6 +102,10 @@ class WorldModel(nn.Module, ABC):
         """What policies see of latents (N, ...): (N, F) float32."""
 
     @abstractmethod
+    def vectors(self, latent: Latent) -> tuple[Tensor, Tensor]:
+        """What latents (N, ...) hold, code and state apart, (N, ...) float32 each, for readers."""
+
+    @abstractmethod
     def observe(
         self,
         latent: Latent,

@@ -75,6 +75,12 @@ ARMS: dict[str, Arm] = {
         main=True,
         note="the encoder sees what is new in a frame",
     ),
+    "grid": Arm(
+        "grid, joint prior",
+        ("world_model.layout=grid", "learn_model.lr=0.004", "learn_model.halve_after=500"),
+        note="code and state are maps; the code is each cell's patch of pixels",
+        budget=_AS_MAIN,
+    ),
     "deconv_past": Arm(
         "deconv, categorical, past subtracted",
         (*_DECONV, _PAST),

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mbrl.studies.fidelity.follow import Followed, follow, rng_of
@@ -46,7 +47,7 @@ from mbrl.studies.fidelity.probes import (
 )
 from mbrl.world_model.model import WorldModel
 
-KINDS = {"z": "code", "h": "hidden", "zh": "features"}  # what a latent calls them
+KINDS = ("z", "h", "zh")  # the code, the state before the frame, and both
 AHEAD = (0, 1, 5, 15)  # steps after h_t; at 0, the frame it has not seen yet
 VALIDATION = 1 / 8
 SHUFFLES = 400  # how often labels are shuffled to find out what luck gives
@@ -58,6 +59,7 @@ NUISANCES = ("texture_id", "noise_id")  # variables, in any game that has them
 class Reading:
     """Rows to fit on, to choose with and to score, with the frames they point into."""
 
+    model: WorldModel
     train_frames: Frames
     test_frames: Frames
     train: Followed
@@ -66,8 +68,14 @@ class Reading:
 
     def features(self, kind: str) -> Split:
         """`z`, `h` or both, `zh`, of all rows."""
-        parts = (self.train, self.validation, self.test)
-        return Split(*(getattr(part.latent, KINDS[kind]).numpy() for part in parts))
+        return Split(
+            *(self._vectors(part, kind) for part in (self.train, self.validation, self.test))
+        )
+
+    def _vectors(self, part: Followed, kind: str) -> NDArray[np.float32]:
+        code, state = self.model.vectors(part.latent.to(self.model.device))
+        chosen = {"z": [code], "h": [state], "zh": [code, state]}[kind]
+        return torch.cat(chosen, -1).cpu().numpy()
 
     def memory(self, ahead: int = 0) -> tuple[NDArray[np.uint8], ...]:
         """The console's memory that many steps after each row: train, validation, test."""
@@ -107,7 +115,7 @@ def read(
             f"probes: expected rows to fit, to choose and to score, got none for {empty}; "
             f"collect more frames"
         )
-    return Reading(train, held_out, **parts), {**counts, "copies_dropped": float((~new).sum())}
+    return Reading(model, train, held_out, **parts), {**counts, "copies_dropped": float((~new).sum())}
 
 
 def read_variables(game: Game, train: Frames) -> tuple[str, ...]:

@@ -72,9 +72,16 @@ class GridWorldModel(WorldModel):
 
     def features(self, latent: Latent) -> Tensor:
         """Maps (g, w, S + D) of the patches' intensities and of the state, flattened."""
+        return torch.cat([self._patches(latent), latent.hidden], -1).flatten(-3)
+
+    def vectors(self, latent: Latent) -> tuple[Tensor, Tensor]:
+        """As `WorldModel`: the patches' intensities, and the state."""
+        return self._patches(latent).flatten(-3), latent.hidden.flatten(-3)
+
+    def _patches(self, latent: Latent) -> Tensor:
+        """The intensities (..., g, w, S) of the codes' patches, zero where nothing is known."""
         patches = functional.embedding(latent.code.clamp_min(0), self.book.contents())
-        patches = patches * (latent.code >= 0).unsqueeze(-1)
-        return torch.cat([patches, latent.hidden], -1).flatten(-3)
+        return patches * (latent.code >= 0).unsqueeze(-1)
 
     @torch.no_grad()
     def observe(
