@@ -119,6 +119,30 @@ def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: 
         assert value[2].item() == pytest.approx(0.9 * reward, rel=0.1)
 
 
+def test_features_that_are_maps_go_through_a_convolution() -> None:
+    agent = new_agent(settings=changed(maps=8), feature_map=(1, 5, 1))
+    agent.learn(Corridor(128), rounds=60)
+    assert agent.module.torso is not None
+    assert right_probability(agent).min() > 0.95
+
+
+def test_q_learning_values_every_action_and_takes_the_best_but_for_its_share() -> None:
+    agent = new_agent(settings=changed(algorithm="q", epsilon=0.2, lam=0.5))
+    assert right_probability(agent).tolist() == pytest.approx([0.1] * 3)  # the first, at first
+    agent.learn(Corridor(128), rounds=60)
+    assert right_probability(agent).tolist() == pytest.approx([0.9] * 3)
+    values = agent.module.value_logits(torch.eye(5))
+    assert values[3, 1].item() == pytest.approx(1.0, abs=0.1)
+    assert values[2, 1].item() == pytest.approx(0.9, abs=0.1)
+    assert values[1, 0].item() == pytest.approx(0.2, abs=0.1)
+    assert agent.module.act(torch.eye(5)[1:4], explore=False).tolist() == [1, 1, 1]
+
+
+def test_q_learning_of_continuous_actions_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a Discrete action space"):
+        DreamPPO(changed(algorithm="q"), 1, Aim.action_space, seed=0)
+
+
 def test_policy_learns_continuous_actions_within_their_bounds() -> None:
     settings = changed(horizon=4, gamma=0.5, entropy=0.0, lr=5e-3)
     agent = DreamPPO(settings, 1, Aim.action_space, seed=0)

@@ -115,7 +115,10 @@ def read(
             f"probes: expected rows to fit, to choose and to score, got none for {empty}; "
             f"collect more frames"
         )
-    return Reading(model, train, held_out, **parts), {**counts, "copies_dropped": float((~new).sum())}
+    return Reading(model, train, held_out, **parts), {
+        **counts,
+        "copies_dropped": float((~new).sum()),
+    }
 
 
 def read_variables(game: Game, train: Frames) -> tuple[str, ...]:
