@@ -80,6 +80,8 @@ class WorldModelLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed(root_seed, "world_model"))
             self.model = WorldModel(observation_space, action_space, model).to(self.device)
+        if not settings.train_dynamics:
+            self.model.dynamics.requires_grad_(False)
         self.loss: nn.Module = _Loss(self.model)
         if world_size > 1:
             self.loss = nn.parallel.DistributedDataParallel(self.loss, broadcast_buffers=False)
