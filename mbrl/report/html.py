@@ -34,6 +34,7 @@ _BUDGET_WORDS = {
     "evaluation_episodes": "episodes of evaluations",
     "replayed_rows": "rows of experience replayed",
     "imagined_steps": "imagined steps",
+    "policy_steps": "real steps the policy learned from",
     "model_updates": "world-model updates",
     "policy_rounds": "policy updates, rounds",
     "wall_time_s": "wall-clock time",
