@@ -49,9 +49,11 @@ def gathered_sentence(whole: Result) -> str:
     over = f"over {len(games)} game{'s' * (len(games) > 1)}"
     if ratio is None:
         return _with_seeds(f"{over} there is no baseline to compare {first}'s steps with", agents)
+    at_both = any(game["leads"] == "steps_ratio_at_rival" for game in games.values())
+    mean = "geometric mean, at scores that both reach" if at_both else "geometric mean"
     known = "" if ratio["games"] == len(games) else f" on {ratio['games']} of them"
     said = (
-        f"{over} {first} needs {_times(ratio)} the best baseline of each{known} (geometric mean); "
+        f"{over} {first} needs {_times(ratio)} the best baseline of each{known} ({mean}); "
         f"at equal steps it scores above all of them on {len(whole['ahead'])} of {len(games)}"
     )
     if min(len(agent["returns"]) for agent in agents.values()) > 1:
