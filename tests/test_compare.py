@@ -125,6 +125,21 @@ def test_budgets_are_one_number_or_one_for_each_arm() -> None:
         _budgets("dream=")
 
 
+def test_report_only_starts_nothing_and_shows_what_is_finished(
+    config: Path, tmp_path: Path
+) -> None:
+    def report() -> dict[str, Any]:
+        out, agents = tmp_path / "out", ["dream", "ppo"]
+        return compare(config, agents=agents, env_steps=600, seeds=2, out=out, report_only=True)
+
+    with pytest.raises(MbrlError, match=r"expected a finished run of dream in .*, got none"):
+        report()
+    for agent in ("dream", "ppo"):
+        words = [f"agent={agent}", "env_steps=600", "seed=0"]
+        finish(config, tmp_path / "out" / agent / "seed0", words, [[0, 0.0], [600, 1.0]])
+    assert list(report()["agents"]["ppo"]["seeds"]) == ["0"]
+
+
 def finish(config: Path, run_dir: Path, words: list[str], curve: list[list[float]]) -> None:
     """Leave what a finished run of these settings leaves."""
     settings = load(config, words)
