@@ -77,7 +77,7 @@ def _add_compare(commands: Any) -> None:
         description="Train agents side by side on one game or several, and say how many times "
         "fewer env steps the first one needs. Finished runs stay, half-done ones resume.",
         epilog="example: mbrl compare minatar --games MinAtar/Breakout-v1,MinAtar/Asterix-v1 "
-        "--agents dream,ppo,dqn --variant flat='world_model.layout=flat' "
+        "--agents dream,ppo,dqn --variant untrained='learn_model.train_dynamics=false' "
         "--env-steps dream=20000,ppo=500000,dqn=60000 --seeds 5 --jobs 2",
     )
     compare.add_argument(
