@@ -47,6 +47,11 @@ class Arm:
     agent: str
     settings: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its agent and settings, as words of a command."""
+        return f"agent={self.agent}", *self.settings
+
 
 @dataclass(frozen=True, kw_only=True)
 class Game:
@@ -107,13 +112,10 @@ def compare(
     paths = [config_paths] if isinstance(config_paths, Path) else list(config_paths)
     if seeds < 1 or jobs < 1:
         raise ConfigError(f"compare: expected 1 seed and job or more, got {seeds} and {jobs}")
-    arms = _arms(agents, variants)
-    budgets = _budgets(arms, env_steps)
-    several = bool(games) or len(paths) > 1
-    first = (f"agent={arms[0].agent}", *arms[0].settings, *budgets[arms[0].name])
-    folder, played = _games(paths, overrides, games, first, out)
+    arms = _with_budgets(_arms(agents, variants), env_steps)
+    folder, played = _games(paths, overrides, games, arms[0], out)
     planned = [
-        _planned(game, arm, seed, budgets[arm.name], jobs, len(played) > 1)
+        _planned(game, arm, seed, jobs, len(played) > 1)
         for seed, game, arm in product(range(seeds), played, arms)
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,25 +127,7 @@ def compare(
         "command": _command(paths, overrides, games, agents, variants, seeds, env_steps),
         "machine": provenance.machine(),
     }
-    found = {
-        game.name: _report(about, game, runs)
-        for game in played
-        if (runs := _finished([one for one in planned if one.game == game.name]))
-    }
-    if not found:
-        raise MbrlError(f"compare: expected a finished run of {arms[0].name} in {folder}, got none")
-    if not several:
-        (only,) = found.values()
-        _show(console, {folder: only}, only.result["sentence"], folder)
-        return only.result
-    whole = gathered(about, found)
-    write_atomically(folder / "all.json", json.dumps(whole, indent=1))
-    panels = {name: one.curves for name, one in found.items()}
-    plot_panels(folder / "curves.png", panels)
-    write_games_report(folder / "report.html", whole, panels)
-    folders = {game.folder: found[game.name] for game in played if game.name in found}
-    _show(console, folders, whole["sentence"], folder)
-    return whole
+    return _report_found(about, folder, played, planned, console)
 
 
 # -- what is to be run ----------------------------------------------------------------------------
@@ -178,35 +162,39 @@ def _arms(agents: Sequence[str], variants: Sequence[str]) -> list[Arm]:
     return arms
 
 
-def _budgets(arms: Sequence[Arm], env_steps: Budgets) -> dict[str, tuple[str, ...]]:
-    """The setting, if any, that gives each arm its budget."""
-    if not isinstance(env_steps, Mapping):
-        words = () if env_steps is None else (f"env_steps={env_steps}",)
-        return {arm.name: words for arm in arms}
-    if unknown := set(env_steps) - {name for arm in arms for name in (arm.name, arm.agent)}:
-        raise ConfigError(
-            f"compare --env-steps: expected steps of {', '.join(arm.name for arm in arms)}, got "
-            f"some of {', '.join(sorted(unknown))}"
-        )
-    given = {arm.name: env_steps.get(arm.name, env_steps.get(arm.agent)) for arm in arms}
-    return {name: () if n is None else (f"env_steps={n}",) for name, n in given.items()}
+def _with_budgets(arms: Sequence[Arm], env_steps: Budgets) -> list[Arm]:
+    """The arms with the setting, if any, that gives each its budget."""
+    if isinstance(env_steps, Mapping):
+        known = {name for arm in arms for name in (arm.name, arm.agent)}
+        if unknown := set(env_steps) - known:
+            raise ConfigError(
+                f"compare --env-steps: expected steps of {', '.join(arm.name for arm in arms)}, "
+                f"got some of {', '.join(sorted(unknown))}"
+            )
+        steps = [env_steps.get(arm.name, env_steps.get(arm.agent)) for arm in arms]
+    else:
+        steps = [env_steps] * len(arms)
+    return [
+        arm if n is None else replace(arm, settings=(*arm.settings, f"env_steps={n}"))
+        for arm, n in zip(arms, steps, strict=True)
+    ]
 
 
 def _games(
     paths: Sequence[Path],
     overrides: Sequence[str],
     ids: Sequence[str],
-    first: Sequence[str],
+    first: Arm,
     out: Path | None,
 ) -> tuple[Path, list[Game]]:
-    """The folder of all, and one game for each config or id; `first` is of the first arm."""
+    """The folder of all, and one game for each config or id, as the first arm plays it."""
     if ids and len(paths) > 1:
         raise ConfigError(
             f"compare --games: expected one config, whose env.id they replace, got {len(paths)}"
         )
     settings = [(paths[0], (*overrides, f"env.id={one}")) for one in ids]
     settings = settings or [(path, tuple(overrides)) for path in paths]
-    configs = [load(path, [*words, *first]) for path, words in settings]
+    configs = [load(path, [*words, *first.words]) for path, words in settings]
     names = [game_name(config) for config in configs]
     if len(set(names)) < len(names):
         names = names if ids else [config.name for config in configs]
@@ -236,11 +224,9 @@ def game_name(config: Config) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
 
 
-def _planned(
-    game: Game, arm: Arm, seed: int, budget: Sequence[str], jobs: int, named: bool
-) -> _Planned:
+def _planned(game: Game, arm: Arm, seed: int, jobs: int, named: bool) -> _Planned:
     """One run, by the command a user would type, in a folder that is fit for it."""
-    words = [*game.settings, f"agent={arm.agent}", *arm.settings, *budget, f"seed={seed}"]
+    words = [*game.settings, *arm.words, f"seed={seed}"]
     config = load(game.config_path, words)
     run_dir = game.folder / arm.name / f"seed{seed}"
     _check_reusable(config, run_dir)
@@ -298,6 +284,29 @@ def _command(
 # -- what came out --------------------------------------------------------------------------------
 
 
+def _report_found(
+    about: Mapping[str, Any],
+    folder: Path,
+    played: Sequence[Game],
+    planned: Sequence[_Planned],
+    console: Console,
+) -> dict[str, Any]:
+    """Report every game of which the first arm has a finished run, and all of them together."""
+    found = {
+        game: _report(about, game, runs)
+        for game in played
+        if (runs := _finished([one for one in planned if one.game == game.name]))
+    }
+    if not found:
+        raise MbrlError(
+            f"compare: expected a finished run of {planned[0].arm.name} in {folder}, got none"
+        )
+    one_of_many = played[0].folder != folder
+    whole = _report_all(about, folder, found) if one_of_many else found[played[0]].result
+    _show(console, found, whole["sentence"], folder)
+    return whole
+
+
 def _finished(planned: Sequence[_Planned]) -> dict[str, list[RunRecord]]:
     """The finished runs by arm, which their records name as the agent; none without the first."""
     runs: dict[str, list[RunRecord]] = {}
@@ -322,6 +331,18 @@ def _report(
     return found
 
 
+def _report_all(
+    about: Mapping[str, Any], folder: Path, games: Mapping[Game, Comparison]
+) -> dict[str, Any]:
+    """Gather the games, and write what all of them come to, their curves and a report."""
+    whole = gathered(about, {game.name: found for game, found in games.items()})
+    panels = {game.name: found.curves for game, found in games.items()}
+    write_atomically(folder / "all.json", json.dumps(whole, indent=1))
+    plot_panels(folder / "curves.png", panels)
+    write_games_report(folder / "report.html", whole, panels)
+    return whole
+
+
 def _film(runs: Sequence[RunRecord]) -> Path | None:
     """The newest video of the first run that dreams."""
     dreams = [run.run_dir for run in runs if kind_of(run) == "dream"][:1]
@@ -329,19 +350,19 @@ def _film(runs: Sequence[RunRecord]) -> Path | None:
     return films[-1] if films else None
 
 
-def _show(console: Console, games: Mapping[Path, Comparison], sentence: str, folder: Path) -> None:
+def _show(console: Console, games: Mapping[Game, Comparison], sentence: str, folder: Path) -> None:
     """Print the sentence over all games first, then every game's sentence and scores."""
     console.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
-    for game in games.values():
-        if game.result["sentence"] != sentence:
-            said = f"{game.result['env_id']}: {game.result['sentence']}"
+    for game, found in games.items():
+        if found.result["sentence"] != sentence:
+            said = f"{game.env_id}: {found.result['sentence']}"
             console.print(said, highlight=False, markup=False, soft_wrap=True)
-    for game_folder, game in games.items():
-        console.print(_table(game.result))
-        if film := _film([run for of_arm in game.runs.values() for run in of_arm]):
+    for game, found in games.items():
+        console.print(_table(found.result))
+        if film := _film([run for of_arm in found.runs.values() for run in of_arm]):
             console.print(f"dream:  {film}", highlight=False, soft_wrap=True)
-        if game_folder != folder:
-            path = game_folder / "report.html"
+        if game.folder != folder:
+            path = game.folder / "report.html"
             console.print(f"report: {path}", highlight=False, soft_wrap=True)
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 

@@ -216,7 +216,7 @@ def test_shown_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
         if options.command == "compare":
             arms = _arms(options.agents.split(","), options.variant)
         for name, arm in product(names, arms):
-            load(find_config(name), [f"agent={arm.agent}", *arm.settings, *overrides])
+            load(find_config(name), [*arm.words, *overrides])
     if options.command == "bench":
         choose(options.arms, study_of(options.study).trial.known_arms)
         settings = [word for word in options.words if "=" in word]

@@ -77,7 +77,8 @@ class OpenRun:
         if not (self.dir / "replay" / "data").is_dir():
             raise MbrlError(
                 f"{self.dir}: expected collected experience in replay/data, found none; "
-                f"agent=dream stores it, and this run has agent={self.config.agent}"
+                f"only {' and '.join(WITH_WORLD_MODEL)} store it, and this run has "
+                f"agent={self.config.agent}"
             )
         return ReplayStore(self.dir / "replay")
 
