@@ -9,7 +9,8 @@ The loss is PPO's clipped surrogate (Schulman et al., arXiv:1707.06347) on lambd
 values, with advantages divided by the running range of returns and every row weighted by the
 probability that its state is reached at all (Hafner et al., arXiv:2301.04104).
 
-A `TensorEnv` is all that this file knows of a world model. A loss that is not finite is a
+A `TensorEnv` is all that this file knows of a world model. In its place there may be a `Recording`
+of steps that were taken for real: the same learner without a dream. A loss that is not finite is a
 `PolicyLearningError`, before the weights are touched.
 """
 
@@ -28,7 +29,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.modules import VALUE_LOGITS, LatentModule
 from agents.numerics import precision, restore_generator, two_hot_cross_entropy
@@ -116,6 +117,38 @@ class Rollout:
     reward: Tensor  # (K, N)
     continue_prob: Tensor  # (K, N)
     info: dict[str, Tensor]  # means over all rows of the environment's extra tensors
+    valid: Tensor | None = None  # (K, N) bool, the steps that count; None: all of a dream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """Steps that the policy took in real environments, time first: N pieces of K steps at most.
+
+    What was drawn is taken as drawn by the policy that learns, so a recording is for learning from
+    while it is new, in one round.
+    """
+
+    obs: Tensor  # (K + 1, N, F), before each step and after the last
+    action: Tensor  # (K, N) int64, of a Discrete space
+    reward: Tensor  # (K, N)
+    continue_prob: Tensor  # (K, N), 0 where a step ended the episode, else 1
+    valid: Tensor  # (K, N) bool; all others are padding, or come before the piece that is new
+
+    def play(self, module: LatentModule) -> Rollout:
+        """It as a rollout, with what the policy puts out in each state now."""
+        dtype = precision(self.obs.device, module.autocast)
+        obs = self.obs.to(dtype)
+        with torch.no_grad():
+            inputs = module.policy(obs[:-1].flatten(0, 1)).unflatten(0, self.action.shape[:2])
+        return Rollout(
+            obs=obs,
+            inputs=inputs,
+            action=self.action,
+            reward=self.reward,
+            continue_prob=self.continue_prob,
+            info={},
+            valid=self.valid,
+        )
 
 
 @torch.no_grad()
@@ -186,8 +219,8 @@ class DreamPPOLearner(PPOTorchLearner):
         """The module without any DDP wrapper."""
         return cast(LatentModule, self.module[DEFAULT_MODULE_ID].unwrapped())
 
-    def learn_in_dream(self, env: TensorEnv, rounds: int) -> dict[str, float]:
-        """What `DreamPPO.learn` asks of one learner; `env` may be on another device.
+    def learn_in_dream(self, env: TensorEnv | Recording, rounds: int) -> dict[str, float]:
+        """What `DreamPPO.learn` asks of one learner; a `TensorEnv` may be on another device.
 
         Returns:
             Means over the rounds, and `dream_steps`, `gradient_steps`, `rollout_s`, `update_s`.
@@ -195,9 +228,13 @@ class DreamPPOLearner(PPOTorchLearner):
         self._sums, self._sum_count = {}, 0
         totals: dict[str, float] = {}
         rollout_s = update_s = 0.0
+        steps = 0
         for _ in range(rounds):
             start = time.perf_counter()
-            rollout = roll_out(env, self.latent_module, self.settings.horizon, self.generator)
+            if isinstance(env, Recording):
+                rollout = env.play(self.latent_module)
+            else:
+                rollout = roll_out(env, self.latent_module, self.settings.horizon, self.generator)
             batch, metrics = self._make_batch(rollout)
             middle = time.perf_counter()
             self.update(
@@ -208,6 +245,7 @@ class DreamPPOLearner(PPOTorchLearner):
                 _no_metrics_reduce=True,
             )
             self.rounds += 1
+            steps += batch.env_steps()
             rollout_s += middle - start
             update_s += time.perf_counter() - middle
             for name, value in metrics.items():
@@ -216,7 +254,7 @@ class DreamPPOLearner(PPOTorchLearner):
         totals |= {name: float(value) / self._sum_count for name, value in self._sums.items()}
         return {
             **totals,
-            "dream_steps": float(rounds * self.settings.horizon * env.num_envs),
+            "dream_steps": float(steps),
             "gradient_steps": float(self._sum_count),
             "rollout_s": rollout_s,
             "update_s": update_s,
@@ -233,35 +271,47 @@ class DreamPPOLearner(PPOTorchLearner):
     @torch.no_grad()
     def _make_batch(self, rollout: Rollout) -> tuple[MultiAgentBatch, dict[str, float]]:
         """Targets and advantages of a rollout, as rows for the loss."""
-        settings, module = self.settings, self.latent_module
+
+        def known(rows: Tensor) -> Tensor:
+            return rows if valid is None else rows[valid.T]
+
+        settings, module, valid = self.settings, self.latent_module, rollout.valid
         steps, dreams = rollout.reward.shape
-        rows = steps * dreams
         value = module.value_of(module.value_logits(rollout.obs.flatten(0, 1)))
         value = value.view(steps + 1, dreams).T
         continue_prob = rollout.continue_prob.T
-        target = lambda_return(rollout.reward.T, continue_prob, value, settings.gamma, settings.lam)
-        weight = arrival_weight(continue_prob)
-        self._update_return_scale(target)
+        lam: float | Tensor = settings.lam
+        if valid is None:
+            weight = arrival_weight(continue_prob)
+        else:  # what is recorded was reached for sure, and returns end where the recording does
+            weight = valid.T.float()
+            lam = lam * nn.functional.pad(weight[:, 1:], (0, 1))
+        target = lambda_return(rollout.reward.T, continue_prob, value, settings.gamma, lam)
+        self._update_return_scale(known(target))
         advantage = target - value[:, :-1]
         if settings.advantage == "return_scale":
             advantage = advantage / self.return_scale.scale
         elif settings.advantage == "batch":
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            spread = known(advantage).std() + 1e-8
+            advantage = (advantage - known(advantage).mean()) / spread
         inputs, action = rollout.inputs.flatten(0, 1), rollout.action.flatten(0, 1)
         columns = {
             Columns.OBS: rollout.obs[:-1].flatten(0, 1),
             Columns.ACTIONS: action,
             Columns.ACTION_LOGP: module.head.log_prob(inputs, action),
-            Postprocessing.ADVANTAGES: advantage.T.reshape(rows),
-            Postprocessing.VALUE_TARGETS: target.T.reshape(rows),
-            WEIGHT: weight.T.reshape(rows),
+            Postprocessing.ADVANTAGES: advantage.T.reshape(-1),
+            Postprocessing.VALUE_TARGETS: target.T.reshape(-1),
+            WEIGHT: weight.T.reshape(-1),
         }
+        if valid is not None:
+            columns = {name: column[valid.flatten()] for name, column in columns.items()}
+        rows = len(columns[WEIGHT])
         batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=rows)
         return batch, {
-            "reward": float(rollout.reward.mean()),
-            "cont": float(continue_prob.mean()),
-            "value": float(value.mean()),
-            "return": float(target.mean()),
+            "reward": float(known(rollout.reward.T).mean()),
+            "cont": float(known(continue_prob).mean()),
+            "value": float(known(value[:, :-1]).mean()),
+            "return": float(known(target).mean()),
             "return_scale": self.return_scale.scale,
             **{f"env/{name}": float(mean) for name, mean in rollout.info.items()},
         }

@@ -16,6 +16,7 @@ from torch import Tensor
 from agents.dream_learner import (
     DreamPPOLearner,
     PolicyLearningError,
+    Recording,
     ShareableTensorEnv,
     TensorEnv,
     learner_config,
@@ -24,7 +25,7 @@ from agents.modules import LatentModule, latent_spec
 from agents.settings import DreamPolicySettings
 from agents.state import State, weights_of
 
-__all__ = ["DreamPPO", "PolicyLearningError"]
+__all__ = ["DreamPPO", "PolicyLearningError", "Recording"]
 
 
 def _learn(learner: DreamPPOLearner, env: Any, rounds: int) -> dict[str, float]:
@@ -78,11 +79,12 @@ class DreamPPO:
         self._stale = True
         self.version = 0
 
-    def learn(self, env: TensorEnv, rounds: int) -> dict[str, float]:
+    def learn(self, env: TensorEnv | Recording, rounds: int) -> dict[str, float]:
         """Dream and learn, `rounds` times.
 
         Args:
-            env: all dreams together; for learners in Ray it must be a `ShareableTensorEnv`.
+            env: all dreams together; for learners in Ray it must be a `ShareableTensorEnv`. Or real
+                steps, for the learner of this process, in one round.
             rounds: rollouts of `settings.horizon` steps, each followed by its update.
 
         Returns:
@@ -102,14 +104,15 @@ class DreamPPO:
         metrics["dream_steps_per_s"] = metrics["dream_steps"] / wall
         return metrics
 
-    def _shares(self, env: TensorEnv) -> Any:
+    def _shares(self, env: TensorEnv | Recording) -> Any:
         count = self.num_learners
         if count == 0:
             return env
         if not isinstance(env, ShareableTensorEnv) or env.num_envs % count:
+            dreams = getattr(env, "num_envs", "none")
             raise ValueError(
                 f"expected an environment with share(index, count), to(device) and a multiple of "
-                f"{count} environments, got {type(env).__name__} with {env.num_envs}; change "
+                f"{count} environments, got {type(env).__name__} with {dreams}; change "
                 "policy.dreams or the number of policy learners"
             )
         return [ray.put(env.share(index, count)) for index in range(count)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def lambda_return(
-    reward: Tensor, continue_prob: Tensor, value: Tensor, gamma: float, lam: float
+    reward: Tensor, continue_prob: Tensor, value: Tensor, gamma: float, lam: float | Tensor
 ) -> Tensor:
     """TD(lambda) targets (N, K) of steps 0 to K-1.
 
@@ -22,7 +22,8 @@ def lambda_return(
         continue_prob: (N, K) in [0, 1], probability that the state arrived in is not terminal.
         value: (N, K + 1), critic; the last column is the bootstrap.
         gamma: discount per step.
-        lam: in [0, 1]; 0 is one-step TD, 1 is Monte Carlo with bootstrap.
+        lam: in [0, 1]; 0 is one-step TD, 1 is Monte Carlo with bootstrap. One number, or one of
+            each step (N, K): 0 where step k + 1 is not the next one, as behind a truncation.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -35,7 +36,7 @@ def lambda_return(
             f"{tuple(reward.shape)}, {tuple(continue_prob.shape)}, {tuple(value.shape)}"
         )
     discount = gamma * continue_prob
-    one_step = torch.addcmul(reward, discount, value[:, 1:], value=1.0 - lam)
+    one_step = torch.addcmul(reward, discount * (1.0 - lam), value[:, 1:])
     carry = discount * lam
     target = value[:, -1]
     out = torch.empty_like(one_step)

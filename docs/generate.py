@@ -75,9 +75,10 @@ def results_table(result: Mapping[str, Any]) -> str:
     )
     head = ["agent", "IQM return", "95 % interval", "return of each seed", "time of a run"]
     parts = [caption, markdown_table(head, rows).rstrip("\n")]
-    ratio = _ratio_sentence(result.get("steps_ratio"), first)
-    if ratio:
-        parts.append(ratio)
+    # results from before comparisons had a sentence have the ratio at the baseline's score
+    said = result.get("sentence") or _ratio_sentence(result.get("steps_ratio"), first)
+    if said:
+        parts.append(said)
     return "\n\n".join([*parts, _origin(result)])
 
 

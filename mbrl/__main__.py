@@ -6,10 +6,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from envs.errors import EnvError
 from mbrl import quiet_libraries
-from mbrl.errors import MbrlError
+from mbrl.errors import ConfigError, MbrlError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,18 +46,7 @@ def _parser(studies: bool = True) -> argparse.ArgumentParser:
     train.add_argument("--check", action="store_true", help="check the config and stop")
     train.set_defaults(call=_train)
 
-    compare = commands.add_parser(
-        "compare", help="train several agents on the same env and budget, and report"
-    )
-    _add_config(compare)
-    compare.add_argument(
-        "--agents", default="dream,ppo", help="comma-separated; default: dream,ppo"
-    )
-    compare.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1; default: 3")
-    compare.add_argument("--env-steps", type=int, help="default: the config's env_steps")
-    compare.add_argument("--out", type=Path, help="default: runs/compare-<config name>")
-    compare.add_argument("--jobs", type=int, default=1, help="runs side by side; default: 1")
-    compare.set_defaults(call=_compare)
+    _add_compare(commands)
 
     check = commands.add_parser(
         "check-env", help="what an environment is, and whether we can use it"
@@ -78,6 +68,66 @@ def _parser(studies: bool = True) -> argparse.ArgumentParser:
         add_studies(bench)
         bench.set_defaults(call=_bench)
     return parser
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="train several agents on the same env and budget, and report",
+        description="Train agents side by side on one game or several, and say how many times "
+        "fewer env steps the first one needs. Finished runs stay, half-done ones resume.",
+        epilog="example: mbrl compare minatar --games MinAtar/Breakout-v1,MinAtar/Asterix-v1 "
+        "--agents dream,ppo,dqn --variant untrained='learn_model.train_dynamics=false' "
+        "--env-steps dream=20000,ppo=500000,dqn=60000 --seeds 5 --jobs 2",
+    )
+    compare.add_argument(
+        "words",
+        nargs="+",
+        metavar="config | key=value",
+        help="a YAML file, or the name of one that is shipped, or several, each of another game; "
+        "and settings of all runs, such as env.id=ALE/Pong-v5",
+    )
+    compare.add_argument(
+        "--games", help="comma-separated env ids, instead of the one in the config"
+    )
+    compare.add_argument(
+        "--agents",
+        default="dream,ppo",
+        help="comma-separated; the first is the one whose steps are compared; default: dream,ppo",
+    )
+    compare.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME='KEY=VALUE ...'",
+        help="one more arm: the first agent, or that of agent=..., with these settings; repeatable",
+    )
+    compare.add_argument("--seeds", type=int, default=3, help="seeds 0 .. N-1; default: 3")
+    compare.add_argument(
+        "--env-steps",
+        type=_budgets,
+        metavar="N | ARM=N,...",
+        help="budget of each run, or one for each arm; default: the config's env_steps",
+    )
+    compare.add_argument("--out", type=Path, help="default: runs/compare-<config names>")
+    compare.add_argument("--jobs", type=int, default=1, help="runs side by side; default: 1")
+    compare.add_argument(
+        "--report-only", action="store_true", help="start nothing, report what is finished"
+    )
+    compare.set_defaults(call=_compare)
+
+
+def _budgets(text: str) -> int | dict[str, int]:
+    """One number, or one for each arm."""
+    try:
+        if "=" not in text:
+            return int(text)
+        pairs = [part.partition("=") for part in text.split(",")]
+        return {name.strip(): int(steps) for name, _, steps in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected 20000, or such as dream=20000,ppo=500000, got {text}"
+        ) from None
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -119,14 +169,20 @@ def _compare(options: argparse.Namespace) -> None:
     from mbrl.compare import compare
     from mbrl.config.file import find_config
 
+    configs = [find_config(word) for word in options.words if "=" not in word]
+    if not configs:
+        raise ConfigError(f"compare: expected a config, got {' '.join(options.words)}")
     compare(
-        find_config(options.config),
-        options.overrides,
+        configs,
+        [word for word in options.words if "=" in word],
+        games=options.games.split(",") if options.games else (),
         agents=options.agents.split(","),
+        variants=options.variant,
         seeds=options.seeds,
         env_steps=options.env_steps,
         out=options.out,
         jobs=options.jobs,
+        report_only=options.report_only,
     )
 
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mbrl.config.schema import Config
+from mbrl.config.schema import WITH_WORLD_MODEL, Config
 
 
 def available_cores(root: Path = Path("/")) -> int:
@@ -65,7 +65,7 @@ def start_ray(config: Config) -> None:
     """Join or start Ray, if anything of this run is an actor or stock RLlib."""
     learners = config.learn_model.num_learners + config.learn_policy.num_learners
     actors = config.collect.num_collectors + learners
-    if config.agent == "dream" and not actors:
+    if config.agent in WITH_WORLD_MODEL and not actors:
         return
     import ray
 

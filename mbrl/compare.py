@@ -1,16 +1,19 @@
-"""Compare agents on one environment at one budget of real steps: run what is missing, then report.
+"""Compare agents at a budget of real steps, on one game or several: run what is missing, report.
 
 Every run is a process of its own, started by the same command a user would type, in
-`<out>/<agent>/seed<N>`. Finished runs stay and half-done ones resume, so a comparison may be
-stopped. All agents share the env section, the evaluation seeds and the count of steps (prefill
-included). The report shows every seed.
+`<out>/<arm>/seed<N>`, with several games in `<out>/<game>/<arm>/seed<N>`. Finished runs stay and
+half-done ones resume, so a comparison may be stopped. An arm is an agent, or a *variant*: an agent
+with other settings. All arms of a game share the env section and the evaluation seeds, and all real
+steps count (prefill included). The report shows every seed.
 """
 
 import json
+import re
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,85 +26,223 @@ from mbrl.cluster import available_cores
 from mbrl.config.schema import AGENTS, Config, load
 from mbrl.config.yaml import parse_value
 from mbrl.errors import ConfigError, MbrlError
-from mbrl.report.figures import plot_curves
-from mbrl.report.html import write_compare_report
-from mbrl.report.stats import align, iqm, steps_ratio, stratified_bootstrap_ci
+from mbrl.report.comparison import Comparison, comparison, gathered, kind_of
+from mbrl.report.figures import plot_curves, plot_panels
+from mbrl.report.html import write_compare_report, write_games_report
 from mbrl.run import checkpoint, provenance
 from mbrl.run.children import Child, run_all
+from mbrl.run.durable import write_atomically
 from mbrl.run.record import RunRecord
 from mbrl.run.run import changed_settings
 
+Budgets = int | Mapping[str, int] | None
+"""Real steps per run: of all arms, by arm (a variant may have its agent's), or the config's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What is compared: a name for tables and folders, its agent and its `key=value` settings."""
+
+    name: str
+    agent: str
+    settings: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its agent and settings, as words of a command."""
+        return f"agent={self.agent}", *self.settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """One environment: a config file with the `key=value` settings of all arms, and a folder."""
+
+    name: str
+    env_id: str
+    config_path: Path
+    settings: tuple[str, ...]
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """One run that the comparison needs."""
+
+    game: str
+    arm: Arm
+    child: Child
+    run_dir: Path
+
 
 def compare(
-    config_path: Path,
+    config_paths: Path | Sequence[Path],
     overrides: Sequence[str] = (),
     *,
+    games: Sequence[str] = (),
     agents: Sequence[str] = ("dream", "ppo"),
+    variants: Sequence[str] = (),
     seeds: int = 3,
-    env_steps: int | None = None,
+    env_steps: Budgets = None,
     out: Path | None = None,
     jobs: int = 1,
+    report_only: bool = False,
 ) -> dict[str, Any]:
-    """Train every agent with every seed, unless that is done already, and write the report.
+    """Train every arm with every seed, unless that is done already, and write the report.
 
     Args:
-        config_path: the config all runs share.
+        config_paths: the config that all runs share, or several, each of another game.
         overrides: `key=value` for all runs.
+        games: environment ids that take the place of the one config's.
         agents: names out of `AGENTS`; the first is the one whose steps are compared.
+        variants: `name=settings` with spaces between the settings. Each is an arm of its own: the
+            first agent, or the one that `agent=` in it says, with these settings.
         seeds: how many; they are 0 .. seeds - 1.
-        env_steps: budget of real steps; default: the config's.
-        out: folder of the comparison; default: runs/compare-<config name>.
+        env_steps: budget of real steps.
+        out: folder of the comparison; default: runs/compare-<config names>.
         jobs: runs side by side; the cores are divided among them.
+        report_only: start nothing, and report what is finished.
 
-    Returns what `result.json` holds.
+    Returns:
+        What `result.json` holds; with `games` or several configs, what `all.json` holds.
 
     Raises:
-        ConfigError: an agent is unknown, or the config is wrong.
-        MbrlError: a run failed; the others stay.
+        ConfigError: an agent is unknown, or a config is wrong.
+        MbrlError: a run failed, or none is finished; the others stay.
     """
-    unknown = [name for name in agents if name not in AGENTS]
-    if unknown or seeds < 1 or jobs < 1 or len(set(agents)) != len(agents):
-        raise ConfigError(
-            f"compare: expected distinct agents out of {', '.join(AGENTS)}, at least one seed "
-            f"and job, got agents {','.join(agents)}, {seeds} seeds, {jobs} jobs"
-        )
-    given: list[str] = [*overrides, *([] if env_steps is None else [f"env_steps={env_steps}"])]
-    config = load(config_path, given)
-    folder = out or Path("runs") / f"compare-{config.name}"
-    children, run_dirs = [], []
-    for seed, agent in product(range(seeds), agents):
-        run_dir = folder / agent / f"seed{seed}"
-        words = [*given, f"agent={agent}", f"seed={seed}"]
-        _check_reusable(load(config_path, words), run_dir)
-        children.append(_child(f"{agent} seed {seed}", config_path, words, run_dir, jobs))
-        run_dirs.append(run_dir)
+    paths = [config_paths] if isinstance(config_paths, Path) else list(config_paths)
+    if seeds < 1 or jobs < 1:
+        raise ConfigError(f"compare: expected 1 seed and job or more, got {seeds} and {jobs}")
+    arms = _with_budgets(_arms(agents, variants), env_steps)
+    folder, played = _games(paths, overrides, games, arms[0], out)
+    planned = [
+        _planned(game, arm, seed, jobs, len(played) > 1)
+        for seed, game, arm in product(range(seeds), played, arms)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    if failed := run_all(children, jobs, console):
+    if not report_only and (failed := run_all([one.child for one in planned], jobs, console)):
         raise MbrlError(f"compare: {'; '.join(failed)}. The same command goes on with the rest.")
-    command = ["mbrl", "compare", config_path.name, *given, "--agents", ",".join(agents)]
-    result = {
-        "env_id": config.env.id or config.env.factory,
-        "env_steps": config.env_steps,
+    about = {
         "seeds": list(range(seeds)),
-        "command": shlex.join([*command, "--seeds", str(seeds)]),
+        "command": _command(paths, overrides, games, agents, variants, seeds, env_steps),
         "machine": provenance.machine(),
     }
-    return _report(result, list(agents), [*map(RunRecord.read, run_dirs)], folder, console)
+    return _report_found(about, folder, played, planned, console)
 
 
-def _child(title: str, config_path: Path, words: list[str], run_dir: Path, jobs: int) -> Child:
-    """One run, by the command a user would type."""
-    result, budget = run_dir / "result.json", load(config_path, words).env_steps
+# -- what is to be run ----------------------------------------------------------------------------
+
+
+def _arms(agents: Sequence[str], variants: Sequence[str]) -> list[Arm]:
+    """The agents, then the variants."""
+    if not agents or (unknown := [name for name in agents if name not in AGENTS]):
+        got = ",".join(unknown) if agents else "none"
+        raise ConfigError(f"compare --agents: expected some of {', '.join(AGENTS)}, got {got}")
+    arms = [Arm(name=name, agent=name) for name in agents]
+    for variant in variants:
+        name, equals, text = variant.partition("=")
+        try:
+            settings = tuple(shlex.split(text))
+        except ValueError as error:
+            raise ConfigError(f"compare --variant {name}: {error}; got {text}") from error
+        if not equals or not re.fullmatch(r"[\w.-]+", name) or not settings:
+            raise ConfigError(
+                "compare --variant: expected a name and its settings, such as "
+                f"flat='world_model.layout=flat', got {variant}"
+            )
+        own = [word.removeprefix("agent=") for word in settings if word.startswith("agent=")]
+        others = tuple(word for word in settings if not word.startswith("agent="))
+        arms.append(Arm(name=name, agent=[agents[0], *own][-1], settings=others))
+    twice = [name for name, count in Counter(arm.name for arm in arms).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"compare: expected a name of its own for each agent and variant, got "
+            f"{', '.join(twice)} more than once"
+        )
+    return arms
+
+
+def _with_budgets(arms: Sequence[Arm], env_steps: Budgets) -> list[Arm]:
+    """The arms with the setting, if any, that gives each its budget."""
+    if isinstance(env_steps, Mapping):
+        known = {name for arm in arms for name in (arm.name, arm.agent)}
+        if unknown := set(env_steps) - known:
+            raise ConfigError(
+                f"compare --env-steps: expected steps of {', '.join(arm.name for arm in arms)}, "
+                f"got some of {', '.join(sorted(unknown))}"
+            )
+        steps = [env_steps.get(arm.name, env_steps.get(arm.agent)) for arm in arms]
+    else:
+        steps = [env_steps] * len(arms)
+    return [
+        arm if n is None else replace(arm, settings=(*arm.settings, f"env_steps={n}"))
+        for arm, n in zip(arms, steps, strict=True)
+    ]
+
+
+def _games(
+    paths: Sequence[Path],
+    overrides: Sequence[str],
+    ids: Sequence[str],
+    first: Arm,
+    out: Path | None,
+) -> tuple[Path, list[Game]]:
+    """The folder of all, and one game for each config or id, as the first arm plays it."""
+    if ids and len(paths) > 1:
+        raise ConfigError(
+            f"compare --games: expected one config, whose env.id they replace, got {len(paths)}"
+        )
+    settings = [(paths[0], (*overrides, f"env.id={one}")) for one in ids]
+    settings = settings or [(path, tuple(overrides)) for path in paths]
+    configs = [load(path, [*words, *first.words]) for path, words in settings]
+    names = [game_name(config) for config in configs]
+    if len(set(names)) < len(names):
+        names = names if ids else [config.name for config in configs]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"compare: expected games and configs of different names, got {', '.join(names)}"
+        )
+    several = bool(ids) or len(paths) > 1
+    called = "-".join(dict.fromkeys(config.name for config in configs))
+    folder = out or Path("runs") / f"compare-{called}"
+    return folder, [
+        Game(
+            name=name,
+            env_id=str(config.env.id or config.env.factory),
+            config_path=path,
+            settings=words,
+            folder=folder / name if several else folder,
+        )
+        for name, config, (path, words) in zip(names, configs, settings, strict=True)
+    ]
+
+
+def game_name(config: Config) -> str:
+    """A game in lower case, as folders and files are called: `space_invaders`, `pong`."""
+    known = str(config.env.id or config.env.factory)
+    name = re.sub(r"-v\d+$", "", re.split(r"[/:]", known)[-1])
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
+
+
+def _planned(game: Game, arm: Arm, seed: int, jobs: int, named: bool) -> _Planned:
+    """One run, by the command a user would type, in a folder that is fit for it."""
+    words = [*game.settings, *arm.words, f"seed={seed}"]
+    config = load(game.config_path, words)
+    run_dir = game.folder / arm.name / f"seed{seed}"
+    _check_reusable(config, run_dir)
+    result = run_dir / "result.json"
     threads = {"OMP_NUM_THREADS": str(max(1, available_cores() // jobs))} if jobs > 1 else {}
-    command = [sys.executable, "-m", "mbrl", "train", str(config_path), *words]
-    return Child(
-        title=title,
+    command = [sys.executable, "-m", "mbrl", "train", str(game.config_path), *words]
+    child = Child(
+        title=f"{game.name} {arm.name} seed {seed}" if named else f"{arm.name} seed {seed}",
         command=[*command, f"run.dir={run_dir}"],
         log=run_dir / "log.txt",
-        done=lambda: result.exists() and json.loads(result.read_text())["env_steps"] >= budget,
+        done=lambda: (
+            result.exists() and json.loads(result.read_text())["env_steps"] >= config.env_steps
+        ),
         environment=threads,
     )
+    return _Planned(game=game.name, arm=arm, child=child, run_dir=run_dir)
 
 
 def _check_reusable(config: Config, run_dir: Path) -> None:
@@ -119,86 +260,130 @@ def _check_reusable(config: Config, run_dir: Path) -> None:
         )
 
 
-def _report(
-    result: dict[str, Any],
-    agents: list[str],
-    records: list[RunRecord],
+def _command(
+    paths: Sequence[Path],
+    overrides: Sequence[str],
+    games: Sequence[str],
+    agents: Sequence[str],
+    variants: Sequence[str],
+    seeds: int,
+    env_steps: Budgets,
+) -> str:
+    """The command that repeats the comparison."""
+    words = ["mbrl", "compare", *(path.name for path in paths), *overrides]
+    words += ["--games", ",".join(games)] if games else []
+    words += ["--agents", ",".join(agents)]
+    words += [word for variant in variants for word in ("--variant", variant)]
+    if isinstance(env_steps, Mapping):
+        words += ["--env-steps", ",".join(f"{name}={steps}" for name, steps in env_steps.items())]
+    elif env_steps is not None:
+        words += ["--env-steps", str(env_steps)]
+    return shlex.join([*words, "--seeds", str(seeds)])
+
+
+# -- what came out --------------------------------------------------------------------------------
+
+
+def _report_found(
+    about: Mapping[str, Any],
     folder: Path,
+    played: Sequence[Game],
+    planned: Sequence[_Planned],
     console: Console,
 ) -> dict[str, Any]:
-    """Complete the result with what the runs reached, and write it, its curves and a report."""
-    by_agent = {agent: [run for run in records if run.agent == agent] for agent in agents}
-    result |= {
-        "agents": {agent: summarise(runs) for agent, runs in by_agent.items()},
-        "steps_ratio": best_rival_ratio(by_agent, agents),
-        "commit": ", ".join(sorted({run.commit for run in records})),
+    """Report every game of which the first arm has a finished run, and all of them together."""
+    found = {
+        game: _report(about, game, runs)
+        for game in played
+        if (runs := _finished([one for one in planned if one.game == game.name]))
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
-    curves = {agent: [run.curve for run in runs] for agent, runs in by_agent.items()}
-    plot_curves(folder / "curves.png", curves, title=str(result["env_id"]))
-    dreams = by_agent.get("dream", [])[:1]
-    films = [f for run in dreams for f in sorted((run.run_dir / "videos").glob("*.mp4"))[-1:]]
-    report = write_compare_report(folder / "report.html", result, records, films)
-    console.print(_table(result))
-    for film in films:
-        console.print(f"dream:  {film}", highlight=False, soft_wrap=True)
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
-    return result
+    if not found:
+        raise MbrlError(
+            f"compare: expected a finished run of {planned[0].arm.name} in {folder}, got none"
+        )
+    one_of_many = played[0].folder != folder
+    whole = _report_all(about, folder, found) if one_of_many else found[played[0]].result
+    _show(console, found, whole["sentence"], folder)
+    return whole
 
 
-def summarise(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """Scores of one agent over its seeds: final returns, IQM with interval, curves."""
-    returns = [float(run.evaluation["mean"]) for run in runs]
-    low, high = stratified_bootstrap_ci([returns], rng=np.random.default_rng(0))
-    grid, scores = align([run.curve for run in runs])
-    return {
-        "returns": returns,
-        "iqm": float(iqm(returns)),
-        "ci95": [float(low), float(high)] if len(returns) > 1 else None,
-        "curve": [[float(x), float(y)] for x, y in zip(grid, scores.mean(0), strict=True)],
-        "seeds": {
-            str(run.seed): {
-                "curve": np.asarray(run.curve).tolist(),
-                "final": dict(run.evaluation),
-                "env_steps": run.env_steps,
-                "wall_time_s": run.wall_time_s,
-                "budget": dict(run.budget),
-            }
-            for run in runs
-        },
-    }
+def _finished(planned: Sequence[_Planned]) -> dict[str, list[RunRecord]]:
+    """The finished runs by arm, which their records name as the agent; none without the first."""
+    runs: dict[str, list[RunRecord]] = {}
+    for one in planned:
+        if one.child.done():
+            record = replace(RunRecord.read(one.run_dir), agent=one.arm.name)
+            runs.setdefault(one.arm.name, []).append(record)
+    order = [name for name in dict.fromkeys(one.arm.name for one in planned) if name in runs]
+    return {name: runs[name] for name in order} if planned[0].arm.name in runs else {}
 
 
-def best_rival_ratio(
-    by_agent: dict[str, list[RunRecord]], agents: Sequence[str]
-) -> dict[str, Any] | None:
-    """Steps the best rival needs for its own final score, over those the first agent needs."""
-    rivals = {agent: runs for agent, runs in by_agent.items() if agent not in (agents[0], "random")}
-    if not rivals:
-        return None
-    finals = {
-        agent: float(np.mean([run.evaluation["mean"] for run in runs]))
-        for agent, runs in rivals.items()
-    }
-    best = max(finals, key=lambda agent: finals[agent])
-    ours, theirs = ([run.curve for run in runs] for runs in (by_agent[agents[0]], rivals[best]))
-    ratio = steps_ratio(ours, theirs, finals[best], rng=np.random.default_rng(0))
-    return {"against": best, **asdict(ratio)}
+def _report(
+    about: Mapping[str, Any], game: Game, runs: Mapping[str, Sequence[RunRecord]]
+) -> Comparison:
+    """Compare the arms of one game, and write the result, its curves and a report."""
+    found = comparison({"env_id": game.env_id, **about}, runs)
+    write_atomically(game.folder / "result.json", json.dumps(found.result, indent=1))
+    plot_curves(game.folder / "curves.png", found.curves, title=game.env_id)
+    records = [run for of_arm in runs.values() for run in of_arm]
+    films = [film] if (film := _film(records)) else []
+    write_compare_report(game.folder / "report.html", found.result, records, films)
+    return found
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _report_all(
+    about: Mapping[str, Any], folder: Path, games: Mapping[Game, Comparison]
+) -> dict[str, Any]:
+    """Gather the games, and write what all of them come to, their curves and a report."""
+    whole = gathered(about, {game.name: found for game, found in games.items()})
+    panels = {game.name: found.curves for game, found in games.items()}
+    write_atomically(folder / "all.json", json.dumps(whole, indent=1))
+    plot_panels(folder / "curves.png", panels)
+    write_games_report(folder / "report.html", whole, panels)
+    return whole
+
+
+def _film(runs: Sequence[RunRecord]) -> Path | None:
+    """The newest video of the first run that dreams."""
+    dreams = [run.run_dir for run in runs if kind_of(run) == "dream"][:1]
+    films = [film for folder in dreams for film in sorted((folder / "videos").glob("*.mp4"))]
+    return films[-1] if films else None
+
+
+def _show(console: Console, games: Mapping[Game, Comparison], sentence: str, folder: Path) -> None:
+    """Print the sentence over all games first, then every game's sentence and scores."""
+    console.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
+    for game, found in games.items():
+        if found.result["sentence"] != sentence:
+            said = f"{game.env_id}: {found.result['sentence']}"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
+    for game, found in games.items():
+        console.print(_table(found.result))
+        if film := _film([run for of_arm in found.runs.values() for run in of_arm]):
+            console.print(f"dream:  {film}", highlight=False, soft_wrap=True)
+        if game.folder != folder:
+            path = game.folder / "report.html"
+            console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _table(result: Mapping[str, Any]) -> Table:
     table = Table(title=f"{result['env_id']} after {result['env_steps']:,} real env steps")
-    for name in ("agent", "env steps", "IQM", "95 % interval", "each seed", "wall clock"):
+    ends = {name: agent["at_end"] for name, agent in result["agents"].items()}
+    longer = any(ends[name]["returns"] != a["returns"] for name, a in result["agents"].items())
+    names = ["agent", "IQM", "95 % interval", "each seed", "env steps", "wall clock"]
+    for name in [*names[:5], *(["IQM at end"] if longer else []), names[5]]:
         table.add_column(name, justify="left" if name == "agent" else "right")
     for name, agent in result["agents"].items():
         seeds = agent["seeds"].values()
         single = len(agent["returns"]) == 1
         table.add_row(
             name,
-            f"{np.mean([seed['env_steps'] for seed in seeds]):,.0f}",
             f"{agent['iqm']:.2f}",
             "one seed" if single else f"{agent['ci95'][0]:.2f} to {agent['ci95'][1]:.2f}",
             ", ".join(f"{value:.2f}" for value in agent["returns"]),
+            f"{ends[name]['env_steps']:,.0f}",
+            *([f"{ends[name]['iqm']:.2f}"] if longer else []),
             f"{np.mean([seed['wall_time_s'] for seed in seeds]):.0f} s",
         )
     return table

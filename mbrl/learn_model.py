@@ -83,6 +83,9 @@ class WorldModelLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed(root_seed, "world_model"))
             self.model = make_world_model(observation_space, action_space, model).to(self.device)
+        if not settings.train_dynamics:
+            for part in self.model.foresight:
+                part.requires_grad_(False)
         self.loss: nn.Module = _Loss(self.model)
         if world_size > 1:
             self.loss = nn.parallel.DistributedDataParallel(self.loss, broadcast_buffers=False)

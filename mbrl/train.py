@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.dream_ppo import DreamPPO, PolicyLearningError
+from agents.dream_ppo import DreamPPO, PolicyLearningError, Recording
 from agents.numerics import restore_generator
 from mbrl import baseline
 from mbrl.acting import LatentPolicy
 from mbrl.actors import Evaluations, LocalCollectors, RemoteCollectors
 from mbrl.cluster import start_ray
 from mbrl.collect import Receipt, spaces_of
-from mbrl.config.schema import Config, load_config
+from mbrl.config.schema import WITH_WORLD_MODEL, Config, load_config
 from mbrl.device import pick_device
 from mbrl.errors import TrainingError
 from mbrl.evaluate import EvalResult, judge
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import RemoteLearners, WorldModelLearner
+from mbrl.real_steps import RealSteps
 from mbrl.replay import ReplayStore
 from mbrl.report.dream_video import write_dream_video
 from mbrl.run.run import Run
@@ -58,7 +59,7 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
     with run:
         if run.finished:
             return run.result()
-        if config.agent != "dream":
+        if config.agent not in WITH_WORLD_MODEL:
             return baseline.train(run, on_iteration)
         crew = Crew(run)
         run.handle_signals()
@@ -125,6 +126,11 @@ class Crew:
         self.evaluations_every = Every(config.evaluate.every_steps)
         self.checkpoints_every = Every(config.run.checkpoint_every_steps)
         self.evaluations = Evaluations(run)
+        self.real_steps = (
+            RealSteps(self.store, config, self.action_space)
+            if config.agent == "model_free"
+            else None
+        )
         self.collectors: LocalCollectors | RemoteCollectors = (
             RemoteCollectors(run, self.store)
             if config.collect.num_collectors
@@ -173,9 +179,14 @@ class Crew:
         return metrics, starts
 
     def learn_policy(self, starts: Any, receipts: list[Receipt]) -> Metrics:
-        """Train the policy on `dream_ratio` imagined steps per collected step."""
+        """Train the policy on `dream_ratio` imagined steps per collected step.
+
+        The control without a dream trains it on the real steps that were just collected.
+        """
         rows = int(self.run.budget["replayed_rows"])
         self.run.progress.update(phase="learn policy", replayed_rows=rows)
+        if self.real_steps is not None:
+            return self._learn_from_real_steps(self.real_steps)
         rounds = self.rounds.due(sum(receipt.steps for receipt in receipts))
         if rounds == 0:
             return {}
@@ -186,12 +197,24 @@ class Crew:
             self.config.policy.dreams,
             self.dream_generator,
         )
-        try:
-            metrics = self.policy.learn(dream, rounds)
-        except PolicyLearningError as error:
-            raise TrainingError(f"policy: {error}") from error
+        metrics = self._learn(dream, rounds)
         self.run.spend(imagined_steps=rounds * self.rounds.lot, policy_rounds=rounds)
         return metrics
+
+    def _learn_from_real_steps(self, real_steps: RealSteps) -> Metrics:
+        """One round on what is new, if there is anything that the policy has chosen."""
+        recording = real_steps.record(self.learner.model, self.dream_generator)
+        if recording is None:
+            return {}
+        metrics = self._learn(recording, 1)
+        self.run.spend(policy_steps=metrics["dream_steps"], policy_rounds=1)
+        return metrics
+
+    def _learn(self, source: DreamEnv | Recording, rounds: int) -> Metrics:
+        try:
+            return self.policy.learn(source, rounds)
+        except PolicyLearningError as error:
+            raise TrainingError(f"policy: {error}") from error
 
     def publish(self) -> None:
         """Hand the newest weights to the collectors."""
@@ -274,6 +297,8 @@ class Crew:
         for every, mark in zip(boundaries, state["marks"], strict=True):
             every.load_state_dict(mark)
         self.collectors.load_state_dict(state["collectors"])
+        if self.real_steps is not None:
+            self.real_steps.catch_up()
 
     def close(self) -> None:
         """End everyone who was started."""

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 import mbrl
 from envs.settings import EnvSettings
 from mbrl.__main__ import _parser
+from mbrl.compare import Arm, _arms
 from mbrl.config import file as config_file
 from mbrl.config.file import find_config
 from mbrl.config.schema import Config, load
@@ -91,6 +93,7 @@ def test_results_table_says_what_the_file_says_and_does_not_hide_a_single_seed()
     assert "| ppo | 1.00 | one seed | 1.00 | – |" in table
     assert "4.0 times as many environment steps as `dream` (95 % interval 3.0 to 5.0)" in table
     assert "`mbrl compare quickstart`; commit `0123456789ab`; 2 cores, a processor" in table
+    assert generate.results_table({**RESULT, "sentence": "It is so."}).count("It is so.") == 1
     short = generate.results_table({**RESULT, "steps_ratio": {**RATIO, "value": None}})
     assert "`dream` did not reach a mean return of 1.25, where `ppo` ends." in short
 
@@ -206,8 +209,14 @@ def test_shown_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(ROOT)
     options = _parser().parse_args(shlex.split(command)[1:])
     if options.command in ("train", "compare"):
-        name = options.config if options.config != "catch.yaml" else "minatar"
-        load(find_config(name), options.overrides)
+        words = [options.config, *options.overrides] if "config" in options else options.words
+        names = ["minatar" if word == "catch.yaml" else word for word in words if "=" not in word]
+        overrides = [word for word in words if "=" in word]
+        arms = [Arm(name="", agent="dream")]
+        if options.command == "compare":
+            arms = _arms(options.agents.split(","), options.variant)
+        for name, arm in product(names, arms):
+            load(find_config(name), [*arm.words, *overrides])
     if options.command == "bench":
         study = study_of(options.study, options.words)
         choose(options.arms, study.trial.known_arms)

@@ -78,6 +78,27 @@ def equal(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_untrained_dynamics_dream_as_at_first_while_all_else_learns(store):
+    def dreamt(model):
+        latent = model.initial(5, torch.device("cpu"))
+        step = model.imagine_step(latent, torch.arange(5) % 3, torch.Generator().manual_seed(0))
+        return step.latent.features, step.reward
+
+    learner = make_learner(store, train_dynamics=False, lr=0.01)
+    before, (features, reward) = learner.model_state(), dreamt(learner.model)
+    metrics, _ = learner.learn(3)
+    assert metrics["grad_norm"] > 0
+    assert torch.equal(dreamt(learner.model)[0], features)
+    assert not torch.equal(dreamt(learner.model)[1], reward)
+    changed = {
+        name for name, value in learner.model_state().items() if (value != before[name]).any()
+    }
+    assert {name.split(".")[0] for name in changed} == {"encoder", "heads", "decoder"}
+    trained = make_learner(store, lr=0.01)
+    trained.learn(3)
+    assert not torch.equal(dreamt(trained.model)[0], features)
+
+
 def test_learning_from_nothing_says_how_to_go_on(tmp_path):
     learner = make_learner(ReplayStore(tmp_path / "empty", env_id="x"))
     with pytest.raises(ReplayError, match="collect"):

@@ -126,7 +126,7 @@ def test_a_baseline_acts_and_has_no_dream(
         assert evaluated(run, run.agent()) == run.result()["eval"]["returns"]
     with pytest.raises(MbrlError, match=f"agent=dream has, got agent={agent}"):
         run.dream_env()
-    with pytest.raises(MbrlError, match="only agent=dream stores it"):
+    with pytest.raises(MbrlError, match="only dream and model_free store it"):
         run.replay()
 
 

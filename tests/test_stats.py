@@ -5,7 +5,9 @@ import pytest
 from scipy.stats import trim_mean
 
 from mbrl.report.stats import (
+    StepsRatio,
     align,
+    geometric_mean,
     iqm,
     steps_ratio,
     steps_to_threshold,
@@ -108,3 +110,22 @@ def test_ratio_of_steps_of_lines_is_that_of_their_slopes(
     assert ratio.value == pytest.approx(value)
     assert ratio.at_least == at_least
     assert ratio.ci95 == pytest.approx(ci95)
+
+
+def ratio_of(value: float | None, replicates: list[float]) -> StepsRatio:
+    return StepsRatio(
+        threshold=0.0,
+        value=value,
+        ci95=(1.0, 2.0),
+        at_least=False,
+        replicates=np.asarray(replicates),
+    )
+
+
+def test_geometric_mean_of_twice_and_half_is_one_and_a_replicate_of_nothing_is_nothing() -> None:
+    mean = geometric_mean([ratio_of(2.0, [2.0, 4.0]), ratio_of(0.5, [0.0, 1.0])])
+    assert mean.value == pytest.approx(1.0)
+    assert mean.replicates.tolist() == pytest.approx([0.0, 2.0])
+    for nothing in ([], [ratio_of(None, [])]):
+        with pytest.raises(ValueError, match="expected ratios above 0"):
+            geometric_mean(nothing)

@@ -22,7 +22,11 @@ from mbrl.world_model.settings import WorldModelSettings
 DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"
 """What a device may be called."""
 
-AGENTS = ("dream", *BASELINES, "random")
+WITH_WORLD_MODEL = ("dream", "model_free")
+"""Agents that act on a world model's features. `dream` learns in its dreams; `model_free` is the
+control: the same policy learner on the real steps it collects, without a dream."""
+
+AGENTS = (*WITH_WORLD_MODEL, *BASELINES, "random")
 """Who can act and learn: `agent` in a config."""
 
 
@@ -73,6 +77,10 @@ class LearnModelSettings(Settings):
     num_learners: int = Field(0, ge=0, description="Ray actors (DDP); 0 learns where the loop runs")
     gpus_per_learner: float = Field(0.0, ge=0, description="GPUs each learner actor asks Ray for")
     max_starts: int = Field(16384, ge=1, description="latest posterior latents as dreams' starts")
+    train_dynamics: bool = Field(
+        True,
+        description="false, a control: state and prior keep their first weights, all else learns",
+    )
 
 
 class LearnPolicySettings(Settings):
@@ -172,8 +180,13 @@ class Config(_AllSections):
                 f"device: expected cuda with num_learners, as Ray gives each learner its GPU, got "
                 f"{self.device}; choose GPUs with CUDA_VISIBLE_DEVICES"
             )
-        if self.agent != "dream":
+        if self.agent not in WITH_WORLD_MODEL:
             return self
+        if self.agent == "model_free" and self.learn_policy.num_learners:
+            raise ValueError(
+                "learn_policy.num_learners: expected 0 with agent=model_free, whose few real steps "
+                f"are learned from where the loop runs, got {self.learn_policy.num_learners}"
+            )
         for name in ("collect.prefill_steps", "replay.capacity_steps"):
             value = attrgetter(name)(self)
             if value < learn.sequence_length:

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from mbrl.report.stats import align
+from mbrl.run.durable import write_atomically
 
 Curves = Mapping[str, Sequence[ArrayLike]]
 
@@ -25,6 +26,8 @@ _COLOURS = {"dream": "#e4572e", "ppo": "#3b82d6", "dqn": "#17a673", "random": "#
 _MORE_COLOURS = ("#a463d1", "#c79a16", "#d6558b", "#5aa7b8")
 _STEPS = "real environment steps"
 _INK = "#5a5e66"  # becomes the page's own text colour in an SVG
+_MANY_TIMES = 3
+"""Budgets that differ by more are drawn over the logarithm of the steps."""
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -40,6 +43,16 @@ def plot_curves(path: Path, curves: Curves, title: str = "") -> Path:
     `curves` has per agent one (points, 2) array per seed: x, then score. NaN scores are left out.
     """
     return save_png(_curves_figure(curves, title, _STEPS, None, height=4.2), path)
+
+
+def plot_panels(path: Path, panels: Mapping[str, Curves]) -> Path:
+    """As `plot_curves`, with a panel for each game, by name."""
+    return save_png(_panels_figure(panels), path)
+
+
+def panels_svg(panels: Mapping[str, Curves]) -> str:
+    """The figure of `plot_panels` as an `<svg>` element that takes on the page's text colour."""
+    return to_svg(_panels_figure(panels))
 
 
 def curves_svg(curves: Curves, *, threshold: float | None = None, over_time: bool = False) -> str:
@@ -94,19 +107,43 @@ def _curves_figure(
     with style():
         figure = Figure(figsize=(7.2, height), layout="constrained")
         axes = figure.subplots()
-        palette = colours(list(curves))
-        for name, seeds in curves.items():
-            _draw_agent(axes, name, seeds, palette[name])
+        _draw_curves(axes, curves, title)
         if threshold is not None:
             axes.axhline(threshold, color=_INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.8)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel("return")
-        axes.set_title(title, loc="left", fontsize=12)
-        axes.set_xlim(left=0)
-        axes.margins(x=0.02)
-        _thousands(axes)
         axes.legend(loc="best", frameon=False)
     return figure
+
+
+def _panels_figure(panels: Mapping[str, Curves]) -> Figure:
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with style():
+        figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (name, curves) in zip(grid.flat, panels.items(), strict=False):
+            _draw_curves(axes, curves, name.replace("_", " "))
+            axes.set_xlabel(_STEPS)
+            axes.legend(loc="best", frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_curves(axes: Axes, curves: Curves, title: str) -> None:
+    """Every arm's curves; over the logarithm of the steps where budgets differ by far."""
+    palette = colours(list(curves))
+    for name, seeds in curves.items():
+        _draw_agent(axes, name, seeds, palette[name])
+    axes.set_ylabel("return")
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.margins(x=0.02)
+    ends = [np.asarray(seed, dtype=float)[-1, 0] for seeds in curves.values() for seed in seeds]
+    if max(ends) > _MANY_TIMES * min(ends) > 0:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
+    _thousands(axes)
 
 
 def _draw_agent(axes: Axes, name: str, seeds: Sequence[ArrayLike], colour: str) -> None:
@@ -173,10 +210,11 @@ def style() -> Iterator[None]:
 
 
 def save_png(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; the folder is made if missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure as PNG, whole or not at all; the folder is made if missing."""
+    out = io.BytesIO()
     with style():
-        figure.savefig(path, dpi=160, facecolor="white")
+        figure.savefig(out, format="png", dpi=160, facecolor="white")
+    write_atomically(path, out.getvalue())
     return path
 
 

@@ -21,7 +21,8 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from envs.settings import EnvSettings
-from mbrl.report.figures import colours, curves_svg, metrics_svg
+from mbrl.report.figures import Curves, colours, curves_svg, metrics_svg, panels_svg
+from mbrl.run.durable import write_atomically
 from mbrl.run.record import RunRecord
 
 MAX_EMBEDDED_BYTES = 5_000_000
@@ -33,6 +34,7 @@ _BUDGET_WORDS = {
     "evaluation_episodes": "episodes of evaluations",
     "replayed_rows": "rows of experience replayed",
     "imagined_steps": "imagined steps",
+    "policy_steps": "real steps the policy learned from",
     "model_updates": "world-model updates",
     "policy_rounds": "policy updates, rounds",
     "wall_time_s": "wall-clock time",
@@ -46,9 +48,7 @@ def write_compare_report(
 
     Args:
         path: the HTML file; its folder is made if missing.
-        result: what `mbrl compare` writes: `{env_id, env_steps, agents: {name: {returns, iqm,
-            ci95, curve, seeds: {seed: {curve, final, wall_time_s, budget}}}}, steps_ratio:
-            {threshold, against, value, ci95, at_least} or None, command, commit, machine, seeds}`.
+        result: what `mbrl compare` writes, see `mbrl.report.comparison.comparison`.
         runs: the runs behind it.
         videos: MP4 files, in this order; beyond 5 MB in all they are linked instead.
 
@@ -63,7 +63,7 @@ def write_compare_report(
     for run in runs:
         if curve := run.curve_over_time():
             over_time.setdefault(run.agent, []).append(curve)
-    ratio = result["steps_ratio"]
+    ratio = result[result["leads"]]
     names = list(agents)
     rest = f" against {', '.join(names[1:])}" if len(names) > 1 else ""
     steps = curves_svg(curves, threshold=ratio and ratio["threshold"])
@@ -79,11 +79,42 @@ def write_compare_report(
         figures=figures,
         palette=colours(names),
         rows=_agent_rows(agents),
+        longer=any(agent["returns"] != agent["at_end"]["returns"] for agent in agents.values()),
         budget=_budget_table({n: list(agent["seeds"].values()) for n, agent in agents.items()}),
         warnings=compare_warnings(result, runs),
         protocol=_protocol(result, runs),
         configs=_configs(runs),
         videos=_embed(videos, path.parent),
+    )
+
+
+def write_games_report(path: Path, whole: Mapping[str, Any], panels: Mapping[str, Curves]) -> Path:
+    """Report of a comparison on several games: a panel for each, and a table of all scores.
+
+    Args:
+        path: the HTML file; the report of each game is `<game>/report.html` beside it.
+        whole: what `mbrl compare` writes into `all.json`, see `mbrl.report.comparison.gathered`.
+        panels: by game, every seed's learning curve of each arm.
+    """
+    games: Mapping[str, Any] = whole["games"]
+    names = list(dict.fromkeys(name for game in games.values() for name in game["agents"]))
+    return render(
+        path,
+        "report/games.html.j2",
+        title=f"{names[0]} against {', '.join(names[1:]) or 'nobody'} on {len(games)} games",
+        whole=whole,
+        names=names,
+        palette=colours(names),
+        figure=Markup(panels_svg(panels)),
+        warnings=_few_seeds([a for game in games.values() for a in game["agents"].values()])
+        + commit_warnings(whole["commit"].split(", ")),
+        protocol={
+            "environments": ", ".join(game["env_id"] for game in games.values()),
+            "seeds": ", ".join(map(str, whole["seeds"])),
+            "machine": machine_text(whole["machine"]),
+            "commit": whole["commit"],
+            "command": whole["command"],
+        },
     )
 
 
@@ -123,33 +154,36 @@ def write_run_report(path: Path, run: RunRecord, videos: Sequence[Path] = ()) ->
 def compare_warnings(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> list[str]:
     """Reasons to doubt a comparison that can be read off its data; one sentence each."""
     agents = result["agents"]
-    warnings = []
+    warnings = _few_seeds([*agents.values()])
     counts = {name: len(agent["returns"]) for name, agent in agents.items()}
-    fewest = min(counts.values())
-    if fewest < _FEW_SEEDS:
-        seeds = "one seed" if fewest == 1 else f"{fewest} seeds"
-        warnings.append(
-            f"Only {seeds}: the intervals are rough and may be too narrow. "
-            f"At least {_FEW_SEEDS} are needed for a claim."
-        )
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{name} {n}" for name, n in counts.items())
         warnings.append(f"The agents have different numbers of seeds: {each}.")
     if len({run.env_steps for run in runs}) > 1:
         steps = {name: sorted({r.env_steps for r in runs if r.agent == name}) for name in agents}
         each = "; ".join(f"{n} {', '.join(map(_number, s))}" for n, s in steps.items() if s)
-        warnings.append(f"The runs took different numbers of environment steps: {each}.")
+        warnings.append(
+            f"The runs took different numbers of environment steps: {each}. Where one has a larger "
+            f"budget, its score after {_number(result['env_steps'])} is of its curve, not of a "
+            "final evaluation."
+        )
     if len({run.evaluation.get("episodes") for run in runs}) > 1:
         warnings.append("The final evaluations have different numbers of episodes.")
     if len({_yaml(run.config["env"]) for run in runs if "env" in run.config}) > 1:
         warnings.append("The runs differ in their environment settings: scores do not compare.")
-    ratio = result["steps_ratio"]
-    if ratio and ratio["at_least"]:
-        warnings.append(
-            f"{ratio['against']} did not reach a return of {_number(ratio['threshold'])} within "
-            "its budget, so the ratio of steps is a lower bound."
-        )
     return warnings + commit_warnings([run.commit for run in runs])
+
+
+def _few_seeds(agents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the fewest seeds of all arms give reason to doubt."""
+    fewest = min(len(agent["returns"]) for agent in agents)
+    if fewest >= _FEW_SEEDS:
+        return []
+    seeds = "one seed" if fewest == 1 else f"{fewest} seeds"
+    return [
+        f"Only {seeds}: the intervals are rough and may be too narrow. "
+        f"At least {_FEW_SEEDS} are needed for a claim."
+    ]
 
 
 def commit_warnings(commits: Sequence[str]) -> list[str]:
@@ -180,6 +214,7 @@ def _agent_rows(agents: Mapping[str, Any]) -> list[dict[str, Any]]:
             "returns": [place(value) for value in agent["returns"]],
         }
         shown = {key: agent[key] for key in ("iqm", "ci95", "returns")}
+        shown["end"] = agent["at_end"]
         rows.append({"name": name, "mean": float(np.mean(agent["returns"])), **shown, "at": at})
     return rows
 
@@ -215,6 +250,10 @@ def _protocol(result: Mapping[str, Any], runs: Sequence[RunRecord]) -> dict[str,
     terms: dict[str, Any] = {"environment": result["env_id"]}
     if "env_steps" in result:
         terms["budget"] = f"{_number(result['env_steps'])} real environment steps per run"
+        ends = {name: agent["at_end"]["env_steps"] for name, agent in result["agents"].items()}
+        if len(set(ends.values())) > 1:
+            each = ", ".join(f"{name} {_number(steps)}" for name, steps in ends.items())
+            terms["budget"] = f"real environment steps per run: {each}"
     episodes = {int(run.evaluation["episodes"]) for run in runs if "episodes" in run.evaluation}
     if episodes:
         terms["evaluation"] = (
@@ -298,7 +337,7 @@ def _duration(seconds: float) -> str:
 
 
 def render(path: Path, template: str, **content: Any) -> Path:
-    """Fill a template, relative to the package `mbrl`, and write the HTML file with its folder.
+    """Fill a template, relative to the package `mbrl`, and write the HTML file, whole or not.
 
     A template has the filters `number` and `duration`, and may include `report/report.css`.
     """
@@ -310,7 +349,5 @@ def render(path: Path, template: str, **content: Any) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "duration": _duration}
-    html = environment.get_template(template).render(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
+    write_atomically(path, environment.get_template(template).render(content))
     return path

@@ -5,7 +5,8 @@ NeurIPS 2021, arXiv:2108.13264 (interquartile mean, stratified bootstrap).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -97,9 +98,10 @@ def steps_to_threshold(curve: ArrayLike, threshold: float) -> float:
     return float(_first_crossing(clean[:, 0], clean[None, :, 1], threshold)[0])
 
 
-def _first_crossing(steps: Floats, scores: Floats, threshold: float) -> Floats:
-    """`steps_to_threshold` of curves (curves, G) on one grid (G,)."""
-    reached = scores >= threshold
+def _first_crossing(steps: Floats, scores: Floats, threshold: float | Floats) -> Floats:
+    """`steps_to_threshold` of curves (curves, G) on one grid (G,), each to a score of its own."""
+    threshold = np.broadcast_to(threshold, len(scores))
+    reached = scores >= threshold[:, None]
     after = reached.argmax(axis=1)  # 0 also where nothing is reached; replaced below
     before = np.maximum(after - 1, 0)
     rows = np.arange(len(scores))
@@ -117,16 +119,88 @@ class StepsRatio:
     Attributes:
         threshold: the score.
         value: steps of B / steps of A, by their mean curves; above 1, A needs fewer. None if A
-            does not reach the score, or B had reached it before it was first evaluated.
+            does not reach the score, or nobody knows when B did.
         ci95: percentile interval over seeds; None with `value`, or if both have one seed only.
         at_least: B does not reach the score within its budget; `value` and `ci95` are then lower
             bounds, made with the budget.
+        at_most: B had reached it when it was first evaluated; `value` is then None, or an upper
+            bound that is made with the steps of that evaluation.
+        replicates: (REPS,) ratios of resampled seeds; none with `value`.
     """
 
     threshold: float
     value: float | None
     ci95: tuple[float, float] | None
     at_least: bool
+    at_most: bool = False
+    replicates: Floats = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The ratio without its replicates, ready for JSON."""
+        names = ("threshold", "value", "ci95", "at_least", "at_most")
+        return {name: getattr(self, name) for name in names}
+
+
+def steps_to_match(
+    scores_a: ArrayLike, steps_a: float, curves_b: Sequence[ArrayLike], *, rng: np.random.Generator
+) -> StepsRatio:
+    """Ratio of the env steps that B needs to score what A ends with, and the steps A took.
+
+    A counts with all its steps, even if its curve was as high before: only B may profit from a
+    lucky evaluation. A replicate draws seeds of A, whose mean score is then to be reached, and
+    seeds of B. Where B does not get there it counts with its budget.
+
+    Args:
+        scores_a: (seeds,) final scores of A.
+        steps_a: env steps that each of these runs took.
+        curves_b: one (points, 2) curve per seed of B, as in `align`.
+        rng: makes the resamples.
+
+    Returns:
+        The ratio; it always has a `value`, above 0.
+
+    Raises:
+        ValueError: as `align`, or a score of A is not a number.
+    """
+    finals = _scores(scores_a)
+    grid, scores = align(curves_b)
+    threshold = float(finals.mean())
+    crossing = float(_first_crossing(grid, scores.mean(axis=0)[None], threshold)[0])
+    drawn = _mean_of_resamples(finals[:, None], rng)[:, 0]
+    crossings = _first_crossing(grid, _mean_of_resamples(scores, rng), drawn)
+    replicates = np.clip(crossings, 1.0, grid[-1]) / max(steps_a, 1.0)
+    return StepsRatio(
+        threshold=threshold,
+        value=float(np.clip(crossing, 1.0, grid[-1])) / max(steps_a, 1.0),
+        ci95=_interval(replicates) if max(len(finals), len(scores)) > 1 else None,
+        at_least=not np.isfinite(crossing),
+        at_most=bool(scores.mean(axis=0)[0] >= threshold),
+        replicates=replicates,
+    )
+
+
+def geometric_mean(ratios: Sequence[StepsRatio]) -> StepsRatio:
+    """The mean of ratios of several tasks, each with a value above 0; it has no threshold (NaN).
+
+    Twice as fast on one task and half as fast on another is 1. The interval resamples the seeds
+    within each task; it is None if each task has one.
+
+    Raises:
+        ValueError: no ratios, or one that is not above 0.
+    """
+    values = [ratio.value for ratio in ratios if ratio.value is not None and ratio.value > 0]
+    if not ratios or len(values) < len(ratios):
+        raise ValueError(f"expected ratios above 0, got {[ratio.value for ratio in ratios]}")
+    with np.errstate(divide="ignore"):  # log 0 is -inf, and its exp is 0 again
+        drawn = np.exp(np.log([ratio.replicates for ratio in ratios]).mean(axis=0))
+    return StepsRatio(
+        threshold=np.nan,
+        value=float(np.exp(np.log(values).mean())),
+        ci95=_interval(drawn) if any(ratio.ci95 for ratio in ratios) else None,
+        at_least=any(ratio.at_least for ratio in ratios),
+        at_most=any(ratio.at_most for ratio in ratios),
+        replicates=drawn,
+    )
 
 
 def steps_ratio(
@@ -151,8 +225,9 @@ def steps_ratio(
     steps_b = float(_first_crossing(grid_b, scores_b.mean(axis=0)[None], threshold)[0])
     budget_b = grid_b[-1]
     value = ci95 = None
+    ratios = np.empty(0)
     # else B crossed before it was first evaluated, nobody knows when
-    seen_below = scores_b.mean(axis=0)[0] < threshold
+    seen_below = bool(scores_b.mean(axis=0)[0] < threshold)
     if np.isfinite(steps_a) and seen_below:
         value = min(steps_b, budget_b) / max(steps_a, 1.0)
         crossing_a = _first_crossing(grid_a, _mean_of_resamples(scores_a, rng), threshold)
@@ -165,6 +240,8 @@ def steps_ratio(
         value=value,
         ci95=ci95,
         at_least=value is not None and not np.isfinite(steps_b),
+        at_most=bool(np.isfinite(steps_a)) and not seen_below,
+        replicates=ratios,
     )
 
 

@@ -18,7 +18,7 @@ from envs import make_env
 from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.actors import SnapshotPolicy
 from mbrl.config.changes import revive
-from mbrl.config.schema import Config
+from mbrl.config.schema import WITH_WORLD_MODEL, Config
 from mbrl.config.yaml import parse_value
 from mbrl.errors import MbrlError
 from mbrl.imagine import DreamEnv, DreamVectorEnv
@@ -77,7 +77,8 @@ class OpenRun:
         if not (self.dir / "replay" / "data").is_dir():
             raise MbrlError(
                 f"{self.dir}: expected collected experience in replay/data, found none; "
-                f"only agent=dream stores it, and this run has agent={self.config.agent}"
+                f"only {' and '.join(WITH_WORLD_MODEL)} store it, and this run has "
+                f"agent={self.config.agent}"
             )
         return ReplayStore(self.dir / "replay")
 
@@ -99,7 +100,7 @@ class OpenRun:
         policy: ActingPolicy
         if config.agent == "random":
             policy = RandomPolicy(action_space, own)
-        elif config.agent == "dream":
+        elif config.agent in WITH_WORLD_MODEL:
             state = self._state()
             weights = {
                 "policy": state["policy"]["module"],
@@ -129,7 +130,7 @@ class OpenRun:
         Raises:
             MbrlError: the run has no world model, no replay or no checkpoint yet.
         """
-        if self.config.agent != "dream":
+        if self.config.agent not in WITH_WORLD_MODEL:
             raise MbrlError(
                 f"{self.dir}: expected a run with a world model to dream in, which agent=dream "
                 f"has, got agent={self.config.agent}"

@@ -57,6 +57,11 @@ class FlatWorldModel(WorldModel):
         self.register_buffer("kl_weight", torch.ones(()))
         self.register_load_state_dict_pre_hook(_without_removed)  # type: ignore[no-untyped-call]
 
+    @property
+    def foresight(self) -> list[nn.Module]:
+        """The dynamics, which hold the prior."""
+        return [self.dynamics]
+
     def initial(self, n: int, device: torch.device) -> Latent:
         """Zeros."""
         return Latent(

@@ -70,8 +70,8 @@ class Observed:
 
     latent: Latent  # (N, ...) or (B, T, ...)
     posterior: Tensor
-    """What `WorldModel.rates` needs of q(z | x): its normalised parameters, (..., raw_size) float32;
-    in the grid layout the codes (..., 2, g, w), those before and those of the row."""
+    """What `WorldModel.rates` needs of q(z | x): normalised parameters (..., raw_size) float32; in
+    the grid layout the codes (..., 2, g, w), those before and those of the row."""
 
 
 @dataclass(frozen=True)

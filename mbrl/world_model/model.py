@@ -61,6 +61,11 @@ class WorldModel(nn.Module, ABC):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    @abstractmethod
+    def foresight(self) -> list[nn.Module]:
+        """The parts that say what comes next: the dynamics and the prior."""
+
     # -- conversions ------------------------------------------------------------------------------
 
     def to_levels(self, obs: Tensor) -> Tensor:

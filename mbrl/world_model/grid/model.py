@@ -65,6 +65,11 @@ class GridWorldModel(WorldModel):
 
     # -- the four methods -------------------------------------------------------------------------
 
+    @property
+    def foresight(self) -> list[nn.Module]:
+        """The dynamics and the prior."""
+        return [self.dynamics, self.prior]
+
     def initial(self, n: int, device: torch.device) -> Latent:
         """A state of zeros, and cells that nothing is known of."""
         hidden = torch.zeros(n, *self.grid, self.settings.grid.hidden, device=device)

@@ -1,0 +1,145 @@
+"""The control without a dream: real steps just collected in, a `Recording` to learn from out.
+
+`agent=model_free` is the dream agent with the dream left out. World model, features, networks and
+policy learner are the same, and so is the loss; but the policy learns from the steps it has taken
+itself, each once, while they are new (PPO on policy). The world model only encodes what is seen.
+
+A piece is what one call of a collector added to an episode. The features of its steps come from
+`observe`, which first follows the rows before it: as many as the world model is trained on. The
+random prefill is never learned from, as no policy chose it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from agents.dream_learner import Recording
+from mbrl.config.schema import Config
+from mbrl.episode import SAMPLED, Array, Episode, SequenceBatch, arrival
+from mbrl.errors import ConfigError
+from mbrl.replay import ReplayStore
+from mbrl.world_model.model import WorldModel
+
+
+class RealSteps:
+    """Follows a replay store, and hands out what is new in it, once."""
+
+    def __init__(
+        self, store: ReplayStore, config: Config, actions: spaces.Space[np.ndarray]
+    ) -> None:
+        """Begin before the first step, or where `catch_up` leads.
+
+        Raises:
+            ConfigError: the actions are no numbers 0, 1, ...: what a continuous policy drew is not
+                what the environment got, where its bounds cut it off.
+        """
+        if not isinstance(actions, spaces.Discrete):
+            raise ConfigError(
+                f"agent: expected a Discrete action space for model_free, got {actions}; use dream "
+                "or ppo"
+            )
+        self.store, self.context = store, config.learn_model.sequence_length
+        # a call may take a few steps more than asked for, less than one in every environment
+        self.random_until = config.collect.prefill_steps + config.collect.num_envs
+        self._seen: set[str] = set()
+        self._open: dict[str, Episode] = {}  # the newest rows of episodes that go on
+
+    def catch_up(self) -> None:
+        """Take all that is in the store as learned from: where a run resumes."""
+        self._new_pieces()
+
+    def record(self, model: WorldModel, generator: torch.Generator) -> Recording | None:
+        """What was collected since the last call, as the world model sees it now; None if nothing.
+
+        The generator is that of the codes' samples.
+        """
+        pieces = self._new_pieces()
+        if not pieces:
+            return None
+        batch, valid = laid_out(pieces)
+        start = model.initial(len(pieces), model.device)
+        latent = model.observe(start, *model.inputs(batch), generator).latent
+        action, reward, terminated = (
+            torch.as_tensor(part[:, 1:].T.copy(), device=model.device)
+            for part in (batch.prev_action, batch.reward, batch.terminated)
+        )
+        return Recording(
+            obs=latent.features.transpose(0, 1),
+            action=action,
+            reward=reward,
+            continue_prob=1.0 - terminated.float(),
+            valid=torch.as_tensor(valid.T.copy(), device=model.device),
+        )
+
+    def _new_pieces(self) -> list[tuple[Episode, int]]:
+        """Rows that are new, behind their context, each with the first step to learn from."""
+        pieces = []
+        for info in self.store.segments():
+            if info.name in self._seen:
+                continue
+            self._seen.add(info.name)
+            for fragment in self.store.read(info):
+                piece, first = self._behind_its_context(fragment)
+                if fragment.env_steps_total >= self.random_until and first < piece.rows - 1:
+                    pieces.append((piece, first))
+        return pieces
+
+    def _behind_its_context(self, fragment: Episode) -> tuple[Episode, int]:
+        """A fragment with the rows before it, and the first step that is new.
+
+        The last row before it is new too: where its action led, only the fragment shows. Not if it
+        was chosen at random.
+        """
+        before = self._open.pop(fragment.eps_id, None)
+        piece, first = fragment, 0
+        if before is not None and before.t0 + before.rows == fragment.t0:
+            piece = joined(before, fragment)
+            first = before.rows - int(before.env_steps_total >= self.random_until)
+        if not fragment.ended:
+            self._open[fragment.eps_id] = piece.cut(max(0, piece.rows - self.context), piece.rows)
+        return piece, first
+
+
+def joined(first: Episode, second: Episode) -> Episode:
+    """Two fragments of one episode, of which the second begins where the first ends."""
+    both = {
+        name: np.concatenate([values, second.columns[name]])
+        for name, values in first.columns.items()
+    }
+    return Episode(
+        eps_id=first.eps_id,
+        t0=first.t0,
+        policy_version=second.policy_version,
+        env_steps_total=second.env_steps_total,
+        ended=second.ended,
+        **both,
+    )
+
+
+def laid_out(pieces: Sequence[tuple[Episode, int]]) -> tuple[SequenceBatch, Array]:
+    """B pieces of different lengths as sequences of T rows, and which steps are to be learned from.
+
+    Args:
+        pieces: rows of one episode each, with the index of the first step that counts.
+
+    Returns:
+        The batch, padded at the end with first rows, and (B, T - 1) bool: step k leads from row k
+        to row k + 1.
+    """
+    longest = max(piece.rows for piece, _ in pieces)
+    shape = (len(pieces), longest + 1)  # the first column is the row before the sequence
+    columns: dict[str, Array] = {}
+    for name in SAMPLED:
+        values = pieces[0][0].columns[name]
+        columns[name] = np.zeros((*shape, *values.shape[1:]), values.dtype)
+    is_first = np.ones(shape, np.bool_)
+    valid = np.zeros((len(pieces), longest - 1), np.bool_)
+    for index, (piece, first) in enumerate(pieces):
+        for name, column in columns.items():
+            column[index, 1 : 1 + piece.rows] = piece.columns[name]
+        is_first[index, 2 : 1 + piece.rows] = False
+        valid[index, first : piece.rows - 1] = True
+    obs = columns.pop("obs")[:, 1:]
+    return arrival(obs, is_first=is_first, **columns), valid  # type: ignore[arg-type]
