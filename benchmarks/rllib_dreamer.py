@@ -119,8 +119,7 @@ class DreamerV3Peer:
         )
         config.learners(learner_class=TimedLearner, num_learners=0)
         spaces = {DEFAULT_MODULE_ID: (space, actions)}
-        self.learner: Any = config.build_learner(spaces=spaces)
-        self.learner.build()
+        self.learner: Any = config.build_learner(spaces=spaces)  # which builds it, once
         self.watch: Watch = self.learner.watch
         self.buffer = EpisodeReplayBuffer(capacity=sum(e.rows for e in episodes) + 1)
         for episode in episodes:
