@@ -184,7 +184,12 @@ def call(command: Sequence[str], log: Path, limit_s: float) -> None:
     surroundings = {**os.environ, **one, "PYTHONPATH": str(ROOT)}
     with log.open("w", encoding="utf-8") as words:
         child = subprocess.Popen(
-            command, stdout=words, stderr=words, env=surroundings, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            env=surroundings,
+            start_new_session=True,
         )
         try:
             code = child.wait(limit_s)
