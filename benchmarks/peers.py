@@ -12,12 +12,14 @@ Speed: per second, rows of replay that the world model is trained on, without dr
 with what actor and critic learn from them; and imagined steps alone. Medians of rounds in which the
 systems take turns. Each has the batch and the networks of its own config, so parameters stand
 beside the speeds; what is the same is the size of the frames: 64 x 64 x 3, or the game's own cells,
-which the peers take as a vector.
+which the peers take as a vector. By their configs the peers compute in float32 and decode every
+row; this project computes in bfloat16 where the processor can, and decodes a random share.
 
 Score: the real game after the same wall-clock time of training, from building the agent to the end
 of the iteration that passes the limit. Afterwards all play the same episodes, with the likeliest
-actions and with sampled ones. Peers replay `--train-ratio` rows per env step, which serves them
-better than the 1,024 of their configs: at those they would hardly see the game in such a time.
+actions and with sampled ones. Peers replay `--train-ratio` rows per env step, not the 1,024 of
+their configs: with those they would take a few hundred steps in such a time, after the first 1,024
+random ones that all of them take.
 
 Results are written after every measurement. Systems that are not asked for keep what they have.
 """
