@@ -19,7 +19,7 @@ Score: the real game after the same wall-clock time of training, from building t
 of the iteration that passes the limit. Afterwards all play the same episodes, with the likeliest
 actions and with sampled ones. Peers replay `--train-ratio` rows per env step, not the 1,024 of
 their configs: with those they would take a few hundred steps in such a time, after the first 1,024
-random ones that all of them take.
+in which none of them learns.
 
 Results are written after every measurement. Systems that are not asked for keep what they have.
 """
@@ -46,8 +46,9 @@ from mbrl.run.provenance import provenance
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "benchmarks" / "peer_scripts"
 SPEEDS = ("replayed_frames_per_s", "imagined_steps_per_s", "dreamt_steps_per_s")
+OURS = "run_reverie.py"
 STARTUP_S = 900.0  # of a process, with its first update and what it plays in the end
-FRAMES = {"image": "64 x 64 x 3", "vector": "400 numbers", "game": "10 x 10 x 4"}
+FRAMES = {"image": "64 x 64 x 3", "vector": "cells as a vector", "game": "10 x 10 cells"}
 
 
 class PeerError(RuntimeError):
@@ -84,26 +85,25 @@ def _peer(what: str, script: str, packages: str | None = None) -> list[System]:
 
 
 def _systems() -> dict[str, System]:
-    ours = "run_reverie.py"
     rllib = _peer("RLlib DreamerV3 XS", "run_rllib.py")
     sheeprl = _peer("SheepRL DreamerV3 XS", "run_sheeprl.py", "sheeprl.txt")
     torchrl = _peer("TorchRL DreamerV3, 1 M", "run_torchrl.py", "torchrl.txt")
     return {
         "reverie_flat": System(
             what="minatar, flat",
-            script=ours,
+            script=OURS,
             frames="game",
             settings={"config": "minatar", "layout": "flat"},
         ),
         "reverie_grid": System(
             what="minatar, grid",
-            script=ours,
+            script=OURS,
             frames="game",
             settings={"config": "minatar", "layout": "grid"},
         ),
         "reverie_64": System(
             what="atari_pong",
-            script=ours,
+            script=OURS,
             frames="image",
             settings={"config": "atari_pong"},
             plays=False,
@@ -270,84 +270,92 @@ def with_score(record: Mapping[str, Any], answer: Mapping[str, Any], seed: int) 
     return {**record, "packages": packages, "score": score, "runs": runs}
 
 
-def with_failure(record: Mapping[str, Any], part: str, error: PeerError) -> dict[str, Any]:
-    """A system's record that says which part failed, and why."""
-    return {**record, "failed": f"{part}: {error}"}
+class Comparison:
+    """The results file: a record per system, written whenever one changes.
 
-
-def before(out: Path, head: Mapping[str, Any]) -> dict[str, Any]:
-    """Records of an earlier run that can stand beside those of this one.
-
-    Raises:
-        SystemExit: they were measured on another machine or game.
+    Attributes:
+        systems: name to record; `failed` in one says which part failed, and why.
     """
-    if not out.exists():
-        return {}
-    found = json.loads(out.read_text(encoding="utf-8"))
-    for name in ("machine", "game"):
-        if found[name] != head[name]:
-            sys.exit(
-                f"{out}: expected results of the same {name}, {head[name]}, to go on with, got "
-                f"{found[name]}; name another file with --out, or remove this one"
-            )
-    return dict(found["systems"])
 
+    def __init__(self, given: argparse.Namespace) -> None:
+        """Begin new records for the systems that are asked for, beside those that are there.
 
-def run(given: argparse.Namespace) -> dict[str, Any]:
-    """Measure the systems in turn; returns what the results file holds."""
-    found = provenance()
-    origin = {
-        "command": f"python -m benchmarks.peers {shlex.join(sys.argv[1:])}".strip(),
-        "commit": found["commit"],
-    }
-    head = {
-        "title": (__doc__ or "").splitlines()[0],
-        **origin,
-        "machine": found["machine"],
-        "game": given.game,
-        "train_ratio_of_peers": given.train_ratio,
-    }
-    systems = before(given.out, head)
-    for name in given.systems:
-        about = SYSTEMS[name]
-        systems[name] = {"what": about.what, "frames": FRAMES[about.frames], **origin}
+        Raises:
+            SystemExit: what is there is of another machine or game.
+        """
+        self.given = given
+        found = provenance()
+        origin = {
+            "command": f"python -m benchmarks.peers {shlex.join(sys.argv[1:])}".strip(),
+            "commit": found["commit"],
+        }
+        self.head = {
+            "title": (__doc__ or "").splitlines()[0],
+            **origin,
+            "machine": found["machine"],
+            "game": given.game,
+        }
+        self.systems = self._before()
+        for name in given.systems:
+            about = SYSTEMS[name]
+            self.systems[name] = {"what": about.what, "frames": FRAMES[about.frames], **origin}
+            if about.script != OURS:
+                self.systems[name]["train_ratio"] = given.train_ratio
 
-    def note(name: str, record: dict[str, Any]) -> None:
-        systems[name] = {**record, "load_average": round(os.getloadavg()[0], 1)}
-        ordered = {known: systems[known] for known in SYSTEMS if known in systems}
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**head, "systems": ordered}, indent=2)
-        given.out.write_text(text + "\n", encoding="utf-8")
+    def _before(self) -> dict[str, Any]:
+        out = self.given.out
+        if not out.exists():
+            return {}
+        found = json.loads(out.read_text(encoding="utf-8"))
+        for name in ("machine", "game"):
+            if found[name] != self.head[name]:
+                sys.exit(
+                    f"{out}: expected results of the same {name}, {self.head[name]}, to go on "
+                    f"with, got {found[name]}; name another file with --out, or remove this one"
+                )
+        return dict(found["systems"])
 
-    def attempt(name: str, part: str, seed: int = 0) -> None:
-        record = systems[name]
+    def note(self, name: str, record: dict[str, Any]) -> None:
+        """Replace a system's record, and write the file."""
+        self.systems[name] = {**record, "load_average": round(os.getloadavg()[0], 1)}
+        ordered = {known: self.systems[known] for known in SYSTEMS if known in self.systems}
+        out = self.given.out
+        out.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({**self.head, "systems": ordered}, indent=2)
+        out.write_text(text + "\n", encoding="utf-8")
+
+    def attempt(self, name: str, part: str, seed: int = 0) -> None:
+        """Install a system or measure a part of it, unless it has failed before."""
+        record = self.systems[name]
         if "failed" in record:
             return
         print(f"{name}: {part}", flush=True)
         try:
-            answer = measure(name, part, given, seed)
+            if part == "install":
+                interpreter(SYSTEMS[name], self.given.dir.resolve(), self.given.pip_args)
+            elif part == "speed":
+                self.note(name, with_speed(record, measure(name, part, self.given)))
+            else:
+                self.note(name, with_score(record, measure(name, part, self.given, seed), seed))
         except PeerError as error:
-            note(name, with_failure(record, part, error))
-            print(f"{name}: failed, {systems[name]['failed']}", flush=True)
-            return
-        made = with_speed(record, answer) if part == "speed" else with_score(record, answer, seed)
-        note(name, made)
+            self.note(name, {**record, "failed": f"{part}: {error}"})
+            print(f"{name}: failed, {self.systems[name]['failed']}", flush=True)
 
+
+def run(given: argparse.Namespace) -> None:
+    """Measure the systems in turn."""
+    comparison = Comparison(given)
     for name in given.systems:
-        try:
-            interpreter(SYSTEMS[name], given.dir.resolve(), given.pip_args)
-        except PeerError as error:
-            note(name, with_failure(systems[name], "install", error))
+        comparison.attempt(name, "install")
     core = max(os.sched_getaffinity(0)) if given.core is None else given.core
     os.sched_setaffinity(0, {core})  # which everything that is started inherits
     for _ in range(given.rounds):
         for name in given.systems:
-            attempt(name, "speed")
+            comparison.attempt(name, "speed")
     for seed in range(given.seeds if given.minutes else 0):
         for name in given.systems:
             if SYSTEMS[name].plays:
-                attempt(name, "score", seed)
-    return {**head, "systems": systems}
+                comparison.attempt(name, "score", seed)
 
 
 def main() -> None:

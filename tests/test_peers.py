@@ -58,7 +58,7 @@ def test_what_fails_is_recorded_with_its_reason_and_does_not_stop_the_others(mac
     assert "parameters" not in slow and "score" not in slow
     assert lost["failed"].startswith("score: ") and lost["imagined_steps_per_s"] == 150
     text = table.peers_section(found)
-    assert "| whole (`whole`) | 10 x 10 x 4 | 7.50 M | 10.0 | 150 | 1.50 | 0.00 |" in text
+    assert "| whole (`whole`) | 10 x 10 cells | 7.50 M | 10.0 | 150 | 1.50 | 0.00 |" in text
     assert "`slow` failed: speed: exit code 1: ValueError: no such game." in text
 
 

@@ -72,6 +72,12 @@ def make_game(id: str, frames: str) -> gym.Env[Any, Any]:
     return Seen(make_env(EnvSettings(id=id)), frames)
 
 
+def cells(id: str) -> tuple[int, int, int]:
+    """(H, W, C) of a game's own frames."""
+    height, width, channels = make_game(id, "game").observation_space.shape or ()
+    return height, width, channels
+
+
 def make_watched(id: str, frames: str) -> gym.Env[Any, Any]:
     """The same, watched, for training."""
     return Watched(make_game(id, frames))

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from game import cells, judge, make_game
 from gymnasium import spaces
 from task import Parts, Task, answer, clocked, numbers, rates
 
@@ -37,13 +39,11 @@ def config_of(task: Task, *changes: str) -> Config:
 
 def frames_of(task: Task) -> tuple[tuple[int, int, int], int]:
     """Shape and highest value of the frames."""
-    return ((10, 10, 4), 1) if task.frames == "game" else ((64, 64, 3), 255)
+    return (cells(task.game), 1) if task.frames == "game" else ((64, 64, 3), 255)
 
 
 def speed(task: Task) -> dict[str, Any]:
     """Replayed rows, dreamt steps, and dreamt steps with learning, per second."""
-    import numpy as np
-
     config, (shape, high) = config_of(task), frames_of(task)
     actions: spaces.Discrete[Any] = spaces.Discrete(ACTIONS)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,8 +92,6 @@ def speed(task: Task) -> dict[str, Any]:
 
 def score(task: Task) -> dict[str, Any]:
     """Train for the given minutes, then play."""
-    from game import judge, make_game
-
     with tempfile.TemporaryDirectory() as folder:
         never = 10**9
         config = config_of(

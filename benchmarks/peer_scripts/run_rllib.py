@@ -13,19 +13,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from game import TimeIsUp, Watched, cells, judge, make_game, make_watched
 from task import Parts, Task, answer, rates
 
 from benchmarks import rllib_dreamer
 from benchmarks.rllib_dreamer import DREAMED_STEPS, HORIZON, ROWS, B, DreamerV3Peer, T
 from benchmarks.synthetic import moving_square
 
-CELLS = (10, 10, 4)
-
 
 def speed(task: Task) -> dict[str, Any]:
     """Replayed rows, dreamt steps, and dreamt steps with learning, per second."""
     actions = rllib_dreamer.ACTIONS
-    shape = (64, 64, 3) if task.frames == "image" else CELLS
+    shape = (64, 64, 3) if task.frames == "image" else cells(task.game)
     episodes = moving_square(2000, shape, seed=0, actions=actions)
     if task.frames == "vector":
         episodes = [replace(one, obs=one.obs.reshape(one.rows, -1)) for one in episodes]
@@ -65,7 +64,6 @@ class Centred(gym.ObservationWrapper[Any, Any, Any]):
 def score(task: Task) -> dict[str, Any]:
     """Train for the given minutes, then play."""
     import ray
-    from game import TimeIsUp, Watched, judge, make_game, make_watched
     from ray.rllib.algorithms.dreamerv3 import DreamerV3Config
     from ray.tune.registry import register_env
 
