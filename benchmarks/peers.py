@@ -8,12 +8,14 @@ with this project; SheepRL and TorchRL get an environment each, in `runs/peers`,
 from the versions in `benchmarks/peer_scripts/*.txt`. A system that cannot be installed or does not
 run is reported as failed, with the reason.
 
-Speed: per second, rows of replay that the world model is trained on, without dreams; imagined steps
-with what actor and critic learn from them; and imagined steps alone. Medians of rounds in which the
-systems take turns. Each has the batch and the networks of its own config, so parameters stand
-beside the speeds; what is the same is the size of the frames: 64 x 64 x 3, or the game's own cells,
-which the peers take as a vector. By their configs the peers compute in float32 and decode every
-row; this project computes in bfloat16 where the processor can, and decodes a random share.
+Speed: rows of replay that the world model is trained on, without dreams; imagined steps with what
+actor and critic learn from them; and imagined steps alone. All are per second of the process's own
+CPU time, which on an idle core is the time of day, and which other work disturbs less. They are
+medians of rounds in which the systems take turns. Each has the batch and the networks of its own
+config, so parameters stand beside the speeds; what is the same is the size of the frames: 64 x 64 x
+3, or the game's own cells, which the peers take as a vector. By their configs the peers compute in
+float32 and decode every row; this project computes in bfloat16 where the processor can, and decodes
+a random share.
 
 Score: the real game after the same wall-clock time of training, from building the agent to the end
 of the iteration that passes the limit. Afterwards all play the same episodes, with the likeliest
@@ -361,6 +363,9 @@ def run(given: argparse.Namespace) -> None:
 def main() -> None:
     """Measure and say where the results are."""
     given = parse()
+    # what is at work is ended with this process
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run(given)
     print(f"written to {given.out}")
 

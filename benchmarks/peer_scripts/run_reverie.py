@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from game import cells, judge, make_game
 from gymnasium import spaces
-from task import Parts, Task, answer, clocked, numbers, rates
+from task import Parts, Task, answer, clock, numbers, rates
 
 import mbrl
 from agents.dream_ppo import DreamPPO
@@ -65,18 +65,19 @@ def speed(task: Task) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(0)
 
         def work() -> Parts:
-            start = time.perf_counter()
+            start = clock()
             _, starts = learner.learn(1)
-            spent = time.perf_counter() - start
+            spent = clock() - start
             dreams = config.policy.dreams
             dream = DreamEnv(learner.model, actions, starts, dreams, generator)
-            learned: dict[str, float] = {}
-            took = clocked(lambda: learned.update(policy.learn(dream, 1)))
-            steps = learned["dream_steps"]
+            start, by_day = clock(), time.perf_counter()
+            learned = policy.learn(dream, 1)
+            took, by_day = clock() - start, time.perf_counter() - by_day
+            steps, rollout = learned["dream_steps"], learned["rollout_s"] / by_day
             return {
                 "replayed_frames_per_s": (rows, spent),
                 "imagined_steps_per_s": (steps, took),
-                "dreamt_steps_per_s": (steps, learned["rollout_s"]),
+                "dreamt_steps_per_s": (steps, took * rollout),
             }
 
         found: dict[str, Any] = dict(rates(work, task.seconds))

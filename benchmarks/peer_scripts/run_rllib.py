@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from game import TimeIsUp, Watched, cells, judge, make_game, make_watched
-from task import Parts, Task, answer, rates
+from task import Parts, Task, answer, clock, rates
 
 from benchmarks import rllib_dreamer
 from benchmarks.rllib_dreamer import DREAMED_STEPS, HORIZON, ROWS, B, DreamerV3Peer, T
@@ -28,7 +28,7 @@ def speed(task: Task) -> dict[str, Any]:
     episodes = moving_square(2000, shape, seed=0, actions=actions)
     if task.frames == "vector":
         episodes = [replace(one, obs=one.obs.reshape(one.rows, -1)) for one in episodes]
-    peer = DreamerV3Peer(episodes)
+    peer = DreamerV3Peer(episodes, clock=clock)
 
     def work() -> Parts:
         seconds = peer.update()
