@@ -33,8 +33,9 @@ Made from `results/` by `python -m benchmarks.table`; do not edit. `make bench` 
 `make peers` the comparison with other packages, each in an environment of its own.
 
 Figures are medians of rounds in which the contestants take turns on one thread, in one process but
-for the peers, whose speeds are by CPU time. A ratio is the median of the rounds' own ratios, so it need not be the quotient of the two medians.
-Speeds depend on the machine and on what else it was doing; ratios far less.
+for the peers, whose speeds are by CPU time. A ratio is the median of the rounds' own ratios, so it
+need not be the quotient of the two medians. Speeds depend on the machine and on what else it was
+doing; ratios far less.
 
 `minatar`, `atari_pong` and `cluster` are this project with the config of that name. What exactly is
 measured, and what makes a comparison fair or unfair, is at the top of each `benchmarks/*.py`.
