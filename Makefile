@@ -52,7 +52,7 @@ bench: $(VENV)/.installed-dev
 	  $(BIN)/python -m benchmarks.$$name; done; $(BIN)/python -m benchmarks.table
 
 peers: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.peers --pip-args "$(TORCH_ARGS)"
+	$(BIN)/python -m benchmarks.peers --pip-args="$(TORCH_ARGS)"
 	$(BIN)/python -m benchmarks.table
 
 fidelity: $(VENV)/.installed
