@@ -4,6 +4,7 @@
 #   make test         install the developer tools, then lint, types and tests
 #   make test-gpu     what only a GPU can show, where there is one
 #   make docs         the documentation as a site in site/, with its links checked
+#   make peers        speed and score beside RLlib, SheepRL and TorchRL, on one core: about 3 hours
 #   make fidelity     the study of decoders on Pong, all arms, two runs side by side: about 8 hours
 #   make flows        the study of flows on Pong, all arms, two runs side by side: about 4 hours
 #   make gpu-wheels   all dependencies in pieces, to take to a GPU machine without a network
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-gpu lint format docs bench fidelity flows gpu-wheels gpu-study clean
+.PHONY: help quickstart test test-gpu lint format docs bench peers fidelity flows gpu-wheels gpu-study clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -53,6 +54,10 @@ docs: $(VENV)/.installed-docs
 bench: $(VENV)/.installed-dev
 	@set -e; for name in replay world_model imagine samplers collect; do \
 	  $(BIN)/python -m benchmarks.$$name; done; $(BIN)/python -m benchmarks.table
+
+peers: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.peers --pip-args="$(TORCH_ARGS)"
+	$(BIN)/python -m benchmarks.table
 
 fidelity: $(VENV)/.installed
 	$(BIN)/mbrl bench fidelity pong --arms all --jobs 2

@@ -12,7 +12,7 @@ Size XS, the smallest of the paper (Hafner et al., arXiv:2301.04104, table B), R
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,16 +42,17 @@ with warnings.catch_warnings():
 
 @dataclass
 class Watch:
-    """Seconds spent in named parts since the last `clear`."""
+    """Seconds spent in named parts since the last `clear`, by a clock of one's choice."""
 
+    clock: Callable[[], float] = time.perf_counter
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def on(self, part: str) -> Iterator[None]:
         """Add the time of the block to a part."""
-        start = time.perf_counter()
+        start = self.clock()
         yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+        self.seconds[part] = self.seconds.get(part, 0.0) + self.clock() - start
 
 
 class _TimedLoss:
@@ -103,12 +104,18 @@ class TimedLearner(DreamerV3TorchLearner):
 class DreamerV3Peer:
     """A DreamerV3 with its replay buffer full of the given episodes (64 x 64 x 3)."""
 
-    def __init__(self, episodes: list[Episode], batch_size: int = B) -> None:
+    def __init__(
+        self,
+        episodes: list[Episode],
+        batch_size: int = B,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Build the learner in this process and fill its buffer.
 
         Args:
             episodes: of 64 x 64 x 3 frames.
             batch_size: sequences per update; the default is RLlib's.
+            clock: what time is measured with.
         """
         self.batch_size = batch_size
         logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # notices about API stacks
@@ -119,9 +126,9 @@ class DreamerV3Peer:
         )
         config.learners(learner_class=TimedLearner, num_learners=0)
         spaces = {DEFAULT_MODULE_ID: (space, actions)}
-        self.learner: Any = config.build_learner(spaces=spaces)
-        self.learner.build()
+        self.learner: Any = config.build_learner(spaces=spaces)  # which builds it, once
         self.watch: Watch = self.learner.watch
+        self.watch.clock = clock
         self.buffer = EpisodeReplayBuffer(capacity=sum(e.rows for e in episodes) + 1)
         for episode in episodes:
             self.buffer.add(_rllib_episode(episode, space, actions))
@@ -138,7 +145,7 @@ class DreamerV3Peer:
     def update(self) -> dict[str, float]:
         """One update; seconds of "all", "world_model", "dream" and "policy" (after the dream)."""
         self.watch.seconds.clear()
-        start = time.perf_counter()
+        start = self.watch.clock()
         sample = self.buffer.sample(batch_size_B=self.batch_size, batch_length_T=T)
         sample["actions_ints"] = sample["actions"]
         sample["actions"] = one_hot(sample["actions_ints"], depth=ACTIONS)
@@ -146,7 +153,7 @@ class DreamerV3Peer:
             batch=SampleBatch(sample).as_multi_agent(),
             timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: 0},
         )
-        spent = time.perf_counter() - start
+        spent = self.watch.clock() - start
         parts = dict(self.watch.seconds)
         return {**parts, "all": spent, "world_model": spent - parts["dream"] - parts["policy"]}
 

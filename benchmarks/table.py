@@ -24,15 +24,18 @@ RESULTS = [
         "benchmarks/collect.json",
     )
 ]
+PEERS = ROOT / "results" / "peers" / "training.json"
 
 INTRODUCTION = """\
 # Benchmarks
 
-Made from `results/` by `python -m benchmarks.table`; do not edit. `make bench` measures again.
+Made from `results/` by `python -m benchmarks.table`; do not edit. `make bench` measures again, and
+`make peers` the comparison with other packages, each in an environment of its own.
 
-Figures are medians of rounds in which the contestants take turns in one process, on one thread. A
-ratio is the median of the rounds' own ratios, so it need not be the quotient of the two medians.
-Speeds depend on the machine and on what else it was doing; ratios far less.
+Figures are medians of rounds in which the contestants take turns on one thread, in one process but
+for the peers, whose speeds are by CPU time. A ratio is the median of the rounds' own ratios, so it
+need not be the quotient of the two medians. Speeds depend on the machine and on what else it was
+doing; ratios far less.
 
 `minatar`, `atari_pong` and `cluster` are this project with the config of that name. What exactly is
 measured, and what makes a comparison fair or unfair, is at the top of each `benchmarks/*.py`.
@@ -62,10 +65,84 @@ def section(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def peers_section(result: dict[str, Any]) -> str:
+    """The comparison with peers as Markdown: a system a line, then where it comes from."""
+    kinds = {kind: f"{kind} score" for kind in ("greedy", "sampled")}
+    head = [
+        "system",
+        "frames",
+        "parameters",
+        "replayed rows/s",
+        "imagined steps/s",
+        *kinds.values(),
+    ]
+    lines = [f"## {result['title'].rstrip('.')}", "", f"| {' | '.join(head)} |"]
+    lines.append("| --- | --- |" + " ---: |" * (len(head) - 2))
+    for name, system in result["systems"].items():
+        speeds = [system.get(key) for key in ("replayed_frames_per_s", "imagined_steps_per_s")]
+        size, score = system.get("parameters"), system.get("score", {})
+        cells = [
+            f"{system['what']} (`{name}`)",
+            system["frames"],
+            f"{size / 1e6:.2f} M" if size else "–",
+            *(number(value) if value else "–" for value in speeds),
+            *(f"{score[kind]:.2f}" if kind in score else "–" for kind in kinds),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for name, system in result["systems"].items():
+        if "failed" in system:
+            lines += [f"`{name}` failed: {system['failed'].rstrip('.')}.", ""]
+    return "\n".join([*lines, *_trained(result), _measured(result)]) + "\n"
+
+
+def _trained(result: dict[str, Any]) -> list[str]:
+    """What stands behind the scores: steps of the game, replayed rows and time of each system."""
+    parts = []
+    for name, system in result["systems"].items():
+        if runs := system.get("runs"):
+            steps = ", ".join(f"{run['env_steps']:,}" for run in runs)
+            rows = ", ".join(f"{run['replayed_rows']:,}" for run in runs)
+            minutes = ", ".join(f"{run['wall_s'] / 60:.1f}" for run in runs)
+            parts.append(f"`{name}` {steps} steps, {rows} rows, {minutes} min")
+    if not parts:
+        return []
+    episodes = sorted(
+        {
+            len(run["score"]["greedy"]["returns"])
+            for system in result["systems"].values()
+            for run in system.get("runs", [])
+        }
+    )
+    played = " or ".join(map(str, episodes))
+    return [
+        f"Scores are mean returns of {played} episodes of `{result['game']}`, one training run per "
+        f"seed. Real steps, replayed rows and time of each: {'; '.join(parts)}.",
+        "",
+    ]
+
+
+def _measured(result: dict[str, Any]) -> str:
+    """Command, commit, machine and versions behind the comparison with peers."""
+    systems, machine = result["systems"].values(), result["machine"]
+    packages = {n: v for system in systems for n, v in system.get("packages", {}).items()}
+    commands = dict.fromkeys(f"`{system['command']}`" for system in systems)
+    commits = dict.fromkeys(f"`{system['commit'][:12]}`" for system in systems)
+    loads = [system["load_average"] for system in systems]
+    return (
+        f"{', '.join(commands)}, commit {', '.join(commits)}; {machine['cpu']}, one core, load "
+        f"average {min(loads)} to {max(loads)}, Python {machine['python']}, "
+        f"{', '.join(f'{name} {version}' for name, version in packages.items())}."
+    )
+
+
 def page() -> str:
     """The whole page, from the results that exist."""
     results = [json.loads(path.read_text()) for path in RESULTS if path.exists()]
-    return "\n".join([INTRODUCTION, *(section(result) for result in results)])
+    sections = [section(result) for result in results]
+    if PEERS.exists():
+        sections.append(peers_section(json.loads(PEERS.read_text())))
+    return "\n".join([INTRODUCTION, *sections])
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ class RealSteps:
             for part in (batch.prev_action, batch.reward, batch.terminated)
         )
         return Recording(
-            obs=latent.features.transpose(0, 1),
+            obs=model.features(latent).transpose(0, 1),
             action=action,
             reward=reward,
             continue_prob=1.0 - terminated.float(),
