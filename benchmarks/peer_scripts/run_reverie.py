@@ -22,18 +22,15 @@ from mbrl.config.schema import Config, load
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import WorldModelLearner
 from mbrl.replay import ReplayStore
-from mbrl.world_model.settings import WorldModelSettings
 
 ROWS = 4000
 ACTIONS = 6
 
 
 def config_of(task: Task, *changes: str) -> Config:
-    """The task's config; versions with one layout only have no setting for it."""
+    """The task's config."""
     layout = task.settings.get("layout")
     chosen = [f"world_model.layout={layout}"] if layout else []
-    if layout == "flat" and "layout" not in WorldModelSettings.model_fields:
-        chosen = []
     return load(task.settings["config"], [*chosen, *task.settings.get("changes", ()), *changes])
 
 
