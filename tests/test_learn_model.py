@@ -206,7 +206,11 @@ ATARI = {
 """What `configs/atari.yaml` follows; of the KL at first, the two ranks alone would not agree."""
 
 
-@pytest.mark.parametrize("changes", [{}, ATARI], ids=["default", "atari"])
+GRID = {"layout": "grid", "grid": {"hidden": 8, "embedding": 4, "prior_maps": 4}}
+"""Its codebook grows with what each rank sees."""
+
+
+@pytest.mark.parametrize("changes", [{}, ATARI, GRID], ids=["default", "atari", "grid"])
 def test_two_learners_share_gradients_and_end_with_equal_weights(store, ray_session, changes):
     import ray
 

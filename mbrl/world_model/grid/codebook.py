@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mbrl.world_model.decoders.pixelcnn import from_blocks, to_blocks
+from mbrl.world_model.normalise import mean_of_ranks
 
 NEW_AT_ONCE = 128
 """New codes of one batch, at most: the next batch brings the others."""
@@ -88,7 +89,7 @@ class PatchCodebook(nn.Module):
             self._add(_of_all_ranks(different[chosen[:NEW_AT_ONCE]]))
             gap = self._distances(different)
         wrong = (blocks != self.patches[gap.argmin(1)[place]]).float().mean()
-        self.misses.lerp_(wrong, 0.01)
+        self.misses.lerp_(mean_of_ranks(wrong), 0.01)
 
     def _add(self, patches: Tensor) -> None:
         """Add patches (M, S) in their order, each unless a code is near by then."""

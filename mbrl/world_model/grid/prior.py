@@ -40,10 +40,11 @@ class CodeHead(nn.Module):
     @torch.no_grad()
     def update(self, code: Tensor) -> None:
         """Take codes (N, g, w) that are trained on into the running frequencies."""
-        counts = functional.one_hot(code, self.book[0].known).sum(0).permute(2, 0, 1)
+        cells = code[0].numel()
+        place = code.flatten(1) * cells + torch.arange(cells, device=code.device)
+        counts = torch.bincount(place.flatten(), minlength=self.frequency.numel())
         self.batches += 1
-        newest = torch.zeros_like(self.frequency)
-        newest[: len(counts)] = counts / len(code)
+        newest = counts.view(self.frequency.shape) / len(code)
         follow(self.frequency, newest, self.batches, 0.01)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class JointPrior(nn.Module):
         A stack sees a few rows; that there is a ball already must be known everywhere.
         """
         cells = functional.silu(self.summed(embedded)).float().flatten(1, 2)  # (N, g w, F)
-        total = cells.cumsum(1) - cells  # without the cell itself
+        total = functional.pad(cells[:, :-1], (0, 0, 1, 0)).cumsum(1)  # without the cell itself
         return self.so_far(total.unflatten(1, embedded.shape[1:3]).to(embedded.dtype) / 8)
 
     def nats(self, context: Tensor, code: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
