@@ -151,7 +151,7 @@ class GridSettings(Settings):
     )
     codes: int = Field(1024, ge=2, description="different patches that the codebook may hold")
     distance: float = Field(
-        0.1,
+        0.02,
         ge=0,
         description="squared difference of intensities, summed over a patch, from which it "
         "becomes a code of its own",
