@@ -7,6 +7,7 @@ from gymnasium import spaces
 from simple_world import generator, make, random_batch
 
 from mbrl.errors import ConfigError
+from mbrl.world_model.grid import prior as grid_prior
 from mbrl.world_model.grid.codebook import PatchCodebook
 from mbrl.world_model.grid.dynamics import GridDynamics
 from mbrl.world_model.grid.prior import IndependentPrior, JointPrior, draw
@@ -113,17 +114,18 @@ def test_the_fixed_point_is_what_drawing_cell_after_cell_gives(layers):
     context, uniform = torch.randn(64, 2, 2, 3), torch.rand(64, 2, 2)
     one_by_one = torch.zeros(64, 2, 2, dtype=torch.int64)
     for row, column in np.ndindex(2, 2):
-        logits = prior.logits(prior.conditions(context), embed(one_by_one))
-        one_by_one[:, row, column] = draw(logits, uniform)[:, row, column]
+        features = prior.features(prior.conditions(context), embed(one_by_one))
+        drawn = prior.head.sample(features, uniform)
+        one_by_one[:, row, column] = drawn[:, row, column]
     assert torch.equal(prior.sample(context, embed, uniform), one_by_one)
 
 
 def test_a_cell_is_drawn_from_those_before_it_only():
     prior, embed = joint_prior(layers=2)
     context, code = torch.randn(1, 2, 2, 3), torch.zeros(1, 2, 2, dtype=torch.int64)
-    before = prior.logits(prior.conditions(context), embed(code))
+    before = prior.features(prior.conditions(context), embed(code))
     code[0, 1, 0] = 1  # the third of four
-    after = prior.logits(prior.conditions(context), embed(code))
+    after = prior.features(prior.conditions(context), embed(code))
     same = (before == after).all(-1)[0]
     assert same.tolist() == [[True, True], [True, False]]  # it is not independent, either
 
@@ -133,12 +135,14 @@ def test_the_independent_prior_draws_each_cell_by_its_own_logits():
     book = book_of(torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 2, 2))
     prior = IndependentPrior(book, hidden=3, maps=4)
     context, uniform = torch.randn(5, 2, 2, 3), torch.rand(5, 2, 2)
-    ones = uniform >= prior.logits(context).softmax(-1)[..., 0]
+    ones = uniform >= prior.head(prior.features(context)).softmax(-1)[..., 0]
     assert torch.equal(prior.sample(context, torch.nn.Identity(), uniform), ones.long())
 
 
-def test_a_draw_follows_the_cumulative_probabilities():
-    logits = torch.tensor([0.2, 0.5, 0.3]).log().expand(5, 1, 1, 3)
+@pytest.mark.parametrize("few", [64, 2])
+def test_a_draw_follows_the_cumulative_probabilities(few, monkeypatch):
+    monkeypatch.setattr(grid_prior, "FEW", few)  # both ways of adding them up
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().view(3, 1, 1, 1).expand(3, 5, 1, 1)
     uniform = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.999]).view(5, 1, 1)
     assert draw(logits, uniform).flatten().tolist() == [0, 0, 1, 1, 2]
     assert draw(logits, None).flatten().tolist() == [1] * 5

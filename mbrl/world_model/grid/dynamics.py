@@ -53,6 +53,8 @@ class GridDynamics(nn.Module):
         self.action = nn.Linear(action_size, hidden)
         self.look_norm = nn.LayerNorm(hidden)
         self.gates_in = nn.Linear(hidden, 3 * hidden)
+        with torch.no_grad():  # at first the state changes slowly
+            self.gates_in.bias[hidden : 2 * hidden] -= 1.0
         self.around = CellConv(hidden, hidden, groups=hidden)
         self.gates_state = nn.Linear(hidden, 3 * hidden, bias=False)
         self.gates_global = nn.Linear(2 * hidden, 3 * hidden)
@@ -84,11 +86,11 @@ class GridDynamics(nn.Module):
         """Advance states (N, g, w, D) by one step, given what `inputs` made."""
         around = functional.silu(self.around(hidden))
         state = self.gates_state(around) + self.gates_global(pooled(hidden))[:, None, None]
-        reset_in, update_in, new_in = inputs.chunk(3, -1)
-        reset_h, update_h, new_h = state.chunk(3, -1)
-        reset = torch.sigmoid(reset_in + reset_h)
-        update = torch.sigmoid(update_in + update_h - 1.0)
-        new = torch.tanh(new_in + reset * new_h)
+        maps = hidden.shape[-1]
+        gates_in, new_in = inputs.split([2 * maps, maps], -1)
+        gates_h, new_h = state.split([2 * maps, maps], -1)
+        reset, update = torch.sigmoid(gates_in + gates_h).chunk(2, -1)
+        new = torch.tanh(torch.addcmul(new_in, reset, new_h))
         return torch.lerp(hidden, new.float(), update.float())
 
     def sequence(self, hidden: Tensor, inputs: Tensor, is_first: Tensor) -> Tensor:

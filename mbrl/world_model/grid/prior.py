@@ -16,6 +16,10 @@ from mbrl.world_model.decoders.pixelcnn import GatedLayer
 from mbrl.world_model.grid.codebook import PatchCodebook
 from mbrl.world_model.normalise import follow
 
+FEW = 64
+"""Up to so many codes, adding their probabilities one by one is several times faster than a sum
+over an axis so short."""
+
 
 class CodeHead(nn.Module):
     """Features of a cell to logits over the known codes.
@@ -49,19 +53,42 @@ class CodeHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, g, w, maps) to logits (N, g, w, K) float32."""
-        known = self.book[0].known
-        weight, bias = self.weights(self.book[0].contents()).split([features.shape[-1], 1], -1)
-        often = torch.log(self.frequency[:known] + 0.01 / known).permute(1, 2, 0)  # (g, w, K)
-        return functional.linear(features, weight).float() + (often + bias.squeeze(-1))
+        weight, bias = self._table()
+        return functional.linear(features, weight).float() + bias.movedim(0, -1)
+
+    def sample(self, features: Tensor, uniform: Tensor | None) -> Tensor:
+        """(N, g, w, maps) to codes (N, g, w), see `draw`."""
+        weight, bias = self._table()
+        if len(weight) > FEW:
+            return draw(self(features).movedim(-1, 0), uniform)
+        logits = (weight.to(features.dtype) @ features.flatten(0, 2).T).float()
+        return draw(logits.view(-1, *features.shape[:3]) + bias.unsqueeze(1), uniform)
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """A weight for each code, (K, maps), and a bias for each code and cell, (K, g, w)."""
+        book = self.book[0]
+        weight, bias = self.weights(book.contents()).tensor_split([-1], -1)
+        often = torch.log(self.frequency[: book.known] + 0.01 / book.known)
+        return weight, often + bias.unsqueeze(-1)
 
 
 def draw(logits: Tensor, uniform: Tensor | None) -> Tensor:
-    """Codes (N, g, w) of logits (N, g, w, K), drawn with `uniform` (N, g, w) or the likeliest."""
+    """Codes (N, g, w) of logits (K, N, g, w), drawn with `uniform` (N, g, w) or the likeliest.
+
+    A draw is the first code at which the cumulative probability passes the uniform number.
+    """
     if uniform is None:
-        return logits.argmax(-1)
-    cumulative = logits.softmax(-1).cumsum(-1)
-    # scaled by the last column, so that rounding in the sum can never select code K
-    return (cumulative <= (uniform * cumulative[..., -1]).unsqueeze(-1)).sum(-1)
+        return logits.argmax(0)
+    weights = torch.exp(logits - logits.amax(0))
+    passed = uniform * weights.sum(0)
+    if len(weights) > FEW:
+        cumulative = weights[:-1].movedim(0, -1).cumsum(-1)
+        return (cumulative <= passed.unsqueeze(-1)).sum(-1)
+    code, cumulative = torch.zeros_like(passed, dtype=torch.int64), torch.zeros_like(passed)
+    for weight in weights[:-1]:
+        cumulative += weight
+        code += cumulative <= passed
+    return code
 
 
 class IndependentPrior(nn.Module):
@@ -73,10 +100,9 @@ class IndependentPrior(nn.Module):
         self.enter = nn.Linear(hidden, maps)
         self.head = CodeHead(book, maps)
 
-    def logits(self, context: Tensor) -> Tensor:
-        """Contexts (N, g, w, D) to logits (N, g, w, K)."""
-        logits: Tensor = self.head(functional.silu(self.enter(context)))
-        return logits
+    def features(self, context: Tensor) -> Tensor:
+        """Contexts (N, g, w, D) to what the head sees, (N, g, w, F)."""
+        return functional.silu(self.enter(context))
 
     def nats(self, context: Tensor, code: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """-log p of codes (N, g, w): (N,) nats, and what is to be minimised, (N,).
@@ -88,12 +114,12 @@ class IndependentPrior(nn.Module):
         """
         if self.training:
             self.head.update(code)
-        nats = _nats(self.logits(context), code)
+        nats = _nats(self.head(self.features(context)), code)
         return nats, nats
 
     def sample(self, context: Tensor, embed: nn.Module, uniform: Tensor | None) -> Tensor:
         """Draw codes (N, g, w) with `uniform` of that shape; None takes the likeliest."""
-        return draw(self.logits(context), uniform)
+        return self.head.sample(self.features(context), uniform)
 
 
 class JointPrior(nn.Module):
@@ -120,10 +146,10 @@ class JointPrior(nn.Module):
         """What a context adds to all gates and to the head; the same in every pass."""
         return self.bias(context), self.start(context)
 
-    def logits(self, conditions: tuple[Tensor, Tensor], embedded: Tensor) -> Tensor:
-        """Logits (N, g, w, K) of each cell, given the embedded codes (N, g, w, E) before it.
+    def features(self, conditions: tuple[Tensor, Tensor], embedded: Tensor) -> Tensor:
+        """What the head sees of each cell, (N, g, w, F), given the embedded codes (N, g, w, E).
 
-        The stacks work on views of the maps that are channels first.
+        A cell's depend on those before it only. The stacks work on views that are channels first.
         """
         biases, skips = (part.permute(0, 3, 1, 2) for part in conditions)
         parts = biases.chunk(2 * len(self.layers) - 1, 1)
@@ -136,8 +162,7 @@ class JointPrior(nn.Module):
             below = parts[2 * index + 1] if 2 * index + 1 < len(parts) else None
             v, h, skip = layer(v, h, parts[2 * index], below)
             skips = skips + skip
-        logits: Tensor = self.head(functional.silu(skips).permute(0, 2, 3, 1))
-        return logits
+        return functional.silu(skips).permute(0, 2, 3, 1)
 
     def _so_far(self, embedded: Tensor) -> Tensor:
         """What all cells before a cell hold together, wherever: (N, g, w, E) to (N, g, w, 2 F).
@@ -153,7 +178,7 @@ class JointPrior(nn.Module):
         if self.training:
             self.head.update(code)
         guess, _ = self.guess.nats(context, code, embedded)
-        nats = _nats(self.logits(self.conditions(context), embedded), code)
+        nats = _nats(self.head(self.features(self.conditions(context), embedded)), code)
         return nats, nats + guess
 
     def sample(self, context: Tensor, embed: nn.Module, uniform: Tensor | None) -> Tensor:
@@ -162,8 +187,9 @@ class JointPrior(nn.Module):
         conditions = self.conditions(context)
         active = torch.arange(len(code), device=code.device)
         for _ in range(code[0].numel() + 1):
-            drawn = draw(
-                self.logits((conditions[0][active], conditions[1][active]), embed(code[active])),
+            here = conditions[0][active], conditions[1][active]
+            drawn = self.head.sample(
+                self.features(here, embed(code[active])),
                 None if uniform is None else uniform[active],
             )
             changed = (drawn != code[active]).flatten(1).any(1)
