@@ -221,6 +221,10 @@ def test_features_are_the_patches_and_the_state_of_each_cell():
     assert model.feature_map == (8, 8, 2 + 8)
     assert torch.equal(maps[..., :2], torch.as_tensor(batch.obs).float())
     assert torch.equal(maps[..., 2:], seen.hidden)
+    alone = grid(shows="code")
+    alone.load_state_dict(model.state_dict())
+    assert alone.feature_map == (8, 8, 2)
+    assert torch.equal(alone.features(seen), maps[..., :2].flatten(-3))
     nothing = model.features(model.initial(2, model.device))
     assert nothing.shape == (2, model.feature_size) and nothing.abs().max() == 0
 

@@ -236,11 +236,11 @@ def test_episodes_played_again_meet_every_row_and_clones_without_chance_are_perf
 # Trials
 
 
-def test_arms_differ_in_layout_and_prior_and_a_run_has_256_rows_for_each_step(
+def test_arms_differ_in_layout_and_prior_and_a_run_has_192_rows_for_each_step(
     tmp_path: Path,
 ) -> None:
     trial = make_trial(tmp_path, steps=4096, updates=None, overrides=())
-    assert trial.ends_after == 4096 * 256 / (32 * 32) == trial.settings()["updates"]
+    assert trial.ends_after == 4096 * 192 / (32 * 32) == trial.settings()["updates"]
     assert trial.new_steps == 4 * 4096
     if "layout" not in WorldModelSettings.model_fields:
         pytest.skip("needs world_model.layout")

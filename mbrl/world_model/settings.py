@@ -164,6 +164,11 @@ class GridSettings(Settings):
     )
     embedding: int = Field(16, ge=1, description="E, maps that stand for a code")
     hidden: int = Field(32, ge=1, description="D, maps of the state h")
+    shows: Literal["both", "code"] = Field(
+        "both",
+        description="what policies see: code and state, or the code alone, which does not move "
+        "while the state is learnt, but must say all that matters",
+    )
     prior: Literal["joint", "independent"] = Field(
         "joint", description="draw cells one after another, or each by itself"
     )

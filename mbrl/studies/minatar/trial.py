@@ -46,7 +46,7 @@ class Trial(trial.Trial):
         4096, ge=FEWEST_STEPS, description=f"env steps to learn from, from {FEWEST_STEPS} on"
     )
     ratio: float = Field(
-        256.0, gt=0, description="replayed rows per env step, unless --updates says how many"
+        192.0, gt=0, description="replayed rows per env step, unless --updates says how many"
     )
     policy: Path | None = Field(
         None,

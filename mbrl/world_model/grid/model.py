@@ -59,7 +59,7 @@ class GridWorldModel(WorldModel):
         )
         self.pool = CellConv(own.hidden + own.embedding, POOLED)
         self.heads = Heads(2 * POOLED, settings.heads)
-        maps = self.book.size + own.hidden
+        maps = self.book.size + (own.hidden if own.shows == "both" else 0)
         self.feature_map = (*self.grid, maps)
         self.feature_size = math.prod(self.feature_map)
 
@@ -76,8 +76,14 @@ class GridWorldModel(WorldModel):
         return Latent(hidden, torch.full((n, *self.grid), -1, device=device))
 
     def features(self, latent: Latent) -> Tensor:
-        """Maps (g, w, S + D) of the patches' intensities and of the state, flattened."""
-        return torch.cat([self._patches(latent), latent.hidden], -1).flatten(-3)
+        """Maps (g, w, S + D) of the patches' intensities and of the state, flattened.
+
+        With `grid.shows: code` the patches alone, (g, w, S).
+        """
+        patches = self._patches(latent)
+        if self.settings.grid.shows == "both":
+            patches = torch.cat([patches, latent.hidden], -1)
+        return patches.flatten(-3)
 
     def vectors(self, latent: Latent) -> tuple[Tensor, Tensor]:
         """As `WorldModel`: the patches' intensities, and the state."""
