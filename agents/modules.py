@@ -166,7 +166,6 @@ class MapTorso(nn.Module):
         self.shape = tuple(feature_map)
         rows, columns, channels = self.shape
         self.conv = nn.Conv2d(channels, maps, 3, stride=2, padding=1)
-        self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.size = maps * -(-rows // 2) * -(-columns // 2)
         self.norm = nn.LayerNorm(self.size)
 
@@ -225,9 +224,11 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
         return seen
 
     def _run(self, seen: Tensor, net: nn.Sequential) -> Tensor:
+        """A network, with its last layer in float32: values of actions may differ by little."""
         with autocast(seen.device, self.autocast):
-            out: Tensor = net(seen)
-        return out.float()
+            hidden: Tensor = net[:-1](seen)
+        out: Tensor = net[-1](hidden.float())
+        return out
 
     @torch.no_grad()
     def act(

@@ -23,7 +23,6 @@ class CellConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> None:
         """Build for an odd kernel."""
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, groups=groups)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, g, w, inputs) to (N, g, w, outputs)."""

@@ -140,7 +140,6 @@ class JointPrior(nn.Module):
         self.so_far = nn.Linear(maps, 2 * maps)
         self.layers = nn.ModuleList(GatedLayer(maps) for _ in range(layers))
         self.head = CodeHead(book, maps)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def conditions(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """What a context adds to all gates and to the head; the same in every pass."""
