@@ -10,7 +10,7 @@ from mbrl.errors import ConfigError
 from mbrl.world_model.grid import prior as grid_prior
 from mbrl.world_model.grid.codebook import PatchCodebook
 from mbrl.world_model.grid.dynamics import GridDynamics
-from mbrl.world_model.grid.prior import IndependentPrior, JointPrior, draw
+from mbrl.world_model.grid.prior import CodeFrequency, IndependentPrior, JointPrior, draw
 from mbrl.world_model.latent import Latent, Observed
 
 
@@ -58,6 +58,14 @@ def test_a_full_book_takes_the_most_frequent_patches_and_the_nearest_for_others(
     assert book.levels_of(book.nearest(levels)).flatten().tolist() == [0, 9, 9, 9, 15, 15]
 
 
+def test_equal_patches_are_one_code_even_without_a_distance():
+    frames = torch.randint(2, (40, 1, 4, 4), dtype=torch.uint8)
+    book = book_of(frames, cell=2, codes=64, distance=0.0)
+    for _ in range(3):
+        book.learn(frames)
+    assert book.known == 16  # 2 x 2 pixels of two levels
+
+
 def test_codes_stay_when_the_book_grows_and_when_it_is_loaded():
     frames = torch.tensor([6, 14], dtype=torch.uint8).view(2, 1, 1, 1)
     book = book_of(frames[:1], levels=16)
@@ -77,7 +85,8 @@ def joint_prior(layers=1):
     """A prior over 2 x 2 cells of 2 codes with weights that matter, and an embedding."""
     torch.manual_seed(1)
     book = book_of(torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 2, 2))
-    prior = JointPrior(book, hidden=3, embedding=2, maps=4, layers=layers).eval()
+    often = CodeFrequency(book)
+    prior = JointPrior(book, often, hidden=3, embedding=2, maps=4, layers=layers).eval()
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     embedding = 5 * torch.randn(2, 2)
@@ -133,7 +142,7 @@ def test_a_cell_is_drawn_from_those_before_it_only():
 @torch.no_grad()
 def test_the_independent_prior_draws_each_cell_by_its_own_logits():
     book = book_of(torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 2, 2))
-    prior = IndependentPrior(book, hidden=3, maps=4)
+    prior = IndependentPrior(book, CodeFrequency(book), hidden=3, maps=4)
     context, uniform = torch.randn(5, 2, 2, 3), torch.rand(5, 2, 2)
     ones = uniform >= prior.head(prior.features(context)).softmax(-1)[..., 0]
     assert torch.equal(prior.sample(context, torch.nn.Identity(), uniform), ones.long())

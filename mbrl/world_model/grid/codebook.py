@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mbrl.world_model.decoders.pixelcnn import from_blocks, to_blocks
-from mbrl.world_model.normalise import mean_of_ranks
+from mbrl.world_model.normalise import follow
 
 NEW_AT_ONCE = 128
 """New codes of one batch, at most: the next batch brings the others."""
@@ -27,6 +27,7 @@ class PatchCodebook(nn.Module):
     patches: Tensor
     used: Tensor
     misses: Tensor
+    batches: Tensor
     factors: Tensor
 
     def __init__(
@@ -48,19 +49,20 @@ class PatchCodebook(nn.Module):
         self.size = self.channels * cell * cell
         self.grid = height // cell, width // cell
         self.register_buffer("patches", torch.zeros(codes, self.size, dtype=torch.uint8))
-        self.register_buffer("used", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("used", torch.ones((), dtype=torch.int64))
         # share of pixels that their code gets wrong
         self.register_buffer("misses", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros(()))
         generator = torch.Generator().manual_seed(0)
         factors = torch.randint(2**62, (self.size,), generator=generator) * 2 + 1
         self.register_buffer("factors", factors, persistent=False)
-        self._known = 0
+        self._known = 1
         self.register_load_state_dict_post_hook(_recount)  # type: ignore[no-untyped-call]
 
     @property
     def known(self) -> int:
-        """K, codes known so far; it is at least 1, as the first code is the empty patch."""
-        return max(1, self._known)
+        """K, codes known so far, at least 1: the first code is the empty patch."""
+        return self._known
 
     def contents(self) -> Tensor:
         """Intensities in [0, 1] of the known codes, (K, S) float32."""
@@ -77,37 +79,47 @@ class PatchCodebook(nn.Module):
         return from_blocks(self.patches[code.clamp_min(0)], self.channels, self.cell)
 
     @torch.no_grad()
-    def learn(self, levels: Tensor) -> None:
-        """Take new patches of frames (N, C, H, W) into the book, as long as there is room."""
-        blocks = to_blocks(levels, self.cell).flatten(0, 2)
-        different, place, count = self._distinct(blocks)
+    def learn(self, levels: Tensor) -> Tensor:
+        """Take new patches of frames (N, C, H, W) into the book, as long as there is room.
+
+        Returns the nearest code of each cell, (N, g, w), as `nearest` does from then on.
+        """
+        blocks = to_blocks(levels, self.cell)  # (N, g, w, S)
+        patches = blocks.flatten(0, 2)
+        different, place, count = self._distinct(patches)
         gap = self._distances(different)
         if self._known < self.codes:
-            new = gap.amin(1) > self.distance if self._known else gap.amin(1) >= 0
-            chosen = torch.nonzero(new).flatten()
+            chosen = torch.nonzero(gap.amin(1) > self._apart).flatten()
             chosen = chosen[count[chosen].argsort(descending=True, stable=True)]
             self._add(_of_all_ranks(different[chosen[:NEW_AT_ONCE]]))
             gap = self._distances(different)
-        wrong = (blocks != self.patches[gap.argmin(1)[place]]).float().mean()
-        self.misses.lerp_(mean_of_ranks(wrong), 0.01)
+        code = gap.argmin(1)[place]
+        self.batches += 1
+        follow(self.misses, (patches != self.patches[code]).float().mean(), self.batches, 0.01)
+        return code.view(blocks.shape[:3])
+
+    @property
+    def _apart(self) -> float:
+        """The squared difference of levels from which patches differ; of equal ones it is 0."""
+        return max(self.distance * (self.levels - 1) ** 2, 0.5)
 
     def _add(self, patches: Tensor) -> None:
-        """Add patches (M, S) in their order, each unless a code is near by then."""
-        if self._known == 0:  # an empty patch stands for what was never seen
-            self._known = 1
-        for patch in patches:
-            if self._known == self.codes:
-                break
-            if bool(self._distances(patch.unsqueeze(0)).amin() > self.distance):
-                self.patches[self._known] = patch
-                self._known += 1
+        """Add patches (M, S) unlike all codes, in their order, each if it is unlike those before.
+
+        One transfer to the host, whatever the device; float32 holds these whole numbers exactly.
+        """
+        near = (_squared_differences(patches, patches) <= self._apart).tolist()
+        added: list[int] = []
+        for index, row in enumerate(near):
+            if self._known + len(added) < self.codes and not any(row[other] for other in added):
+                added.append(index)
+        self.patches[self._known : self._known + len(added)] = patches[added]
+        self._known += len(added)
         self.used.fill_(self._known)
 
     def _distances(self, patches: Tensor) -> Tensor:
-        """Squared differences of intensities between patches (M, S) and all codes, (M, K)."""
-        codes, patches = self.contents(), patches.float() / (self.levels - 1)
-        squares = codes.square().sum(1) + patches.square().sum(1, keepdim=True)
-        return torch.addmm(squares, patches, codes.T, alpha=-2).clamp_min(0)
+        """Squared differences of levels between patches (M, S) and all codes, (M, K)."""
+        return _squared_differences(patches, self.patches[: self._known])
 
     def _distinct(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The distinct ones (M, S) of patches (N, S), where each is among them, and their number.
@@ -120,6 +132,13 @@ class PatchCodebook(nn.Module):
         order = torch.arange(len(keys), device=keys.device)
         first.scatter_reduce_(0, place, order, "amin")
         return patches[first], place, count
+
+
+def _squared_differences(left: Tensor, right: Tensor) -> Tensor:
+    """Between all rows of (M, S) and (K, S) levels: (M, K)."""
+    left, right = left.float(), right.float()
+    squares = left.square().sum(1, keepdim=True) + right.square().sum(1)
+    return torch.addmm(squares, left, right.T, alpha=-2)
 
 
 def _recount(module: nn.Module, _: Any) -> None:

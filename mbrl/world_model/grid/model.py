@@ -16,7 +16,7 @@ from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
 from mbrl.world_model.grid.codebook import PatchCodebook
 from mbrl.world_model.grid.dynamics import CellConv, GridDynamics, pooled
-from mbrl.world_model.grid.prior import IndependentPrior, JointPrior
+from mbrl.world_model.grid.prior import CodeFrequency, IndependentPrior, JointPrior
 from mbrl.world_model.heads import Heads
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
 from mbrl.world_model.losses import weighted_sum
@@ -52,10 +52,12 @@ class GridWorldModel(WorldModel):
             nn.Linear(self.book.size, 64), nn.SiLU(), nn.Linear(64, own.embedding)
         )
         self.dynamics = GridDynamics(self.grid, own.embedding, self.action_size, own.hidden)
+        self.often = CodeFrequency(self.book)
+        parts = self.book, self.often, own.hidden
         self.prior: JointPrior | IndependentPrior = (
-            JointPrior(self.book, own.hidden, own.embedding, own.prior_maps, own.prior_layers)
+            JointPrior(*parts, own.embedding, own.prior_maps, own.prior_layers)
             if own.prior == "joint"
-            else IndependentPrior(self.book, own.hidden, own.prior_maps)
+            else IndependentPrior(*parts, own.prior_maps)
         )
         self.pool = CellConv(own.hidden + own.embedding, POOLED)
         self.heads = Heads(2 * POOLED, settings.heads)
@@ -177,14 +179,15 @@ class GridWorldModel(WorldModel):
     def loss(
         self, batch: SequenceBatch, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Metrics, Latent]:
-        """As `WorldModel`. A row whose past is unknown has no prior to learn."""
+        """As `WorldModel`; a joint prior's guess is learnt beside the bound.
+
+        A row whose past is unknown has no prior to learn.
+        """
         # time first from here on: what loops over time then takes slices that lie together
         prev_action, obs, is_first = (part.transpose(0, 1) for part in self.inputs(batch))
         reward = torch.as_tensor(batch.reward, device=self.device).T
         terminated = torch.as_tensor(batch.terminated, device=self.device).T
-        if self.training:
-            self.book.learn(self.to_levels(obs.flatten(0, 1)))
-        code = self._codes(obs)  # (T, B, g, w)
+        code = self._learnt_codes(obs) if self.training else self._codes(obs)  # (T, B, g, w)
         inputs = self._corrupted(code, generator) if self.training else code
         start = self.initial(obs.shape[1], self.device)
         foreseen = ~is_first
@@ -194,8 +197,8 @@ class GridWorldModel(WorldModel):
             now, before = embedded
             context = self.dynamics.context(hidden.flatten(0, 1), before)  # (T * B, g, w, D)
             nats, prior_loss = self.prior.nats(context, code.flatten(0, 1), now)
-            pooled = self._pooled(context, now).unflatten(0, obs.shape[:2])
-            reward_loss, continue_loss = self.heads.loss(pooled, reward, terminated)
+            happened = self._pooled(context, now).unflatten(0, obs.shape[:2])
+            reward_loss, continue_loss = self.heads.loss(happened, reward, terminated)
         share = foreseen.float().mean().clamp_min(1e-6)
         weight = foreseen / share  # (T, B), of mean 1
         terms = {
@@ -227,6 +230,16 @@ class GridWorldModel(WorldModel):
     def _codes(self, obs: Tensor) -> Tensor:
         """Frames (T, B, H, W, C) to codes (T, B, g, w)."""
         return self.book.nearest(self.to_levels(obs.flatten(0, 1))).unflatten(0, obs.shape[:2])
+
+    def _learnt_codes(self, obs: Tensor) -> Tensor:
+        """The same, after taking the frames' patches into the book, and codes into frequencies.
+
+        A prior that keeps its first weights keeps its frequencies as well.
+        """
+        code = self.book.learn(self.to_levels(obs.flatten(0, 1)))
+        if any(weight.requires_grad for weight in self.prior.parameters()):
+            self.often.update(code)
+        return code.unflatten(0, obs.shape[:2])
 
     def _corrupted(self, code: Tensor, generator: torch.Generator | None) -> Tensor:
         """Codes with a share of the cells replaced by any known code.

@@ -21,6 +21,35 @@ FEW = 64
 over an axis so short."""
 
 
+class CodeFrequency(nn.Module):
+    """How often each code was in each cell, a running share, as a bias of logits."""
+
+    frequency: Tensor
+    batches: Tensor
+
+    def __init__(self, book: PatchCodebook) -> None:
+        """Of this codebook, which belongs to the model and not to this part."""
+        super().__init__()
+        self.book = [book]
+        self.register_buffer("frequency", torch.zeros(book.codes, *book.grid))
+        self.register_buffer("batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, code: Tensor) -> None:
+        """Take codes (N, g, w) that are trained on into the running shares."""
+        cells = code[0].numel()
+        place = code.flatten(1) * cells + torch.arange(cells, device=code.device)
+        counts = torch.bincount(place.flatten(), minlength=self.frequency.numel())
+        self.batches += 1
+        newest = counts.view(self.frequency.shape) / len(code)
+        follow(self.frequency, newest, self.batches, 0.01)
+
+    def forward(self) -> Tensor:
+        """Log-probabilities of the known codes, (K, g, w), with 1 % of the uniform."""
+        known = self.book[0].known
+        return torch.log(self.frequency[:known] + 0.01 / known)
+
+
 class CodeHead(nn.Module):
     """Features of a cell to logits over the known codes.
 
@@ -28,28 +57,11 @@ class CodeHead(nn.Module):
     look alike, and its bias from how often it was in that cell.
     """
 
-    frequency: Tensor
-    batches: Tensor
-
-    def __init__(self, book: PatchCodebook, maps: int, hidden: int = 64) -> None:
-        """Build for features (N, g, w, `maps`)."""
+    def __init__(self, book: PatchCodebook, often: CodeFrequency, maps: int) -> None:
+        """Build for features (N, g, w, `maps`); codebook and frequencies are others' parts."""
         super().__init__()
-        self.book = [book]  # in a list: it belongs to the model, not to this head
-        self.weights = nn.Sequential(
-            nn.Linear(book.size, hidden), nn.SiLU(), nn.Linear(hidden, maps + 1)
-        )
-        self.register_buffer("frequency", torch.zeros(book.codes, *book.grid))
-        self.register_buffer("batches", torch.zeros(()))
-
-    @torch.no_grad()
-    def update(self, code: Tensor) -> None:
-        """Take codes (N, g, w) that are trained on into the running frequencies."""
-        cells = code[0].numel()
-        place = code.flatten(1) * cells + torch.arange(cells, device=code.device)
-        counts = torch.bincount(place.flatten(), minlength=self.frequency.numel())
-        self.batches += 1
-        newest = counts.view(self.frequency.shape) / len(code)
-        follow(self.frequency, newest, self.batches, 0.01)
+        self.book, self.often = [book], [often]
+        self.weights = nn.Sequential(nn.Linear(book.size, 64), nn.SiLU(), nn.Linear(64, maps + 1))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, g, w, maps) to logits (N, g, w, K) float32."""
@@ -66,10 +78,8 @@ class CodeHead(nn.Module):
 
     def _table(self) -> tuple[Tensor, Tensor]:
         """A weight for each code, (K, maps), and a bias for each code and cell, (K, g, w)."""
-        book = self.book[0]
-        weight, bias = self.weights(book.contents()).tensor_split([-1], -1)
-        often = torch.log(self.frequency[: book.known] + 0.01 / book.known)
-        return weight, often + bias.unsqueeze(-1)
+        weight, bias = self.weights(self.book[0].contents()).tensor_split([-1], -1)
+        return weight, self.often[0]() + bias.unsqueeze(-1)
 
 
 def draw(logits: Tensor, uniform: Tensor | None) -> Tensor:
@@ -94,11 +104,11 @@ def draw(logits: Tensor, uniform: Tensor | None) -> Tensor:
 class IndependentPrior(nn.Module):
     """Each cell by itself, given the maps of the state around it: the control."""
 
-    def __init__(self, book: PatchCodebook, hidden: int, maps: int) -> None:
+    def __init__(self, book: PatchCodebook, often: CodeFrequency, hidden: int, maps: int) -> None:
         """Build for contexts of `hidden` maps."""
         super().__init__()
         self.enter = nn.Linear(hidden, maps)
-        self.head = CodeHead(book, maps)
+        self.head = CodeHead(book, often, maps)
 
     def features(self, context: Tensor) -> Tensor:
         """Contexts (N, g, w, D) to what the head sees, (N, g, w, F)."""
@@ -112,8 +122,6 @@ class IndependentPrior(nn.Module):
             code: (N, g, w).
             embedded: (N, g, w, E), the same codes.
         """
-        if self.training:
-            self.head.update(code)
         nats = _nats(self.head(self.features(context)), code)
         return nats, nats
 
@@ -126,11 +134,17 @@ class JointPrior(nn.Module):
     """Cells one after another, row by row, each given those before it."""
 
     def __init__(
-        self, book: PatchCodebook, hidden: int, embedding: int, maps: int, layers: int
+        self,
+        book: PatchCodebook,
+        often: CodeFrequency,
+        hidden: int,
+        embedding: int,
+        maps: int,
+        layers: int,
     ) -> None:
         """Build for contexts of `hidden` maps and embedded codes of `embedding` maps."""
         super().__init__()
-        self.guess = IndependentPrior(book, hidden, maps)
+        self.guess = IndependentPrior(book, often, hidden, maps)
         gates = 2 * maps * (2 * layers - 1)  # both stacks of every layer, horizontal of the last
         self.bias = nn.Linear(hidden, gates)
         self.start = nn.Linear(hidden, maps)
@@ -139,7 +153,7 @@ class JointPrior(nn.Module):
         self.summed = nn.Linear(embedding, maps)
         self.so_far = nn.Linear(maps, 2 * maps)
         self.layers = nn.ModuleList(GatedLayer(maps) for _ in range(layers))
-        self.head = CodeHead(book, maps)
+        self.head = CodeHead(book, often, maps)
 
     def conditions(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """What a context adds to all gates and to the head; the same in every pass."""
@@ -173,9 +187,10 @@ class JointPrior(nn.Module):
         return self.so_far(total.unflatten(1, embedded.shape[1:3]).to(embedded.dtype) / 8)
 
     def nats(self, context: Tensor, code: Tensor, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """As `IndependentPrior`; the guess learns beside it."""
-        if self.training:
-            self.head.update(code)
+        """As `IndependentPrior`; what is minimised holds the guess too, which learns beside it.
+
+        The guess is a likelihood of its own. It helps the context to learn.
+        """
         guess, _ = self.guess.nats(context, code, embedded)
         nats = _nats(self.head(self.features(self.conditions(context), embedded)), code)
         return nats, nats + guess
