@@ -127,7 +127,13 @@ def vector_steps(dream: DreamEnv, horizon: int) -> Callable[[], float]:
 
 def learning(name: str, config: Config, dream: DreamEnv) -> Contestant:
     """`DreamPPO.learn`: the whole, and its rollouts alone."""
-    policy = DreamPPO(config.policy, dream.obs_dim, dream.action_space, seed=0)
+    policy = DreamPPO(
+        config.policy,
+        dream.obs_dim,
+        dream.action_space,
+        seed=0,
+        feature_map=dream.world_model.feature_map,
+    )
     policy.learn(dream, 1)
 
     def contest() -> dict[str, float]:

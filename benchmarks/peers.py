@@ -95,13 +95,13 @@ def _systems() -> dict[str, System]:
             what="minatar, flat",
             script=OURS,
             frames="game",
-            settings={"config": "minatar", "layout": "flat"},
+            settings={"config": "minatar_flat"},
         ),
         "reverie_grid": System(
             what="minatar, grid",
             script=OURS,
             frames="game",
-            settings={"config": "minatar", "layout": "grid"},
+            settings={"config": "minatar"},
         ),
         "reverie_64": System(
             what="atari_pong",

@@ -92,9 +92,13 @@ def own_arms(made: dict[str, ReplayStore]) -> dict[str, tuple[WorldModelLearner,
             for bf16 in (True, False):
                 chosen = [f"world_model.decoder.{setting}" for setting in settings]
                 chosen.append(f"world_model.bf16={str(bf16).lower()}")
+                chosen.append("world_model.layout=flat")
                 loaded = load(f"configs/{config}.yaml", chosen)
                 name = f"{config}, {decoder}, {'bf16' if bf16 else 'fp32'}"
                 arms[name] = learner(loaded, config, made[config]), updates
+        chosen = ["world_model.layout=grid"]
+        grid = learner(load(f"configs/{config}.yaml", chosen), config, made[config])
+        arms[f"{config}, grid, bf16"] = grid, updates
     return arms
 
 

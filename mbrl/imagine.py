@@ -24,7 +24,7 @@ Bools = NDArray[np.bool_]
 
 
 class DreamEnv:
-    """N dreams at once, whose observations are features of size `obs_dim`, F = Z + D.
+    """N dreams at once, whose observations are features of size `obs_dim`, F.
 
     `latent` is of the N dreams now, for whoever wants to look at them.
     """
@@ -94,6 +94,10 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
     A dream terminates when a coin with the model's continue probability says so and is truncated
     after `horizon` steps. The step after either is the reset: its action is ignored and its reward
     is zero.
+
+    Attributes:
+        feature_map: (rows, columns, maps) if an observation is flattened maps, as in the grid
+            layout, so that a network may lay it out again; None if it is a plain vector.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -104,6 +108,7 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
     def __init__(self, dream: DreamEnv, horizon: int) -> None:
         self.dream, self.horizon = dream, horizon
         self.num_envs = dream.num_envs
+        self.feature_map = dream.world_model.feature_map
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (dream.obs_dim,), np.float32)
         self.single_action_space = dream.action_space
         batch = gymnasium.vector.utils.batch_space

@@ -284,7 +284,8 @@ class RemoteLearners:
     def held_out(self) -> dict[str, float]:
         """As `WorldModelLearner.held_out`, averaged over the ranks."""
         results = ray.get([one.held_out.remote() for one in self.actors])
-        return {name: float(np.mean([one[name] for one in results])) for name in results[0]}
+        common = [name for name in results[0] if all(name in one for one in results)]
+        return {name: float(np.mean([one[name] for one in results])) for name in common}
 
     def state_dict(self) -> dict[str, Any]:
         """Rank 0's state, and the random streams of all ranks."""

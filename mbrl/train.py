@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 
 from agents.dream_ppo import DreamPPO, PolicyLearningError, Recording
 from agents.numerics import restore_generator
@@ -24,7 +25,7 @@ from mbrl.cluster import start_ray
 from mbrl.collect import Receipt, spaces_of
 from mbrl.config.schema import WITH_WORLD_MODEL, Config, load_config
 from mbrl.device import pick_device
-from mbrl.errors import TrainingError
+from mbrl.errors import ConfigError, TrainingError
 from mbrl.evaluate import EvalResult, judge
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import RemoteLearners, WorldModelLearner
@@ -110,6 +111,11 @@ class Crew:
         if config.learn_policy.num_learners == 0:  # dreams are where the policy learns: here
             self.learner.model.to(device)
         self.device = self.learner.model.device
+        if config.policy.algorithm == "q" and not isinstance(self.action_space, spaces.Discrete):
+            raise ConfigError(
+                f"policy.algorithm: expected a Discrete action space for q, got "
+                f"{self.action_space}; use policy.algorithm=ppo"
+            )
         self.policy = DreamPPO(
             config.policy,
             self.learner.model.feature_size,

@@ -208,6 +208,7 @@ class Oracle:
     """Imagines what the counting environment does, from the state that the learner handed over."""
 
     feature_size = model_settings().hidden + 24
+    feature_map = None
 
     def features(self, latent):
         return latent.features

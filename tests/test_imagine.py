@@ -20,6 +20,7 @@ class CountingModel:
     """A state that is a number: it grows by one, pays itself, and ends for sure at LAST."""
 
     feature_size = 2
+    feature_map = None
 
     def features(self, latent):
         return latent.features

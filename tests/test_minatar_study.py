@@ -35,7 +35,6 @@ from mbrl.studies.minatar.trial import Trial
 from mbrl.studies.options import read_options
 from mbrl.studies.trial import read_result
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
-from mbrl.world_model.settings import WorldModelSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
@@ -242,8 +241,6 @@ def test_arms_differ_in_layout_and_prior_and_a_run_has_192_rows_for_each_step(
     trial = make_trial(tmp_path, steps=4096, updates=None, overrides=())
     assert trial.ends_after == 4096 * 192 / (32 * 32) == trial.settings()["updates"]
     assert trial.new_steps == 4 * 4096
-    if "layout" not in WorldModelSettings.model_fields:
-        pytest.skip("needs world_model.layout")
     models = {arm: make_trial(tmp_path, arm=arm, overrides=()).config().world_model for arm in ARMS}
     layouts = {arm: (m.layout, m.grid.prior) for arm, m in models.items()}
     assert layouts["grid"] == ("grid", "joint") and layouts["flat"][0] == "flat"

@@ -29,9 +29,7 @@ ACTIONS = 6
 
 def config_of(task: Task, *changes: str) -> Config:
     """The task's config."""
-    layout = task.settings.get("layout")
-    chosen = [f"world_model.layout={layout}"] if layout else []
-    return load(task.settings["config"], [*chosen, *task.settings.get("changes", ()), *changes])
+    return load(task.settings["config"], [*task.settings.get("changes", ()), *changes])
 
 
 def frames_of(task: Task) -> tuple[tuple[int, int, int], int]:
@@ -57,7 +55,13 @@ def speed(task: Task) -> dict[str, Any]:
             config.seed,
         )
         learner.refresh()
-        policy = DreamPPO(config.policy, learner.model.feature_size, actions, seed=0)
+        policy = DreamPPO(
+            config.policy,
+            learner.model.feature_size,
+            actions,
+            seed=0,
+            feature_map=learner.model.feature_map,
+        )
         rows = learner.batch_size * config.learn_model.sequence_length
         generator = torch.Generator().manual_seed(0)
 

@@ -127,7 +127,8 @@ def measure(config: Any, seconds: float) -> dict[str, float]:
         device = world.device
         given = count(lambda: world.learn(1), device)
         width = world.model.feature_size
-        ppo = DreamPPO(policy, width, actions, 0, num_learners=0, device=str(device))
+        maps = world.model.feature_map
+        ppo = DreamPPO(policy, width, actions, 0, device=str(device), feature_map=maps)
         generator = torch.Generator(device).manual_seed(0)
         dream = DreamEnv(world.model, actions, starts, policy.dreams, generator)
         ppo.learn(dream, 1)

@@ -56,7 +56,7 @@ class ReplaySettings(Settings):
         0.0,
         ge=0,
         lt=1,
-        description="share of the episodes that nothing is trained on, for the metrics "
+        description="share of the episodes that the world model is not trained on, for the metrics "
         "`holdout/*`; their steps count as env steps all the same",
     )
 

@@ -14,7 +14,7 @@ Symbols of shapes, in this package and in `mbrl.imagine`:
 | Z | numbers of the stochastic code z |
 | G | variables of a categorical code, Z = G * K |
 | D | numbers of the deterministic state h |
-| F | features of a latent, F = Z + D; inside a decoder, maps of a layer |
+| F | features of a latent, F = Z + D in the flat layout; inside a decoder, maps of a layer |
 | A | numbers of an action |
 | V | intensity levels of a pixel; bins of the reward |
 """

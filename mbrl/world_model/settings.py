@@ -177,7 +177,7 @@ class GridSettings(Settings):
 
 
 class WorldModelSettings(Settings):
-    """VAE encoder, PixelCNN decoder and RNN dynamics, trained jointly."""
+    """A world model; in the grid layout only `grid`, `heads`, `bf16` and `decoder.levels` count."""
 
     layout: Literal["flat", "grid"] = Field(
         "flat", description="code and state are vectors, or maps over the frame's cells"
@@ -204,6 +204,11 @@ class WorldModelSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "WorldModelSettings":
+        if self.layout == "grid" and (self.posterior == "recurrent" or not self.joint):
+            raise ValueError(
+                "layout: grid has neither posterior: recurrent nor joint: false; they are of "
+                "layout: flat"
+            )
         if self.posterior == "recurrent" and self.encoder.kind == "world_models":
             raise ValueError("posterior: recurrent needs encoder.kind: normalised")
         if self.posterior == "recurrent" and not self.joint:

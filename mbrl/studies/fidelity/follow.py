@@ -28,7 +28,7 @@ class Followed:
 
     rows: NDArray[np.int64]  # (M,), their places in the frames
     latent: Latent  # (M, ...), the posterior code of each row and the state before it
-    posterior: Tensor  # (M, raw_size), the parameters of q(z | x) that the code is of
+    posterior: Tensor  # (M, ...), what `WorldModel.rates` needs of q(z | x)
 
     def take(self, index: NDArray[np.integer]) -> "Followed":
         """Some of the rows, in the order of `index`."""

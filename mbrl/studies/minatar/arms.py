@@ -1,4 +1,4 @@
-"""The arms: world models that differ in their layout or prior and in nothing else.
+"""The arms: world models that differ in their layout or prior, and the flat one in its step size.
 
 An arm is a title and overrides on `configs/minatar.yaml`, never code (see `studies.arms`).
 """
@@ -11,7 +11,7 @@ _LONG_ENOUGH = (600.0, 600.0)
 GRID = "world_model.layout=grid"
 FLAT = (
     "world_model.layout=flat",
-    "learn_model.lr=0.001",  # what it was tuned with; the grid takes larger steps
+    "learn_model.lr=0.001",  # as in configs/minatar_flat.yaml; the grid takes larger steps
     "learn_model.halve_after=null",
 )
 ARMS: dict[str, Arm] = {
