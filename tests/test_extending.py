@@ -128,7 +128,7 @@ def saved_weights(tree: Path) -> set[str]:
             ),
             ("decoder.out.weight", "encoder.layers.0.weight"),
             "policy.algorithm=reinforse",
-            "policy.algorithm: expected one of reinforce, ppo, got reinforse",
+            "policy.algorithm: expected one of reinforce, ppo, q, got reinforse",
         ),
         (
             (BASELINE,),

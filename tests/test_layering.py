@@ -13,6 +13,7 @@ MAY_IMPORT_RAY = (
     "mbrl/learn_model.py",
     "agents/dream_ppo.py",
     "agents/dream_learner.py",
+    "agents/dream_q.py",
     "agents/model_free.py",
     "agents/modules.py",
     "agents/state.py",

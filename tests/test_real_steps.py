@@ -31,6 +31,9 @@ class SeeingModel:
 
     device = torch.device("cpu")
 
+    def features(self, latent: Latent) -> torch.Tensor:
+        return latent.features
+
     def initial(self, n: int, device: torch.device) -> Latent:
         return Latent(torch.zeros(n, 1), torch.zeros(n, 1))
 

@@ -82,6 +82,19 @@ def test_stop_and_resume_equals_never_stopped(
     assert_same_run(never_stopped, tmp_path / "run")
 
 
+def test_a_grid_and_q_learning_resume_as_if_never_stopped(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "world_model": {"layout": "grid", "grid": {"hidden": 8, "prior_maps": 4}},
+        "policy": {"algorithm": "q", "maps": 4, "autocast": True},
+    }
+    train(config(tmp_path / "whole", **changes))
+    stopped = config(tmp_path / "run", **changes)
+    with pytest.raises(SystemExit):
+        train(stopped, on_iteration=lambda run: run.request_stop())
+    train(stopped)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def fail_at_80(run: Run) -> None:
     """The newest checkpoint is at 64; 16 steps are in replay already."""
     if run.env_steps == 80:
