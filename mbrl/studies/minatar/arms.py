@@ -13,6 +13,7 @@ FLAT = (
     "world_model.layout=flat",
     "learn_model.lr=0.001",  # as in configs/minatar_flat.yaml; the grid takes larger steps
     "learn_model.halve_after=null",
+    "learn_model.batch_size=32",
 )
 ARMS: dict[str, Arm] = {
     "grid": Arm(
