@@ -239,7 +239,7 @@ def test_arms_differ_in_layout_and_prior_and_a_run_has_192_rows_for_each_step(
     tmp_path: Path,
 ) -> None:
     trial = make_trial(tmp_path, steps=4096, updates=None, overrides=())
-    assert trial.ends_after == 4096 * 192 / (16 * 32) == trial.settings()["updates"]
+    assert trial.ends_after == 4096 * 192 / (32 * 32) == trial.settings()["updates"]
     assert trial.new_steps == 4 * 4096
     models = {arm: make_trial(tmp_path, arm=arm, overrides=()).config().world_model for arm in ARMS}
     layouts = {arm: (m.layout, m.grid.prior) for arm, m in models.items()}
