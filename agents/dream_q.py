@@ -1,8 +1,8 @@
 """Q-learning in dreams: values of actions instead of an actor, greedy in them but for a share.
 
 Where rewards are rare and an action pays much later, actor-critics learn slowly from returns that
-are mostly zero; on MinAtar's Asterix and Seaquest they stay behind DQN by far. This is PQN (Gallici
-et al., arXiv:2407.04811): lambda-returns that end in the best action's value, a network with
+are mostly zero (on MinAtar: Young & Tian, arXiv:1903.03176). This is PQN (Gallici et al.,
+arXiv:2407.04811): lambda-returns that end in the best action's value, a network with
 normalised layers, and neither replay nor a target network, since every round dreams anew.
 
 Dreaming, checkpoints and several learners are those of `DreamPPOLearner`.

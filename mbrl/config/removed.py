@@ -28,6 +28,11 @@ REMOVED: dict[str, tuple[object, str]] = {
         "the encoder no longer sees whole frames beside what is new, as it drew the balls of Pong "
         "and Breakout less often with both; leave it out, and keep encoder.subtract_past",
     ),
+    "world_model.grid.corrupted": (
+        0.0,
+        "cells that the state is shown wrong in training are gone, as the model learnt more slowly "
+        "with them; leave it out",
+    ),
     "world_model.kl.warmup_updates": (
         0,
         "the warm-up of the KL is gone, as objects were seen no better with it; use "

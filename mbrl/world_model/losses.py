@@ -60,7 +60,12 @@ def inverse_cdf_sample(probs: Tensor, generator: torch.Generator | None = None) 
     On CPU this is several times cheaper than drawing one exponential number per class, which is
     what `torch.multinomial` and the Gumbel trick do.
     """
-    cumulative = probs.cumsum(-1)
     uniform = torch.rand(probs.shape[:-1], generator=generator, device=probs.device)
+    return inverse_cdf(probs, uniform)
+
+
+def inverse_cdf(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Classes (...,) int64 at which the cumulative weights (..., K) pass uniform numbers (...,)."""
+    cumulative = weights.cumsum(-1)
     # scaled by the last column, so that rounding in the sum can never select class K
     return (cumulative <= (uniform * cumulative[..., -1]).unsqueeze(-1)).sum(-1)

@@ -156,12 +156,6 @@ class GridSettings(Settings):
         description="squared difference of intensities, summed over a patch, from which it "
         "becomes a code of its own",
     )
-    corrupted: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of the cells that the state is shown wrong in training",
-    )
     embedding: int = Field(16, ge=1, description="E, maps that stand for a code")
     hidden: int = Field(32, ge=1, description="D, maps of the state h")
     shows: Literal["both", "code"] = Field(

@@ -45,8 +45,11 @@ class Trial(trial.Trial):
     steps: int = Field(
         4096, ge=FEWEST_STEPS, description=f"env steps to learn from, from {FEWEST_STEPS} on"
     )
-    ratio: float = Field(
-        192.0, gt=0, description="replayed rows per env step, unless --updates says how many"
+    ratio: float | None = Field(
+        None,
+        gt=0,
+        description="replayed rows per env step, unless --updates says how many; default: the "
+        "config's learn_model.train_ratio",
     )
     policy: Path | None = Field(
         None,
@@ -66,7 +69,8 @@ class Trial(trial.Trial):
         if self.updates is not None:
             return self.updates
         learn = self.config().learn_model
-        return math.ceil(self.steps * self.ratio / (learn.batch_size * learn.sequence_length))
+        ratio = learn.train_ratio if self.ratio is None else self.ratio
+        return math.ceil(self.steps * ratio / (learn.batch_size * learn.sequence_length))
 
     @property
     def episodes_dir(self) -> Path:

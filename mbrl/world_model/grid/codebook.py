@@ -3,7 +3,7 @@
 A learnt code moves while the prior learns to foresee it, and may say what nothing can foresee. A
 patch that was seen says exactly what is there, never moves, and costs no training (static nearest
 neighbours did best of all codes on Craftax: Dedieu et al., arXiv:2502.01591). Frames of games are
-made of few patches: 4,000 frames of Pong at 64 x 64 and 16 levels have 1,238 of 8 x 8 pixels.
+often made of few patches.
 
 A patch becomes a code of its own when it differs enough from all codes so far, the most frequent
 first, until the book is full. Codes are never changed or taken away.

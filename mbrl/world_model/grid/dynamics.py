@@ -17,7 +17,7 @@ from torch.nn import functional
 class CellConv(nn.Conv2d):
     """A convolution of maps that are channels last, (N, g, w, maps); cells stay where they are.
 
-    On CPUs that compute in bfloat16 this takes half the time of maps that are channels first.
+    It is the layout in which CPUs convolve fastest.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> None:

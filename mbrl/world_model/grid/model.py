@@ -6,6 +6,7 @@ next cells that is PixelCNN's (`prior`), and reward and continue heads that pool
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,7 @@ class GridWorldModel(WorldModel):
         if not mode:
             uniform = torch.rand(latent.code.shape, generator=generator, device=device)
         with autocast(device, self.settings.bf16):
-            embed = _Embedded(self.embedding(self.book.contents()))
+            embed = _embedder(self.embedding(self.book.contents()))
             before = embed(latent.code)
             going = torch.zeros(len(latent.code), dtype=torch.bool, device=device)
             known, vector = latent.code >= 0, self.action_vector(action)
@@ -171,7 +172,7 @@ class GridWorldModel(WorldModel):
         """As `WorldModel`; a static prior takes all known codes for equally likely."""
         before, code = observed.posterior.unbind(-3)
         with autocast(code.device, self.settings.bf16):
-            embed = _Embedded(self.embedding(self.book.contents()))
+            embed = _embedder(self.embedding(self.book.contents()))
             context = self.dynamics.context(observed.latent.hidden, embed(before))
             nats, _ = self.prior.nats(context, code, embed(code))
         return nats, torch.full_like(nats, code[0].numel() * math.log(self.book.known))
@@ -188,12 +189,11 @@ class GridWorldModel(WorldModel):
         reward = torch.as_tensor(batch.reward, device=self.device).T
         terminated = torch.as_tensor(batch.terminated, device=self.device).T
         code = self._learnt_codes(obs) if self.training else self._codes(obs)  # (T, B, g, w)
-        inputs = self._corrupted(code, generator) if self.training else code
         start = self.initial(obs.shape[1], self.device)
         foreseen = ~is_first
         foreseen[0] = False
         with autocast(self.device, self.settings.bf16):
-            hidden, embedded = self._follow(start, prev_action, code, is_first, inputs)
+            hidden, embedded = self._follow(start, prev_action, code, is_first)
             now, before = embedded
             context = self.dynamics.context(hidden.flatten(0, 1), before)  # (T * B, g, w, D)
             nats, prior_loss = self.prior.nats(context, code.flatten(0, 1), now)
@@ -241,35 +241,16 @@ class GridWorldModel(WorldModel):
             self.often.update(code)
         return code.unflatten(0, obs.shape[:2])
 
-    def _corrupted(self, code: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Codes with a share of the cells replaced by any known code.
-
-        What a dream got wrong must not be dreamt on: so the state learns to doubt a single frame.
-        """
-        share = self.settings.grid.corrupted
-        if share == 0:
-            return code
-        chance = torch.rand(code.shape, generator=generator, device=code.device)
-        known = self.book.known
-        other = torch.randint(known, code.shape, generator=generator, device=code.device)
-        return torch.where(chance < share, other, code)
-
     def _follow(
-        self,
-        latent: Latent,
-        prev_action: Tensor,
-        code: Tensor,
-        is_first: Tensor,
-        inputs: Tensor | None = None,
+        self, latent: Latent, prev_action: Tensor, code: Tensor, is_first: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """States (T, B, g, w, D) of sequences, time first as all arguments but the latent.
 
         Also the embedded codes (T * B, g, w, E), of the rows and of those before.
         """
-        embed = _Embedded(self.embedding(self.book.contents()))
+        embed = _embedder(self.embedding(self.book.contents()))
         now = embed(code)  # (T, B, g, w, E)
-        shown = now if inputs is None else embed(inputs)
-        before = torch.cat([embed(latent.code).unsqueeze(0), shown[:-1]])
+        before = torch.cat([embed(latent.code).unsqueeze(0), now[:-1]])
         known = torch.cat([latent.code.unsqueeze(0), code[:-1]]) >= 0
         keep = ~is_first
         before = before * keep[..., None, None, None]
@@ -287,15 +268,7 @@ class GridWorldModel(WorldModel):
         return pooled(functional.silu(self.pool(maps)))
 
 
-class _Embedded(nn.Module):
-    """Looks codes (..., g, w) up in a table (K, E): (..., g, w, E), zero where they are -1."""
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = torch.cat([table, torch.zeros_like(table[:1])])
-
-    def forward(self, code: Tensor) -> Tensor:
-        looked_up: Tensor = functional.embedding(
-            torch.where(code >= 0, code, len(self.table) - 1), self.table
-        )
-        return looked_up
+def _embedder(table: Tensor) -> Callable[[Tensor], Tensor]:
+    """What looks codes (..., g, w) up in a table (K, E): (..., g, w, E), zero where they are -1."""
+    with_nothing = torch.cat([table, torch.zeros_like(table[:1])])
+    return lambda code: functional.embedding(torch.where(code >= 0, code, len(table)), with_nothing)

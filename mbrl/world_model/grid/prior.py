@@ -8,17 +8,19 @@ nothing changes: the fixed point is what drawing one cell after another gives. F
 doubt, so most frames take one pass.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mbrl.world_model.decoders.pixelcnn import GatedLayer
 from mbrl.world_model.grid.codebook import PatchCodebook
+from mbrl.world_model.losses import inverse_cdf
 from mbrl.world_model.normalise import follow
 
 FEW = 64
-"""Up to so many codes, adding their probabilities one by one is several times faster than a sum
-over an axis so short."""
+"""Up to so many codes, probabilities are added one by one: sums over an axis so short are slow."""
 
 
 class CodeFrequency(nn.Module):
@@ -90,10 +92,9 @@ def draw(logits: Tensor, uniform: Tensor | None) -> Tensor:
     if uniform is None:
         return logits.argmax(0)
     weights = torch.exp(logits - logits.amax(0))
-    passed = uniform * weights.sum(0)
     if len(weights) > FEW:
-        cumulative = weights[:-1].movedim(0, -1).cumsum(-1)
-        return (cumulative <= passed.unsqueeze(-1)).sum(-1)
+        return inverse_cdf(weights.movedim(0, -1), uniform)
+    passed = uniform * weights.sum(0)
     code, cumulative = torch.zeros_like(passed, dtype=torch.int64), torch.zeros_like(passed)
     for weight in weights[:-1]:
         cumulative += weight
@@ -125,7 +126,9 @@ class IndependentPrior(nn.Module):
         nats = _nats(self.head(self.features(context)), code)
         return nats, nats
 
-    def sample(self, context: Tensor, embed: nn.Module, uniform: Tensor | None) -> Tensor:
+    def sample(
+        self, context: Tensor, embed: Callable[[Tensor], Tensor], uniform: Tensor | None
+    ) -> Tensor:
         """Draw codes (N, g, w) with `uniform` of that shape; None takes the likeliest."""
         return self.head.sample(self.features(context), uniform)
 
@@ -195,7 +198,9 @@ class JointPrior(nn.Module):
         nats = _nats(self.head(self.features(self.conditions(context), embedded)), code)
         return nats, nats + guess
 
-    def sample(self, context: Tensor, embed: nn.Module, uniform: Tensor | None) -> Tensor:
+    def sample(
+        self, context: Tensor, embed: Callable[[Tensor], Tensor], uniform: Tensor | None
+    ) -> Tensor:
         """As `IndependentPrior`; only frames that have changed are drawn again."""
         code = self.guess.sample(context, embed, uniform)
         conditions = self.conditions(context)
