@@ -5,7 +5,7 @@ their own, so that every agent is collected and evaluated by the same code.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,25 +43,57 @@ class ActingPolicy(Protocol):
 
 
 class RandomPolicy:
-    """Uniform actions."""
+    """Uniform actions, each held for a random while.
 
-    def __init__(self, action_space: spaces.Space[np.ndarray], seed: int) -> None:
-        """Draw from `action_space` with a stream of its own."""
+    How long is a draw of the zeta distribution, P(n) proportional to n ** -repeat: mostly one step,
+    now and then very long, so that what takes many steps in one direction happens too (Dabney et
+    al., arXiv:2006.01782).
+    """
+
+    def __init__(
+        self, action_space: spaces.Space[np.ndarray], seed: int, repeat: float | None = None
+    ) -> None:
+        """Draw from `action_space` with a stream of its own; None takes a new action every step."""
         self.version = 0
-        self.space = action_space
+        self.space, self.repeat = action_space, repeat
         self.rng = np.random.default_rng(seed)
+        self.reset(0)
 
     def reset(self, num_envs: int) -> None:
-        """Nothing to forget."""
+        """Hold no action any more."""
+        self.left = np.zeros(num_envs, np.int64)  # steps that each slot's action is still held for
+        self.held: Array = np.zeros(0)
 
     def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
         """Uniform over a Discrete space or a bounded Box."""
+        drawn = self._draw(len(obs))
+        if self.repeat is None:
+            return drawn
+        if len(self.held) != len(obs):
+            self.left, self.held = np.zeros(len(obs), np.int64), drawn
+        new = (self.left <= 0) | is_first
+        lengths = self.rng.zipf(self.repeat, len(obs))
+        self.held = np.where(new.reshape(-1, *[1] * (drawn.ndim - 1)), drawn, self.held)
+        self.left = np.where(new, lengths, self.left) - 1
+        return self.held
+
+    def _draw(self, count: int) -> Array:
         if isinstance(self.space, spaces.Discrete):
-            return self.rng.integers(0, int(self.space.n), len(obs))
+            return self.rng.integers(0, int(self.space.n), count)
         if isinstance(self.space, spaces.Box):
-            size = (len(obs), *self.space.shape)
+            size = (count, *self.space.shape)
             return self.rng.uniform(self.space.low, self.space.high, size).astype(np.float32)
         raise ValueError(f"expected a Discrete or Box action space, got {self.space}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random stream and what is held."""
+        stream = self.rng.bit_generator.state
+        return {"stream": stream, "left": self.left, "held": self.held}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.rng.bit_generator.state = state["stream"]
+        self.left, self.held = state["left"], state["held"]
 
 
 class LatentPolicy:

@@ -43,26 +43,29 @@ class LocalCollectors:
     def __init__(self, run: Run, store: ReplayStore, policy: LatentPolicy) -> None:
         self.collector = _collector(run.config, store, 0)
         self.policy = policy
-        self.random = RandomPolicy(policy.action_space, seed(run.config.seed, "prefill"))
-        self.begun = (0, 0)
+        self.random = RandomPolicy(
+            policy.action_space, seed(run.config.seed, "prefill"), run.config.collect.repeat
+        )
+        self.begun = (0, 0, False)
 
-    def begin(self, steps: int, env_steps_total: int) -> None:
+    def begin(self, steps: int, env_steps_total: int, at_random: bool) -> None:
         """Ask for a fragment of that many steps."""
-        self.begun = (steps, env_steps_total)
+        self.begun = (steps, env_steps_total, at_random)
 
     def finish(self) -> list[Receipt]:
-        """Collect it; the very first one with random actions."""
-        steps, total = self.begun
-        return [self.collector.collect(steps, self.random if total == 0 else self.policy, total)]
+        """Collect it."""
+        steps, total, at_random = self.begun
+        return [self.collector.collect(steps, self.random if at_random else self.policy, total)]
 
     def publish(self, world_model: WorldModel, policy: DreamPPO) -> None:
         """The acting policy shares the learners' weights; only the version is news."""
         self.policy.version = policy.version
 
     def state_dict(self) -> State:
-        """The collector's slots and the acting policy's memory."""
+        """The collector's slots and the memory of who acts."""
         memory = self.policy.state_dict() if self.collector.policy is self.policy else None
-        return {"collector": self.collector.state_dict(), "policy": memory}
+        random = self.random.state_dict() if self.collector.policy is self.random else None
+        return {"collector": self.collector.state_dict(), "policy": memory, "random": random}
 
     def load_state_dict(self, state: State) -> None:
         """Continue exactly where `state_dict` was taken, if it was in this process."""
@@ -72,6 +75,9 @@ class LocalCollectors:
         if state["policy"] is not None:
             self.policy.load_state_dict(state["policy"])
             self.collector.policy = self.policy
+        if state.get("random") is not None:
+            self.random.load_state_dict(state["random"])
+            self.collector.policy = self.random
 
     def close(self) -> None:
         """Close the environments."""
@@ -88,7 +94,8 @@ class CollectorActor:
         stream = (index, self.collector.incarnation)
         seen = self.collector.vector.single_observation_space
         actions = self.collector.vector.single_action_space
-        self.random = RandomPolicy(actions, seed(config.seed, "prefill", *stream))
+        own = seed(config.seed, "prefill", *stream)
+        self.random = RandomPolicy(actions, own, config.collect.repeat)
         self.policy = SnapshotPolicy(config, seen, actions, seed(config.seed, "act", *stream))
 
     def pid(self) -> int:
@@ -125,11 +132,11 @@ class RemoteCollectors:
         self.total, self.share, self.known = 0, 0, set[str]()
         self.actor_restarts = 0
 
-    def begin(self, steps: int, env_steps_total: int) -> None:
+    def begin(self, steps: int, env_steps_total: int, at_random: bool) -> None:
         """Start collecting; each actor takes an equal share."""
         self.total = env_steps_total
         self.known = {info.name for info in self.store.segments()}
-        self.weights_in_use = None if env_steps_total == 0 else self.weights
+        self.weights_in_use = None if at_random else self.weights
         self.share = steps // len(self.actors)
         self.begun = [self._ask(actor) for actor in self.actors]
 

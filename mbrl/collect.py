@@ -35,6 +35,7 @@ class Receipt:
     env_restarts: int  # environments remade so far by this collector
     unrepeatable: int  # open episodes that could not be played again on resume, so far
     seconds: float
+    rewarded: bool = False  # whether any step gave a reward other than 0
 
 
 @dataclass
@@ -137,7 +138,10 @@ class Collector:
         fragments = [Episode(env_steps_total=total, **cut) for slot in cuts for cut in slot]
         self.store.commit(fragments, self.writer, total)
         seconds = time.monotonic() - began
-        return Receipt(taken, returns, self.vector.restarts, self.unrepeatable, seconds)
+        rewarded = any(fragment.columns["rewards"].any() for fragment in fragments)
+        return Receipt(
+            taken, returns, self.vector.restarts, self.unrepeatable, seconds, bool(rewarded)
+        )
 
     def _step(
         self, policy: ActingPolicy, cuts: list[list[dict[str, Any]]], returns: list[float]

@@ -41,21 +41,24 @@ class RealSteps:
                 "or ppo"
             )
         self.store, self.context = store, config.learn_model.sequence_length
-        # a call may take a few steps more than asked for, less than one in every environment
-        self.random_until = config.collect.prefill_steps + config.collect.num_envs
         self._seen: set[str] = set()
         self._open: dict[str, Episode] = {}  # the newest rows of episodes that go on
 
-    def catch_up(self) -> None:
+    def catch_up(self, random_until: int) -> None:
         """Take all that is in the store as learned from: where a run resumes."""
-        self._new_pieces()
+        self._new_pieces(random_until)
 
-    def record(self, model: WorldModel, generator: torch.Generator) -> Recording | None:
+    def record(
+        self, model: WorldModel, generator: torch.Generator, random_until: int
+    ) -> Recording | None:
         """What was collected since the last call, as the world model sees it now; None if nothing.
 
-        The generator is that of the codes' samples.
+        Args:
+            model: encodes what is seen.
+            generator: of the codes' samples.
+            random_until: env steps up to which no policy chose.
         """
-        pieces = self._new_pieces()
+        pieces = self._new_pieces(random_until)
         if not pieces:
             return None
         batch, valid = laid_out(pieces)
@@ -73,7 +76,7 @@ class RealSteps:
             valid=torch.as_tensor(valid.T.copy(), device=model.device),
         )
 
-    def _new_pieces(self) -> list[tuple[Episode, int]]:
+    def _new_pieces(self, random_until: int) -> list[tuple[Episode, int]]:
         """Rows that are new, behind their context, each with the first step to learn from."""
         pieces = []
         for info in self.store.segments():
@@ -81,12 +84,12 @@ class RealSteps:
                 continue
             self._seen.add(info.name)
             for fragment in self.store.read(info):
-                piece, first = self._behind_its_context(fragment)
-                if fragment.env_steps_total >= self.random_until and first < piece.rows - 1:
+                piece, first = self._behind_its_context(fragment, random_until)
+                if fragment.env_steps_total > random_until and first < piece.rows - 1:
                     pieces.append((piece, first))
         return pieces
 
-    def _behind_its_context(self, fragment: Episode) -> tuple[Episode, int]:
+    def _behind_its_context(self, fragment: Episode, random_until: int) -> tuple[Episode, int]:
         """A fragment with the rows before it, and the first step that is new.
 
         The last row before it is new too: where its action led, only the fragment shows. Not if it
@@ -96,7 +99,7 @@ class RealSteps:
         piece, first = fragment, 0
         if before is not None and before.t0 + before.rows == fragment.t0:
             piece = joined(before, fragment)
-            first = before.rows - int(before.env_steps_total >= self.random_until)
+            first = before.rows - int(before.env_steps_total > random_until)
         if not fragment.ended:
             self._open[fragment.eps_id] = piece.cut(max(0, piece.rows - self.context), piece.rows)
         return piece, first

@@ -67,13 +67,13 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
         try:
             more = run.env_steps < config.env_steps
             if more:
-                crew.collectors.begin(crew.next_steps(), run.env_steps)
+                crew.begin_collecting()
             while more:
                 receipts = crew.collect()
                 replay = crew.refresh_replay()
                 more = run.env_steps < config.env_steps and not run.stopping
                 if more:
-                    crew.collectors.begin(crew.next_steps(), run.env_steps)
+                    crew.begin_collecting()
                 model_metrics, starts = crew.learn_model(receipts)
                 policy_metrics = crew.learn_policy(starts, receipts)
                 crew.publish()
@@ -129,6 +129,8 @@ class Crew:
         learn, policy = config.learn_model, config.policy
         self.updates = Ratio(learn.train_ratio, lot=learn.batch_size * learn.sequence_length)
         self.rounds = Ratio(config.learn_policy.dream_ratio, lot=policy.dreams * policy.horizon)
+        # the env steps up to which actions were random; None: they still are
+        self.random_until: int | None = None
         self.evaluations_every = Every(config.evaluate.every_steps)
         self.checkpoints_every = Every(config.run.checkpoint_every_steps)
         self.evaluations = Evaluations(run)
@@ -146,6 +148,10 @@ class Crew:
             self._restore(state)
             self.publish()
 
+    def begin_collecting(self) -> None:
+        """Ask for the next fragment, of random actions until there is something to learn from."""
+        self.collectors.begin(self.next_steps(), self.run.env_steps, self.random_until is None)
+
     def next_steps(self) -> int:
         """Steps of the next fragment, in whole environments: the prefill, then an iteration's."""
         if self.run.env_steps == 0:
@@ -160,6 +166,9 @@ class Crew:
         receipts = self.collectors.finish()
         steps = sum(receipt.steps for receipt in receipts)
         self.run.env_steps += steps
+        rewarded = any(receipt.rewarded for receipt in receipts)
+        if self.random_until is None and (rewarded or not self.config.collect.until_reward):
+            self.random_until = self.run.env_steps
         self.run.spend(collected_steps=steps)
         self.run.progress.update(env_steps=self.run.env_steps)
         return receipts
@@ -194,7 +203,7 @@ class Crew:
         if self.real_steps is not None:
             return self._learn_from_real_steps(self.real_steps)
         rounds = self.rounds.due(sum(receipt.steps for receipt in receipts))
-        if rounds == 0:
+        if rounds == 0 or self.random_until is None:
             return {}
         dream = DreamEnv(
             self.learner.model,
@@ -209,7 +218,9 @@ class Crew:
 
     def _learn_from_real_steps(self, real_steps: RealSteps) -> Metrics:
         """One round on what is new, if there is anything that the policy has chosen."""
-        recording = real_steps.record(self.learner.model, self.dream_generator)
+        recording = real_steps.record(
+            self.learner.model, self.dream_generator, self.random_until or self.run.env_steps
+        )
         if recording is None:
             return {}
         metrics = self._learn(recording, 1)
@@ -287,6 +298,7 @@ class Crew:
             "learner": self.learner.state_dict(),
             "policy": self.policy.get_state(),
             "dream_generator": self.dream_generator.get_state(),
+            "random_until": self.random_until,
             "credits": [self.updates.state_dict(), self.rounds.state_dict()],
             "marks": [self.evaluations_every.state_dict(), self.checkpoints_every.state_dict()],
             "collectors": self.collectors.state_dict(),
@@ -296,6 +308,8 @@ class Crew:
         self.learner.refresh(state["replay"]["order"])
         self.learner.load_state_dict(state["learner"])
         self.policy.set_state(state["policy"])
+        prefill = self.config.collect.prefill_steps  # a checkpoint of before had no more
+        self.random_until = state.get("random_until", prefill + self.config.collect.num_envs)
         restore_generator(self.dream_generator, state["dream_generator"])
         for ratio, credit in zip((self.updates, self.rounds), state["credits"], strict=True):
             ratio.load_state_dict(credit)
@@ -304,7 +318,7 @@ class Crew:
             every.load_state_dict(mark)
         self.collectors.load_state_dict(state["collectors"])
         if self.real_steps is not None:
-            self.real_steps.catch_up()
+            self.real_steps.catch_up(self.random_until or self.run.env_steps)
 
     def close(self) -> None:
         """End everyone who was started."""

@@ -88,7 +88,7 @@ def test_each_step_is_recorded_once_behind_its_context_and_never_one_of_the_pref
     real, generator = RealSteps(store, tiny, ACTIONS), torch.Generator()
 
     def record() -> Recording | None:
-        return real.record(SeeingModel(), generator)  # type: ignore[arg-type]
+        return real.record(SeeingModel(), generator, 9)  # type: ignore[arg-type]
 
     assert record() is None
     store.commit([fragment(0, 8, total=9)], "c0", 9)  # one step more than asked for
@@ -98,7 +98,7 @@ def test_each_step_is_recorded_once_behind_its_context_and_never_one_of_the_pref
     assert steps_of(record()) == [(t, t, t % 9, 10 + t, 1) for t in (8, 9, 10)]
     assert record() is None
     resumed = RealSteps(store, tiny, ACTIONS)
-    resumed.catch_up()
+    resumed.catch_up(9)
     store.commit([fragment(12, 3, total=16, ended=True)], "c0", 16)
     last = record()
     # eight rows of context, 4 to 11; 13 is the last choice and 14 the final observation
@@ -114,7 +114,7 @@ def test_pieces_of_different_lengths_are_recorded_side_by_side(tmp_path: Path) -
     real = RealSteps(store, config(tmp_path, agent="model_free"), ACTIONS)
     short = replace(fragment(0, 2, total=99), eps_id="f")
     store.commit([fragment(0, 4, total=99, ended=True), short], "c0", 99)
-    recording = real.record(SeeingModel(), torch.Generator())  # type: ignore[arg-type]
+    recording = real.record(SeeingModel(), torch.Generator(), 0)  # type: ignore[arg-type]
     assert recording is not None and recording.obs.shape == (4, 2, 2)
     assert recording.valid.T.tolist() == [[True, True, True], [True, False, False]]
 

@@ -37,6 +37,15 @@ class CollectSettings(Settings):
     num_envs: int = Field(8, ge=1, description="environments each collector steps in one batch")
     steps_per_iteration: int = Field(64, ge=1, description="env steps between rounds of learning")
     prefill_steps: int = Field(512, ge=1, description="random steps before learning; they count")
+    until_reward: bool = Field(
+        True, description="go on at random, and learn no policy, until a reward is not 0"
+    )
+    repeat: float | None = Field(
+        None,
+        gt=1,
+        description="a random action is held for n steps with probability ~ n ** -repeat; "
+        "default: for one",
+    )
     fragment_steps: int = Field(256, ge=1, description="a fragment is cut after this many steps")
     fragment_s: float = Field(30.0, gt=0, description="or after this many seconds")
     max_restarts: int = Field(100, ge=0, description="crashes in a row before the run stops")
