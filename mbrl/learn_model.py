@@ -152,7 +152,10 @@ class WorldModelLearner:
         return means, Latent.cat(starts)[torch.cat(alive)][-self.settings.max_starts :]
 
     def _sample(self) -> SequenceBatch:
-        return self.sampler.sample(self.batch_size, self.settings.sequence_length, self.rng)
+        own = self.settings
+        return self.sampler.sample(
+            self.batch_size, own.sequence_length, self.rng, rewarded=own.rewarded
+        )
 
     @torch.no_grad()
     def held_out(self) -> dict[str, float]:

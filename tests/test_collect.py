@@ -242,6 +242,26 @@ def test_random_policy_is_uniform_and_repeats_with_its_seed():
         RandomPolicy(spaces.MultiBinary(2), 0).act(np.zeros((1, 1)), None)
 
 
+def test_random_actions_are_held_as_long_as_the_zeta_distribution_says():
+    """Of exponent 2: one step with probability 6 / pi ** 2, two with a quarter of it."""
+    from gymnasium import spaces
+
+    policy, slots = RandomPolicy(spaces.Discrete(10**6), 0, repeat=2.0), 2000
+    policy.reset(slots)
+    first, going_on = np.ones(slots, bool), np.zeros(slots, bool)
+    seen = np.zeros((slots, 1))
+    steps = np.stack([policy.act(seen, first), *(policy.act(seen, going_on) for _ in range(2))])
+    one = 6 / np.pi**2
+    same = steps[1:] == steps[:-1]
+    assert abs((~same[0]).mean() - one) < 0.04
+    assert abs((same[0] & ~same[1]).mean() - one / 4) < 0.03
+    state, next_steps = policy.state_dict(), policy.act(seen, going_on)
+    resumed = RandomPolicy(spaces.Discrete(10**6), 1, repeat=2.0)
+    resumed.load_state_dict(state)
+    assert np.array_equal(resumed.act(seen, going_on), next_steps)
+    assert (policy.act(seen, first) != next_steps).all()  # nothing is held beyond an episode
+
+
 def test_memory_is_stored_with_the_row_that_shows_it(store):
     one = collector(store, EnvSettings(id="reverie/Counting-v0", ram=True))
     one.collect(60, Scripted(), 0)

@@ -55,6 +55,28 @@ def assert_same_run(one: Path, two: Path) -> None:
         assert results[0][name] == results[1][name]
 
 
+def test_a_run_without_any_reward_stays_random_and_resumes_exactly(tmp_path: Path) -> None:
+    """Freeway pays after 20 steps at the earliest; here no episode is longer than 15."""
+    settings: Any = {
+        "env": {"id": "MinAtar/Freeway-v1", "max_episode_steps": 15},
+        "collect": {"until_reward": True, "repeat": 2.0},
+    }
+
+    def stop(run: Run) -> None:
+        if run.env_steps >= 64 and run.resumed is None:
+            run.request_stop()
+
+    result = train(config(tmp_path / "whole", **settings))
+    assert result["budget"]["model_updates"] > 0 and "policy_rounds" not in result["budget"]
+    assert {
+        line["policy/version"] for line in lines(tmp_path / "whole") if "policy/version" in line
+    } == {0}
+    with pytest.raises(SystemExit):
+        train(config(tmp_path / "parts", **settings), stop)
+    train(config(tmp_path / "parts", **settings))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("never") / "run"

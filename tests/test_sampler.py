@@ -295,6 +295,37 @@ def test_replay_that_is_all_held_out_is_refused_with_a_way_out():
         sampler.sample(1, 1, np.random.default_rng(0))
 
 
+def paying(number, rows, at):
+    """An episode that pays 1 for the actions of the rows `at`, and nothing else."""
+    made = episode(number, rows)
+    made.columns["rewards"][:] = np.isin(np.arange(made.rows), at)
+    return made
+
+
+def test_the_wished_share_of_windows_holds_a_reward_at_any_place_but_the_first():
+    """3 of 499 rows pay, far apart; each so arrives in 3 of the 499 windows of 4 rows."""
+    sampler, rng = make(), np.random.default_rng(0)
+    sampler.add(paying(1, 499, [50, 250, 400]))
+    shares = {
+        wished: (sampler.sample(40_000, 4, rng, rewarded=wished).reward[:, 1:] != 0)
+        for wished in (0.0, 0.01, 0.4)
+    }
+    by_chance = 3 * 3 / sampler.num_rows
+    assert shares[0.0].any(1).mean() == pytest.approx(by_chance, abs=0.004)
+    assert shares[0.01].any(1).mean() == pytest.approx(by_chance, abs=0.004)  # it has them anyway
+    assert shares[0.4].any(1).mean() == pytest.approx(0.4, abs=0.01)
+    assert shares[0.4].mean(0) == pytest.approx([0.4 / 3] * 3, abs=0.01)
+
+
+def test_where_nothing_pays_windows_are_drawn_as_ever():
+    sampler = make()
+    sampler.add(paying(1, 60, []))
+    plain, wished = (
+        sampler.sample(9, 5, np.random.default_rng(1), rewarded=share) for share in (0.0, 0.5)
+    )
+    assert np.array_equal(plain.obs, wished.obs)
+
+
 def test_box_actions_and_images_keep_their_shape(tmp_path):
     sampler = SequenceSampler(20, (4, 3, 2), np.int32, (2,), np.float32, directory=tmp_path / "r")
     images = episode(1, 5, shape=(4, 3, 2))

@@ -86,6 +86,12 @@ class LearnModelSettings(Settings):
     num_learners: int = Field(0, ge=0, description="Ray actors (DDP); 0 learns where the loop runs")
     gpus_per_learner: float = Field(0.0, ge=0, description="GPUs each learner actor asks Ray for")
     max_starts: int = Field(16384, ge=1, description="latest posterior latents as dreams' starts")
+    rewarded: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the sequences, at least, in which a reward other than 0 arrives",
+    )
     train_dynamics: bool = Field(
         True,
         description="false, a control: state and prior keep their first weights, all else learns",

@@ -207,6 +207,7 @@ class SequenceSampler:
         self._total = 0  # rows ever added; row i lies in slot i % capacity
         self._fragments = FragmentTable()
         self._tapes: dict[bool, tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
+        self._payments: dict[bool, NDArray[np.int64]] = {}
         self._seen: set[str] = set()
         self._loaded: deque[tuple[str, int]] = deque()  # segment, value of _total after it
 
@@ -220,7 +221,8 @@ class SequenceSampler:
         """Drop the ring and free its disk space; the sampler is of no use afterwards."""
         for column in self._ring.values():
             column.close()
-        self._fragments, self._total, self._tapes = FragmentTable(), 0, {}
+        self._fragments, self._total = FragmentTable(), 0
+        self._tapes, self._payments = {}, {}
 
     @property
     def num_rows(self) -> int:
@@ -283,12 +285,25 @@ class SequenceSampler:
         return len(self._tape(held_out)[0])
 
     def sample(
-        self, batch_size: int, length: int, rng: np.random.Generator, held_out: bool = False
+        self,
+        batch_size: int,
+        length: int,
+        rng: np.random.Generator,
+        held_out: bool = False,
+        rewarded: float = 0.0,
     ) -> SequenceBatch:
         """Draw B windows of T rows of a tape, uniformly and with replacement.
 
-        One call draws B integers from `rng`. The rows are in arrival order; the arrays are the
-        caller's. With `held_out` they are of the episodes held out, else of all others.
+        One call draws B integers from `rng`, and as many again and B floats with `rewarded`. The
+        rows are in arrival order; the arrays are the caller's.
+
+        Args:
+            batch_size: B.
+            length: T.
+            rng: what is drawn from.
+            held_out: draw from the episodes held out, else from all others.
+            rewarded: the share of windows, at least, in which a reward other than 0 arrives, where
+                replay has one. What is rare and decides is then seen often enough to be learnt.
 
         Raises:
             ReplayError: fewer rows than `length` are stored.
@@ -302,6 +317,8 @@ class SequenceSampler:
                 + (", or change replay.holdout" if self.holdout else "")
             )
         starts = rng.integers(rows, size=batch_size)
+        if rewarded:
+            starts = self._rewarded(starts, length, rng, held_out, rewarded)
         positions = (starts[:, None] + np.arange(-1, length)) % rows
         slots, is_first = (column[positions] for column in self._tape(held_out))
         columns = {name: self._ring[name].rows[slots] for name in SAMPLED if name != "obs"}
@@ -310,6 +327,38 @@ class SequenceSampler:
         # "clip" skips the copy that "raise" makes of `out`; slots are in range by construction
         np.take(obs, slots[:, 1:], axis=0, out=frames, mode="clip")
         return arrival(frames, is_first=is_first, **columns)
+
+    def _rewarded(
+        self,
+        starts: NDArray[np.int64],
+        length: int,
+        rng: np.random.Generator,
+        held_out: bool,
+        share: float,
+    ) -> NDArray[np.int64]:
+        """Starts (B,), some of them moved so that a reward arrives in `share` of the windows.
+
+        A row's own reward arrives one row later, which must not be a window's first.
+        """
+        rows, inner = self.rows_on_tape(held_out), max(1, length - 1)
+        back = rng.integers(inner, size=len(starts))
+        drawn, picked = rng.random(len(starts)), rng.random(len(starts))
+        paid = self._paid(held_out)
+        if not len(paid):
+            return starts
+        gaps = np.diff(paid, append=paid[0] + rows)
+        by_chance = float(np.minimum(gaps, inner).sum()) / rows
+        missing = max(0.0, (share - by_chance) / (1 - by_chance + 1e-9))
+        moved = (paid[(picked * len(paid)).astype(np.int64)] - back) % rows
+        return np.where(drawn < missing, moved, starts)
+
+    def _paid(self, held_out: bool) -> NDArray[np.int64]:
+        """Where on the tape rows have a reward other than 0 that arrives in the row after them."""
+        if held_out not in self._payments:
+            slots, is_first = self._tape(held_out)
+            pays = self._ring["rewards"].rows[slots] != 0
+            self._payments[held_out] = np.flatnonzero(pays & ~np.roll(is_first, -1))
+        return self._payments[held_out]
 
     def _tape(self, held_out: bool) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         if held_out not in self._tapes:
@@ -337,7 +386,7 @@ class SequenceSampler:
         self._fragments.drop_before(self._total - self.capacity)
         while self._loaded and self._loaded[0][1] <= self._total - self.capacity:
             self._loaded.popleft()
-        self._tapes = {}
+        self._tapes, self._payments = {}, {}
 
     def _load(self, store: ReplayStore, info: SegmentInfo) -> int | None:
         """Add one segment; None if the store could not read it."""
