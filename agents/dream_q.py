@@ -20,6 +20,10 @@ from agents.dream_learner import WEIGHT, DreamPPOLearner, PolicyLearningError
 from agents.modules import VALUE_LOGITS, CategoricalHead, LatentModule, mlp
 
 
+SMALLEST_UNIT = 0.1
+"""The network counts in no smaller unit: before any reward all that returns show is noise."""
+
+
 class QModule(LatentModule):
     """Values of all actions, (N, A), over features (N, F).
 
@@ -28,6 +32,7 @@ class QModule(LatentModule):
     """
 
     bins: Tensor
+    unit: Tensor
 
     def setup(self) -> None:
         """Build the networks; called by RLlib's constructor.
@@ -45,6 +50,19 @@ class QModule(LatentModule):
         self.critic = mlp(self.seen_size, self.model_config["hidden"], self.head.inputs)
         del self.actor
         self.bins = torch.empty(0)
+        self.register_buffer("unit", torch.ones(()))
+
+    def value_logits(self, features: Tensor) -> Tensor:
+        """Values of all actions, (N, A) float32."""
+        return super().value_logits(features) * self.unit
+
+    @torch.no_grad()
+    def measure_in(self, unit: float) -> None:
+        """Let the network count in another unit; its values stay what they are (PopArt)."""
+        last = self.critic[-1]
+        for part in (last.weight, last.bias):
+            part *= self.unit / unit
+        self.unit.fill_(unit)
 
     def policy(self, features: Tensor) -> Tensor:
         """Log-probabilities (N, A) of acting greedily but for the share `epsilon`."""
@@ -66,7 +84,21 @@ class QModule(LatentModule):
 
 
 class DreamQLearner(DreamPPOLearner):
-    """Learns the value of the action taken from the lambda-return that followed it."""
+    """Learns the value of the action taken from the lambda-return that followed it.
+
+    The network counts in units of the running range of returns (van Hasselt et al.,
+    arXiv:1602.07714), whatever the rewards are: what one step of Adam changes would else hide what
+    tells actions apart where rewards are rare.
+    """
+
+    def _update_return_scale(self, target: Tensor) -> None:
+        super()._update_return_scale(target)
+        self.latent_module.measure_in(self.unit)  # type: ignore[attr-defined]
+
+    @property
+    def unit(self) -> float:
+        """The range of returns, at least `SMALLEST_UNIT`."""
+        return max(SMALLEST_UNIT, self.return_scale.range)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
@@ -75,7 +107,7 @@ class DreamQLearner(DreamPPOLearner):
         weight = batch[WEIGHT] / batch[WEIGHT].sum().clamp_min(1e-8)
         action = batch[Columns.ACTIONS].unsqueeze(-1)
         values = fwd_out[VALUE_LOGITS].gather(-1, action).squeeze(-1)  # (M,)
-        error = (values - batch[Postprocessing.VALUE_TARGETS]) / self.return_scale.scale
+        error = (values - batch[Postprocessing.VALUE_TARGETS]) / self.unit
         loss = (weight * error.square()).sum()
         if not loss.isfinite():
             raise PolicyLearningError(

@@ -85,11 +85,14 @@ class ReturnScale:
         self.mass = old * self.mass + new
 
     @property
+    def range(self) -> float:
+        """From the 5th to the 95th percentile; 0 before the first update."""
+        return (self.high - self.low) / self.mass if self.mass else 0.0
+
+    @property
     def scale(self) -> float:
         """Divisor of advantages, at least 1."""
-        if self.mass == 0.0:
-            return 1.0
-        return max(1.0, (self.high - self.low) / self.mass)
+        return max(1.0, self.range)
 
     def get_state(self) -> dict[str, float]:
         """What `set_state` needs to go on exactly here."""
