@@ -19,7 +19,6 @@ from torch import Tensor
 from agents.dream_learner import WEIGHT, DreamPPOLearner, PolicyLearningError
 from agents.modules import VALUE_LOGITS, CategoricalHead, LatentModule, mlp
 
-
 SMALLEST_UNIT = 0.1
 """The network counts in no smaller unit: before any reward all that returns show is noise."""
 
@@ -59,8 +58,7 @@ class QModule(LatentModule):
     @torch.no_grad()
     def measure_in(self, unit: float) -> None:
         """Let the network count in another unit; its values stay what they are (PopArt)."""
-        last = self.critic[-1]
-        for part in (last.weight, last.bias):
+        for part in self.critic[-1].parameters():
             part *= self.unit / unit
         self.unit.fill_(unit)
 
@@ -93,7 +91,7 @@ class DreamQLearner(DreamPPOLearner):
 
     def _update_return_scale(self, target: Tensor) -> None:
         super()._update_return_scale(target)
-        self.latent_module.measure_in(self.unit)  # type: ignore[attr-defined]
+        self.latent_module.measure_in(self.unit)
 
     @property
     def unit(self) -> float:
