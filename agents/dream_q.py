@@ -59,7 +59,7 @@ class QModule(LatentModule):
     def measure_in(self, unit: float) -> None:
         """Let the network count in another unit; its values stay what they are (PopArt)."""
         for part in self.critic[-1].parameters():
-            part *= self.unit / unit
+            part.mul_(self.unit / unit)
         self.unit.fill_(unit)
 
     def policy(self, features: Tensor) -> Tensor:

@@ -138,6 +138,17 @@ def test_q_learning_values_every_action_and_takes_the_best_but_for_its_share() -
     assert agent.module.act(torch.eye(5)[1:4], explore=False).tolist() == [1, 1, 1]
 
 
+def test_q_values_are_the_same_numbers_in_any_unit() -> None:
+    agent = new_agent(settings=changed(algorithm="q"))
+    agent.learn(Corridor(128), rounds=3)
+    module: Any = agent.module
+    before, count = module.value_logits(torch.eye(5)), module._run(torch.eye(5), module.critic)
+    module.measure_in(float(module.unit) / 8)
+    assert torch.allclose(module.value_logits(torch.eye(5)), before, rtol=1e-6)
+    after = module._run(torch.eye(5), module.critic)
+    assert torch.allclose(after, 8 * count) and count.abs().max() > 0
+
+
 def test_q_learning_of_continuous_actions_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a Discrete action space"):
         DreamPPO(changed(algorithm="q"), 1, Aim.action_space, seed=0)
