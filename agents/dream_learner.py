@@ -206,7 +206,7 @@ class DreamPPOLearner(PPOTorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """One fused Adam for actor and critic."""
-        params = self.get_parameters(self._module[module_id])
+        params = [p for p in self.get_parameters(self._module[module_id]) if p.requires_grad]
         optimizer = torch.optim.Adam(
             params, lr=self.settings.lr, eps=self.settings.adam_eps, fused=True
         )
@@ -244,7 +244,7 @@ class DreamPPOLearner(PPOTorchLearner):
                 shuffle_batch_per_epoch=True,
                 _no_metrics_reduce=True,
             )
-            self.rounds += 1
+            self._end_round()
             steps += batch.env_steps()
             rollout_s += middle - start
             update_s += time.perf_counter() - middle
@@ -259,6 +259,10 @@ class DreamPPOLearner(PPOTorchLearner):
             "rollout_s": rollout_s,
             "update_s": update_s,
         }
+
+    def _end_round(self) -> None:
+        """What there is to do after the gradient steps of a round."""
+        self.rounds += 1
 
     def _check_weights(self) -> None:
         """A finite loss may still have a gradient that is not; nothing is saved after that."""

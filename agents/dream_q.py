@@ -3,18 +3,23 @@
 Where rewards are rare and an action pays much later, actor-critics learn slowly from returns that
 are mostly zero (on MinAtar: Young & Tian, arXiv:1903.03176). This is PQN (Gallici et al.,
 arXiv:2407.04811): lambda-returns that end in the best action's value, a network with
-normalised layers, and neither replay nor a target network, since every round dreams anew.
+normalised layers, and no replay, since every round dreams anew.
+
+Which action is best changes with every round where actions differ by little. What acts is therefore
+the running mean of the networks of the last rounds.
 
 Dreaming, checkpoints and several learners are those of `DreamPPOLearner`.
 """
 
+import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.dream_learner import WEIGHT, DreamPPOLearner, PolicyLearningError
 from agents.modules import VALUE_LOGITS, CategoricalHead, LatentModule, mlp
@@ -50,6 +55,10 @@ class QModule(LatentModule):
         del self.actor
         self.bins = torch.empty(0)
         self.register_buffer("unit", torch.ones(()))
+        self.steady_torso = copy.deepcopy(self.torso)
+        self.steady_critic = copy.deepcopy(self.critic)
+        for steady, _ in self._steady_parameters():
+            steady.requires_grad_(False)
 
     def value_logits(self, features: Tensor) -> Tensor:
         """Values of all actions, (N, A) float32."""
@@ -58,13 +67,33 @@ class QModule(LatentModule):
     @torch.no_grad()
     def measure_in(self, unit: float) -> None:
         """Let the network count in another unit; its values stay what they are (PopArt)."""
-        for part in self.critic[-1].parameters():
-            part.mul_(self.unit / unit)
+        for last in (self.critic[-1], self.steady_critic[-1]):
+            for part in last.parameters():
+                part.mul_(self.unit / unit)
         self.unit.fill_(unit)
+
+    @torch.no_grad()
+    def follow(self, keep: float) -> None:
+        """Move the running mean towards the network; a share `keep` of it stays."""
+        for steady, newest in self._steady_parameters():
+            steady.lerp_(newest, 1 - keep)
+
+    def _steady_parameters(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """The parameters of the running mean, each with that of the network."""
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.steady_critic, self.critic)]
+        if self.torso is not None and self.steady_torso is not None:
+            pairs.append((self.steady_torso, self.torso))
+        for mean, network in pairs:
+            yield from zip(mean.parameters(), network.parameters(), strict=True)
 
     def policy(self, features: Tensor) -> Tensor:
         """Log-probabilities (N, A) of acting greedily but for the share `epsilon`."""
         return self._greedy(self.value_logits(features))
+
+    def acting(self, features: Tensor) -> Tensor:
+        """The same of the running mean."""
+        seen = self._seen(features, self.steady_torso)
+        return self._greedy(self._run(seen, self.steady_critic))
 
     def value_of(self, value_logits: Tensor) -> Tensor:
         """The best action's value, (N,)."""
@@ -92,6 +121,12 @@ class DreamQLearner(DreamPPOLearner):
     def _update_return_scale(self, target: Tensor) -> None:
         super()._update_return_scale(target)
         self.latent_module.measure_in(self.unit)
+
+    def _end_round(self) -> None:
+        super()._end_round()
+        # at first the mean is over few rounds, and soon forgets the first weights
+        keep = min(self.settings.average, (self.rounds - 1) / (self.rounds + 9))
+        self.latent_module.follow(keep)
 
     @property
     def unit(self) -> float:

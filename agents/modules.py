@@ -202,11 +202,15 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
 
     def policy(self, features: Tensor) -> Tensor:
         """Inputs of the action head, (N, head.inputs) float32."""
-        return self._run(self._seen(features), self.actor)
+        return self._run(self._seen(features, self.torso), self.actor)
+
+    def acting(self, features: Tensor) -> Tensor:
+        """The same, of what acts in real environments."""
+        return self.policy(features)
 
     def value_logits(self, features: Tensor) -> Tensor:
         """Raw critic output, (N, bins) or (N, 1) float32."""
-        return self._run(self._seen(features), self.critic)
+        return self._run(self._seen(features, self.torso), self.critic)
 
     def value_of(self, value_logits: Tensor) -> Tensor:
         """Expected returns (N,) that raw critic output stands for."""
@@ -214,13 +218,13 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
             return two_hot_mean(value_logits, self.bins)
         return value_logits.squeeze(-1)
 
-    def _seen(self, features: Tensor) -> Tensor:
-        """What actor and critic share: features (N, F) as they are, or what the torso makes."""
+    def _seen(self, features: Tensor, torso: nn.Module | None) -> Tensor:
+        """What actor and critic share: features (N, F) as they are, or what a torso makes."""
         features = features.to(precision(features.device, self.autocast))
-        if self.torso is None:
+        if torso is None:
             return features
         with autocast(features.device, self.autocast):
-            seen: Tensor = self.torso(features)
+            seen: Tensor = torso(features)
         return seen
 
     def _run(self, seen: Tensor, net: nn.Sequential) -> Tensor:
@@ -238,7 +242,7 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
 
         They are (N,) int64 for Discrete, (N, *shape) float32 for Box. No generator is torch's own.
         """
-        inputs = self.policy(features)
+        inputs = self.acting(features)
         if explore:
             noise = self.head.noise((len(features),), generator).to(inputs.device)
             return self.head.to_env(self.head.sample(inputs, noise))
@@ -246,7 +250,7 @@ class LatentModule(TorchRLModule, ValueFunctionAPI):
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         # The critic runs here, not in `compute_values`, so that DDP sees one forward pass.
-        seen = self._seen(batch[Columns.OBS])
+        seen = self._seen(batch[Columns.OBS], self.torso)
         return {
             Columns.ACTION_DIST_INPUTS: self._run(seen, self.actor),
             VALUE_LOGITS: self._run(seen, self.critic),

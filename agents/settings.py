@@ -37,6 +37,13 @@ class DreamPolicySettings(Settings):
 
     algorithm: str = Field("ppo", description="what learns in dreams")
     epsilon: float = Field(0.1, gt=0, lt=1, description="share of random actions; algorithm q only")
+    average: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        description="share of the running mean of networks, which acts, that each round keeps; "
+        "algorithm q only",
+    )
     horizon: int = Field(15, ge=1, description="K, imagined steps per dream")
     dreams: int = Field(512, ge=1, description="N, dreams per round, over all learners together")
     epochs: int = Field(2, ge=1, description="passes over the N*K rows of a round")

@@ -149,6 +149,23 @@ def test_q_values_are_the_same_numbers_in_any_unit() -> None:
     assert torch.allclose(after, 8 * count) and count.abs().max() > 0
 
 
+def test_what_acts_is_the_running_mean_of_the_rounds() -> None:
+    """The first round's network stays with a share of 0.05."""
+    agent = new_agent(settings=changed(algorithm="q", average=0.05))
+    module: Any = agent.module
+    agent.learn(Corridor(128), rounds=1)
+    first = [newest.clone() for _, newest in module._steady_parameters()]
+    assert all(torch.equal(*pair) for pair in module._steady_parameters())
+    unit = float(module.unit)
+    agent.learn(Corridor(128), rounds=1)
+    last = len(first) - 2  # what counts in units
+    for index, (mean, newest) in enumerate(module._steady_parameters()):
+        old = first[index] * (unit / float(module.unit) if index >= last else 1.0)
+        assert torch.allclose(mean, 0.05 * old + 0.95 * newest, atol=1e-6)
+    mean_values = module._run(torch.eye(5), module.steady_critic)
+    assert torch.equal(module.acting(torch.eye(5)), module._greedy(mean_values))
+
+
 def test_q_learning_of_continuous_actions_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a Discrete action space"):
         DreamPPO(changed(algorithm="q"), 1, Aim.action_space, seed=0)
