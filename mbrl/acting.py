@@ -13,10 +13,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agents.numerics import restore_generator
+from mbrl.episode import Obs
+from mbrl.streams import Array, mapped
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
-
-Array = NDArray[np.generic]
 
 
 class ActsOnFeatures(Protocol):
@@ -37,8 +37,8 @@ class ActingPolicy(Protocol):
     def reset(self, num_envs: int) -> None:
         """Forget everything and prepare for that many slots."""
 
-    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
-        """Choose one action per slot: obs (E, *obs_shape), is_first (E,) to actions (E, ...)."""
+    def act(self, obs: Obs, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+        """Choose one action per slot: obs of E slots, is_first (E,) to actions (E, ...)."""
         ...
 
 
@@ -54,12 +54,12 @@ class RandomPolicy:
     def reset(self, num_envs: int) -> None:
         """Nothing to forget."""
 
-    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+    def act(self, obs: Obs, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
         """Uniform over a Discrete space or a bounded Box."""
         if isinstance(self.space, spaces.Discrete):
-            return self.rng.integers(0, int(self.space.n), len(obs))
+            return self.rng.integers(0, int(self.space.n), len(is_first))
         if isinstance(self.space, spaces.Box):
-            size = (len(obs), *self.space.shape)
+            size = (len(is_first), *self.space.shape)
             return self.rng.uniform(self.space.low, self.space.high, size).astype(np.float32)
         raise ValueError(f"expected a Discrete or Box action space, got {self.space}")
 
@@ -90,12 +90,12 @@ class LatentPolicy:
         self.prev_action = torch.zeros(num_envs, *shape, dtype=dtype, device=self.device)
 
     @torch.no_grad()
-    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+    def act(self, obs: Obs, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
         """One observe and one action for all slots in a single batch."""
         self.latent = self.world_model.observe(
             self.latent,
             self.prev_action,
-            torch.as_tensor(obs, device=self.device),
+            mapped(lambda part: torch.as_tensor(part, device=self.device), obs),
             torch.as_tensor(is_first, device=self.device),
             self.generator,
         ).latent

@@ -26,6 +26,7 @@ from mbrl.errors import TrainingError
 from mbrl.feed import feed
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
+from mbrl.streams import types_of
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.layouts import make_world_model
 from mbrl.world_model.model import Metrics, WorldModel
@@ -98,8 +99,7 @@ class WorldModelLearner:
         self.generator = torch.Generator(self.device).manual_seed(seed(root_seed, "code", rank))
         self.sampler = SequenceSampler(
             capacity_steps,
-            observation_space.shape or (),
-            observation_space.dtype or np.dtype(np.uint8),
+            types_of(observation_space),
             *action_type(action_space),
             directory=ring_directory,
             holdout=holdout,

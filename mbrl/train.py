@@ -101,9 +101,8 @@ class Crew:
             torch.set_num_threads(config.run.threads)
         start_ray(config)
         self.observation_space, self.action_space = spaces_of(config.env)
-        self.store = ReplayStore(
-            run.dir / "replay", env_id=config.env.id or config.env.factory or ""
-        )
+        spaces = self.observation_space, self.action_space
+        self.store = ReplayStore(run.dir / "replay", config.env.name, spaces)
         state = run.resumed
         self.store.restore(state["replay"]["pins"] if state else [])
         self.learner = self._make_learner()

@@ -87,9 +87,9 @@ def test_broken_file_is_quarantined_counted_and_reading_goes_on(store, damage, c
 
 def test_newer_format_is_refused_and_left_in_place(store, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("mbrl.replay.segment.FORMAT", "reverie-replay/2")
+        patch.setattr("mbrl.replay.segment.FORMAT", "reverie-replay/3")
         (info,) = fill(store, 1)
-    with pytest.raises(SegmentVersionError, match=r"got reverie-replay/2"):
+    with pytest.raises(SegmentVersionError, match=r"got reverie-replay/3"):
         ReplayStore(store.directory).read(info)
     assert (store.data / info.name).exists()
 
@@ -153,7 +153,7 @@ def test_killed_writers_lose_at_most_what_was_not_committed(store):
         numbers = [s.seq for s in store.segments() if s.writer == name]
         assert numbers == list(range(len(numbers)))
     assert len(store.segments()) >= 30
-    assert len(list(store.episodes())) == len(store.segments()) and store.quarantined == 0
+    assert len(list(store.fragments())) == len(store.segments()) and store.quarantined == 0
 
 
 def test_short_writes_are_completed(store, monkeypatch):
@@ -255,7 +255,7 @@ def test_evict_deletes_the_oldest_but_nothing_that_is_needed(store):
 def test_rows_committed_twice_are_read_once(store):
     store.commit([make_episode(5, ended=False)], "w", 5)
     store.commit([make_episode(8)], "w", 8)
-    assert [(e.t0, e.rows) for e in store.episodes()] == [(0, 5), (5, 3)]
+    assert [(e.t0, e.rows) for e in store.fragments()] == [(0, 5), (5, 3)]
 
 
 def test_stats_are_computed_by_hand(store):
@@ -268,7 +268,7 @@ def test_stats_are_computed_by_hand(store):
     assert (stats.rows, stats.steps, stats.env_steps_total) == (12, 10, 10)
     assert (stats.return_mean, stats.return_min, stats.return_max) == (4.0, 3.0, 5.0)
     assert stats.length_mean == 3.5
-    assert (stats.layout.obs_shape, stats.layout.env_id) == ((2, 3, 1), "Counting-v0")
+    assert (stats.layout.obs[0].shape, stats.layout.env_id) == ((2, 3, 1), "Counting-v0")
     assert stats.raw_bytes == 12 * (6 + 8 + 4 + 3)
     assert stats.disk_bytes == sum(p.stat().st_size for p in store.data.iterdir())
     assert (stats.policy_version_min, stats.policy_version_max) == (7, 7)

@@ -199,10 +199,19 @@ def test_wrong_discrete_actions_are_refused(actions: list, message: str) -> None
         counting(3).step(np.array(actions))
 
 
-@pytest.mark.parametrize("env_id", ["Taxi-v3", "Blackjack-v1"])
-def test_observations_that_are_no_array_are_refused(env_id: str) -> None:
-    with pytest.raises(EnvError, match=f"{env_id}: expected one array"):
-        VectorEnv(EnvSettings(id=env_id), 2)
+def test_observations_of_any_kind_have_a_column_each() -> None:
+    taxi, blackjack = (VectorEnv(EnvSettings(id=one), 2) for one in ("Taxi-v3", "Blackjack-v1"))
+    assert taxi.obs.tolist() == [0, 0] and taxi.obs.dtype == np.int64
+    taxi.reset(1, seed=3)
+    blackjack.reset(0, seed=1)
+    blackjack.reset(1, seed=2)
+    cards = [gym.make("Blackjack-v1").reset(seed=seed)[0] for seed in (1, 2)]
+    assert list(blackjack.obs) == ["obs.0", "obs.1", "obs.2"]
+    for column, expected in zip(blackjack.obs.values(), zip(*cards, strict=True), strict=True):
+        assert column.tolist() == list(map(int, expected))
+    before = blackjack.obs
+    step = blackjack.step(np.zeros(2, int))
+    assert step.obs is blackjack.obs and before["obs.0"].tolist() == [card[0] for card in cards]
 
 
 def test_memory_is_in_line_with_the_observations() -> None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from envs.minatar import frame_to_rgb
-from mbrl.episode import SAMPLED, Array, Episode, SequenceBatch, arrival
+from mbrl.episode import Array, Episode, SequenceBatch, arrived, joined
 from mbrl.replay import ReplayStore
 from mbrl.report.video import dream_grid, write_video
 from mbrl.world_model.latent import Latent
@@ -52,8 +52,8 @@ def newest_sequences(store: ReplayStore, count: int, length: int) -> SequenceBat
         return None
     length = min(length, *(sum(part.rows for part in run) for run in runs))
     is_first = np.stack([np.arange(length + 1) == 1 for _ in runs])
-    sampled = {name: _last(runs, name, length) for name in SAMPLED}
-    return arrival(**{**sampled, "obs": sampled["obs"][:, 1:]}, is_first=is_first)
+    pieces = [joined(run).sampled for run in runs]
+    return arrived({name: _last(pieces, name, length) for name in pieces[0]}, is_first)
 
 
 def _joined(fragments: list[Episode]) -> list[Episode]:
@@ -66,9 +66,9 @@ def _joined(fragments: list[Episode]) -> list[Episode]:
     return run[::-1]
 
 
-def _last(runs: list[list[Episode]], name: str, length: int) -> Any:
-    """The last `length` rows of each run after one of padding, stacked: (B, length + 1, ...)."""
-    rows = [np.concatenate([getattr(part, name) for part in run])[-length:] for run in runs]
+def _last(pieces: list[dict[str, Array]], name: str, length: int) -> Any:
+    """The last `length` rows of each piece after one of padding, stacked: (B, length + 1, ...)."""
+    rows = [piece[name][-length:] for piece in pieces]
     return np.stack([np.concatenate([np.zeros_like(row[:1]), row]) for row in rows])
 
 

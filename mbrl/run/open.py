@@ -148,8 +148,7 @@ class OpenRun:
                 rows += segments[index].rows
         with SequenceSampler(
             capacity_steps=max(1, rows),
-            obs_shape=observation_space.shape or (),
-            obs_dtype=observation_space.dtype or np.dtype(np.uint8),
+            obs=types_of(observation_space),
             action_shape=action_space.shape or (),
             action_dtype=np.int64 if isinstance(action_space, spaces.Discrete) else np.float32,
         ) as sampler:
