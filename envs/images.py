@@ -122,6 +122,38 @@ class PreparedImages(gym.ObservationWrapper[Any, Any, Any]):
         return self._prepare(observation)
 
 
+class FewerValues(gym.Wrapper[Any, Any, Any, Any]):
+    """Says of images of whole numbers that they take fewer values than their space declares."""
+
+    def __init__(self, env: gym.Env[Any, Any], values: int) -> None:
+        """An EnvError if there is no such image."""
+        super().__init__(env)
+        changed = _fewer(env.observation_space, values)
+        if changed is None:
+            raise EnvError(
+                f"env.image_values: expected images of whole numbers that take more than {values} "
+                f"values, got {env.observation_space}; remove it"
+            )
+        self.observation_space = changed
+
+
+def _fewer(space: Space, values: int) -> Space | None:
+    """A space whose images of whole numbers have so many values; None if nothing changes."""
+    if isinstance(space, Dict | Tuple):
+        parts = parts_of(space)
+        changed = {key: _fewer(part, values) for key, part in parts.items()}
+        if not any(changed.values()):
+            return None
+        both = [(key, changed[key] or part) for key, part in parts.items()]
+        return Dict(both) if isinstance(space, Dict) else Tuple([part for _, part in both])
+    if not isinstance(space, Box) or not is_image(space) or space.dtype.kind not in "ui":
+        return None
+    high = int(space.low.flat[0]) + values - 1
+    if high >= int(space.high.flat[0]):
+        return None
+    return Box(space.low.flat[0], space.dtype.type(high), space.shape, space.dtype.type)
+
+
 def prepare_images(
     env: gym.Env[Any, Any], image_size: int | None, grayscale: bool | None
 ) -> gym.Env[Any, Any]:
@@ -186,8 +218,6 @@ def _in_tuple(turns: dict[Any, Turn]) -> Turn:
     def prepare(observation: Any) -> Any:
         if not isinstance(observation, tuple | list) or len(observation) <= max(turns):
             return observation
-        return tuple(
-            turns[at](one) if at in turns else one for at, one in enumerate(observation)
-        )
+        return tuple(turns[at](one) if at in turns else one for at, one in enumerate(observation))
 
     return prepare

@@ -14,7 +14,7 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.errors import EnvError
 from envs.families import FAMILIES, PLAIN, family_of
-from envs.images import prepare_images
+from envs.images import FewerValues, prepare_images
 from envs.observe import Observed
 from envs.settings import EnvSettings
 
@@ -22,8 +22,8 @@ from envs.settings import EnvSettings
 def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
     """Build the environment that the settings name.
 
-    Images come as (H, W, C), grey ones with a channel axis of 1; other observations, and all rewards
-    and actions, are left as they are.
+    Images come as (H, W, C), grey ones with a channel axis of 1; other observations, and all
+    rewards and actions, are left as they are.
 
     Raises:
         EnvError: there is no such id (the message names the nearest ones) or factory, a package is
@@ -35,6 +35,8 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
             env = _from_factory(settings.factory, settings.kwargs, **applied)
         else:
             env = family_of(settings.id).make(settings.id, settings.kwargs, **applied)
+        if settings.image_values is not None:
+            env = FewerValues(env, settings.image_values)
         return env if settings.observe is None else Observed(env, settings.observe)
     except EnvError:
         raise

@@ -102,7 +102,9 @@ class Promise:
         place = f"{where(index[0])}: expected {self.column} within {self._leaf}, got {seen}"
         place += f" at {entry}" if entry else ""
         if not np.isfinite(seen):
-            raise EnvError(f"{place}; mend the environment, or replace such values in an env.factory")
+            raise EnvError(
+                f"{place}; mend the environment, or replace such values in an env.factory"
+            )
         if self._strict:
             raise EnvError(f"{place}; mend the environment, or widen its observation_space")
         logger.warning("%s; it is stored as it is, and this is said once", place)

@@ -41,6 +41,13 @@ class EnvSettings(BaseModel):
         description="parts of a Dict or Tuple observation that the agent sees, by key, such as "
         "[image, robot.speed]; one part alone is shown as it is; null: all",
     )
+    image_values: int | None = Field(
+        None,
+        ge=2,
+        le=256,
+        description="values that a pixel of whole numbers takes, from the least on, where the "
+        "space declares more: 11 for the symbols of MiniGrid",
+    )
     max_episode_steps: int | None = Field(
         None, ge=1, description="agent steps after which an episode is truncated"
     )

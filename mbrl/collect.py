@@ -147,9 +147,7 @@ class Collector:
         seconds = time.monotonic() - began
         return Receipt(taken, returns, self.vector.restarts, self.unrepeatable, seconds)
 
-    def _step(
-        self, policy: ActingPolicy, cuts: list[list[_Cut]], returns: list[float]
-    ) -> int:
+    def _step(self, policy: ActingPolicy, cuts: list[list[_Cut]], returns: list[float]) -> int:
         """One step of every environment; returns how many of them counted.
 
         Python runs per slot only where an episode or a fragment ends: in a small game anything done

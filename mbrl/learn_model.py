@@ -7,6 +7,7 @@ count of replayed rows, never a time.
 """
 
 import copy
+import logging
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from mbrl.world_model.model import Metrics, WorldModel
 from mbrl.world_model.settings import WorldModelSettings
 
 Space = spaces.Space[np.ndarray]
+logger = logging.getLogger(__name__)
 
 
 class _Loss(nn.Module):
@@ -132,6 +134,8 @@ class WorldModelLearner:
         self.model.train()
         for update, batch in enumerate(feed(self._sample, updates, self.device)):
             if self.updates == 0:
+                if told := self.model.doubt(batch):
+                    logger.warning("the world model %s", told)
                 self.model.initialise(batch, self.generator)
             metrics, latent, failed = self._update(batch)
             bad += failed

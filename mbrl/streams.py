@@ -93,7 +93,7 @@ def columns_of(obs: _A | dict[str, _A]) -> dict[str, _A]:
 def obs_of(columns: Mapping[str, _A]) -> _A | dict[str, _A]:
     """The inverse of `columns_of`; columns that hold no observation are left out."""
     found = {name: column for name, column in columns.items() if is_obs(name)}
-    return found["obs"] if "obs" in found else found
+    return found.get("obs", found)
 
 
 def is_obs(column: str) -> bool:

@@ -231,5 +231,3 @@ def test_uncovered_finds_the_gaps_between_known_spans():
     assert uncovered(10, 5, [(0, 10), (15, 20)]) == [(0, 5)]
     assert uncovered(10, 5, [(0, 20)]) == []
     assert uncovered(10, 10, [(17, 30), (0, 12), (13, 15)]) == [(2, 3), (5, 7)]
-
-

@@ -107,7 +107,7 @@ def test_observing_step_by_step_or_in_parts_gives_the_states_that_training_saw(p
 def test_observing_sequences_gives_the_posterior_of_every_frame():
     model, batch = make(bf16=False).eval(), random_batch()
     seen = model.observe(model.initial(3, torch.device("cpu")), *model.inputs(batch), generator(3))
-    frames = torch.as_tensor(batch.obs).movedim(-1, 2) / model.high
+    frames = torch.as_tensor(batch.obs).movedim(-1, 2) / model.images.span
     posterior = model.code.normalise(model.encoder(Seen(frames)))
     torch.testing.assert_close(seen.posterior, posterior)
     _, _, trained = model.loss(batch, generator(3))

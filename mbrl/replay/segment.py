@@ -105,9 +105,7 @@ class Layout:
 
     def agrees(self, other: "Layout") -> bool:
         """Whether the rows are alike; what one of the two does not know is no difference."""
-        pairs = zip(
-            (self.env_id, *self.spaces), (other.env_id, *other.spaces), strict=True
-        )
+        pairs = zip((self.env_id, *self.spaces), (other.env_id, *other.spaces), strict=True)
         known = all(one == two for one, two in pairs if one and two)
         return known and replace(self, env_id="", spaces=("", "")) == replace(
             other, env_id="", spaces=("", "")
@@ -274,9 +272,7 @@ def _parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHea
         layout.action_dtype not in _ACTION_TYPES
     ):
         raise ReplayError(f"expected a known dtype, got {describe([layout])}")
-    header = SegmentHeader(
-        version=found, layout=layout, fragments=tuple(fragments), sha256=sha256
-    )
+    header = SegmentHeader(version=found, layout=layout, fragments=tuple(fragments), sha256=sha256)
     return fields, header
 
 
@@ -480,9 +476,7 @@ def _lists(arrays: Sequence[Array], size: int) -> pa.ChunkedArray:
     for array in arrays:
         numbers = pa.array(_little_endian(array).reshape(-1))
         kind = pa.list_(numbers.type)
-        chunks.append(
-            pa.Array.from_buffers(kind, len(array), [None, offsets], children=[numbers])
-        )
+        chunks.append(pa.Array.from_buffers(kind, len(array), [None, offsets], children=[numbers]))
     return pa.chunked_array(chunks)
 
 

@@ -51,7 +51,8 @@ def _tree(space: Space) -> dict[str, Any]:
     if isinstance(space, spaces.Dict):
         if odd := [key for key in space.spaces if not isinstance(key, str)]:
             raise ReplayError(
-                f"expected keys of a Dict that are strings, got {odd}; rename them in an env.factory"
+                f"expected keys of a Dict that are strings, got {odd}; rename them in an "
+                f"env.factory"
             )
         return {"type": "Dict", "spaces": [[key, _tree(one)] for key, one in space.spaces.items()]}
     if isinstance(space, spaces.Tuple):
@@ -97,8 +98,8 @@ def _bound(bound: _Array, bounded: NDArray[np.bool_], infinite: str) -> Any:
         one if known else infinite
         for one, known in zip(bound.ravel().tolist(), finite.ravel().tolist(), strict=True)
     ]
-    if values and all(one == values[0] for one in values):
-        return values[0]
+    if all(one == values[0] for one in values):
+        return values[0] if values else 0
     nested = np.empty(len(values), object)
     nested[:] = values
     return nested.reshape(bound.shape).tolist()

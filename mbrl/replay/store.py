@@ -36,6 +36,7 @@ from mbrl.replay.segment import (
 from mbrl.replay.spaces import Space, space_from_json, space_to_json
 from mbrl.replay.stats import ReplayStats, summarise
 from mbrl.run import durable
+from mbrl.streams import types_of
 
 STALE_AFTER_S = 3600.0  # no writer needs an hour for one file
 
@@ -130,9 +131,11 @@ class ReplayStore:
         self._temporary, self._pins = self.directory / "_tmp", self.directory / "pins"
         self.quarantined, self.lost = 0, set[str]()
         self._env_id = env_id
-        self._spaces = ("", "")
+        self._spaces, self._types = ("", ""), dict[str, tuple[str, tuple[int, ...]]]()
         if spaces is not None:
             self._spaces = space_to_json(spaces[0]), space_to_json(spaces[1])
+            types = types_of(spaces[0]).items()
+            self._types = {column: (dtype.name, shape) for column, (shape, dtype) in types}
         self._layout: Layout | None = None
         self._next_seq: dict[str, int] = {}
         self._swept = False
@@ -163,6 +166,7 @@ class ReplayStore:
         if not self._swept:
             self.sweep()
         layout = self._agreed_layout(layout_of(episodes, self._env_id, self._spaces))
+        self._check_columns(layout)
         data = encode_segment(episodes, layout.env_id, layout.spaces)
         seq = self._next_seq.get(writer)
         if seq is None:
@@ -373,6 +377,15 @@ class ReplayStore:
             )
         spaces = new.spaces if all(new.spaces) else stored.spaces
         return replace(new, env_id=new.env_id or stored.env_id, spaces=spaces)
+
+    def _check_columns(self, layout: Layout) -> None:
+        """Refuse rows that are not of the observation space this store was given."""
+        columns = {one.column: (one.dtype, one.shape) for one in layout.obs}
+        if self._types and columns != self._types:
+            raise ReplayError(
+                f"expected the columns of {space_from_json(self._spaces[0])}, got "
+                f"{describe([layout])}; give the store the space of these rows"
+            )
 
     def _load(self, info: SegmentInfo) -> list[Episode]:
         header, episodes = decode_segment((self.data / info.name).read_bytes())
