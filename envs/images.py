@@ -36,7 +36,7 @@ def is_image(space: Space) -> bool:
     low, high = space.low.min(), space.high.max()
     if (space.low != low).any() or (space.high != high).any():
         return False
-    if space.dtype.kind in "uib":
+    if np.dtype(space.dtype).kind in "uib":
         return 1 <= int(high) - int(low) < LEVELS
     height, width, _ = _turned_shape(space.shape)
     return low == 0 and high in (1, LEVELS - 1) and min(height, width) >= _FLOAT_SIDE
@@ -88,7 +88,7 @@ class _Prepare:
                 f"remove env.grayscale"
             )
         self._shape = (*size, 1 if grayscale else channels)
-        self.space = Box(space.low.flat[0], space.high.flat[0], self._shape, space.dtype.type)
+        self.space = _uniform(space, space.high.flat[0], self._shape)
         self._cv2: Any = None
         if self._resize or grayscale:
             import cv2  # slow to import, and only these two need it
@@ -146,12 +146,19 @@ def _fewer(space: Space, values: int) -> Space | None:
             return None
         both = [(key, changed[key] or part) for key, part in parts.items()]
         return Dict(both) if isinstance(space, Dict) else Tuple([part for _, part in both])
-    if not isinstance(space, Box) or not is_image(space) or space.dtype.kind not in "ui":
+    whole = isinstance(space, Box) and np.dtype(space.dtype).kind in "ui"
+    if not whole or not isinstance(space, Box) or not is_image(space):
         return None
     high = int(space.low.flat[0]) + values - 1
     if high >= int(space.high.flat[0]):
         return None
-    return Box(space.low.flat[0], space.dtype.type(high), space.shape, space.dtype.type)
+    return _uniform(space, high, space.shape)
+
+
+def _uniform(space: Box, high: Any, shape: tuple[int, ...]) -> Box:
+    """A space of the type and least value of another, with this largest value and shape."""
+    dtype: Any = np.dtype(space.dtype).type
+    return Box(space.low.flat[0], dtype(high), shape, dtype)
 
 
 def prepare_images(

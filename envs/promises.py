@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
+_TYPED = np.ndarray, np.generic
+
 
 class Promise:
     """What one leaf of a space promises of each value.
@@ -33,7 +35,7 @@ class Promise:
 
     def __init__(self, column: str, leaf: Leaf) -> None:
         self.column, self._leaf = column, leaf
-        self.shape: tuple[int, ...] = leaf.shape
+        self.shape: tuple[int, ...] = leaf.shape or ()
         self.dtype: np.dtype[Any] = np.dtype(leaf.dtype)
         self._is_box = isinstance(leaf, Box)
         self._strict = not self._is_box or is_image(leaf)
@@ -59,9 +61,9 @@ class Promise:
         Raises:
             ValueError: it is of another shape or type; the message says which.
         """
-        typed = isinstance(value, np.ndarray | np.generic)
+        typed = isinstance(value, _TYPED)
         if typed and value.dtype == self.dtype and value.shape == self.shape:
-            return value  # type: ignore[no-any-return]
+            return value
         expected = (
             f"expected observations of shape {self.shape} and dtype {self.dtype} for "
             f"{self.column}, as its space says"
@@ -114,9 +116,11 @@ class Promise:
 def _bounds(leaf: Leaf) -> tuple[Array, Array]:
     """The least and the largest value of each entry; finite ones for floats without bounds."""
     if isinstance(leaf, Discrete):
-        return np.asarray(leaf.start), np.asarray(leaf.start + leaf.n - 1)
+        start = int(leaf.start)
+        return np.asarray(start), np.asarray(start + int(leaf.n) - 1)
     if isinstance(leaf, MultiDiscrete):
-        return leaf.start, leaf.start + leaf.nvec - 1
+        starts = np.asarray(leaf.start)
+        return starts, starts + np.asarray(leaf.nvec) - 1
     if isinstance(leaf, MultiBinary):
         return np.zeros(leaf.shape, np.int8), np.ones(leaf.shape, np.int8)
     least, most = _limits(np.dtype(leaf.dtype))

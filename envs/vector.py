@@ -323,7 +323,10 @@ class VectorEnv:
     def _write(self, index: int, obs: Any, columns: dict[str, NDArray[Any]]) -> None:
         """Copy an observation into row `index`; refuse what is not what the space promises."""
         try:
-            values = values_of(self.single_observation_space, obs) if self._in_parts else (obs,)
+            if not self._in_parts:  # this runs for every slot and step
+                columns["obs"][index] = self._promises[0].checked(obs)
+                return
+            values = values_of(self.single_observation_space, obs)
             for one, value in zip(self._promises, values, strict=True):
                 columns[one.column][index] = one.checked(value)
         except (TypeError, ValueError) as error:

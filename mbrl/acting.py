@@ -5,7 +5,7 @@ their own, so that every agent is collected and evaluated by the same code.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,8 +37,11 @@ class ActingPolicy(Protocol):
     def reset(self, num_envs: int) -> None:
         """Forget everything and prepare for that many slots."""
 
-    def act(self, obs: Obs, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
-        """Choose one action per slot: obs of E slots, is_first (E,) to actions (E, ...)."""
+    def act(self, obs: Any, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+        """Choose one action per slot: observations of E slots, is_first (E,) to actions (E, ...).
+
+        Observations are as `mbrl.streams` says: an array (E, *shape), or a dict of them by column.
+        """
         ...
 
 

@@ -41,7 +41,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from mbrl.errors import ReplayError
-from mbrl.streams import Array, columns_of, is_obs, mapped, obs_of
+from mbrl.streams import Array as Array
+from mbrl.streams import columns_of, is_obs, mapped, obs_of
 
 Obs = Array | dict[str, Array]
 """Observations: an array, or one for each stream by its column."""

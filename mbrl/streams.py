@@ -67,7 +67,7 @@ def streams_of(space: spaces.Space[Any]) -> tuple[Stream, ...]:
 
 
 def _stream(column: str, leaf: Leaf) -> Stream:
-    shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
+    shape, dtype = tuple(leaf.shape or ()), np.dtype(leaf.dtype)
     if isinstance(leaf, spaces.Box):
         return Stream(column, "image" if is_image(leaf) else "vector", leaf, shape, dtype)
     if isinstance(leaf, spaces.Discrete):

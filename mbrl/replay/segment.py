@@ -554,7 +554,7 @@ def _read_stream(column: pa.ChunkedArray, stream: StreamType) -> Array:
     if pa.types.is_list(column.type):
         return _read_lists(column, stream.size, stream.column).reshape(-1, *stream.shape)
     if not pa.types.is_binary(column.type):
-        return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+        return column.to_numpy(zero_copy_only=False)
     dtype = np.dtype(stream.dtype)
     flat = _read_bytes(column, stream.size_bytes, stream.column).reshape(-1)
     frames = flat.view(dtype.newbyteorder("<")).astype(dtype, copy=False)

@@ -107,7 +107,8 @@ def _bound(bound: _Array, bounded: NDArray[np.bool_], infinite: str) -> Any:
 
 def _box(tree: dict[str, Any]) -> spaces.Box:
     dtype, shape = np.dtype(tree["dtype"]), tuple(tree["shape"])
-    bounds, masks = [], []
+    bounds: list[_Array] = []
+    masks: list[NDArray[np.bool_]] = []
     for side, infinite in (("low", "-inf"), ("high", "inf")):
         given = np.broadcast_to(np.asarray(tree[side], object), shape)
         mask = np.asarray(given != infinite, np.bool_).reshape(shape)
@@ -118,7 +119,8 @@ def _box(tree: dict[str, Any]) -> spaces.Box:
             bound[mask] = given[mask]
         bounds.append(bound)
         masks.append(mask)
-    box = spaces.Box(*bounds, shape, dtype.type)
+    low, high = bounds
+    box = spaces.Box(low, high, shape, dtype.type)
     box.bounded_below, box.bounded_above = masks
     return box
 

@@ -43,7 +43,7 @@ class Images:
         height, width, channels = box.shape
         self.shape = (channels, height, width)
         self.dtype = torch.from_numpy(np.zeros(0, box.dtype)).dtype
-        whole = box.dtype.kind != "f"
+        whole = np.dtype(box.dtype).kind != "f"
         least, most = (bound.flat[0].item() for bound in (box.low, box.high))
         self.low, self.span = (int(least), int(most) - int(least)) if whole else (least, most)
         self._values = int(self.span) + 1 if whole else LEVELS

@@ -10,6 +10,7 @@ The layout says what code and state are: maps (`mbrl.world_model.grid`) or vecto
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from mbrl.world_model.latent import ImaginedStep, Latent, Observed
 from mbrl.world_model.settings import WorldModelSettings
 
 Metrics = dict[str, Tensor]
+Obs = Any
+"""Observations: a tensor, or a dict of tensors by column. Which one follows from the space."""
+
 Space = spaces.Space[np.ndarray]
 
 
@@ -79,7 +83,7 @@ class WorldModel(nn.Module, ABC):
             return nn.functional.one_hot(action.long(), self.action_size).float()
         return action.float()
 
-    def inputs(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self, batch: SequenceBatch) -> tuple[Tensor, Obs, Tensor]:
         """What `observe` takes of (B, T) sequences, on the model's device."""
         prev_action, is_first = (
             torch.as_tensor(part, device=self.device)
@@ -111,7 +115,7 @@ class WorldModel(nn.Module, ABC):
         self,
         latent: Latent,
         prev_action: Tensor,
-        obs: Tensor,
+        obs: Obs,
         is_first: Tensor,
         generator: torch.Generator | None = None,
     ) -> Observed:
