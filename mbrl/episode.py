@@ -74,6 +74,8 @@ COLUMNS = {
 }
 """By name, in the order in which a segment's hash reads them; `obs` may be several columns."""
 
+_BESIDE = tuple(name for name in COLUMNS if name != "obs")
+
 CAUSED = {
     name: column.dtype
     for name, column in COLUMNS.items()
@@ -120,8 +122,9 @@ class Episode:
     ram: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        n = self.rows
-        for name, values in self.columns.items():
+        columns = self.columns
+        n = len(next(iter(columns.values())))
+        for name, values in columns.items():
             if (got := len(values)) != n:
                 raise ReplayError(
                     f"episode {self.eps_id}: expected {n} {name}, one per observation, got {got}"
@@ -132,12 +135,9 @@ class Episode:
     @property
     def columns(self) -> dict[str, Array]:
         """The arrays by name, in the order of `COLUMNS`, without a label that is missing."""
-        found: dict[str, Array] = {}
-        for name in COLUMNS:
-            values = getattr(self, name)
-            if name == "obs":
-                found |= columns_of(values)
-            elif values is not None:
+        found = dict(columns_of(self.obs))
+        for name in _BESIDE:
+            if (values := getattr(self, name)) is not None:
                 found[name] = values
         return found
 
@@ -149,8 +149,11 @@ class Episode:
     @classmethod
     def of(cls, columns: Mapping[str, Array], **stamps: Any) -> "Episode":
         """An episode of these columns; `stamps` are all that is not one value per row."""
-        rest: dict[str, Any] = {name: v for name, v in columns.items() if not is_obs(name)}
-        return cls(obs=obs_of(columns), **rest, **stamps)
+        parts: dict[str, Any] = dict(columns)
+        if "obs" not in parts:  # there are many episodes, and most have one stream
+            parts = {name: rows for name, rows in columns.items() if not is_obs(name)}
+            parts["obs"] = obs_of(columns)
+        return cls(**parts, **stamps)
 
     def with_columns(self, columns: Mapping[str, Array], **stamps: Any) -> "Episode":
         """The same episode with other rows, and with other values of what `stamps` names."""
