@@ -297,7 +297,8 @@ class PixelEncoder(nn.Module):
     """Observations to (N, dense) features: images by convolution, vectors by two dense layers.
 
     Images up to 20 pixels high get the MinAtar network (16 filters of 3x3, one dense layer; Young &
-    Tian, arXiv:1903.03176), larger ones the strided one of DQN (Mnih et al. 2015).
+    Tian, arXiv:1903.03176), larger ones the strided one of DQN (Mnih et al. 2015). An image that is
+    smaller than the filters' field gets a border of zeros.
     """
 
     def __init__(self, space: gym.spaces.Box, dense: int) -> None:
@@ -310,11 +311,14 @@ class PixelEncoder(nn.Module):
                 raise ValueError(f"expected an image space with a finite upper bound, got {space}")
             self.scale = 1.0 / high
             height, width, channels = space.shape
-            if min(height, width) <= 20:
-                convs: list[nn.Module] = [nn.Conv2d(channels, 16, 3), nn.ReLU()]
+            side = min(height, width)
+            if side <= 20:
+                border = int(side < 3)
+                convs: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=border), nn.ReLU()]
             else:
+                border = int(side < 36)
                 convs = [nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2)]
-                convs += [nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()]
+                convs += [nn.ReLU(), nn.Conv2d(64, 64, 3, padding=border), nn.ReLU()]
             self.body = nn.Sequential(*convs, nn.Flatten())
             with torch.no_grad():
                 flat = self.body(torch.zeros(1, channels, height, width)).shape[1]

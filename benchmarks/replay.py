@@ -150,7 +150,7 @@ def main() -> None:
 
     episodes = moving_square(given.rows, (SIDE, SIDE, 1), seed=0)
     rows = sum(episode.rows for episode in episodes)
-    ring = SequenceSampler(rows, (SIDE, SIDE, 1))
+    ring = SequenceSampler(rows, {"obs": ((SIDE, SIDE, 1), np.dtype(np.uint8))})
     disk = storage(episodes, ring)
     samplers: dict[str, Sampler] = {
         RING: lambda rng: ring.sample(B, T, rng),

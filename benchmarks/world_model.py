@@ -164,7 +164,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = stores(Path(folder))
         own, ours = own_arms(made), peer_arms(made)
-        episodes = list(made["rgb"].episodes())
+        episodes = list(made["rgb"].fragments())
         peers = [DreamerV3Peer(episodes), DreamerV3Peer(episodes, B)]
         contestants = [contestant(name, *arm) for name, arm in own.items()]
         contestants.append(peer_contestant(peers[0]))

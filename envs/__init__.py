@@ -1,6 +1,6 @@
 """Where agents act: real environments, made from settings, all with one face.
 
-In: `EnvSettings`. Out: a `gymnasium.Env` with uint8 (H, W, C) images, or a `VectorEnv` of several.
+In: `EnvSettings`. Out: a `gymnasium.Env` whose images are (H, W, C), or a `VectorEnv` of several.
 Any gymnasium id, `module:Id` or factory works; a few families get a documented preprocessing. This
 package refuses to know about learning: it imports gymnasium and numpy, never torch or Ray.
 

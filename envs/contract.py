@@ -18,8 +18,10 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from envs.errors import EnvError
+from envs.images import is_image
 from envs.make import make_env
 from envs.settings import EnvSettings
+from envs.spaces import columns_of_space
 
 MOST_PROBLEMS = 10
 COMPARED_STEPS = 300
@@ -208,6 +210,7 @@ def _step_problems(space: gym.Space[Any], result: Any) -> list[str]:
 
 def _obs_problems(space: gym.Space[Any], obs: Any, source: str) -> list[str]:
     """How an observation differs from its space."""
+    obs = np.asarray(obs) if isinstance(obs, np.generic) else obs  # of a Box without axes
     if not isinstance(space, Box) or not isinstance(obs, np.ndarray):
         if not isinstance(space, Box) and space.contains(obs):
             return []
@@ -258,30 +261,19 @@ def _chain(env: gym.Env[Any, Any]) -> tuple[str, ...]:
 
 def _limit_of_observations(space: gym.Space[Any]) -> str:
     """What we cannot handle about observations, or nothing."""
-    if isinstance(space, gym.spaces.Dict):
-        got = f"a Dict of {', '.join(space)}"
-        way = "we handle one image, so pick or combine entries with a wrapper in an env.factory"
-    elif not isinstance(space, Box):
-        got = type(space).__name__
-        way = "we handle one uint8 image, so convert them with a wrapper in an env.factory"
-    elif len(space.shape) == 1:
-        got = f"a vector of {space.shape[0]} numbers"
-        way = "the world model reads images (H, W, C) so far"
-    elif len(space.shape) not in (2, 3):
-        got = f"arrays of {len(space.shape)} axes, {space.shape}"
-        way = (
-            "we handle images (H, W, C), so drop frame stacks and merge other axes into channels "
-            "in an env.factory"
+    try:
+        leaves = columns_of_space(space)
+    except EnvError as error:
+        return f"Observations: {error}"
+    images = [column for column, leaf in leaves.items() if is_image(leaf)]
+    if images and list(leaves) != ["obs"]:
+        names = [column.partition(".")[2] for column in leaves]
+        return (
+            f"Observations are {', '.join(names)}, with an image among them; the world model reads "
+            f"one image, or vectors and categories, so choose with env.observe (the baselines read "
+            f"all of them)"
         )
-    elif space.dtype != np.uint8:
-        got = f"{space.dtype} arrays of shape {space.shape}"
-        way = "we handle uint8 images (0 to 255), so scale and round them in an env.factory"
-    elif space.shape[0] <= 4 and space.shape[2] > 4:
-        got = f"of shape {space.shape}, which looks channel-first"
-        way = "we handle (H, W, C), so transpose them in an env.factory"
-    else:
-        return ""
-    return f"Observations are {got}; {way}"
+    return ""
 
 
 def _limit_of_actions(space: gym.Space[Any]) -> str:

@@ -14,14 +14,15 @@ from gymnasium.wrappers import TimeLimit
 
 from envs.errors import EnvError
 from envs.families import FAMILIES, PLAIN, family_of
-from envs.images import prepare_images
+from envs.images import FewerValues, prepare_images
+from envs.observe import Observed
 from envs.settings import EnvSettings
 
 
 def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
     """Build the environment that the settings name.
 
-    uint8 images come as (H, W, C), grey ones with a channel axis of 1; other observations, and all
+    Images come as (H, W, C), grey ones with a channel axis of 1; other observations, and all
     rewards and actions, are left as they are.
 
     Raises:
@@ -31,8 +32,12 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
     applied = settings.applied()
     try:
         if settings.factory is not None:
-            return _from_factory(settings.factory, settings.kwargs, **applied)
-        return family_of(settings.id).make(settings.id, settings.kwargs, **applied)
+            env = _from_factory(settings.factory, settings.kwargs, **applied)
+        else:
+            env = family_of(settings.id).make(settings.id, settings.kwargs, **applied)
+        if settings.image_values is not None:
+            env = FewerValues(env, settings.image_values)
+        return env if settings.observe is None else Observed(env, settings.observe)
     except EnvError:
         raise
     except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:

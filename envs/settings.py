@@ -5,6 +5,7 @@ environment. A setting that the environment's family (`envs.families`) cannot ho
 here, before anything is built; nothing is ever silently ignored.
 """
 
+from itertools import permutations
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -34,6 +35,19 @@ class EnvSettings(BaseModel):
     kwargs: dict[str, Any] = Field(
         default_factory=dict, description="passed to the environment's constructor or the factory"
     )
+    observe: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="parts of a Dict or Tuple observation that the agent sees, by key, such as "
+        "[image, robot.speed]; one part alone is shown as it is; null: all",
+    )
+    image_values: int | None = Field(
+        None,
+        ge=2,
+        le=256,
+        description="values that a pixel of whole numbers takes, from the least on, where the "
+        "space declares more: 11 for the symbols of MiniGrid",
+    )
     max_episode_steps: int | None = Field(
         None, ge=1, description="agent steps after which an episode is truncated"
     )
@@ -55,6 +69,15 @@ class EnvSettings(BaseModel):
         description="keep the console's memory with every frame, as labels for measuring; no model "
         "or policy ever sees it",
     )
+
+    @field_validator("observe")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Refuse a part that is named twice, or within another."""
+        for one, other in permutations(names or (), 2):
+            if f"{other}.".startswith(f"{one}."):
+                raise ValueError(f"expected parts that do not overlap, got {one} and {other}")
+        return names
 
     @field_validator(*SETTINGS, mode="after")
     @classmethod

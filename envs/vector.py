@@ -7,7 +7,7 @@ and reported. It refuses to know who acts, and what an episode is used for.
 
 Crashes (any exception from the environment) and broken promises (a NaN reward, an observation of
 another shape) are different: the first can be bad luck and is survived, the second would poison the
-data and stops the run.
+data and stops the run; `envs.promises` says which.
 """
 
 import logging
@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from envs.errors import EnvError
 from envs.make import make_env
+from envs.promises import Promise
 from envs.settings import EnvSettings
+from envs.spaces import columns_of_space, values_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +32,17 @@ LARGEST = float(np.finfo(np.float32).max)
 """Rewards are stored as float32; this bound refuses NaN and infinity too."""
 
 
+Obs = NDArray[Any] | dict[str, NDArray[Any]]
+"""Observations of E environments: one array (E, *shape), or one for each column `obs.<key>` where
+the space is a Dict or a Tuple."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorStep:
     """What one step of all environments gave. The arrays are new each step and safe to keep.
 
     Attributes:
-        obs: (E, *shape), where the actions led; the final observation if the episode ended, the
+        obs: `Obs`, where the actions led; the final observation if the episode ended, the
             observation before the step if the environment crashed.
         rewards: (E,) float32, raw; 0 where it crashed.
         terminateds: (E,) bool, the MDP ended.
@@ -44,7 +51,7 @@ class VectorStep:
         crashed: (E,) bool, the environment raised and was made anew; the step did not happen.
     """
 
-    obs: NDArray[Any]
+    obs: Obs
     rewards: NDArray[np.float32]
     terminateds: NDArray[np.bool_]
     truncateds: NDArray[np.bool_]
@@ -59,10 +66,11 @@ class VectorEnv:
 
     Attributes:
         num_envs: E.
-        single_observation_space: of one environment, a Box.
+        single_observation_space: of one environment.
         single_action_space: of one environment, a Discrete starting at 0 or a Box.
         restarts: environments made anew after a crash, since the start.
-        obs: (E, *shape) current observations; never changed afterwards, so safe to keep.
+        columns: the current observations by column, `obs` alone unless the space is a Dict or a
+            Tuple; never changed afterwards, so safe to keep.
         ram: (E, R) console memory (`info["ram"]`) in line with `obs` and as safe to keep. Labels
             for measuring only; None without the setting `ram`, and before the first reset.
     """
@@ -82,24 +90,35 @@ class VectorEnv:
         self._settings = settings
         self._envs: list[gym.Env[Any, Any]] = [make_env(settings)]
         obs_space, action_space = self._envs[0].observation_space, self._envs[0].action_space
-        if not isinstance(obs_space, Box):
-            self._refuse("one array (a Box) per observation", obs_space)
+        try:
+            leaves = columns_of_space(obs_space)
+        except EnvError as error:
+            self._refuse(f"observations: {error}")
         if not isinstance(action_space, Box | Discrete):
-            self._refuse("a Discrete or Box action space", action_space)
+            self._refuse(f"expected a Discrete or Box action space, got {action_space}")
         if isinstance(action_space, Discrete) and action_space.start != 0:
-            self._refuse("actions counted from 0", action_space)
+            self._refuse(f"expected actions counted from 0, got {action_space}")
         self._envs += [make_env(settings) for _ in range(num_envs - 1)]
         self.num_envs = num_envs
-        self.single_observation_space: Box = obs_space
+        self.single_observation_space: gym.Space[Any] = obs_space
         self.single_action_space: Box | Discrete[Any] = action_space
         self.restarts = 0
         self._max_restarts = max_restarts
         self._crashes_in_a_row = 0
-        self.obs: NDArray[Any] = np.zeros((num_envs, *obs_space.shape), obs_space.dtype)
+        self._promises = [Promise(column, leaf) for column, leaf in leaves.items()]
+        self._in_parts = list(leaves) != ["obs"]
+        self.columns: dict[str, NDArray[Any]] = {
+            one.column: np.zeros((num_envs, *one.shape), one.dtype) for one in self._promises
+        }
         self.ram: NDArray[np.uint8] | None = None  # its width is known after the first reset
         self._running, self._seeds = [False] * num_envs, [0] * num_envs
         self._clock = 0  # steps of the whole vector
         self._started = [0] * num_envs  # the clock when each slot's episode began
+
+    @property
+    def obs(self) -> Obs:
+        """What every environment shows now; safe to keep."""
+        return self.columns if self._in_parts else self.columns["obs"]
 
     def reset(self, index: int, seed: int) -> None:
         """Start a new episode in slot `index`, with a seed in [0, 2**31).
@@ -133,8 +152,9 @@ class VectorEnv:
             self._refuse_unreset()
         choices = self._checked_actions(actions)
         n, ram = self.num_envs, None if self.ram is None else self.ram.copy()
+        columns = {name: np.empty_like(before) for name, before in self.columns.items()}
         step = VectorStep(
-            obs=np.empty_like(self.obs),
+            obs=columns if self._in_parts else columns["obs"],
             rewards=np.zeros(n, np.float32),
             terminateds=np.zeros(n, bool),
             truncateds=np.zeros(n, bool),
@@ -146,17 +166,22 @@ class VectorEnv:
                 result: Any = env.step(choices[i])
             except Exception as error:
                 self._remake(i, error)
-                step.obs[i] = self.obs[i]
+                for name, before in self.columns.items():
+                    columns[name][i] = before[i]
                 step.crashed[i] = True
             else:
-                info = self._take(i, result, step)
+                info = self._take(i, result, step, columns)
                 if ram is not None:
                     ram[i] = self._checked_ram(i, info)
+        for one in self._promises:
+            one.watch(columns[one.column], self._where)
         self._clock += 1
-        self.obs, self.ram = step.obs, ram
+        self.columns, self.ram = columns, ram
         return step
 
-    def _take(self, i: int, result: Any, step: VectorStep) -> dict[str, Any]:
+    def _take(
+        self, i: int, result: Any, step: VectorStep, columns: dict[str, NDArray[Any]]
+    ) -> dict[str, Any]:
         """Write what one environment's step gave into row `i`; its info."""
         try:
             seen, reward, terminated, truncated, info = result
@@ -178,8 +203,7 @@ class VectorEnv:
                 f"{self._where(i)}: expected (obs, number, bool, bool, dict) from step(), "
                 f"got {result!r:.200}"
             ) from error
-        self._check_obs(i, seen)
-        step.obs[i] = seen
+        self._write(i, seen, columns)
         return info
 
     def replay(self, index: int, actions: Iterable[Any]) -> bool:
@@ -270,9 +294,11 @@ class VectorEnv:
 
     def _place(self, index: int, obs: Any, info: dict[str, Any]) -> None:
         """Show what one slot gave, without changing what was given out before."""
-        self._check_obs(index, obs)
-        self.obs = self.obs.copy()
-        self.obs[index] = obs
+        columns = {name: before.copy() for name, before in self.columns.items()}
+        self._write(index, obs, columns)
+        for one in self._promises:
+            one.watch(columns[one.column][index : index + 1], lambda _: self._where(index))
+        self.columns = columns
         if self._settings.ram:
             got = self._checked_ram(index, info)
             shape = (self.num_envs, len(got))
@@ -294,21 +320,23 @@ class VectorEnv:
             f"got {type(got).__name__} {got!r:.80}; set env.ram to false, or mend the environment"
         )
 
-    def _check_obs(self, index: int, obs: Any) -> None:
-        """Refuse an observation that is not what the space promises."""
-        got, space = np.asarray(obs), self.single_observation_space
-        if got.shape != space.shape or got.dtype != space.dtype:
-            raise EnvError(
-                f"{self._where(index)}: expected observations of shape {space.shape} and dtype "
-                f"{space.dtype}, as its space says, got {got.shape} and {got.dtype}"
-            )
+    def _write(self, index: int, obs: Any, columns: dict[str, NDArray[Any]]) -> None:
+        """Copy an observation into row `index`; refuse what is not what the space promises."""
+        try:
+            if not self._in_parts:  # this runs for every slot and step
+                columns["obs"][index] = self._promises[0].checked(obs)
+                return
+            values = values_of(self.single_observation_space, obs)
+            for one, value in zip(self._promises, values, strict=True):
+                columns[one.column][index] = one.checked(value)
+        except (TypeError, ValueError) as error:
+            raise EnvError(f"{self._where(index)}: {error}") from error
 
-    def _refuse(self, expected: str, space: gym.Space[Any]) -> NoReturn:
+    def _refuse(self, reason: str) -> NoReturn:
         """Refuse a space; `envs.contract` tells the user more."""
         self._envs[0].close()  # type: ignore[no-untyped-call]
         raise EnvError(
-            f"{self._settings.name}: expected {expected}, got {space}; "
-            f"`mbrl check-env` says what can be done about it"
+            f"{self._settings.name}: {reason}; `mbrl check-env` says what can be done about it"
         )
 
     def _refuse_unreset(self) -> NoReturn:

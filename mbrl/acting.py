@@ -13,10 +13,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agents.numerics import restore_generator
+from mbrl.episode import Obs
+from mbrl.streams import Array, mapped
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
-
-Array = NDArray[np.generic]
 
 
 class ActsOnFeatures(Protocol):
@@ -37,8 +37,11 @@ class ActingPolicy(Protocol):
     def reset(self, num_envs: int) -> None:
         """Forget everything and prepare for that many slots."""
 
-    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
-        """Choose one action per slot: obs (E, *obs_shape), is_first (E,) to actions (E, ...)."""
+    def act(self, obs: Any, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+        """Choose one action per slot: observations of E slots, is_first (E,) to actions (E, ...).
+
+        Observations are as `mbrl.streams` says: an array (E, *shape), or a dict of them by column.
+        """
         ...
 
 
@@ -64,15 +67,16 @@ class RandomPolicy:
         self.left = np.zeros(num_envs, np.int64)  # steps that each slot's action is still held for
         self.held: Array = np.zeros(0)
 
-    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+    def act(self, obs: Obs, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
         """Uniform over a Discrete space or a bounded Box."""
-        drawn = self._draw(len(obs))
+        count = len(is_first)
+        drawn = self._draw(count)
         if self.repeat is None:
             return drawn
-        if len(self.held) != len(obs):
-            self.left, self.held = np.zeros(len(obs), np.int64), drawn
+        if len(self.held) != count:
+            self.left, self.held = np.zeros(count, np.int64), drawn
         new = (self.left <= 0) | is_first
-        lengths = self.rng.zipf(self.repeat, len(obs))
+        lengths = self.rng.zipf(self.repeat, count)
         self.held = np.where(new.reshape(-1, *[1] * (drawn.ndim - 1)), drawn, self.held)
         self.left = np.where(new, lengths, self.left) - 1
         return self.held
@@ -122,12 +126,12 @@ class LatentPolicy:
         self.prev_action = torch.zeros(num_envs, *shape, dtype=dtype, device=self.device)
 
     @torch.no_grad()
-    def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+    def act(self, obs: Obs, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
         """One observe and one action for all slots in a single batch."""
         self.latent = self.world_model.observe(
             self.latent,
             self.prev_action,
-            torch.as_tensor(obs, device=self.device),
+            mapped(lambda part: torch.as_tensor(part, device=self.device), obs),
             torch.as_tensor(is_first, device=self.device),
             self.generator,
         ).latent

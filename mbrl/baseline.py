@@ -8,6 +8,7 @@ agent is the floor of every comparison.
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import torch
 
 from agents.model_free import ModelFree
@@ -17,6 +18,7 @@ from mbrl.cluster import start_ray
 from mbrl.collect import spaces_of
 from mbrl.errors import ConfigError
 from mbrl.evaluate import EvalResult, judge
+from mbrl.flat_observations import FlatObservations, FlatPolicy, FlattenedEnv
 from mbrl.run.run import Run
 from mbrl.schedule import Every
 from mbrl.seeding import seed
@@ -28,6 +30,15 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     spaces = spaces_of(config.env)
+    flat = FlatObservations.where_needed(spaces[0])
+
+    def make() -> gym.Env[Any, Any]:
+        env = make_env(config.env)
+        return env if flat is None else FlattenedEnv(env, flat)
+
+    def newest() -> ActingPolicy:
+        return agent.policy() if flat is None else FlatPolicy(agent.policy(), flat)
+
     if config.agent == "random":
         run.env_steps = config.env_steps
         policy = RandomPolicy(spaces[1], seed(config.seed, "random"))
@@ -37,8 +48,9 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
         agent = ModelFree(
             config.agent,
             getattr(config, config.agent),
-            lambda: make_env(config.env),
-            *spaces,
+            make,
+            spaces[0] if flat is None else flat.space,
+            spaces[1],
             seed(config.seed, "baseline"),
             num_env_runners=config.collect.num_collectors,
         )
@@ -55,7 +67,7 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
             over = run.env_steps >= config.env_steps
             if not over and evaluations.due(run.env_steps):
                 evaluations.done(run.env_steps)
-                _judge(run, agent.policy())
+                _judge(run, newest())
             if on_iteration is not None:
                 on_iteration(run)
             if over or run.stopping or checkpoints.due(run.env_steps):
@@ -63,7 +75,7 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
                 run.save({"agent": agent.get_state()})
         if run.env_steps < config.env_steps:
             raise SystemExit(0)
-        return run.finish(_judge(run, agent.policy(), final=True))
+        return run.finish(_judge(run, newest(), final=True))
     finally:
         agent.close()
 

@@ -21,9 +21,10 @@ from gymnasium import spaces
 from envs import EnvSettings, VectorEnv, make_env
 from mbrl.acting import ActingPolicy
 from mbrl.config.schema import CollectSettings
-from mbrl.episode import CAUSED, COLUMNS, Array, Episode, action_type
+from mbrl.episode import CAUSED, Episode, action_type
 from mbrl.replay import ReplayStore
 from mbrl.seeding import seed
+from mbrl.streams import Array, columns_of, mapped
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Receipt:
     unrepeatable: int  # open episodes that could not be played again on resume, so far
     seconds: float
     rewarded: bool = False  # whether any step gave a reward other than 0
+
+
+_Cut = tuple[dict[str, Array], dict[str, Any]]
+"""Columns and stamps of an `Episode`, but for the run's step count."""
 
 
 @dataclass
@@ -91,13 +96,12 @@ class Collector:
             for name, seen in self._seen().items()
         }
         made["actions"] = np.zeros((e, rows, *action_shape), action_dtype)
-        made |= {name: np.zeros((e, rows), dtype) for name, dtype in CAUSED.items()}
-        return {name: made[name] for name in COLUMNS if name in made}
+        return made | {name: np.zeros((e, rows), dtype) for name, dtype in CAUSED.items()}
 
     def _seen(self) -> dict[str, Array]:
         """What every slot shows now, by column."""
         ram = self.vector.ram
-        return {"obs": self.vector.obs} if ram is None else {"obs": self.vector.obs, "ram": ram}
+        return self.vector.columns if ram is None else {**self.vector.columns, "ram": ram}
 
     @property
     def writer(self) -> str:
@@ -127,7 +131,7 @@ class Collector:
             self.policy = policy
         self._opened_s[:] = began
         # by slot, so that the order of rows does not depend on when the clock cut a fragment
-        cuts: list[list[dict[str, Any]]] = [[] for _ in range(e)]
+        cuts: list[list[_Cut]] = [[] for _ in range(e)]
         returns: list[float] = []
         taken = 0
         while taken < steps:
@@ -135,7 +139,11 @@ class Collector:
         total = env_steps_total + taken
         for i in range(e):
             self._cut(i, cuts[i], ended=False)
-        fragments = [Episode(env_steps_total=total, **cut) for slot in cuts for cut in slot]
+        fragments = [
+            Episode.of(columns, env_steps_total=total, **stamps)
+            for slot in cuts
+            for columns, stamps in slot
+        ]
         self.store.commit(fragments, self.writer, total)
         seconds = time.monotonic() - began
         rewarded = any(fragment.columns["rewards"].any() for fragment in fragments)
@@ -143,16 +151,14 @@ class Collector:
             taken, returns, self.vector.restarts, self.unrepeatable, seconds, bool(rewarded)
         )
 
-    def _step(
-        self, policy: ActingPolicy, cuts: list[list[dict[str, Any]]], returns: list[float]
-    ) -> int:
+    def _step(self, policy: ActingPolicy, cuts: list[list[_Cut]], returns: list[float]) -> int:
         """One step of every environment; returns how many of them counted.
 
         Python runs per slot only where an episode or a fragment ends: in a small game anything done
         for every slot and step costs as much as the game.
         """
         seen = self._seen()
-        actions = policy.act(seen["obs"], self.is_first)
+        actions = policy.act(self.vector.obs, self.is_first)
         result = self.vector.step(actions)
         caused = {name: getattr(result, name) for name in CAUSED}
         row = {**seen, "actions": actions, **caused}
@@ -176,7 +182,7 @@ class Collector:
                 self._start_episode(i)
         return int(counted.sum())
 
-    def _cut(self, i: int, cuts: list[dict[str, Any]], ended: bool) -> None:
+    def _cut(self, i: int, cuts: list[_Cut], ended: bool) -> None:
         """Close slot i's rows as a fragment, with the final observation if the episode ended.
 
         It is an `Episode` but for the run's step count, which is known when the call ends.
@@ -190,7 +196,7 @@ class Collector:
             columns = {name: values[i, :n].copy() for name, values in self._columns.items()}
             version = 0 if self.policy is None else self.policy.version
             stamps = {"eps_id": slot.eps_id, "t0": slot.t0, "policy_version": version}
-            cuts.append({**columns, **stamps, "ended": ended})
+            cuts.append((columns, {**stamps, "ended": ended}))
             slot.actions.append(columns["actions"][:rows])
             slot.total += float(columns["rewards"].sum(dtype=np.float64))
             slot.t0 += rows
@@ -217,7 +223,7 @@ class Collector:
             "incarnation": self.incarnation,
             "slots": [{**vars(s), "actions": a} for s, a in zip(self.slots, joined, strict=True)],
             "is_first": self.is_first.copy(),
-            "obs": self.vector.obs.copy(),
+            "obs": mapped(np.copy, self.vector.obs),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -229,9 +235,13 @@ class Collector:
             self._opened_s[i] = time.monotonic()
             _, reset_seed = self._episode(i, saved["episode"])
             self.vector.reset(i, reset_seed)
+        shown = columns_of(state["obs"])
         for i, slot in enumerate(self.slots):
             played = self.vector.replay(i, slot.actions[0])
-            if played and np.array_equal(self.vector.obs[i], state["obs"][i]):
+            if played and all(
+                np.array_equal(seen[i], shown[name][i])
+                for name, seen in self.vector.columns.items()
+            ):
                 self.is_first[i] = bool(state["is_first"][i])
             else:
                 self.unrepeatable += 1

@@ -26,11 +26,14 @@ environment to the loss. Truncation is not termination: a truncated episode just
 continue target is `1 - terminated`.
 
 `COLUMNS` is the one list of a row's values: what collects, checks, stores and samples rows follows
-it. Shapes: B sequences, T rows, H, W, C image. Images stay uint8 until they are inside the model.
+it. Where the observation is a Dict or a Tuple, `obs` stands for a column of each of its streams
+(`mbrl.streams`). Shapes: B sequences, T rows. Values stay as the environment gave them until they
+are inside the model.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -38,8 +41,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from mbrl.errors import ReplayError
+from mbrl.streams import Array as Array
+from mbrl.streams import columns_of, is_obs, mapped, obs_of
 
-Array = NDArray[np.generic]
+Obs = Array | dict[str, Array]
+"""Observations: an array, or one for each stream by its column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +72,9 @@ COLUMNS = {
     "life_loss": Column(kind="caused", dtype=np.dtype(np.bool_)),
     "ram": Column(kind="label", dtype=np.dtype(np.uint8)),
 }
-"""By name, in the order in which a segment's hash reads them."""
+"""By name, in the order in which a segment's hash reads them; `obs` may be several columns."""
+
+_BESIDE = tuple(name for name in COLUMNS if name != "obs")
 
 CAUSED = {
     name: column.dtype
@@ -75,8 +83,8 @@ CAUSED = {
 }
 """Types of what an action caused, by name."""
 
-SAMPLED = ("obs", "actions", "rewards", "terminateds")
-"""The columns that learning reads: what `arrival` shifts."""
+SAMPLED = ("actions", "rewards", "terminateds")
+"""What learning reads beside the observations: what `arrival` shifts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +94,8 @@ class Episode:
     Attributes:
         eps_id: UUID of the episode, shared by its fragments.
         t0: index in the episode of row 0.
-        obs: (n, *obs_shape), as the environment gave it (images: uint8, H W C).
+        obs: (n, *obs_shape), as the environment gave it (images: H W C); or a dict of such arrays
+            by column, `obs.<key>`.
         actions: (n,) int64 for a discrete space, (n, A) float32 for a Box.
         rewards: (n,) float32, raw; what this row's action earned.
         terminateds: (n,) bool; this row's action ended the MDP.
@@ -101,7 +110,7 @@ class Episode:
 
     eps_id: str
     t0: int
-    obs: Array
+    obs: Obs
     actions: Array
     rewards: NDArray[np.float32]
     terminateds: NDArray[np.bool_]
@@ -113,8 +122,9 @@ class Episode:
     ram: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        n = len(self.obs)
-        for name, values in self.columns.items():
+        columns = self.columns
+        n = len(next(iter(columns.values())))
+        for name, values in columns.items():
             if (got := len(values)) != n:
                 raise ReplayError(
                     f"episode {self.eps_id}: expected {n} {name}, one per observation, got {got}"
@@ -125,12 +135,35 @@ class Episode:
     @property
     def columns(self) -> dict[str, Array]:
         """The arrays by name, in the order of `COLUMNS`, without a label that is missing."""
-        return {name: v for name in COLUMNS if (v := getattr(self, name)) is not None}
+        found = dict(columns_of(self.obs))
+        for name in _BESIDE:
+            if (values := getattr(self, name)) is not None:
+                found[name] = values
+        return found
+
+    @property
+    def sampled(self) -> dict[str, Array]:
+        """The columns that learning reads, observations first."""
+        return columns_of(self.obs) | {name: getattr(self, name) for name in SAMPLED}
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Array], **stamps: Any) -> "Episode":
+        """An episode of these columns; `stamps` are all that is not one value per row."""
+        parts: dict[str, Any] = dict(columns)
+        if "obs" not in parts:  # there are many episodes, and most have one stream
+            parts = {name: rows for name, rows in columns.items() if not is_obs(name)}
+            parts["obs"] = obs_of(columns)
+        return cls(**parts, **stamps)
+
+    def with_columns(self, columns: Mapping[str, Array], **stamps: Any) -> "Episode":
+        """The same episode with other rows, and with other values of what `stamps` names."""
+        rest: dict[str, Any] = {name: v for name, v in columns.items() if not is_obs(name)}
+        return replace(self, obs=obs_of(columns), **rest, **stamps)
 
     @property
     def rows(self) -> int:
         """Stored observations, the final one included."""
-        return len(self.obs)
+        return len(next(iter(columns_of(self.obs).values())))
 
     @property
     def steps(self) -> int:
@@ -141,9 +174,28 @@ class Episode:
         """Rows `start` to `stop` as a fragment of its own; no copy."""
         if start == 0 and stop == self.rows:
             return self
-        rows: dict[str, Any] = {name: array[start:stop] for name, array in self.columns.items()}
+        rows = {name: array[start:stop] for name, array in self.columns.items()}
         ended = self.ended and stop == self.rows
-        return replace(self, t0=self.t0 + start, ended=ended, **rows)
+        return self.with_columns(rows, t0=self.t0 + start, ended=ended)
+
+
+def joined(parts: Sequence[Episode]) -> Episode:
+    """Fragments of one episode that follow one another, oldest first, as one; stamps of the last.
+
+    Raises:
+        ReplayError: they are of several episodes, or one does not begin where the last one ends.
+    """
+    for before, after in pairwise(parts):
+        if before.eps_id != after.eps_id or before.t0 + before.rows != after.t0:
+            raise ReplayError(
+                f"episode {before.eps_id}: expected a fragment from step "
+                f"{before.t0 + before.rows} on, got one of {after.eps_id} from {after.t0} on"
+            )
+    if len(parts) == 1:
+        return parts[0]
+    columns = [part.columns for part in parts]
+    rows = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
+    return parts[-1].with_columns(rows, t0=parts[0].t0)
 
 
 def action_type(space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -169,14 +221,14 @@ class SequenceBatch:
     """B sequences of T rows in arrival order, as numpy arrays.
 
     Attributes:
-        obs: (B, T, *obs_shape), the environment's dtype.
+        obs: (B, T, *obs_shape), the environment's dtype; or a dict of such arrays by column.
         prev_action: (B, T) int64 or (B, T, A) float32; zero at `is_first`.
         reward: (B, T) float32, received on arriving; zero at `is_first`.
         terminated: (B, T) bool; this state is terminal.
         is_first: (B, T) bool; this row does not continue the row before it.
     """
 
-    obs: Array
+    obs: Obs
     prev_action: Array
     reward: NDArray[np.float32]
     terminated: NDArray[np.bool_]
@@ -189,7 +241,7 @@ class SequenceBatch:
 
 
 def arrival(
-    obs: Array,
+    obs: Obs,
     actions: Array,
     rewards: NDArray[np.float32],
     terminateds: NDArray[np.bool_],
@@ -198,7 +250,7 @@ def arrival(
     """Shift rows from choice order to arrival order, dropping the row before the sequence.
 
     Args:
-        obs: (B, T, *obs_shape), not copied; observations do not shift.
+        obs: (B, T, *obs_shape), or a dict of such arrays; not copied, observations do not shift.
         actions: (B, T + 1) or (B, T + 1, A), chosen in each row; column 0 is the row that precedes
             the sequence, here and below.
         rewards: (B, T + 1), earned by each row's action.
@@ -220,3 +272,9 @@ def arrival(
         terminated=terminateds[:, :-1] & goes_on,
         is_first=first,
     )
+
+
+def arrived(columns: Mapping[str, Array], is_first: NDArray[np.bool_]) -> SequenceBatch:
+    """`arrival` of columns by name, as `Episode.sampled`; all are (B, T + 1, ...)."""
+    rest: dict[str, Any] = {name: columns[name] for name in SAMPLED}
+    return arrival(mapped(lambda rows: rows[:, 1:], obs_of(columns)), is_first=is_first, **rest)

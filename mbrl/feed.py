@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mbrl.episode import SequenceBatch
+from mbrl.streams import mapped
 
 
 def feed(
@@ -45,9 +46,13 @@ def sent(batch: SequenceBatch, device: torch.device) -> SequenceBatch:
     """The batch as tensors that are on their way; what uses them waits for them by itself."""
     cuda = device.type == "cuda"
     with torch.cuda.device(device) if cuda else nullcontext():
-        columns: dict[str, Any] = {}
-        for column in fields(batch):
-            here = torch.as_tensor(getattr(batch, column.name))
+
+        def send(column: Any) -> torch.Tensor:
+            here = torch.as_tensor(column)
             here = here.pin_memory() if cuda else here
-            columns[column.name] = here.to(device, non_blocking=True)
-    return replace(batch, **columns)
+            return here.to(device, non_blocking=True)
+
+        parts: dict[str, Any] = {
+            part.name: mapped(send, getattr(batch, part.name)) for part in fields(batch)
+        }
+    return replace(batch, **parts)

@@ -7,6 +7,7 @@ count of replayed rows, never a time.
 """
 
 import copy
+import logging
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,14 @@ from mbrl.errors import TrainingError
 from mbrl.feed import feed
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
+from mbrl.streams import types_of
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.layouts import make_world_model
 from mbrl.world_model.model import Metrics, WorldModel
 from mbrl.world_model.settings import WorldModelSettings
 
 Space = spaces.Space[np.ndarray]
+logger = logging.getLogger(__name__)
 
 
 class _Loss(nn.Module):
@@ -98,8 +101,7 @@ class WorldModelLearner:
         self.generator = torch.Generator(self.device).manual_seed(seed(root_seed, "code", rank))
         self.sampler = SequenceSampler(
             capacity_steps,
-            observation_space.shape or (),
-            observation_space.dtype or np.dtype(np.uint8),
+            types_of(observation_space),
             *action_type(action_space),
             directory=ring_directory,
             holdout=holdout,
@@ -132,6 +134,8 @@ class WorldModelLearner:
         self.model.train()
         for update, batch in enumerate(feed(self._sample, updates, self.device)):
             if self.updates == 0:
+                if told := self.model.doubt(batch):
+                    logger.warning("the world model %s", told)
                 self.model.initialise(batch, self.generator)
             metrics, latent, failed = self._update(batch)
             bad += failed

@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from agents.dream_learner import Recording
 from mbrl.config.schema import Config
-from mbrl.episode import SAMPLED, Array, Episode, SequenceBatch, arrival
+from mbrl.episode import Array, Episode, SequenceBatch, arrived, joined
 from mbrl.errors import ConfigError
 from mbrl.replay import ReplayStore
 from mbrl.world_model.model import WorldModel
@@ -98,27 +98,11 @@ class RealSteps:
         before = self._open.pop(fragment.eps_id, None)
         piece, first = fragment, 0
         if before is not None and before.t0 + before.rows == fragment.t0:
-            piece = joined(before, fragment)
+            piece = joined([before, fragment])
             first = before.rows - int(before.env_steps_total > random_until)
         if not fragment.ended:
             self._open[fragment.eps_id] = piece.cut(max(0, piece.rows - self.context), piece.rows)
         return piece, first
-
-
-def joined(first: Episode, second: Episode) -> Episode:
-    """Two fragments of one episode, of which the second begins where the first ends."""
-    both = {
-        name: np.concatenate([values, second.columns[name]])
-        for name, values in first.columns.items()
-    }
-    return Episode(
-        eps_id=first.eps_id,
-        t0=first.t0,
-        policy_version=second.policy_version,
-        env_steps_total=second.env_steps_total,
-        ended=second.ended,
-        **both,
-    )
 
 
 def laid_out(pieces: Sequence[tuple[Episode, int]]) -> tuple[SequenceBatch, Array]:
@@ -133,16 +117,15 @@ def laid_out(pieces: Sequence[tuple[Episode, int]]) -> tuple[SequenceBatch, Arra
     """
     longest = max(piece.rows for piece, _ in pieces)
     shape = (len(pieces), longest + 1)  # the first column is the row before the sequence
-    columns: dict[str, Array] = {}
-    for name in SAMPLED:
-        values = pieces[0][0].columns[name]
-        columns[name] = np.zeros((*shape, *values.shape[1:]), values.dtype)
+    columns: dict[str, Array] = {
+        name: np.zeros((*shape, *values.shape[1:]), values.dtype)
+        for name, values in pieces[0][0].sampled.items()
+    }
     is_first = np.ones(shape, np.bool_)
     valid = np.zeros((len(pieces), longest - 1), np.bool_)
     for index, (piece, first) in enumerate(pieces):
-        for name, column in columns.items():
-            column[index, 1 : 1 + piece.rows] = piece.columns[name]
+        for name, values in piece.sampled.items():
+            columns[name][index, 1 : 1 + piece.rows] = values
         is_first[index, 2 : 1 + piece.rows] = False
         valid[index, first : piece.rows - 1] = True
-    obs = columns.pop("obs")[:, 1:]
-    return arrival(obs, is_first=is_first, **columns), valid  # type: ignore[arg-type]
+    return arrived(columns, is_first), valid

@@ -6,6 +6,7 @@ in this process (`mbrl.actors`, `mbrl.learn_model`). All ratios are counts (repl
 imagined steps per collected step), so a result does not depend on how fast the machine is.
 """
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ from mbrl.schedule import Every, Ratio
 from mbrl.seeding import seed
 
 State = dict[str, Any]
+logger = logging.getLogger(__name__)
 Metrics = dict[str, float]
 
 
@@ -96,14 +98,13 @@ class Crew:
     def __init__(self, run: Run) -> None:
         """Build from the run's config and, if it resumes, put everyone back where they were."""
         config = self.config = run.config
-        self.run = run
+        self.run, self.films = run, config.run.video
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         start_ray(config)
         self.observation_space, self.action_space = spaces_of(config.env)
-        self.store = ReplayStore(
-            run.dir / "replay", env_id=config.env.id or config.env.factory or ""
-        )
+        both = self.observation_space, self.action_space
+        self.store = ReplayStore(run.dir / "replay", config.env.name, both)
         state = run.resumed
         self.store.restore(state["replay"]["pins"] if state else [])
         self.learner = self._make_learner()
@@ -355,11 +356,17 @@ class Crew:
         )
 
     def _film(self) -> None:
-        if self.config.run.video:
-            self.run.progress.update(phase="film the dream")
-            path = self.run.dir / "videos" / f"dream-{self.run.env_steps:09d}.mp4"
-            generator = torch.Generator(self.device).manual_seed(seed(self.config.seed, "video"))
+        """Film the dream; a picture that cannot be drawn is told of once, and ends no run."""
+        if not self.films:
+            return
+        self.run.progress.update(phase="film the dream")
+        path = self.run.dir / "videos" / f"dream-{self.run.env_steps:09d}.mp4"
+        generator = torch.Generator(self.device).manual_seed(seed(self.config.seed, "video"))
+        try:
             write_dream_video(path, self.learner.model, self.store, generator, self.device)
+        except Exception:
+            self.films = False
+            logger.warning("the dream could not be filmed; the run goes on without", exc_info=True)
 
 
 class _CallableModule(ModuleType):

@@ -47,7 +47,7 @@ def collected(directory, calls=4, steps=90, policy=None, **kwargs):
 
 
 def sampled(store, batch=64, length=9, capacity=10_000):
-    with SequenceSampler(capacity, (8, 8, 1)) as sampler:
+    with SequenceSampler(capacity, {"obs": ((8, 8, 1), np.dtype(np.uint8))}) as sampler:
         sampler.refresh(store)
         return sampler.sample(batch, length, np.random.default_rng(1))
 

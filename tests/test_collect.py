@@ -76,7 +76,7 @@ def test_steps_are_exact_and_committed_as_one_segment_of_what_the_environment_di
     assert receipt.steps == 90 and receipt.env_restarts == 0
     (info,) = store.segments()
     assert (info.steps, info.env_steps_total, info.writer) == (90, 190, "c0")
-    fragments = list(store.episodes())
+    fragments = list(store.fragments())
     for fragment in fragments:
         check_rows(fragment)
         assert (fragment.policy_version, fragment.env_steps_total) == (7, 190)
@@ -96,7 +96,7 @@ def test_fragments_are_cut_after_their_steps_at_ends_and_when_the_call_returns(s
     one = collector(store, counting(min_length=10, max_length=10), num_envs=1, fragment_steps=4)
     one.collect(6, Scripted(), 0)
     one.collect(16, Scripted(), 6)
-    fragments = list(store.episodes())
+    fragments = list(store.fragments())
     # two episodes of 10 steps and the final observation, then 2 steps of a third
     cuts = [(f.t0, f.rows, f.ended) for f in fragments]
     assert cuts[:3] == [(0, 4, False), (4, 2, False), (6, 5, True)]
@@ -112,7 +112,7 @@ def test_another_policy_is_reset_and_takes_over_in_the_middle_of_an_episode(stor
     assert first.resets == [3] and second.resets == [3]
     assert [firsts.tolist() for firsts in first.firsts] == [[True] * 3, [False] * 3]
     assert [read_step(obs) for obs in second.seen[0]] == [2, 2, 2]
-    assert all(f.t0 in (0, 1, 2) for f in store.episodes())  # the data knows of no new start
+    assert all(f.t0 in (0, 1, 2) for f in store.fragments())  # the data knows of no new start
 
 
 # -- accidents ------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_a_crashed_environment_is_counted_and_nothing_else_is_lost(store):
         assert 12 <= receipt.steps < 15 and not receipt.returns
         steps, restarts = steps + receipt.steps, restarts + receipt.env_restarts
     rows = {}
-    for f in store.episodes():
+    for f in store.fragments():
         assert f.t0 == rows.get(f.eps_id, 0)
         check_rows(f)  # nothing is missing inside a fragment
         rows[f.eps_id] = f.t0 + f.rows
@@ -191,7 +191,7 @@ def test_an_environment_that_does_not_repeat_itself_is_counted_and_starts_anew(s
     assert receipt.unrepeatable == 1
     assert [read_step(obs) for obs in policy.seen[10]] == [10, 0, 10]
     assert policy.firsts[10].tolist() == [False, True, False]
-    for f in store.episodes():
+    for f in store.fragments():
         check_rows(f)
 
 
@@ -201,9 +201,9 @@ def batch_of(directory, env=None, **settings):
     one = collector(store, env, **settings)
     one.collect(60, Scripted(), 0)
     one.collect(30, Scripted(), 60)
-    with SequenceSampler(1000, (8, 8, 1)) as sampler:
+    with SequenceSampler(1000, {"obs": ((8, 8, 1), np.dtype(np.uint8))}) as sampler:
         sampler.refresh(store)
-        return sampler.sample(32, 6, np.random.default_rng(0)), len(list(store.episodes()))
+        return sampler.sample(32, 6, np.random.default_rng(0)), len(list(store.fragments()))
 
 
 def test_what_is_sampled_depends_neither_on_the_clock_that_cut_it_nor_on_kept_memory(tmp_path):
@@ -224,22 +224,23 @@ def test_time_between_calls_does_not_cut_fragments(store, monkeypatch):
     one.collect(12, policy, 0)
     monkeypatch.setattr(time, "monotonic", lambda: ahead)
     one.collect(12, policy, 12)
-    assert [f.rows for f in store.episodes()] == [4] * 6
+    assert [f.rows for f in store.fragments()] == [4] * 6
 
 
 def test_random_policy_is_uniform_and_repeats_with_its_seed():
     from gymnasium import spaces
 
-    actions = [RandomPolicy(spaces.Discrete(4), 0).act(np.zeros((4000, 1)), None) for _ in (0, 1)]
+    first = np.ones(4000, bool)
+    actions = [RandomPolicy(spaces.Discrete(4), 0).act(np.zeros((4000, 1)), first) for _ in (0, 1)]
     assert np.array_equal(*actions)
     assert np.abs(np.bincount(actions[0], minlength=4) / 4000 - 0.25).max() < 0.03
     bounds = np.array([[-1, 0], [0, 5]], np.float32)
     box = RandomPolicy(spaces.Box(*bounds), 0)
-    drawn = box.act(np.zeros((500, 1)), None)
+    drawn = box.act(np.zeros((500, 1)), first[:500])
     assert drawn.dtype == np.float32 and drawn.shape == (500, 2)
     assert (drawn[:, 0] <= 0).all() and drawn[:, 1].max() > 4
     with pytest.raises(ValueError, match="Discrete or Box"):
-        RandomPolicy(spaces.MultiBinary(2), 0).act(np.zeros((1, 1)), None)
+        RandomPolicy(spaces.MultiBinary(2), 0).act(np.zeros((1, 1)), first[:1])
 
 
 def test_random_actions_are_held_as_long_as_the_zeta_distribution_says():
@@ -266,7 +267,7 @@ def test_memory_is_stored_with_the_row_that_shows_it(store):
     one = collector(store, EnvSettings(id="reverie/Counting-v0", ram=True))
     one.collect(60, Scripted(), 0)
     one.collect(60, Scripted(), 60)
-    fragments = list(store.episodes())
+    fragments = list(store.fragments())
     assert any(f.ended for f in fragments) and any(f.t0 > 0 for f in fragments)
     for f in fragments:
         assert f.ram.tolist() == [[0, read_step(obs), read_action(obs)] for obs in f.obs]

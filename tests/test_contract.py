@@ -109,17 +109,17 @@ def test_the_report_shows_what_the_oracle_does_by_its_seed() -> None:
         (IMAGE, spaces.Discrete(3), []),
         (IMAGE, spaces.Box(-1, 1, (2,)), []),
         (spaces.Box(0, 1, (10, 10, 6), np.uint8), MOVES, []),
-        (spaces.Box(-1, 1, (4,)), MOVES, ["a vector of 4 numbers"]),
-        (spaces.Box(0, 1, (8, 8, 3)), MOVES, ["float32 arrays of shape (8, 8, 3)"]),
-        (spaces.Box(0, 255, (3, 64, 64), np.uint8), MOVES, ["(3, 64, 64), which looks channel"]),
-        (spaces.Box(0, 255, (4, 8, 8, 3), np.uint8), MOVES, ["arrays of 4 axes"]),
-        (spaces.Dict(eye=IMAGE, ear=IMAGE), MOVES, ["a Dict of eye, ear"]),
-        (spaces.Tuple([IMAGE]), MOVES, ["Observations are Tuple"]),
+        (spaces.Box(-1, 1, (4,)), MOVES, []),
+        (spaces.Box(0, 1, (8, 8, 3)), MOVES, []),
+        (spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(-1, 1, (2,))), MOVES, []),
+        (spaces.Dict(eye=IMAGE, ear=IMAGE), MOVES, ["eye, ear, with an image among them"]),
+        (spaces.Tuple([IMAGE]), MOVES, ["with an image among them"]),
+        (spaces.Text(4), MOVES, ["got Text at obs; convert it"]),
         (IMAGE, spaces.Discrete(3, start=1), ["counted from 1"]),
         (IMAGE, spaces.MultiDiscrete([2, 3]), ["Actions are MultiDiscrete"]),
         (IMAGE, spaces.Box(-1, 1, (2, 2)), ["float32 arrays of shape (2, 2)"]),
         (IMAGE, spaces.Box(-np.inf, np.inf, (2,)), ["without finite bounds"]),
-        (spaces.MultiBinary(4), spaces.MultiBinary(4), ["Observations are Multi", "Actions are"]),
+        (spaces.MultiBinary(4), spaces.MultiBinary(4), ["Actions are"]),
     ],
 )
 def test_limits_are_one_sentence_each(
@@ -135,8 +135,7 @@ def test_limits_are_one_sentence_each(
 
 def test_nested_observations_are_compared_too() -> None:
     report = check_env(EnvSettings(id="Blackjack-v1"), steps=50)
-    assert report.problems == ()
-    assert report.limits[0].startswith("Observations are Tuple")
+    assert report.problems == () and report.limits == ()
 
 
 def test_steps_must_be_positive() -> None:

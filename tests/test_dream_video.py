@@ -1,6 +1,8 @@
 """The dream video: real rows, whole episodes, nothing copied from frames the dream must not see."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +112,50 @@ def test_film_of_a_real_store_is_written(
     assert path is not None and path.stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("channels", "high"), [(1, 255), (3, 255), (4, 1)])
-def test_every_kind_of_frame_becomes_colours(channels: int, high: int) -> None:
-    colours = to_rgb(np.full((2, 5, 5, channels), high, np.uint8))
-    assert (colours.shape, colours.dtype) == ((2, 5, 5, 3), np.uint8)
+@pytest.mark.parametrize(
+    ("channels", "low", "high", "dtype"),
+    [
+        *[(channels, 0, 255, np.uint8) for channels in (1, 2, 3, 4, 10, 12)],
+        *[(channels, 0, 1, np.uint8) for channels in (1, 2, 3, 4, 10, 20)],
+        (12, 0, 10, np.int32),
+        (2, 5, 9, np.int64),
+        (4, 0, 1, np.float32),
+        (4, 0, 1, np.bool_),
+    ],
+)
+def test_every_kind_of_frame_becomes_colours(
+    channels: int, low: int, high: int, dtype: type
+) -> None:
+    frames = np.full((channels, 5, 5, channels), low, dtype)
+    frames[np.arange(channels), 0, 0, np.arange(channels)] = high  # each channel in a frame
+    colours = to_rgb(frames, low, high - low)
+    assert (colours.shape, colours.dtype) == ((channels, 5, 5, 3), np.uint8)
+    assert not colours[:, 1:].any()
+    assert len(np.unique(colours[:, 0, 0], axis=0)) == channels  # each has a colour of its own
+
+
+def test_intensities_of_several_channels_are_shades() -> None:
+    frames = np.zeros((3, 1, 1, 2), np.uint8)
+    frames[1], frames[2] = 100, 200
+    dark, middle, bright = to_rgb(frames)[:, 0, 0].astype(int).tolist()
+    assert dark == [0, 0, 0] and all(0 < a < b for a, b in zip(middle, bright, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 12), (2, 2, 1), (5, 9, 2)])
+def test_film_of_any_image_is_written(shape: tuple[int, ...], tmp_path: Path) -> None:
+    space = spaces.Box(0, 10, shape, np.int32)
+    model = make_world_model(space, spaces.Discrete(3), WorldModelSettings(layout="grid")).eval()
+    store = ReplayStore(tmp_path / "replay")
+    pieces = [fragment(str(i), 0, 12) for i in range(4)]
+    frames = np.random.default_rng(0).integers(0, 11, (12, *shape), np.int32)
+    store.commit([replace(piece, obs=frames) for piece in pieces], "c0", 48)
+    path = tmp_path / "dream.mp4"
+    generator = torch.Generator().manual_seed(0)
+    assert write_dream_video(path, model, store, generator, torch.device("cpu")) == path
+    assert path.stat().st_size > 500
+
+
+def test_a_model_without_images_is_not_filmed(store: ReplayStore, tmp_path: Path) -> None:
+    path, generator = tmp_path / "dream.mp4", torch.Generator()
+    blind: Any = torch.nn.Linear(1, 1)
+    assert write_dream_video(path, blind, store, generator, torch.device("cpu")) is None

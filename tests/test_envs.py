@@ -5,7 +5,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from pydantic import ValidationError
+from stream_envs import Scripted
 
 from envs import EnvError, EnvSettings, make_env
 from envs.contract import check_env
@@ -127,6 +129,113 @@ def test_images_are_resized_and_turned_grey(
     assert obs.shape == shape and (obs == level).all()
 
 
+def box(low: float, high: float, shape: tuple[int, ...], dtype: Any = np.uint8) -> spaces.Box:
+    return spaces.Box(low, high, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("space", "axes", "shape"),
+    [
+        (box(0, 255, (3, 30, 50)), (1, 2, 0), (30, 50, 3)),
+        (box(0, 10, (20, 9, 9), np.int32), (1, 2, 0), (9, 9, 20)),
+        (box(0, 1, (30, 50), np.float32), (0, 1), (30, 50, 1)),
+        (box(0, 255, (4, 84, 84)), (1, 2, 0), (84, 84, 4)),
+        (box(0, 255, (4, 9, 8, 3)), (1, 2, 0, 3), (9, 8, 12)),
+        (box(0, 255, (4, 3, 9, 8)), (2, 3, 0, 1), (9, 8, 12)),
+        (box(5, 9, (2, 2), np.int64), (0, 1), (2, 2, 1)),
+    ],
+)
+def test_axes_of_images_are_turned_and_no_number_is_changed(
+    space: spaces.Box, axes: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    space.seed(0)
+    seen = space.sample()
+    pair = spaces.Dict(eye=space, ear=spaces.Discrete(2))
+    for whole, shown in ((space, seen), (pair, {"eye": seen, "ear": 1})):
+        env = prepare_images(Scripted(whole, [shown]), None, None)
+        obs, _ = env.reset(seed=0)
+        assert env.observation_space.contains(obs)
+        turned = obs if whole is space else obs["eye"]
+        assert turned.shape == shape and turned.dtype == space.dtype
+        assert np.array_equal(turned, seen.transpose(axes).reshape(shape))
+
+
+def test_what_is_no_image_is_left_alone() -> None:
+    same = box(0, 255, (8, 9, 3)), box(-1, 1, (8, 9, 3), np.float32), spaces.Text(3)
+    for space in (*same, spaces.Dict(a=same[0], b=same[2])):
+        env = Scripted(space, [])
+        assert prepare_images(env, None, None) is env
+    env = prepare_images(Scripted(same[0], [np.zeros((3, 9, 8), np.uint8)]), 16, None)
+    assert env.reset(seed=0)[0].shape == (3, 9, 8)  # a broken promise is for others to tell
+    with pytest.raises(EnvError, match=r"images of uint8 or float32 for image_size"):
+        prepare_images(Scripted(box(0, 9, (5, 5), np.int32), []), 16, None)
+
+
+GRID = spaces.Dict(
+    image=box(0, 255, (7, 7, 3)),
+    robot=spaces.Dict(speed=spaces.Box(-1, 1, (2,)), gear=spaces.Discrete(3)),
+    mission=spaces.Text(9),
+    hands=spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]),
+)
+
+
+class Grid(Scripted):
+    def __init__(self) -> None:
+        seen = {
+            "image": np.full((7, 7, 3), 10, np.uint8),
+            "robot": {"speed": np.zeros(2, np.float32), "gear": 1},
+            "mission": "go",
+            "hands": (1, 2),
+        }
+        super().__init__(GRID, [seen] * 9)
+
+
+@pytest.mark.parametrize(
+    ("names", "space", "seen"),
+    [
+        (["robot.gear"], spaces.Discrete(3), 1),
+        (["hands.1"], spaces.Discrete(3), 2),
+        (["hands"], GRID["hands"], (1, 2)),
+        (["robot.gear", "hands"], None, {"robot.gear": 1, "hands": (1, 2)}),
+    ],
+)
+def test_parts_of_an_observation_are_dropped(names: list[str], space: Any, seen: Any) -> None:
+    env = make_env(EnvSettings(factory=here("Grid"), observe=names))
+    assert env.reset(seed=0)[0] == seen and env.observation_space.contains(seen)
+    assert space is None or env.observation_space == space
+
+
+def test_an_image_that_is_chosen_may_have_fewer_values_than_it_says() -> None:
+    env = make_env(EnvSettings(factory=here("Grid"), observe=["image"], image_values=11))
+    assert env.observation_space == box(0, 10, (7, 7, 3))
+    assert env.step(0)[0].max() == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"observe": ["image", "robot.legs"]}, r"expected some of image, robot, robot\.speed, "),
+        (
+            {"observe": ["image"], "image_size": 16, "image_values": 300},
+            "less than or equal to 256",
+        ),
+        ({"observe": ["robot", "robot.gear"]}, "do not overlap, got robot and robot.gear"),
+        ({"observe": ["image", "image"]}, "do not overlap"),
+        ({"observe": []}, "at least 1"),
+        ({"image_values": 256}, "that take more than 256 values"),
+        (
+            {"factory": here("Picture"), "kwargs": {"shape": (5, 6)}, "observe": ["a"]},
+            "or a Tuple to",
+        ),
+    ],
+)
+def test_wrong_choices_among_observations_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((EnvError, ValidationError), match=message):
+        make_env(EnvSettings(**{"factory": here("Grid"), **settings}))
+
+
 @pytest.mark.parametrize(
     ("env_id", "near"),
     [
@@ -149,7 +258,7 @@ def test_an_unknown_id_is_refused_with_the_nearest_known_ones(env_id: str, near:
         ({"factory": "no_such_room.fn"}, "no_such_room"),
         ({"factory": here("missing")}, "expected a function missing in module"),
         ({"factory": here("not_an_env")}, r"to return a gymnasium\.Env, got int"),
-        ({"id": "CartPole-v1", "image_size": 64}, "expected uint8 image observations for image_si"),
+        ({"id": "CartPole-v1", "image_size": 64}, "expected image observations for image_size and"),
         (
             {"factory": here("Picture"), "kwargs": {"shape": (5, 6)}, "grayscale": True},
             r"expected colour images \(H, W, 3\)",

@@ -32,7 +32,7 @@ def test_rows_are_in_arrival_order_with_their_memory(collected):
     train, held_out = (load_frames(store) for store in collected[1])
     assert len(train.obs) == 800 + train.terminated.sum()  # ends add a row without an action
     assert len(held_out.obs) == 200 + held_out.terminated.sum()
-    known, new = ({e.eps_id for e in store.episodes()} for store in collected[1])
+    known, new = ({e.eps_id for e in store.fragments()} for store in collected[1])
     assert known and new and not known & new
     steps = np.array([read_step(obs) for obs in train.obs])
     action = np.array([read_action(obs) for obs in train.obs])

@@ -123,7 +123,7 @@ def test_looking_at_held_out_rows_says_the_terms_of_the_loss_and_changes_nothing
     learners = [WorldModelLearner(**arguments(store), holdout=0.5) for _ in range(2)]
     for learner in learners:
         learner.refresh()
-    assert {"1", "2"} == {e.eps_id for e in store.episodes()}
+    assert {"1", "2"} == {e.eps_id for e in store.fragments()}
     assert [is_held_out(name, 0.5) for name in ("1", "2")] == [True, False]
     looking, blind = learners
     seen = []

@@ -35,7 +35,7 @@ def episode(number, rows, *, t0=0, ended=True, shape=(2,)):
 
 
 def make(capacity=1000, **kwargs):
-    return SequenceSampler(capacity, (2,), np.int32, **kwargs)
+    return SequenceSampler(capacity, {"obs": ((2,), np.dtype(np.int32))}, **kwargs)
 
 
 class EveryStart:
@@ -327,7 +327,8 @@ def test_where_nothing_pays_windows_are_drawn_as_ever():
 
 
 def test_box_actions_and_images_keep_their_shape(tmp_path):
-    sampler = SequenceSampler(20, (4, 3, 2), np.int32, (2,), np.float32, directory=tmp_path / "r")
+    obs = {"obs": ((4, 3, 2), np.dtype(np.int32))}
+    sampler = SequenceSampler(20, obs, (2,), np.float32, directory=tmp_path / "r")
     images = episode(1, 5, shape=(4, 3, 2))
     actions = np.stack([images.actions, -images.actions], axis=1).astype(np.float32)
     sampler.add(Episode(**{**vars(images), "actions": actions}))

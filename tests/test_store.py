@@ -87,9 +87,9 @@ def test_broken_file_is_quarantined_counted_and_reading_goes_on(store, damage, c
 
 def test_newer_format_is_refused_and_left_in_place(store, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("mbrl.replay.segment.FORMAT", "reverie-replay/2")
+        patch.setattr("mbrl.replay.segment.FORMAT", "reverie-replay/3")
         (info,) = fill(store, 1)
-    with pytest.raises(SegmentVersionError, match=r"got reverie-replay/2"):
+    with pytest.raises(SegmentVersionError, match=r"got reverie-replay/3"):
         ReplayStore(store.directory).read(info)
     assert (store.data / info.name).exists()
 
@@ -153,7 +153,7 @@ def test_killed_writers_lose_at_most_what_was_not_committed(store):
         numbers = [s.seq for s in store.segments() if s.writer == name]
         assert numbers == list(range(len(numbers)))
     assert len(store.segments()) >= 30
-    assert len(list(store.episodes())) == len(store.segments()) and store.quarantined == 0
+    assert len(list(store.fragments())) == len(store.segments()) and store.quarantined == 0
 
 
 def test_short_writes_are_completed(store, monkeypatch):
@@ -255,7 +255,7 @@ def test_evict_deletes_the_oldest_but_nothing_that_is_needed(store):
 def test_rows_committed_twice_are_read_once(store):
     store.commit([make_episode(5, ended=False)], "w", 5)
     store.commit([make_episode(8)], "w", 8)
-    assert [(e.t0, e.rows) for e in store.episodes()] == [(0, 5), (5, 3)]
+    assert [(e.t0, e.rows) for e in store.fragments()] == [(0, 5), (5, 3)]
 
 
 def test_stats_are_computed_by_hand(store):
@@ -268,7 +268,7 @@ def test_stats_are_computed_by_hand(store):
     assert (stats.rows, stats.steps, stats.env_steps_total) == (12, 10, 10)
     assert (stats.return_mean, stats.return_min, stats.return_max) == (4.0, 3.0, 5.0)
     assert stats.length_mean == 3.5
-    assert (stats.layout.obs_shape, stats.layout.env_id) == ((2, 3, 1), "Counting-v0")
+    assert (stats.layout.obs[0].shape, stats.layout.env_id) == ((2, 3, 1), "Counting-v0")
     assert stats.raw_bytes == 12 * (6 + 8 + 4 + 3)
     assert stats.disk_bytes == sum(p.stat().st_size for p in store.data.iterdir())
     assert (stats.policy_version_min, stats.policy_version_max) == (7, 7)
@@ -286,14 +286,48 @@ def test_stats_of_an_empty_store_and_of_no_store(store):
     assert "none yet" in format_stats(stats)
 
 
-def test_the_query_in_the_documentation_runs(store):
-    store.commit([make_episode(4)], "w", 3)
-    store.commit([make_episode(6, eps_id="b")], "w", 8)
+def examples(language, folder):
+    """The blocks of the page on the format, about data in this folder."""
     text = (ROOT / "docs" / "replay.md").read_text()
-    code = re.search(r"```python\n(import pandas.*?)```", text, re.S).group(1)
+    found = re.findall(rf"```{language}\n(.*?)```", text, re.S)
+    return [re.sub(r"runs/\w+/replay/data", str(folder), block) for block in found]
+
+
+def fill_for_examples(store, **kind):
+    """Two whole episodes, one that goes on and one that has lost its beginning."""
+    store.commit(
+        [make_episode(4, **kind), make_episode(2, eps_id="open", ended=False, **kind)], "w", 5
+    )
+    store.commit([make_episode(3, eps_id="b", ended=False, **kind)], "w", 8)
+    store.commit([make_episode(3, eps_id="b", t0=3, **kind)], "w", 11)
+    store.commit([make_episode(3, eps_id="lost", t0=2, **kind)], "w", 14)
+
+
+def test_examples_in_the_documentation_read_images(store):
+    fill_for_examples(store)
     scope = {}
-    exec(code.replace("runs/debug/replay/data", str(store.data)), scope)
+    exec(examples("python", store.data)[0], scope)
     table = scope["episodes"]
-    assert isinstance(table, pd.DataFrame)
-    assert table.loc["b"].to_dict() == {"score": 0.5 + 1 + 1.5 + 2 + 2.5, "steps": 5}
-    assert scope["frame"].shape == (2, 3, 1)
+    assert isinstance(table, pd.DataFrame) and sorted(table.index) == ["a", "b"]
+    assert table.loc["b", ["score", "steps"]].to_list() == [0.5 + 1 + 1.5 + 2 + 2.5, 5]
+    assert scope["frame"].tolist() == [[[1]] * 3] * 2
+    assert [e.eps_id for e in store.episodes() if e.ended] == ["a", "b"]
+
+
+def test_examples_in_the_documentation_read_vectors(store):
+    pytest.importorskip("polars", reason="of the extra dev")
+    fill_for_examples(store, obs_shape=(4,), obs_dtype="float32")
+    scope = {}
+    exec(examples("python", store.data)[1], scope)
+    assert scope["states"].shape == (15, 4) and scope["states"].dtype == np.float32
+    assert scope["angle"]["obs"].to_list() == scope["states"][:, 2].tolist()
+
+
+@pytest.mark.parametrize("kind", [{}, {"obs_shape": (4,), "obs_dtype": "float32"}])
+def test_queries_in_the_documentation_run(store, kind):
+    duckdb = pytest.importorskip("duckdb", reason="of the extra dev")
+    fill_for_examples(store, **kind)
+    returns, angles = examples("sql", store.data)
+    assert duckdb.sql(returns).fetchall() == [("b", 7.5, 5), ("a", 3.0, 3)]
+    if kind:
+        assert sorted(duckdb.sql(angles).fetchall())[:2] == [("a", 3, 4.0), ("b", 5, 6.0)]

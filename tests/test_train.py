@@ -299,7 +299,7 @@ def test_box_actions_go_from_the_environment_through_replay_and_model_into_the_d
     assert result["env_steps"] == 96 and result["budget"]["imagined_steps"] == 8 * 96
     lines_with_finite_losses(tmp_path / "run")
     store = ReplayStore(tmp_path / "run/replay")
-    fragments = list(store.episodes())
+    fragments = list(store.fragments())
     assert {fragment.actions.dtype.name for fragment in fragments} == {"float32"}
     for fragment in fragments:  # what was chosen is what the next picture and the reward show
         for row in range(fragment.rows - 1):

@@ -4,6 +4,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from stream_envs import Scripted
 
 from envs import EnvError, EnvSettings, VectorEnv
 from envs.counting import read_action, read_length, read_step
@@ -199,10 +200,117 @@ def test_wrong_discrete_actions_are_refused(actions: list, message: str) -> None
         counting(3).step(np.array(actions))
 
 
-@pytest.mark.parametrize("env_id", ["Taxi-v3", "Blackjack-v1"])
-def test_observations_that_are_no_array_are_refused(env_id: str) -> None:
-    with pytest.raises(EnvError, match=f"{env_id}: expected one array"):
-        VectorEnv(EnvSettings(id=env_id), 2)
+def test_observations_of_any_kind_have_a_column_each() -> None:
+    taxi, blackjack = (VectorEnv(EnvSettings(id=one), 2) for one in ("Taxi-v3", "Blackjack-v1"))
+    assert taxi.obs.tolist() == [0, 0] and taxi.obs.dtype == np.int64
+    taxi.reset(1, seed=3)
+    blackjack.reset(0, seed=1)
+    blackjack.reset(1, seed=2)
+    cards = [gym.make("Blackjack-v1").reset(seed=seed)[0] for seed in (1, 2)]
+    assert list(blackjack.obs) == ["obs.0", "obs.1", "obs.2"]
+    for column, expected in zip(blackjack.obs.values(), zip(*cards, strict=True), strict=True):
+        assert column.tolist() == list(map(int, expected))
+    before = blackjack.obs
+    step = blackjack.step(np.zeros(2, int))
+    assert step.obs is blackjack.obs and before["obs.0"].tolist() == [card[0] for card in cards]
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, space: gym.Space, *shown: Any) -> VectorEnv:
+    """One environment that has shown the first of these observations."""
+    monkeypatch.setattr("envs.vector.make_env", lambda settings: Scripted(space, list(shown)))
+    vector = VectorEnv(EnvSettings(id=COUNTING), 1)
+    vector.reset(0, seed=5)
+    return vector
+
+
+STILL = np.zeros(1, int)
+PAIR = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (2,)), b=gym.spaces.Discrete(3, start=-1))
+FLAT = np.zeros(2, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("space", "first", "second", "message"),
+    [
+        (gym.spaces.Discrete(3), 1, 3, r"seed 5, step 0\): expected obs within Discrete.3., got 3"),
+        (gym.spaces.Discrete(3), 1, -1, "got -1; mend the environment, or widen"),
+        (gym.spaces.Discrete(3), 1, 1.0, "dtype int64 for obs, as its space says, got .* float64"),
+        (gym.spaces.MultiBinary(2), [0, 1], [0, 2], r"within MultiBinary.*, got 2 at \[1\]"),
+        (gym.spaces.MultiBinary(2), [0, 1], [0, 256], r"dtype int8 for obs, .*got \[0, 256\]"),
+        (gym.spaces.MultiDiscrete([2, 3]), [1, 2], [2, 2], r"got 2 at \[0\]"),
+        (
+            gym.spaces.Box(0, 1, (2, 2), np.uint8),
+            *(np.full((2, 2), n, "u1") for n in (1, 2)),
+            "2 at",
+        ),
+        (
+            gym.spaces.Box(-np.inf, np.inf, (2,)),
+            FLAT,
+            np.float32([0, np.inf]),
+            r"inf at \[1\]; mend",
+        ),
+        (gym.spaces.Box(-1, 1, (2,)), FLAT, np.float32([np.nan, 0]), "got nan at .*replace such"),
+        (PAIR, {"a": FLAT, "b": -1}, {"a": FLAT, "b": 2}, r"expected obs\.b within .*, got 2"),
+        (
+            PAIR,
+            {"a": FLAT, "b": -1},
+            {"a": FLAT},
+            r"a dict with the keys \['a', 'b'\], got \['a'\]",
+        ),
+        (PAIR, {"a": FLAT, "b": -1}, FLAT, "with the keys .*, got ndarray"),
+        (
+            PAIR,
+            {"a": FLAT, "b": -1},
+            {"a": FLAT[:1], "b": 0},
+            r"shape \(2,\) .* for obs\.a, .*\(1,\)",
+        ),
+        (gym.spaces.Tuple([gym.spaces.Discrete(2)]), (1,), (1, 1), "a tuple of 1 parts, got 2"),
+    ],
+)
+def test_an_observation_outside_its_space_is_one_sentence(
+    space: gym.Space, first: Any, second: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EnvError, match=f"^environment 0 .*{message}"):
+        scripted(monkeypatch, space, first, second).step(STILL)
+    with pytest.raises(EnvError, match=f"^environment 0 .*{message}"):
+        scripted(monkeypatch, space, second)
+
+
+def test_measurements_outside_their_bounds_are_kept_and_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    space = gym.spaces.Box(np.float32([-1, -9]), np.float32([1, 9]))
+    shown = [FLAT, np.float32([0.5, 9.5]), np.float32([2, 0]), np.float32([np.nan, 0])]
+    vector = scripted(monkeypatch, space, *shown)
+    assert vector.step(STILL).obs.tolist() == [[0.5, 9.5]]
+    assert vector.step(STILL).obs.tolist() == [[2, 0]]
+    assert caplog.text.count("it is stored as it is, and this is said once") == 1
+    assert "seed 5, step 0): expected obs within Box" in caplog.text and "got 9.5" in caplog.text
+    with pytest.raises(EnvError, match="got nan"):
+        vector.step(STILL)
+
+
+@pytest.mark.parametrize(
+    ("space", "shown", "kept"),
+    [
+        (gym.spaces.Discrete(2), True, 1),
+        (gym.spaces.Discrete(3), np.uint8(2), 2),
+        (gym.spaces.Box(0, 9, (), np.float32), 2.5, 2.5),
+        (gym.spaces.Box(0, 9, (), np.int32), np.int32(4), 4),
+        (gym.spaces.Box(0, 9, (2,), np.uint8), [1, 2], [1, 2]),
+        (gym.spaces.MultiBinary(2), np.array([True, False]), [1, 0]),
+    ],
+)
+def test_numbers_without_a_type_of_their_own_take_the_promised_one(
+    space: gym.Space, shown: Any, kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obs = scripted(monkeypatch, space, shown).obs
+    assert obs[0].tolist() == kept and obs.dtype == space.dtype
+
+
+def test_texts_are_refused_until_they_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    mission = gym.spaces.Dict(seen=gym.spaces.Discrete(2), mission=gym.spaces.Text(9))
+    with pytest.raises(EnvError, match=r"Counting.*Text at obs\.mission; drop it with env.observe"):
+        scripted(monkeypatch, mission, {"seen": 1, "mission": "go"})
 
 
 def test_memory_is_in_line_with_the_observations() -> None:

@@ -20,7 +20,7 @@ def test_binary_frames_are_their_own_levels():
 
 
 def test_intensities_are_reduced_to_levels_and_come_back_as_their_middle():
-    model = make(spaces.Box(0, 255, (8, 8, 1), np.uint8))
+    model = make(spaces.Box(0, 255, (12, 12, 1), np.uint8))
     obs = torch.tensor([0, 15, 16, 128, 255], dtype=torch.uint8).view(5, 1, 1, 1)
     levels = model.to_levels(obs)
     assert levels.flatten().tolist() == [0, 0, 1, 8, 15]
@@ -44,8 +44,14 @@ def test_discrete_actions_are_one_hot_and_continuous_ones_stay():
 @pytest.mark.parametrize(
     ("observation", "action", "message"),
     [
-        (spaces.Box(0, 1, (8, 8, 1), np.float32), ACTIONS, "uint8 image"),
-        (spaces.Box(0, 255, (8,), np.uint8), ACTIONS, "uint8 image"),
+        (spaces.Box(-1, 1, (8, 8, 1), np.float32), ACTIONS, "expected one image"),
+        (spaces.Box(0, 255, (8,), np.uint8), ACTIONS, "expected one image"),
+        (spaces.Box(0, 255, (8, 8), np.uint8), ACTIONS, r"one image \(H, W, C\)"),
+        (
+            spaces.Dict(a=IMAGE, b=spaces.Discrete(2)),
+            ACTIONS,
+            r"got obs\.a \(image\), obs\.b \(categories\); choose one with env.observe: \[a\]",
+        ),
         (IMAGE, spaces.MultiDiscrete([2, 2]), "Discrete or one-dimensional Box"),
         (IMAGE, spaces.Box(-1, 1, (2, 2)), "Discrete or one-dimensional Box"),
     ],
@@ -107,7 +113,7 @@ def test_observing_step_by_step_or_in_parts_gives_the_states_that_training_saw(p
 def test_observing_sequences_gives_the_posterior_of_every_frame():
     model, batch = make(bf16=False).eval(), random_batch()
     seen = model.observe(model.initial(3, torch.device("cpu")), *model.inputs(batch), generator(3))
-    frames = torch.as_tensor(batch.obs).movedim(-1, 2) / model.high
+    frames = torch.as_tensor(batch.obs).movedim(-1, 2) / model.images.span
     posterior = model.code.normalise(model.encoder(Seen(frames)))
     torch.testing.assert_close(seen.posterior, posterior)
     _, _, trained = model.loss(batch, generator(3))

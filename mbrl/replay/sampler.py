@@ -37,6 +37,7 @@ from numpy.typing import DTypeLike, NDArray
 from mbrl.episode import CAUSED, SAMPLED, Array, Episode, SequenceBatch, arrival, uncovered
 from mbrl.errors import ReplayError
 from mbrl.replay.store import ReplayStore, SegmentInfo
+from mbrl.streams import Types, obs_of
 
 _RESERVE_BYTES = 16 << 20  # disk is claimed in pieces of this size
 _LABEL, _T0, _START, _ROWS, _HELD_OUT = range(5)  # columns of the table of fragments
@@ -172,7 +173,7 @@ class SequenceSampler:
 
     Args:
         capacity_steps: rows that are kept, final observations included; the oldest go first.
-        obs_shape, obs_dtype: of one observation.
+        obs: shape and dtype of one observation, by column, as `mbrl.streams.types_of` gives them.
         action_shape, action_dtype: () int64 for a discrete space, (A,) float32 for a Box.
         directory: on which disk the ring lives (such as /dev/shm); None for the system's temporary
             folder. Nothing is left there.
@@ -185,23 +186,25 @@ class SequenceSampler:
     def __init__(
         self,
         capacity_steps: int,
-        obs_shape: Sequence[int],
-        obs_dtype: DTypeLike = np.uint8,
+        obs: Types,
         action_shape: Sequence[int] = (),
         action_dtype: DTypeLike = np.int64,
         directory: Path | None = None,
         holdout: float = 0.0,
     ) -> None:
         self.capacity, self.holdout = capacity_steps, holdout
-        kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-            "obs": (tuple(obs_shape), np.dtype(obs_dtype)),
+        beside: Types = {
             "actions": (tuple(action_shape), np.dtype(action_dtype)),
             **{name: ((), dtype) for name, dtype in CAUSED.items()},
         }
+        kinds = obs | {name: beside[name] for name in SAMPLED}
         try:
             if directory is not None:
                 directory.mkdir(parents=True, exist_ok=True)
-            self._ring = {name: _Ring(capacity_steps, *kinds[name], directory) for name in SAMPLED}
+            self._ring = {
+                name: _Ring(capacity_steps, shape, np.dtype(dtype), directory)
+                for name, (shape, dtype) in kinds.items()
+            }
         except OSError as error:
             raise _ring_error(error) from error
         self._total = 0  # rows ever added; row i lies in slot i % capacity
@@ -240,8 +243,14 @@ class SequenceSampler:
         Raises:
             ReplayError: another shape or dtype than the ring's, or the ring's disk is full.
         """
-        for name, column in self._ring.items():
-            got, ring = getattr(episode, name), column.rows
+        columns = episode.sampled
+        if columns.keys() != self._ring.keys():
+            raise ReplayError(
+                f"expected the columns {', '.join(self._ring)} as the sampler was made for, got "
+                f"{', '.join(columns)}; make a new sampler for another environment"
+            )
+        for name, got in columns.items():
+            ring = self._ring[name].rows
             if got.shape[1:] != ring.shape[1:] or got.dtype != ring.dtype:
                 raise ReplayError(
                     f"{name}: expected {ring.dtype}{ring.shape[1:]} as the sampler was made for, "
@@ -321,12 +330,15 @@ class SequenceSampler:
             starts = self._rewarded(starts, length, rng, held_out, rewarded)
         positions = (starts[:, None] + np.arange(-1, length)) % rows
         slots, is_first = (column[positions] for column in self._tape(held_out))
-        columns = {name: self._ring[name].rows[slots] for name in SAMPLED if name != "obs"}
-        obs = self._ring["obs"].rows
-        frames = np.empty((batch_size, length, *obs.shape[1:]), obs.dtype)
-        # "clip" skips the copy that "raise" makes of `out`; slots are in range by construction
-        np.take(obs, slots[:, 1:], axis=0, out=frames, mode="clip")
-        return arrival(frames, is_first=is_first, **columns)
+        beside = {name: self._ring[name].rows[slots] for name in SAMPLED}
+        seen: dict[str, Array] = {}
+        for name, ring in self._ring.items():
+            if name not in beside:
+                rows_seen = (batch_size, length, *ring.rows.shape[1:])
+                seen[name] = np.empty(rows_seen, ring.rows.dtype)
+                # "clip" skips the copy that "raise" makes of `out`; slots are in range
+                np.take(ring.rows, slots[:, 1:], axis=0, out=seen[name], mode="clip")
+        return arrival(obs_of(seen), is_first=is_first, **beside)
 
     def _rewarded(
         self,
@@ -374,8 +386,8 @@ class SequenceSampler:
                 column.reserve(min(self.capacity, self._total + piece.rows))
         except OSError as error:
             raise _ring_error(error) from error
-        for name, column in self._ring.items():
-            new = getattr(piece, name)
+        for name, new in piece.sampled.items():
+            column = self._ring[name]
             column.rows[start : start + split] = new[:split]
             column.rows[: piece.rows - split] = new[split:]
         if piece.ended:

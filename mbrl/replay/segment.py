@@ -2,30 +2,36 @@
 
 A segment is a few fragments of episodes, encoded whole in memory so that its footer exists before
 any byte is published. Columns carry the names of RLlib and Minari, so pandas, DuckDB and Ray Data
-read a segment without this module; frames are raw C-order bytes in a `binary` column (a list or
-tensor column would store every pixel as an INT32 level). Shapes, dtypes, the list of fragments and
-a SHA-256 of the content live in the footer. `docs/replay.md` is the specification.
+read a segment without this module. Each stream of observations has a column: single values are
+numbers, vectors are lists, and frames are raw C-order bytes in a `binary` column (a list or tensor
+column would store every pixel as an INT32 level). Shapes, dtypes, spaces, the list of fragments
+and a SHA-256 of the content live in the footer. `docs/replay.md` is the specification.
 
 `encode_segment` refuses rows that break the contract of `Episode`; `decode_segment` refuses every
-byte string that is not exactly what `encode_segment` wrote. Neither knows a path.
+byte string that is not exactly what `encode_segment` wrote, now or in version 1 of the format.
+Neither knows a path.
 """
 
 import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mbrl.episode import CAUSED, Array, Episode
 from mbrl.errors import ReplayError
+from mbrl.streams import columns_of
 
-FORMAT = "reverie-replay/1"
+FORMAT = "reverie-replay/2"
+OLDER = ("reverie-replay/1",)
+"""Formats that are read too. Version 1 has one column `obs`, always binary, and no spaces."""
 
 OBS_DTYPES = frozenset(
     np.dtype(code).name
@@ -39,10 +45,34 @@ _ROW_EXTRA_BYTES = sum(dtype.itemsize for dtype in CAUSED.values())
 _NEVER_NULL = [name for name in CAUSED if name != "rewards"]
 _STAMPS = ("policy_version", "env_steps_total")
 """Columns of one value per fragment."""
+_SPACES = ("observation_space", "action_space")
+"""Keys of the footer, left out where a space is unknown."""
 
 
 class SegmentVersionError(ReplayError):
     """The file is a healthy segment of a format this version does not know."""
+
+
+@dataclass(frozen=True)
+class StreamType:
+    """One stream of observations: its column, and the dtype and shape of one value."""
+
+    column: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Numbers in one value."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of one value."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.dtype}{self.shape}"
 
 
 @dataclass(frozen=True)
@@ -51,33 +81,38 @@ class Layout:
 
     Attributes:
         env_id: the environment the rows came from; "" if unknown.
-        obs_dtype, obs_shape: of one observation.
+        obs: the streams of an observation, in their order.
         action_dtype: "int64" or "float32".
         action_shape: () for a discrete space, (A,) for a Box.
         ram_bytes: of console memory kept with each row; 0 means that there is no such column.
+        spaces: JSON of the observation and the action space (`mbrl.replay.spaces`); "" if unknown.
     """
 
     env_id: str
-    obs_dtype: str
-    obs_shape: tuple[int, ...]
+    obs: tuple[StreamType, ...]
     action_dtype: str
     action_shape: tuple[int, ...]
     ram_bytes: int = 0
-
-    @property
-    def obs_bytes(self) -> int:
-        """Bytes of one observation."""
-        return int(np.prod(self.obs_shape, dtype=np.int64)) * np.dtype(self.obs_dtype).itemsize
+    spaces: tuple[str, str] = ("", "")
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one uncompressed row: observation, action, reward, flags and memory."""
         size = int(np.prod(self.action_shape, dtype=np.int64))
         action_bytes = size * np.dtype(self.action_dtype).itemsize
-        return self.obs_bytes + action_bytes + _ROW_EXTRA_BYTES + self.ram_bytes
+        obs_bytes = sum(stream.size_bytes for stream in self.obs)
+        return obs_bytes + action_bytes + _ROW_EXTRA_BYTES + self.ram_bytes
+
+    def agrees(self, other: "Layout") -> bool:
+        """Whether the rows are alike; what one of the two does not know is no difference."""
+        pairs = zip((self.env_id, *self.spaces), (other.env_id, *other.spaces), strict=True)
+        known = all(one == two for one, two in pairs if one and two)
+        return known and replace(self, env_id="", spaces=("", "")) == replace(
+            other, env_id="", spaces=("", "")
+        )
 
 
-NO_LAYOUT = Layout("", "uint8", (), "int64", ())  # of an empty store
+NO_LAYOUT = Layout("", (), "int64", ())  # of an empty store
 
 
 @dataclass(frozen=True)
@@ -97,6 +132,7 @@ class FragmentInfo:
 class SegmentHeader:
     """The footer of a segment."""
 
+    version: str  # of the format
     layout: Layout
     fragments: tuple[FragmentInfo, ...]  # in the order of the rows
     sha256: str  # 64 hex digits over the footer's other fields and all rows
@@ -107,8 +143,10 @@ class SegmentHeader:
         return sum(fragment.rows for fragment in self.fragments)
 
 
-def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
-    """Find the one layout that all episodes share.
+def layout_of(
+    episodes: Sequence[Episode], env_id: str, spaces: tuple[str, str] = ("", "")
+) -> Layout:
+    """Find the one layout that all episodes share; `spaces` as in `Layout`.
 
     Raises:
         ReplayError: no episodes, two layouts, or a dtype that the format does not hold.
@@ -116,25 +154,39 @@ def layout_of(episodes: Sequence[Episode], env_id: str) -> Layout:
     if not episodes:
         raise ReplayError("expected at least one episode in a segment, got none")
     kinds = {  # fragments may be short and many: a layout for each would cost too much
-        (e.obs.dtype, e.obs.shape[1:], e.actions.dtype, e.actions.shape[1:], _ram_bytes(e))
-        for e in episodes
+        (_obs_kind(e), e.actions.dtype, e.actions.shape[1:], _ram_bytes(e)) for e in episodes
     }
     layouts = {
-        Layout(env_id, obs.name, obs_shape, action.name, action_shape, ram_bytes)
-        for obs, obs_shape, action, action_shape, ram_bytes in kinds
+        Layout(
+            env_id,
+            tuple(StreamType(column, dtype.name, shape) for column, dtype, shape in obs),
+            action.name,
+            action_shape,
+            ram_bytes,
+            spaces,
+        )
+        for obs, action, action_shape, ram_bytes in kinds
     }
     if len(layouts) > 1:
         raise ReplayError(f"expected one shape and dtype in a segment, got {describe(layouts)}")
     layout = layouts.pop()
-    if layout.obs_dtype not in OBS_DTYPES:
-        raise ReplayError(
-            f"obs: expected a numeric dtype, got {layout.obs_dtype}; convert it in the environment"
-        )
+    for stream in layout.obs:
+        if stream.dtype not in OBS_DTYPES:
+            raise ReplayError(
+                f"{stream.column}: expected a numeric dtype, got {stream.dtype}; convert it in the "
+                f"environment"
+            )
     if layout.action_dtype not in _ACTION_TYPES:
         raise ReplayError(
             f"actions: expected int64 (discrete) or float32 (Box), got {layout.action_dtype}"
         )
     return layout
+
+
+def _obs_kind(episode: Episode) -> tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]:
+    """Name, dtype and shape of each stream."""
+    columns = columns_of(episode.obs).items()
+    return tuple((name, rows.dtype, rows.shape[1:]) for name, rows in columns)
 
 
 def _ram_bytes(episode: Episode) -> int:
@@ -154,9 +206,10 @@ def describe(layouts: Iterable[Layout]) -> str:
     """Words for layouts in an error message."""
     return " and ".join(
         sorted(
-            f"[env {layout.env_id or 'unknown'}, obs {layout.obs_dtype}{layout.obs_shape}, "
+            f"[env {layout.env_id or 'unknown'}, {', '.join(map(str, layout.obs))}, "
             f"actions {layout.action_dtype}{layout.action_shape}"
-            f"{f', ram {layout.ram_bytes} bytes' if layout.ram_bytes else ''}]"
+            f"{f', ram {layout.ram_bytes} bytes' if layout.ram_bytes else ''}"
+            f"{''.join(f', {text}' for text in layout.spaces if text)}]"
             for layout in layouts
         )
     )
@@ -166,17 +219,16 @@ def _footer(layout: Layout, episodes: Sequence[Episode]) -> dict[str, str]:
     """A footer as text fields, all but the SHA-256."""
     names = {"reward_sum": "return"}
     listed = [{names.get(k, k): v for k, v in vars(_info(one)).items()} for one in episodes]
-    # written only where there is a column, so that files without one stay what they always were
-    ram = {"ram_bytes": str(layout.ram_bytes)} if layout.ram_bytes else {}
-    return {
+    obs = {one.column: {"dtype": one.dtype, "shape": one.shape} for one in layout.obs}
+    fields = {
         "format": FORMAT,
         "env_id": layout.env_id,
-        "obs": json.dumps({"dtype": layout.obs_dtype, "shape": layout.obs_shape}),
+        "obs": json.dumps(obs),
         "action": json.dumps({"dtype": layout.action_dtype, "shape": layout.action_shape}),
         "episodes": json.dumps(listed),
-        "sources": "[]",  # an earlier version could merge files, and named them here
-        **ram,
     }
+    known = {name: text for name, text in zip(_SPACES, layout.spaces, strict=True) if text}
+    return fields | known | ({"ram_bytes": str(layout.ram_bytes)} if layout.ram_bytes else {})
 
 
 def _info(e: Episode) -> FragmentInfo:
@@ -189,46 +241,58 @@ def _parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHea
     raw: Mapping[bytes, bytes] = metadata.metadata or {}
     fields = {key.decode(): value.decode() for key, value in raw.items() if key != b"ARROW:schema"}
     found = fields.get("format", "")
-    if found != FORMAT:
+    if found not in (FORMAT, *OLDER):
         if found.startswith(FORMAT.split("/")[0] + "/"):
             raise SegmentVersionError(
-                f"expected format {FORMAT}, got {found}; read it with the version that wrote it"
+                f"expected format {FORMAT} or {', '.join(OLDER)}, got {found}; read it with the "
+                f"version that wrote it"
             )
         raise ReplayError(f"expected a replay segment ({FORMAT}), got a foreign parquet file")
     try:
         obs, action = json.loads(fields["obs"]), json.loads(fields["action"])
+        if found in OLDER:
+            obs = {"obs": obs}
         layout = Layout(
             fields["env_id"],
-            str(obs["dtype"]),
-            tuple(map(int, obs["shape"])),
+            tuple(
+                StreamType(column, str(one["dtype"]), tuple(map(int, one["shape"])))
+                for column, one in obs.items()
+            ),
             str(action["dtype"]),
             tuple(map(int, action["shape"])),
             int(fields.get("ram_bytes", "0")),
+            (fields.get(_SPACES[0], ""), fields.get(_SPACES[1], "")),
         )
         listed = json.loads(fields["episodes"])
         fragments = [FragmentInfo(reward_sum=entry.pop("return"), **entry) for entry in listed]
         sha256 = fields["sha256"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReplayError(f"expected a complete footer, got: {_first_line(error)}") from error
-    if layout.obs_dtype not in OBS_DTYPES or layout.action_dtype not in _ACTION_TYPES:
+    if not {one.dtype for one in layout.obs} <= OBS_DTYPES or (
+        layout.action_dtype not in _ACTION_TYPES
+    ):
         raise ReplayError(f"expected a known dtype, got {describe([layout])}")
-    return fields, SegmentHeader(layout=layout, fragments=tuple(fragments), sha256=sha256)
+    header = SegmentHeader(version=found, layout=layout, fragments=tuple(fragments), sha256=sha256)
+    return fields, header
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def encode_segment(episodes: Sequence[Episode], env_id: str = "") -> bytes:
+def encode_segment(
+    episodes: Sequence[Episode], env_id: str = "", spaces: tuple[str, str] = ("", "")
+) -> bytes:
     """Encode fragments of one layout, in the order the rows shall have, as one parquet file.
 
-    Equal episodes give an equal `sha256` in the footer, which names `env_id` too.
+    Equal episodes give an equal `sha256` in the footer, which names `env_id` and `spaces` too;
+    these are as in `Layout`.
 
     Raises:
         ReplayError: the episodes do not fit in one segment or break the contract of `Episode`.
     """
-    layout = layout_of(episodes, env_id)
-    largest = max(layout.obs_bytes, layout.ram_bytes)
+    layout = layout_of(episodes, env_id, spaces)
+    largest = max(layout.ram_bytes, *(stream.size_bytes for stream in layout.obs))
     for episode in episodes:
         _check(episode, largest)
     fields = _footer(layout, episodes)
@@ -243,7 +307,7 @@ def encode_segment(episodes: Sequence[Episode], env_id: str = "") -> bytes:
         compression_level=3,
         use_dictionary=["eps_id"],
         data_page_size=1 << 20,
-        write_statistics=[n for n in schema.names if n not in ("obs", "actions", "ram")],
+        write_statistics=["eps_id", "t", *CAUSED, *_STAMPS],
         write_page_checksum=True,
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
@@ -268,12 +332,12 @@ def decode_segment(data: bytes) -> tuple[SegmentHeader, list[Episode]]:
         pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False) as file,
     ):
         fields, header = _parse_footer(file.metadata)
-        schema = _schema(header.layout)
+        schema = _schema(header.layout, header.version)
         if not file.schema_arrow.equals(schema):
             raise ReplayError(
-                f"expected the columns {schema.names} of {FORMAT}, got {file.schema_arrow}"
+                f"expected the columns {schema.names} of {header.version}, got {file.schema_arrow}"
             )
-        table = file.read(use_threads=False)  # obs is one column: nothing to share out
+        table = file.read(use_threads=False)  # most bytes are in one column: nothing to share out
     if table.num_rows != header.rows:
         raise ReplayError(f"expected {header.rows} rows as the footer says, got {table.num_rows}")
     episodes = list(_episodes(table, header))
@@ -300,13 +364,21 @@ def _refusing_what_is_broken() -> Iterator[None]:
         raise ReplayError(f"expected a whole parquet file, got: {_first_line(error)}") from error
 
 
-def _schema(layout: Layout) -> pa.Schema:
+def _stream_type(stream: StreamType, version: str) -> pa.DataType:
+    """How a stream is stored: a number, a list of numbers for one axis, or raw bytes."""
+    if version in OLDER or len(stream.shape) > 1:
+        return pa.binary()
+    number = pa.from_numpy_dtype(np.dtype(stream.dtype))
+    return pa.list_(number) if stream.shape else number
+
+
+def _schema(layout: Layout, version: str = FORMAT) -> pa.Schema:
     """The columns of a file; a null says that the row has no action."""
     action = _ACTION_TYPES[layout.action_dtype]
     fields = {
         "eps_id": pa.string(),
         "t": pa.int32(),
-        "obs": pa.binary(),
+        **{stream.column: _stream_type(stream, version) for stream in layout.obs},
         "actions": pa.list_(action) if layout.action_shape else action,
         **{name: pa.from_numpy_dtype(dtype) for name, dtype in CAUSED.items()},
         **dict.fromkeys(_STAMPS, pa.int64()),
@@ -368,7 +440,7 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
     columns = {
         "eps_id": pa.array([episode.eps_id for episode in episodes], pa.string()).take(number),
         "t": pa.array(t.astype(np.int32)),
-        "obs": _binary([episode.obs for episode in episodes], layout.obs_bytes),
+        **_obs_columns(episodes, layout),
         "actions": _action_column(joined["actions"], no_action, layout),
         "rewards": pa.array(joined["rewards"], mask=no_action),
         **{name: pa.array(joined[name]) for name in _NEVER_NULL},
@@ -382,12 +454,43 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _binary(arrays: Sequence[Array], size: int) -> pa.ChunkedArray:
-    """One `binary` value of `size` bytes per row and a chunk per array, without copying."""
-    offsets = np.arange(max(map(len, arrays)) + 1, dtype=np.int32) * np.int32(size)
+def _obs_columns(episodes: Sequence[Episode], layout: Layout) -> dict[str, Any]:
+    """Every stream of observations as a column."""
+    parts = [columns_of(episode.obs) for episode in episodes]
+    columns: dict[str, Any] = {}
+    for stream in layout.obs:
+        arrays = [part[stream.column] for part in parts]
+        if len(stream.shape) > 1:
+            columns[stream.column] = _binary(arrays, stream.size_bytes)
+        elif stream.shape:
+            columns[stream.column] = _lists(arrays, stream.size)
+        else:
+            columns[stream.column] = pa.array(_little_endian(np.concatenate(arrays)))
+    return columns
+
+
+def _lists(arrays: Sequence[Array], size: int) -> pa.ChunkedArray:
+    """One list of `size` numbers per row and a chunk per array."""
+    offsets = pa.py_buffer(_offsets(arrays, size))
     chunks = []
     for array in arrays:
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(_little_endian(array))]
+        numbers = pa.array(_little_endian(array).reshape(-1))
+        kind = pa.list_(numbers.type)
+        chunks.append(pa.Array.from_buffers(kind, len(array), [None, offsets], children=[numbers]))
+    return pa.chunked_array(chunks)
+
+
+def _offsets(arrays: Sequence[Array], size: int) -> NDArray[np.int32]:
+    """Where the values of `size` items begin in an array, for the longest of them."""
+    return np.arange(max(map(len, arrays)) + 1, dtype=np.int32) * np.int32(size)
+
+
+def _binary(arrays: Sequence[Array], size: int) -> pa.ChunkedArray:
+    """One `binary` value of `size` bytes per row and a chunk per array, without copying."""
+    offsets = pa.py_buffer(_offsets(arrays, size))
+    chunks = []
+    for array in arrays:
+        buffers = [None, offsets, pa.py_buffer(_little_endian(array))]
         chunks.append(pa.Array.from_buffers(pa.binary(), len(array), buffers))
     return pa.chunked_array(chunks)
 
@@ -412,7 +515,7 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
     if not np.array_equal(has_action, table["actions"].is_valid().to_numpy()):
         raise ReplayError("expected null rewards exactly where actions are null, got a difference")
     columns = {
-        "obs": _read_obs(table["obs"], layout),
+        **{one.column: _read_stream(table[one.column], one) for one in layout.obs},
         "actions": _read_actions(table["actions"], layout),
         "rewards": table["rewards"].fill_null(0).to_numpy(),
         **{name: table[name].to_numpy() for name in _NEVER_NULL},
@@ -422,13 +525,13 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
     start = 0
     for info in header.fragments:
         rows = slice(start, start := start + info.rows)
-        episode = Episode(
+        episode = Episode.of(
+            {name: values[rows] for name, values in columns.items()},
             eps_id=info.eps_id,
             t0=info.t0,
             policy_version=info.policy_version,
             env_steps_total=int(stamps[1][rows][0]),
             ended=info.ended,
-            **{name: values[rows] for name, values in columns.items()},
         )
         agrees = (
             bool((names[rows] == info.eps_id).all())
@@ -446,12 +549,25 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
         yield episode
 
 
-def _read_obs(column: pa.ChunkedArray, layout: Layout) -> Array:
-    """All frames as (rows, *obs_shape)."""
-    dtype = np.dtype(layout.obs_dtype)
-    flat = _read_bytes(column, layout.obs_bytes, "observation").reshape(-1)
+def _read_stream(column: pa.ChunkedArray, stream: StreamType) -> Array:
+    """All values of a stream as (rows, *shape)."""
+    if pa.types.is_list(column.type):
+        return _read_lists(column, stream.size, stream.column).reshape(-1, *stream.shape)
+    if not pa.types.is_binary(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    dtype = np.dtype(stream.dtype)
+    flat = _read_bytes(column, stream.size_bytes, stream.column).reshape(-1)
     frames = flat.view(dtype.newbyteorder("<")).astype(dtype, copy=False)
-    return frames.reshape(column.length(), *layout.obs_shape)
+    return frames.reshape(column.length(), *stream.shape)
+
+
+def _read_lists(column: pa.ChunkedArray, size: int, what: str) -> Array:
+    """A column of lists as (rows, size), without a Python loop over rows."""
+    lengths = pc.list_value_length(column)
+    if lengths.null_count or not pc.all(pc.equal(lengths, size)).as_py():
+        raise ReplayError(f"expected {size} numbers per {what}, got another size")
+    values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate(values).reshape(column.length(), size)
 
 
 def _read_bytes(column: pa.ChunkedArray, size: int, what: str) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from mbrl.episode import uncovered
-from mbrl.replay.segment import NO_LAYOUT, FragmentInfo, Layout, SegmentHeader
+from mbrl.replay.segment import NO_LAYOUT, FragmentInfo, Layout, SegmentHeader, StreamType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +92,10 @@ def summarise(
 def format_stats(stats: ReplayStats) -> str:
     """Render totals as text for a terminal, one fact per line."""
     layout = stats.layout
-    shape = " x ".join(map(str, layout.obs_shape)) or "scalar"
     ratio = f" ({stats.compression:.1f} : 1)" if stats.disk_bytes else ""
     lines = [
         ("environment", layout.env_id or "unknown"),
-        ("observation", f"{shape} {layout.obs_dtype}" if stats.segments else "none yet"),
+        ("observation", ", ".join(map(_stream, layout.obs)) if stats.segments else "none yet"),
         ("segments", f"{stats.segments:,} ({stats.quarantined:,} broken, moved to bad/)"),
         ("episodes", f"{stats.episodes:,} whole, {stats.partial_episodes:,} in part"),
         ("steps", f"{stats.steps:,} ({stats.rows:,} rows)"),
@@ -111,6 +110,12 @@ def format_stats(stats: ReplayStats) -> str:
         versions = f"{stats.policy_version_min} to {stats.policy_version_max}"
         lines.append(("policy versions", versions))
     return "\n".join(f"{name:<16} {text}" for name, text in lines)
+
+
+def _stream(stream: StreamType) -> str:
+    """A stream in words; the only one of an observation needs no name."""
+    name = "" if stream.column == "obs" else f"{stream.column} "
+    return f"{name}{' x '.join(map(str, stream.shape)) or 'scalar'} {stream.dtype}"
 
 
 def _is_whole(parts: Sequence[FragmentInfo]) -> bool:

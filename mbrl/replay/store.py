@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from mbrl.episode import Episode, uncovered
+from mbrl.episode import Episode, joined, uncovered
 from mbrl.errors import ReplayError
 from mbrl.replay.segment import (
     Layout,
@@ -33,8 +33,10 @@ from mbrl.replay.segment import (
     layout_of,
     read_header,
 )
+from mbrl.replay.spaces import Space, space_from_json, space_to_json
 from mbrl.replay.stats import ReplayStats, summarise
 from mbrl.run import durable
+from mbrl.streams import types_of
 
 STALE_AFTER_S = 3600.0  # no writer needs an hour for one file
 
@@ -110,19 +112,30 @@ def describe_segment(
 class ReplayStore:
     """Segments of one environment in one folder, which is made at the first commit.
 
-    `env_id` is recorded in each segment; "" takes over what the folder already says.
+    `env_id` and the spaces of observations and actions are recorded in each segment; "" and None
+    take over what the folder already says.
 
     Attributes:
         quarantined: broken files this object has moved to `bad/`.
         lost: names that a checkpoint asked this object for, and that it goes on without.
     """
 
-    def __init__(self, directory: Path | str, env_id: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path | str,
+        env_id: str = "",
+        spaces: tuple[Space, Space] | None = None,
+    ) -> None:
         self.directory = Path(directory)
         self.data = self.directory / "data"
         self._temporary, self._pins = self.directory / "_tmp", self.directory / "pins"
         self.quarantined, self.lost = 0, set[str]()
         self._env_id = env_id
+        self._spaces, self._types = ("", ""), dict[str, tuple[str, tuple[int, ...]]]()
+        if spaces is not None:
+            self._spaces = space_to_json(spaces[0]), space_to_json(spaces[1])
+            types = types_of(spaces[0]).items()
+            self._types = {column: (dtype.name, shape) for column, (shape, dtype) in types}
         self._layout: Layout | None = None
         self._next_seq: dict[str, int] = {}
         self._swept = False
@@ -152,8 +165,9 @@ class ReplayStore:
             raise ReplayError(f"env_steps_total: expected 0 or more, got {env_steps_total}")
         if not self._swept:
             self.sweep()
-        layout = self._agreed_layout(layout_of(episodes, self._env_id))
-        data = encode_segment(episodes, layout.env_id)
+        layout = self._agreed_layout(layout_of(episodes, self._env_id, self._spaces))
+        self._check_columns(layout)
+        data = encode_segment(episodes, layout.env_id, layout.spaces)
         seq = self._next_seq.get(writer)
         if seq is None:
             seq = 1 + max((s.seq for s in self.segments() if s.writer == writer), default=-1)
@@ -186,8 +200,11 @@ class ReplayStore:
         """
         return self._attempt(info, self._load) or []
 
-    def episodes(self) -> Iterator[Episode]:
-        """Read the whole store in collected order, each (eps_id, t) once."""
+    def fragments(self) -> Iterator[Episode]:
+        """Read the whole store in collected order, each (eps_id, t) once.
+
+        An episode comes in as many pieces as it was collected in; see `episodes`.
+        """
         spans: dict[str, list[tuple[int, int]]] = {}
         for info in self.segments():
             for episode in self.read(info):
@@ -195,6 +212,24 @@ class ReplayStore:
                 for start, stop in uncovered(episode.t0, episode.rows, known):
                     yield episode.cut(start, stop)
                 known.append((episode.t0, episode.t0 + episode.rows))
+
+    def episodes(self) -> Iterator[Episode]:
+        """Read the whole store, each episode once and whole, from its first row on.
+
+        Those that ended come in the order of their ends; behind them, with `ended` False, come
+        those of which only the beginning is stored: they go on, or rows of theirs are lost. An
+        episode whose first row is gone is left out; `fragments` has what is there of it.
+        """
+        open_: dict[str, list[Episode]] = {}
+        for fragment in self.fragments():
+            parts = open_.setdefault(fragment.eps_id, [])
+            parts.append(fragment)
+            if parts[-1].ended and (whole := _from_the_start(parts)) and whole.ended:
+                del open_[fragment.eps_id]
+                yield whole
+        for parts in open_.values():
+            if begun := _from_the_start(parts):
+                yield begun
 
     def layout(self) -> Layout | None:
         """What the rows look like; None in an empty store."""
@@ -205,6 +240,14 @@ class ReplayStore:
                     self._layout = header.layout
                     break
         return self._layout
+
+    def spaces(self) -> tuple[Space, Space] | None:
+        """Observation and action space; None if the store is empty, or of version 1."""
+        layout = self.layout()
+        if layout is None or not all(layout.spaces):
+            return None
+        observations, actions = map(space_from_json, layout.spaces)
+        return observations, actions
 
     def pin(self, names: Sequence[str]) -> list[str]:
         """Record that the checkpoint needs these segments and no others: they are not evicted.
@@ -327,14 +370,22 @@ class ReplayStore:
         stored = self.layout()
         if stored is None:
             return new
-        agreed = replace(stored, env_id=self._env_id or stored.env_id)
-        same_env = stored.env_id in ("", agreed.env_id)
-        if not same_env or replace(new, env_id=agreed.env_id) != agreed:
+        if not new.agrees(stored):
             raise ReplayError(
                 f"{self.directory}: expected rows like those stored, {describe([stored])}, got "
                 f"{describe([new])}; use another folder for another environment"
             )
-        return agreed
+        spaces = new.spaces if all(new.spaces) else stored.spaces
+        return replace(new, env_id=new.env_id or stored.env_id, spaces=spaces)
+
+    def _check_columns(self, layout: Layout) -> None:
+        """Refuse rows that are not of the observation space this store was given."""
+        columns = {one.column: (one.dtype, one.shape) for one in layout.obs}
+        if self._types and columns != self._types:
+            raise ReplayError(
+                f"expected the columns of {space_from_json(self._spaces[0])}, got "
+                f"{describe([layout])}; give the store the space of these rows"
+            )
 
     def _load(self, info: SegmentInfo) -> list[Episode]:
         header, episodes = decode_segment((self.data / info.name).read_bytes())
@@ -363,6 +414,16 @@ class ReplayStore:
         if durable.move(self.data / name, self.directory / "bad"):
             self.quarantined += 1
             _log.warning("replay file %s moved to bad/ and ignored: %s", name, reason)
+
+
+def _from_the_start(parts: Sequence[Episode]) -> Episode | None:
+    """The fragments of an episode from its first row on, as far as they join; None without it."""
+    run: list[Episode] = []
+    for part in sorted(parts, key=lambda part: part.t0):
+        if part.t0 != (run[-1].t0 + run[-1].rows if run else 0):
+            break
+        run.append(part)
+    return joined(run) if run else None
 
 
 def _check_name(info: SegmentInfo, header: SegmentHeader) -> None:

@@ -6,6 +6,7 @@ never another frame. Pixels are sampled from p(x | z, h); nothing is teacher-for
 cannot copy an object the code does not hold.
 """
 
+import colorsys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,48 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from envs.minatar import frame_to_rgb
-from mbrl.episode import SAMPLED, Array, Episode, SequenceBatch, arrival
+from envs.minatar import COLOURS, frame_to_rgb
+from mbrl.episode import Array, Episode, SequenceBatch, arrived, joined
 from mbrl.replay import ReplayStore
 from mbrl.report.video import dream_grid, write_video
+from mbrl.world_model.images import Images
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 
 _SEARCHED_ROWS = 20_000  # the newest, or a few more
 
 
-def to_rgb(frames: Array) -> NDArray[np.uint8]:
-    """Images (..., H, W, C) as colours (..., H, W, 3): binary channels painted, grey repeated."""
-    if frames.shape[-1] in (1, 3) and frames.max() > 1:
-        return np.broadcast_to(frames, (*frames.shape[:-1], 3)).astype(np.uint8)
-    return frame_to_rgb(frames)
+def to_rgb(frames: Array, low: float = 0, span: float = 255) -> NDArray[np.uint8]:
+    """Images (..., H, W, C) of any type as colours (..., H, W, 3) uint8.
+
+    One channel is grey, three are red, green and blue. Of other numbers of channels each has a
+    colour of its own: binary planes are painted over one another, intensities are mixed as light.
+
+    Args:
+        frames: the images.
+        low: the least value of a pixel.
+        span: the largest value less the least.
+    """
+    channels = frames.shape[-1]
+    if span == 1 and frames.dtype.kind != "f" and channels not in (1, 3):
+        planes = frames != low
+        if channels <= len(COLOURS):
+            return frame_to_rgb(planes)
+        top = (planes * np.arange(1, channels + 1)).max(-1)
+        return np.concatenate([np.zeros((1, 3), np.uint8), _colours(channels)])[top]
+    share = np.clip((frames.astype(np.float32) - low) / span, 0, 1)
+    if channels not in (1, 3):
+        dark = np.ones((*frames.shape[:-1], 3), np.float32)
+        for channel, colour in enumerate(_colours(channels)):
+            dark *= 1 - share[..., channel, None] * (colour / np.float32(255))
+        share = 1 - dark
+    return (np.broadcast_to(share, (*frames.shape[:-1], 3)) * 255).round().astype(np.uint8)
+
+
+def _colours(channels: int) -> NDArray[np.uint8]:
+    """A colour for each channel (C, 3): MinAtar's, and beyond ten around the wheel of hues."""
+    hues = (colorsys.hsv_to_rgb(0.618 * index % 1, 0.7, 1) for index in range(channels))
+    return np.concatenate([COLOURS, (np.array(list(hues)) * 255).astype(np.uint8)])[:channels]
 
 
 def newest_sequences(store: ReplayStore, count: int, length: int) -> SequenceBatch | None:
@@ -52,8 +80,8 @@ def newest_sequences(store: ReplayStore, count: int, length: int) -> SequenceBat
         return None
     length = min(length, *(sum(part.rows for part in run) for run in runs))
     is_first = np.stack([np.arange(length + 1) == 1 for _ in runs])
-    sampled = {name: _last(runs, name, length) for name in SAMPLED}
-    return arrival(**{**sampled, "obs": sampled["obs"][:, 1:]}, is_first=is_first)
+    pieces = [joined(run).sampled for run in runs]
+    return arrived({name: _last(pieces, name, length) for name in pieces[0]}, is_first)
 
 
 def _joined(fragments: list[Episode]) -> list[Episode]:
@@ -66,9 +94,9 @@ def _joined(fragments: list[Episode]) -> list[Episode]:
     return run[::-1]
 
 
-def _last(runs: list[list[Episode]], name: str, length: int) -> Any:
-    """The last `length` rows of each run after one of padding, stacked: (B, length + 1, ...)."""
-    rows = [np.concatenate([getattr(part, name) for part in run])[-length:] for run in runs]
+def _last(pieces: list[dict[str, Array]], name: str, length: int) -> Any:
+    """The last `length` rows of each piece after one of padding, stacked: (B, length + 1, ...)."""
+    rows = [piece[name][-length:] for piece in pieces]
     return np.stack([np.concatenate([np.zeros_like(row[:1]), row]) for row in rows])
 
 
@@ -85,8 +113,8 @@ def imagine_open_loop(
     The dream has seen `context` rows before it closes its eyes.
 
     Returns:
-        Two uint8 arrays (B, T, H, W, C). The first `context` frames of the dream are the
-        reconstructions.
+        Two arrays (B, T, H, W, C) of the space's dtype. The first `context` frames of the dream are
+        the reconstructions.
     """
     count, length = batch.shape
     obs = torch.as_tensor(batch.obs, device=device)
@@ -126,14 +154,22 @@ def write_dream_video(
     Small frames are cheap to sample and get more and longer sequences than large ones.
 
     Returns:
-        The path, or None if replay holds no sequence longer than the context.
+        The path, or None if the model sees no images, or replay holds no sequence longer than the
+        context.
     """
-    small = max(world_model.image_shape[1:]) <= 16
+    images = getattr(world_model, "images", None)
+    if not isinstance(images, Images):
+        return None
+    small = max(images.shape[1:]) <= 16
     count, length, context = (4, 40, 6) if small else (3, 20, 5)
     batch = newest_sequences(store, count, length)
     if batch is None or batch.shape[1] <= context:
         return None
     reconstruction, dream = imagine_open_loop(world_model, batch, context, generator, device)
-    scale = max(1, 160 // max(world_model.image_shape[1:]))
-    frames = dream_grid(to_rgb(batch.obs), to_rgb(reconstruction), to_rgb(dream), context, scale)
+    scale = max(1, 160 // max(images.shape[1:]))
+    real, rebuilt, dreamt = (
+        to_rgb(np.asarray(clip), images.low, images.span)
+        for clip in (batch.obs, reconstruction, dream)
+    )
+    frames = dream_grid(real, rebuilt, dreamt, context, scale)
     return write_video(path, frames, fps=5)

@@ -15,18 +15,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from agents.model_free import saved_policy
 from envs import make_env
+from envs.spaces import values_of
 from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.actors import SnapshotPolicy
 from mbrl.config.changes import revive
 from mbrl.config.schema import WITH_WORLD_MODEL, Config
 from mbrl.config.yaml import parse_value
+from mbrl.episode import Obs
 from mbrl.errors import MbrlError
+from mbrl.flat_observations import FlatObservations, FlatPolicy
 from mbrl.imagine import DreamEnv, DreamVectorEnv
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.run import checkpoint
 from mbrl.run.metrics import read_metrics
 from mbrl.run.record import read_result
 from mbrl.seeding import seed as stream
+from mbrl.streams import obs_of, streams_of, types_of
 from mbrl.world_model.layouts import make_world_model
 
 _SEARCHED = 16  # times as many rows are read as dreams begin at, of a replay that may be large
@@ -110,7 +114,10 @@ class OpenRun:
             policy = SnapshotPolicy(config, observation_space, action_space, own).load(weights)
         else:
             settings, saved = getattr(config, config.agent), self._state()["agent"]
-            policy = saved_policy(settings, observation_space, action_space, saved, own)
+            flat = FlatObservations.where_needed(observation_space)
+            shown = observation_space if flat is None else flat.space
+            policy = saved_policy(settings, shown, action_space, saved, own)
+            policy = policy if flat is None else FlatPolicy(policy, flat)
         return Agent(policy, observation_space, action_space)
 
     def dream_env(self, num_envs: int = 8, horizon: int = 15, seed: int = 0) -> DreamVectorEnv:
@@ -148,8 +155,7 @@ class OpenRun:
                 rows += segments[index].rows
         with SequenceSampler(
             capacity_steps=max(1, rows),
-            obs_shape=observation_space.shape or (),
-            obs_dtype=observation_space.dtype or np.dtype(np.uint8),
+            obs=types_of(observation_space),
             action_shape=action_space.shape or (),
             action_dtype=np.int64 if isinstance(action_space, spaces.Discrete) else np.float32,
         ) as sampler:
@@ -191,13 +197,12 @@ class Agent:
         self.observation_space, self.action_space = observation_space, action_space
         self.policy, self._slots = policy, 0
 
-    def act(
-        self, obs: ArrayLike, is_first: ArrayLike | None = None, *, explore: bool = False
-    ) -> Any:
+    def act(self, obs: Any, is_first: ArrayLike | None = None, *, explore: bool = False) -> Any:
         """Choose an action for one environment, or for E of them at once.
 
         Args:
-            obs: one observation as the environment gives it, or E of them stacked: (E, *shape).
+            obs: one observation as the environment gives it, or E of them stacked: (E, *shape),
+                of a Dict or a Tuple each part.
             is_first: whether it is an episode's first: a bool, or (E,). Left out, the first call
                 begins episodes and every later one goes on.
             explore: sample the action, as in training, instead of taking the best.
@@ -209,18 +214,35 @@ class Agent:
         Raises:
             ValueError: another shape or dtype, or another E in the middle of episodes.
         """
-        array, shape = np.asarray(obs), self.observation_space.shape or ()
-        single = array.shape == shape
-        batch = array[None] if single else array
-        if batch.shape[1:] != shape or batch.dtype != self.observation_space.dtype:
-            raise ValueError(
-                f"obs: expected {shape} or (E, *{shape}) of {self.observation_space.dtype}, got "
-                f"{array.shape} of {array.dtype}"
-            )
-        actions = self.policy.act(batch, self._first(is_first, len(batch)), explore)
+        batch, slots, single = self._batch(obs)
+        actions = self.policy.act(batch, self._first(is_first, slots), explore)
         if not single:
             return actions
         return int(actions[0]) if isinstance(self.action_space, spaces.Discrete) else actions[0]
+
+    def _batch(self, obs: Any) -> tuple[Obs, int, bool]:
+        """Observations of E slots, E, and whether it was a single one."""
+        try:
+            values = values_of(self.observation_space, obs)
+        except TypeError as error:
+            raise ValueError(f"obs: {error}") from error
+        columns: dict[str, NDArray[Any]] = {}
+        single = False
+        for one, value in zip(streams_of(self.observation_space), values, strict=True):
+            array = np.asarray(value)
+            if one.kind == "categories" and array.dtype.kind in "iub":
+                array = array.astype(one.dtype)
+            single = array.shape == one.shape
+            columns[one.column] = array = array[None] if single else array
+            if array.shape[1:] != one.shape or array.dtype != one.dtype:
+                raise ValueError(
+                    f"{one.column}: expected {one.shape} or (E, *{one.shape}) of "
+                    f"{one.dtype}, got {np.shape(value)} of {array.dtype}"
+                )
+        sizes = {len(column) for column in columns.values()}
+        if len(sizes) > 1:
+            raise ValueError(f"obs: expected parts of one number of slots, got {sorted(sizes)}")
+        return obs_of(columns), sizes.pop(), single
 
     def reset(self) -> None:
         """Forget all episodes: the next call of `act` begins new ones."""

@@ -42,7 +42,7 @@ class WorldModelTraining(BudgetedTraining):
             config.world_model,
             config.learn_model,
             store,
-            capacity_steps=max(1, sum(episode.rows for episode in store.episodes())),
+            capacity_steps=max(1, sum(episode.rows for episode in store.fragments())),
             ring_directory=None,
             root_seed=trial.seed,
             device=str(reachable(trial.device)),

@@ -92,7 +92,7 @@ class FlatWorldModel(WorldModel):
         Raises:
             ValueError: the encoder remembers earlier frames, and `latent` does not.
         """
-        seen, memory = self.encoder.look(latent.memory, self._frames(obs), is_first)
+        seen, memory = self.encoder.look(latent.memory, self.images.intensities(obs), is_first)
         with autocast(obs.device, self.settings.bf16):
             observed = self._follow(latent, prev_action, seen, is_first, generator)
         return replace(observed, latent=replace(observed.latent, memory=memory))
@@ -155,7 +155,7 @@ class FlatWorldModel(WorldModel):
         reward = torch.as_tensor(batch.reward, device=self.device)
         terminated = torch.as_tensor(batch.terminated, device=self.device)
         start, joint = self.initial(len(obs), self.device), self.settings.joint
-        seen, _ = self.encoder.look(start.memory, self._frames(obs), is_first)
+        seen, _ = self.encoder.look(start.memory, self.images.intensities(obs), is_first)
         if self.training:
             self.encoder.learn(seen)
         with autocast(self.device, self.settings.bf16):
@@ -195,16 +195,6 @@ class FlatWorldModel(WorldModel):
         return loss, metrics, Latent(hidden.detach(), code.detach())
 
     # -- parts of them ----------------------------------------------------------------------------
-
-    def _frames(self, obs: Tensor) -> Tensor:
-        """uint8 (..., H, W, C) to float (..., C, H, W) in [0, 1] for the encoder.
-
-        Written out channel by channel: a view would let the convolutions choose channels last, in
-        which normalising each map by itself takes half of all training on a CPU.
-        """
-        image = obs.movedim(-1, -3)  # (..., C, H, W)
-        frames = torch.empty(image.shape, device=obs.device)
-        return frames.copy_(image).div_(self.high)
 
     def _decoder_features(self, latent: Latent) -> Tensor:
         return latent.features if self.settings.decoder.sees_hidden else latent.code

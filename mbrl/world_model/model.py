@@ -10,6 +10,7 @@ The layout says what code and state are: maps (`mbrl.world_model.grid`) or vecto
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,15 @@ from torch import Tensor, nn
 
 from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
+from mbrl.streams import mapped
+from mbrl.world_model.images import Images
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
 from mbrl.world_model.settings import WorldModelSettings
 
 Metrics = dict[str, Tensor]
+Obs = Any
+"""Observations: a tensor, or a dict of tensors by column. Which one follows from the space."""
+
 Space = spaces.Space[np.ndarray]
 
 
@@ -46,13 +52,8 @@ class WorldModel(nn.Module, ABC):
         """
         super().__init__()
         self.settings = settings
-        self.image_shape, self.high = _image_of(observation_space)
-        self.levels = settings.decoder.levels or (2 if self.high == 1 else 16)
-        if self.levels > self.high + 1:
-            raise ConfigError(
-                f"world_model.decoder.levels: expected at most {self.high + 1}, the number of "
-                f"values a pixel takes here, got {self.levels}"
-            )
+        self.images = Images(observation_space, settings.decoder.levels)
+        self.image_shape, self.levels = self.images.shape, self.images.levels
         self.discrete = isinstance(action_space, spaces.Discrete)
         self.action_size = _action_size(action_space)
 
@@ -69,18 +70,12 @@ class WorldModel(nn.Module, ABC):
     # -- conversions ------------------------------------------------------------------------------
 
     def to_levels(self, obs: Tensor) -> Tensor:
-        """The one way in: uint8 (..., H, W, C) to integer levels (..., C, H, W) in [0, V)."""
-        image = obs.movedim(-1, -3)
-        if self.levels == self.high + 1:
-            return image
-        return (image.to(torch.int32) * self.levels // (self.high + 1)).to(torch.uint8)
+        """The one way in: images (..., H, W, C) to integer levels (..., C, H, W) in [0, V)."""
+        return self.images.to_levels(obs)
 
     def to_pixels(self, levels: Tensor) -> Tensor:
-        """The one way out: levels (..., C, H, W) to uint8 (..., H, W, C), each level's middle."""
-        if self.levels != self.high + 1:
-            width = (self.high + 1) / self.levels
-            levels = ((levels.float() + 0.5) * width - 0.5).round().to(torch.uint8)
-        return levels.movedim(-3, -1)
+        """The one way out: levels (..., C, H, W) to images (..., H, W, C), each level's middle."""
+        return self.images.to_pixels(levels)
 
     def action_vector(self, action: Tensor) -> Tensor:
         """One-hot for a discrete action (...,), the action itself for a continuous one (..., A)."""
@@ -88,13 +83,18 @@ class WorldModel(nn.Module, ABC):
             return nn.functional.one_hot(action.long(), self.action_size).float()
         return action.float()
 
-    def inputs(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self, batch: SequenceBatch) -> tuple[Tensor, Obs, Tensor]:
         """What `observe` takes of (B, T) sequences, on the model's device."""
-        prev_action, obs, is_first = (
+        prev_action, is_first = (
             torch.as_tensor(part, device=self.device)
-            for part in (batch.prev_action, batch.obs, batch.is_first)
+            for part in (batch.prev_action, batch.is_first)
         )
+        obs = mapped(lambda part: torch.as_tensor(part, device=self.device), batch.obs)
         return prev_action, obs, is_first
+
+    def doubt(self, batch: SequenceBatch) -> str:
+        """One sentence if a (B, T) batch shows that the model cannot see, else nothing."""
+        return self.images.doubt(self.inputs(batch)[1])
 
     # -- the four methods -------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class WorldModel(nn.Module, ABC):
         self,
         latent: Latent,
         prev_action: Tensor,
-        obs: Tensor,
+        obs: Obs,
         is_first: Tensor,
         generator: torch.Generator | None = None,
     ) -> Observed:
@@ -125,7 +125,7 @@ class WorldModel(nn.Module, ABC):
             latent: (N, ...) after the step before, of `initial` or of this method; after sequences
                 `observed.latent.last`. Ignored where `is_first`.
             prev_action: that led to `obs`: (N,) or (N, A), (B, T) or (B, T, A). Ignored likewise.
-            obs: (N, H, W, C) or (B, T, H, W, C) uint8.
+            obs: (N, H, W, C) or (B, T, H, W, C), of the space's dtype.
             is_first: (N,) or (B, T) bool.
             generator: random stream of the codes' samples.
 
@@ -150,7 +150,7 @@ class WorldModel(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor:
-        """Free-running samples of p(x | z, h): latents (N, ...) to uint8 images (N, H, W, C)."""
+        """Free-running samples of p(x | z, h): latents (N, ...) to images (N, H, W, C)."""
 
     def initialise(self, batch: SequenceBatch, generator: torch.Generator | None = None) -> None:
         """Set what depends on data, from a first (B, T) batch, before the first update."""
@@ -159,7 +159,7 @@ class WorldModel(nn.Module, ABC):
     def frame_nats(
         self, obs: Tensor, latent: Latent, generator: torch.Generator | None = None
     ) -> Tensor:
-        """-log p(x | z, h) of frames (N, H, W, C) uint8 given latents (N, ...): (N,) nats.
+        """-log p(x | z, h) of frames (N, H, W, C) given latents (N, ...): (N,) nats.
 
         Squared error is summed over intensities in [0, 1]; a flow's bound draws from `generator`.
         """
@@ -182,17 +182,6 @@ class WorldModel(nn.Module, ABC):
         metrics as scalar tensors (nothing is synchronised), and the posterior latents (B, T, ...),
         detached, from which dreams may start.
         """
-
-
-def _image_of(space: Space) -> tuple[tuple[int, int, int], int]:
-    """The shape (C, H, W) and the largest value of images."""
-    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
-        raise ConfigError(
-            f"world model: expected uint8 images (H, W, C) as observations, got {space}; wrap the "
-            f"environment so that it returns images"
-        )
-    height, width, channels = space.shape
-    return (channels, height, width), int(space.high.max())
 
 
 def _action_size(space: Space) -> int:

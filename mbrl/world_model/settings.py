@@ -154,7 +154,7 @@ class GridSettings(Settings):
         0.02,
         ge=0,
         description="squared difference of intensities, summed over a patch, from which it "
-        "becomes a code of its own",
+        "becomes a code of its own; cells of one pixel that are symbols are all told apart",
     )
     embedding: int = Field(16, ge=1, description="E, maps that stand for a code")
     hidden: int = Field(32, ge=1, description="D, maps of the state h")

@@ -136,8 +136,8 @@ def drift(
         real = quantised(model, frames.obs[rollouts.rows(horizon)[chosen]])
         dream = decoded(model, rollouts.latents[horizon][index], generator)
         scores = {
-            "pixel_mse": squared_difference(dream, real, model.high),
-            "still_mse": squared_difference(first, real, model.high),
+            "pixel_mse": squared_difference(dream, real, model.images.span),
+            "still_mse": squared_difference(first, real, model.images.span),
             **_rewards(frames, rollouts, horizon),
             **_ending(model, frames, horizon, seed),
         }
@@ -192,7 +192,7 @@ def _ending(model: WorldModel, frames: Frames, horizon: int, seed: int) -> dict[
     return {"ending_error": going, "ending_frames": float(len(starts))}
 
 
-def squared_difference(a: Images, b: Images, high: int) -> float:
+def squared_difference(a: Images, b: Images, high: float) -> float:
     """Mean squared difference of images of the same shape, in intensities of [0, 1]."""
     return float(np.square((a.astype(np.float64) - b.astype(np.float64)) / high).mean())
 

@@ -190,21 +190,21 @@ def load_frames(store: ReplayStore) -> Frames:
         raise ReplayError(f"{store.directory}: expected frames, got an empty store; collect first")
     order: dict[str, int] = {}  # in which the episodes began
     spans = sorted(
-        (order.setdefault(one.eps_id, len(order)), one.t0, one.rows) for one in store.episodes()
+        (order.setdefault(one.eps_id, len(order)), one.t0, one.rows) for one in store.fragments()
     )
     ends = {(which, t0 + rows) for which, t0, rows in spans}
     place, n = {}, 0
     for which, t0, rows in spans:
         place[which, t0] = n
         n += rows
-    obs = np.empty((n, *layout.obs_shape), np.uint8)
+    obs = np.empty((n, *layout.obs[0].shape), layout.obs[0].dtype)
     ram = np.empty((n, layout.ram_bytes), np.uint8) if layout.ram_bytes else None
     # one row more in front, which the shift to arrival order drops
     actions = np.zeros((1, n + 1, *layout.action_shape), layout.action_dtype)
     rewards = np.zeros((1, n + 1), np.float32)
     terminateds, is_first = np.zeros((2, 1, n + 1), np.bool_)
     is_first[0, 0] = True
-    for episode in store.episodes():
+    for episode in store.fragments():
         at = order[episode.eps_id], episode.t0
         rows_here = slice(place[at], place[at] + episode.rows)
         obs[rows_here] = episode.obs

@@ -108,7 +108,7 @@ def _samples(
     began = time.process_time()
     images = decoded(model, followed.latent, stream(seed, "objects/pixels", model.device))
     taken = time.process_time() - began
-    error = squared_difference(images, real, model.high)
+    error = squared_difference(images, real, model.images.span)
     psnr = -10 * math.log10(error) if error > 0 else math.inf
     report: dict[str, Any] = {
         "sample_ms_per_frame": 1000 * taken / len(images),

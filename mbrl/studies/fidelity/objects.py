@@ -385,7 +385,7 @@ def require_backdrops(game: Game, train: ReplayStore, held_out: ReplayStore) -> 
     if texture is None:
         return
     known, wanted = (
-        {int(one) for ep in store.episodes() if ep.ram is not None for one in ep.ram[:, texture]}
+        {int(one) for ep in store.fragments() if ep.ram is not None for one in ep.ram[:, texture]}
         for store in (train, held_out)
     )
     if wanted - known:

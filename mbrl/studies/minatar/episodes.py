@@ -97,7 +97,7 @@ def games_at(
 
 def _reset_seeds(store: ReplayStore, root_seed: int) -> Sequence[int]:
     """The seeds of all new episodes, in the order in which they began."""
-    names = dict.fromkeys(one.eps_id for one in store.episodes())
+    names = dict.fromkeys(one.eps_id for one in store.fragments())
     numbered = itertools.product(range(len(names)), range(NUM_ENVS))
     played = (episode_of(root_seed, NEW, slot, number) for number, slot in numbered)
     seeds = {eps_id: seed for eps_id, seed in played if eps_id in names}

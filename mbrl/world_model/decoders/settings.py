@@ -18,7 +18,11 @@ class DecoderSettings(Settings):
 
     kind: str = Field(description="which decoder")
     levels: int | None = Field(
-        None, ge=2, le=256, description="intensity levels V; default: 2 for binary frames, else 16"
+        None,
+        ge=2,
+        le=256,
+        description="levels V of a pixel; default: every value that the space has, if these are at "
+        "most 32 or the image at most 11 x 11, else 16 intensities",
     )
     fraction: float = Field(
         1.0, gt=0, le=1, description="share of the rows decoded in training, unbiased"

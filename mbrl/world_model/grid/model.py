@@ -47,7 +47,9 @@ class GridWorldModel(WorldModel):
                 f"world_model.grid.cell: expected a divisor of the image's height and width, got "
                 f"{cell} for {height} x {width}; choose another one, or 1"
             )
-        self.book = PatchCodebook(self.image_shape, self.levels, cell, own.codes, own.distance)
+        # of single pixels that are symbols, none is another's neighbour
+        distance = 0.0 if cell == 1 and self.images.exact else own.distance
+        self.book = PatchCodebook(self.image_shape, self.levels, cell, own.codes, distance)
         self.grid = self.book.grid
         self.embedding = nn.Sequential(
             nn.Linear(self.book.size, 64), nn.SiLU(), nn.Linear(64, own.embedding)
