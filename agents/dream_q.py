@@ -17,7 +17,8 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
 from agents.dream_learner import WEIGHT, DreamPPOLearner, PolicyLearningError
-from agents.modules import VALUE_LOGITS, CategoricalHead, LatentModule, mlp
+from agents.heads import CategoricalHead
+from agents.modules import VALUE_LOGITS, LatentModule, mlp
 
 
 class QModule(LatentModule):

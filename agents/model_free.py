@@ -30,7 +30,7 @@ from ray.rllib.core.rl_module.apis.target_network_api import TargetNetworkAPI
 from ray.tune.registry import register_env
 
 from agents.baselines import BASELINES, Baseline
-from agents.modules import make_head
+from agents.heads import make_head
 from agents.settings import Settings
 from agents.state import State, adam_of, load_adam, pack_episodes, unpack_episodes, weights_of
 

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
+from envs.actions import with_bounds
 from envs.errors import EnvError
 from envs.families import FAMILIES, PLAIN, family_of
 from envs.images import prepare_images
@@ -22,7 +23,8 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
     """Build the environment that the settings name.
 
     uint8 images come as (H, W, C), grey ones with a channel axis of 1; other observations, and all
-    rewards and actions, are left as they are.
+    rewards and actions, are left as they are. An action space without finite bounds gets those of
+    `settings.action_bound`.
 
     Raises:
         EnvError: there is no such id (the message names the nearest ones) or factory, a package is
@@ -31,8 +33,9 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
     applied = settings.applied()
     try:
         if settings.factory is not None:
-            return _from_factory(settings.factory, settings.kwargs, **applied)
-        return family_of(settings.id).make(settings.id, settings.kwargs, **applied)
+            env = _from_factory(settings.factory, settings.kwargs, **applied)
+        else:
+            env = family_of(settings.id).make(settings.id, settings.kwargs, **applied)
     except EnvError:
         raise
     except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
@@ -42,6 +45,7 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
             f"cannot make {settings.name} with kwargs {settings.kwargs}: "
             f"{type(error).__name__}: {error}"
         ) from error
+    return with_bounds(env, settings.action_bound)
 
 
 def _from_factory(

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agents.numerics import restore_generator
+from mbrl.actions import ActionCodec, flat
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 
@@ -25,7 +26,7 @@ class ActsOnFeatures(Protocol):
     def act(
         self, features: torch.Tensor, *, explore: bool, generator: torch.Generator | None
     ) -> torch.Tensor:
-        """Features (N, F) to actions (N, ...)."""
+        """Features (N, F) to flat actions (N, ...), on the CPU."""
         ...
 
 
@@ -38,7 +39,10 @@ class ActingPolicy(Protocol):
         """Forget everything and prepare for that many slots."""
 
     def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
-        """Choose one action per slot: obs (E, *obs_shape), is_first (E,) to actions (E, ...)."""
+        """Choose one action per slot: obs (E, *obs_shape), is_first (E,) to actions (E, ...).
+
+        They are stored ones, as `mbrl.actions` calls them.
+        """
         ...
 
 
@@ -48,20 +52,15 @@ class RandomPolicy:
     def __init__(self, action_space: spaces.Space[np.ndarray], seed: int) -> None:
         """Draw from `action_space` with a stream of its own."""
         self.version = 0
-        self.space = action_space
+        self.codec = ActionCodec(action_space)
         self.rng = np.random.default_rng(seed)
 
     def reset(self, num_envs: int) -> None:
         """Nothing to forget."""
 
     def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
-        """Uniform over a Discrete space or a bounded Box."""
-        if isinstance(self.space, spaces.Discrete):
-            return self.rng.integers(0, int(self.space.n), len(obs))
-        if isinstance(self.space, spaces.Box):
-            size = (len(obs), *self.space.shape)
-            return self.rng.uniform(self.space.low, self.space.high, size).astype(np.float32)
-        raise ValueError(f"expected a Discrete or Box action space, got {self.space}")
+        """Uniform over the choices, and between the bounds of a Box."""
+        return self.codec.sample(self.rng, len(obs))
 
 
 class LatentPolicy:
@@ -77,6 +76,7 @@ class LatentPolicy:
     ) -> None:
         """Act with the network that `newest` returns, on the CPU, on features made on `device`."""
         self.version, self.action_space = 0, action_space
+        self.codec = ActionCodec(action_space)
         self.world_model, self.newest, self.device = world_model, newest, device
         self.generator = torch.Generator(device).manual_seed(seed)
         self.action_generator = torch.Generator().manual_seed(seed + 1)
@@ -85,9 +85,7 @@ class LatentPolicy:
     def reset(self, num_envs: int) -> None:
         """Start every slot from the empty latent."""
         self.latent = self.world_model.initial(num_envs, self.device)
-        shape = self.action_space.shape or ()
-        dtype = torch.int64 if isinstance(self.action_space, spaces.Discrete) else torch.float32
-        self.prev_action = torch.zeros(num_envs, *shape, dtype=dtype, device=self.device)
+        self.prev_action = self.codec.zeros(num_envs, self.device)
 
     @torch.no_grad()
     def act(self, obs: Array, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
@@ -100,9 +98,10 @@ class LatentPolicy:
             self.generator,
         ).latent
         features = self.world_model.features(self.latent).cpu()
-        action = self.newest().act(features, explore=explore, generator=self.action_generator)
-        self.prev_action = action.to(self.device)
-        return action.numpy()
+        drawn = self.newest().act(features, explore=explore, generator=self.action_generator)
+        action = self.codec.store(drawn)
+        self.prev_action = torch.as_tensor(flat(action), device=self.device)
+        return action
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Memory of the slots and the random stream; the weights are saved by their owners."""

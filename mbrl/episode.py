@@ -34,9 +34,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
+from mbrl.actions import flat
 from mbrl.errors import ReplayError
 
 Array = NDArray[np.generic]
@@ -87,7 +87,8 @@ class Episode:
         eps_id: UUID of the episode, shared by its fragments.
         t0: index in the episode of row 0.
         obs: (n, *obs_shape), as the environment gave it (images: uint8, H W C).
-        actions: (n,) int64 for a discrete space, (n, A) float32 for a Box.
+        actions: (n, ...), what the environment was given, as `envs.actions` describes it: (n,)
+            int64 of a Discrete, (n, A) float32 of a Box, (n,) with fields of a Dict or Tuple.
         rewards: (n,) float32, raw; what this row's action earned.
         terminateds: (n,) bool; this row's action ended the MDP.
         truncateds: (n,) bool; this row's action was the last one allowed from outside.
@@ -146,12 +147,6 @@ class Episode:
         return replace(self, t0=self.t0 + start, ended=ended, **rows)
 
 
-def action_type(space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of one stored action: () int64 of a Discrete space, (A,) float32 of a Box."""
-    discrete = isinstance(space, spaces.Discrete)
-    return space.shape or (), np.dtype(np.int64 if discrete else np.float32)
-
-
 def uncovered(t0: int, rows: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """The (start, stop) rows, ascending, of a fragment from step `t0` on that no span covers.
 
@@ -170,7 +165,8 @@ class SequenceBatch:
 
     Attributes:
         obs: (B, T, *obs_shape), the environment's dtype.
-        prev_action: (B, T) int64 or (B, T, A) float32; zero at `is_first`.
+        prev_action: (B, T, ...) flat (`mbrl.actions`): (B, T) int64 of a Discrete, (B, T, A)
+            float32 of a Box; zero at `is_first`.
         reward: (B, T) float32, received on arriving; zero at `is_first`.
         terminated: (B, T) bool; this state is terminal.
         is_first: (B, T) bool; this row does not continue the row before it.
@@ -199,7 +195,7 @@ def arrival(
 
     Args:
         obs: (B, T, *obs_shape), not copied; observations do not shift.
-        actions: (B, T + 1) or (B, T + 1, A), chosen in each row; column 0 is the row that precedes
+        actions: (B, T + 1, ...), stored, chosen in each row; column 0 is the row that precedes
             the sequence, here and below.
         rewards: (B, T + 1), earned by each row's action.
         terminateds: (B, T + 1), whether each row's action ended the MDP.
@@ -211,7 +207,7 @@ def arrival(
     """
     first = is_first[:, 1:]
     goes_on = ~first
-    prev_action = actions[:, :-1].copy()
+    prev_action = flat(actions[:, :-1]).copy()
     prev_action[first] = 0
     return SequenceBatch(
         obs=obs,

@@ -19,9 +19,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.numerics import restore_generator
+from envs.actions import stored_type
 from mbrl.config.schema import LearnModelSettings
 from mbrl.device import pick_device
-from mbrl.episode import SequenceBatch, action_type
+from mbrl.episode import SequenceBatch
 from mbrl.errors import TrainingError
 from mbrl.feed import feed
 from mbrl.replay import ReplayStore, SequenceSampler
@@ -100,7 +101,7 @@ class WorldModelLearner:
             capacity_steps,
             observation_space.shape or (),
             observation_space.dtype or np.dtype(np.uint8),
-            *action_type(action_space),
+            *stored_type(action_space),
             directory=ring_directory,
             holdout=holdout,
         )

@@ -16,6 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from mbrl.actions import ActionCodec, ActionVector
 from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
@@ -31,6 +32,7 @@ class WorldModel(nn.Module, ABC):
     Attributes:
         feature_size: F, numbers of `features`.
         feature_map: (rows, columns, maps) if the features are flattened maps; else None.
+        action_vector: what it reads of an action, (..., A).
     """
 
     feature_size: int
@@ -53,8 +55,8 @@ class WorldModel(nn.Module, ABC):
                 f"world_model.decoder.levels: expected at most {self.high + 1}, the number of "
                 f"values a pixel takes here, got {self.levels}"
             )
-        self.discrete = isinstance(action_space, spaces.Discrete)
-        self.action_size = _action_size(action_space)
+        self.action_vector = ActionVector(ActionCodec(action_space))
+        self.action_size = self.action_vector.size
 
     @property
     def device(self) -> torch.device:
@@ -81,12 +83,6 @@ class WorldModel(nn.Module, ABC):
             width = (self.high + 1) / self.levels
             levels = ((levels.float() + 0.5) * width - 0.5).round().to(torch.uint8)
         return levels.movedim(-3, -1)
-
-    def action_vector(self, action: Tensor) -> Tensor:
-        """One-hot for a discrete action (...,), the action itself for a continuous one (..., A)."""
-        if self.discrete:
-            return nn.functional.one_hot(action.long(), self.action_size).float()
-        return action.float()
 
     def inputs(self, batch: SequenceBatch) -> tuple[Tensor, Tensor, Tensor]:
         """What `observe` takes of (B, T) sequences, on the model's device."""
@@ -124,7 +120,8 @@ class WorldModel(nn.Module, ABC):
         Args:
             latent: (N, ...) after the step before, of `initial` or of this method; after sequences
                 `observed.latent.last`. Ignored where `is_first`.
-            prev_action: that led to `obs`: (N,) or (N, A), (B, T) or (B, T, A). Ignored likewise.
+            prev_action: that led to `obs`, flat (`mbrl.actions`): (N, ...) or (B, T, ...). Ignored
+                likewise.
             obs: (N, H, W, C) or (B, T, H, W, C) uint8.
             is_first: (N,) or (B, T) bool.
             generator: random stream of the codes' samples.
@@ -193,14 +190,3 @@ def _image_of(space: Space) -> tuple[tuple[int, int, int], int]:
         )
     height, width, channels = space.shape
     return (channels, height, width), int(space.high.max())
-
-
-def _action_size(space: Space) -> int:
-    """The size A of an action as a vector."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        return space.shape[0]
-    raise ConfigError(
-        f"world model: expected a Discrete or one-dimensional Box action space, got {space}"
-    )
