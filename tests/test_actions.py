@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_actions
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import torch
 from gymnasium import spaces
+from odd_actions import NESTED, SPACES
+from test_resume import assert_same_run
 
 from agents.modules import latent_spec
 from envs import EnvError, EnvSettings, VectorEnv, make_env
@@ -23,15 +27,14 @@ from mbrl.errors import ConfigError
 from mbrl.imagine import DreamEnv, DreamVectorEnv
 from mbrl.replay import ReplayStore
 from mbrl.run.open import open_run
+from mbrl.run.run import Run
 from mbrl.world_model.layouts import make_world_model
-from tests import odd_actions, tiny
-from tests.odd_actions import NESTED, SPACES
 
 COLLECT = CollectSettings(num_envs=2, fragment_steps=4)
 
 
 def env_of(name: str, **more: Any) -> EnvSettings:
-    return EnvSettings(factory="tests.odd_actions.OddActions", kwargs={"actions": name}, **more)
+    return EnvSettings(factory="odd_actions.OddActions", kwargs={"actions": name}, **more)
 
 
 def latent_policy(env: EnvSettings) -> LatentPolicy:
@@ -175,14 +178,14 @@ def test_assumed_bounds_are_warned_of_and_in_the_report(caplog: pytest.LogCaptur
 
 
 def test_an_environment_that_replaces_its_space_in_reset_is_not_accused() -> None:
-    settings = EnvSettings(factory="tests.odd_actions.Replacing")
+    settings = EnvSettings(factory="odd_actions.Replacing")
     report = check_env(settings, steps=30)
     assert report.problems == () and report.same_in_two_copies and report.same_after_reuse
     assert spaces_of(settings)[1] == SPACES["from -1"]
 
 
 def test_a_space_that_changes_from_episode_to_episode_is_refused() -> None:
-    settings = EnvSettings(factory="tests.odd_actions.Replacing", kwargs={"after": "grows"})
+    settings = EnvSettings(factory="odd_actions.Replacing", kwargs={"after": "grows"})
     assert "Its actions changed to Discrete" in check_env(settings, steps=30).problems[0]
     vector = VectorEnv(settings, 1)
     vector.reset(0, 0)
@@ -290,11 +293,11 @@ def test_a_dream_takes_batched_actions_as_gymnasium_gives_them(name: str) -> Non
         assert rows.tolist() == batched.tolist()
 
 
-@pytest.mark.parametrize("name", ["multi discrete", "box (2, 2)", "nested"])
+@pytest.mark.parametrize("name", ["multi discrete", "box (2, 2)"])
 def test_an_agent_trains_in_dreams_and_is_judged(name: str, tmp_path: Path) -> None:
     config = tiny.config(tmp_path / "run", env=env_of(name).model_dump(), env_steps=64)
     result = train(config)
-    assert result["env_steps"] == 64 and len(result["evaluation"]["returns"]) == 3
+    assert result["env_steps"] == 64 and len(result["eval"]["returns"]) == 3
     run = open_run(tmp_path / "run")
     env = run.env()
     action = run.agent().act(env.reset(seed=0)[0])
@@ -303,6 +306,19 @@ def test_an_agent_trains_in_dreams_and_is_judged(name: str, tmp_path: Path) -> N
     dream = run.dream_env(num_envs=2)
     dream.reset()
     dream.step(dream.action_space.sample())
+
+
+def test_a_stopped_run_with_nested_actions_resumes_exactly(tmp_path: Path) -> None:
+    def stop(run: Run) -> None:
+        if run.env_steps == 48:  # in the middle of episodes
+            run.request_stop()
+
+    changes: Any = {"env": env_of("nested").model_dump(), "env_steps": 96}
+    train(tiny.config(tmp_path / "never", **changes))
+    with pytest.raises(SystemExit):
+        train(tiny.config(tmp_path / "run", **changes), on_iteration=stop)
+    train(tiny.config(tmp_path / "run", **changes))
+    assert_same_run(tmp_path / "never", tmp_path / "run")
 
 
 def test_values_of_actions_need_one_discrete_space(tmp_path: Path) -> None:

@@ -172,6 +172,39 @@ def test_packed_episodes_keep_endings_and_running_episodes() -> None:
     assert unpack_episodes({}, OBS, ACTIONS) == []
 
 
+def test_choices_that_start_elsewhere_reach_the_environment_as_it_counts_them() -> None:
+    taken = set()
+
+    class FromFive(Lamp):
+        action_space = gym.spaces.Discrete(2, start=5)
+
+        def step(self, action: Any) -> Any:
+            taken.add(int(action))
+            return super().step(int(action) - 5)
+
+    agent = ModelFree("ppo", PPO, FromFive, OBS, FromFive.action_space, seed=0)
+    try:
+        agent.learn(256)
+        drawn = agent.policy().act(np.zeros((64, 5, 5, 2), np.uint8), np.ones(64, bool))
+    finally:
+        agent.close()
+    assert taken == {5, 6} and set(drawn.tolist()) == {5, 6}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Box(0, 3, (2,), np.int64),
+        gym.spaces.Box(-1, 1, (2, 2)),
+        gym.spaces.MultiBinary(3),
+        gym.spaces.Dict(a=ACTIONS),
+    ],
+)
+def test_actions_that_rllib_cannot_draw_are_refused(space: gym.Space[Any]) -> None:
+    with pytest.raises(ValueError, match=r"expected Discrete actions, or one axis .* agent=dream"):
+        ModelFree("ppo", PPO, Lamp, OBS, space, seed=0)
+
+
 def test_dqn_refuses_continuous_actions() -> None:
     box = gym.spaces.Box(-1, 1, (2,), np.float32)
     with pytest.raises(ValueError, match="Discrete"):
