@@ -58,7 +58,7 @@ def counted_from_zero(space: gym.Space[Any]) -> gym.Space[Any]:
     """
     one_axis = len(space.shape or ()) == 1
     if isinstance(space, gym.spaces.Discrete):
-        return gym.spaces.Discrete(space.n)
+        return gym.spaces.Discrete(int(space.n))
     if isinstance(space, gym.spaces.MultiDiscrete) and one_axis:
         return gym.spaces.MultiDiscrete(space.nvec)
     if isinstance(space, gym.spaces.Box) and one_axis and space.dtype.kind == "f":  # type: ignore[union-attr]
@@ -171,7 +171,7 @@ class ModelFree:
         from_zero = counted_from_zero(action_space)
         self.kind, self.settings, self.seed = kind, settings, seed
         self._baseline, self._action_space = baseline, action_space
-        self._env_creator = lambda: CountSteps(_shifted(env_creator(), from_zero))
+        self._env_creator = env_creator
         self._spaces, self._num_env_runners = (observation_space, from_zero), num_env_runners
         self._algo: Algorithm | None = None
         self._build(steps_done=0, version=0)
@@ -183,8 +183,8 @@ class ModelFree:
         for chatty in ("ray.rllib", "ray.tune"):  # notices about API stacks and slow set-up
             logging.getLogger(chatty).setLevel(logging.ERROR)
         config = self._baseline.config(self.settings, steps_done)
-        name, creator = f"reverie-{next(_names)}", self._env_creator
-        register_env(name, lambda _: creator())
+        name, creator, actions = f"reverie-{next(_names)}", self._env_creator, self._spaces[1]
+        register_env(name, lambda _: CountSteps(_shifted(creator(), actions)))
         config.environment(name, observation_space=self._spaces[0], action_space=self._spaces[1])
         config.env_runners(num_env_runners=self._num_env_runners)
         # A resumed run must not replay the episodes it has already seen.

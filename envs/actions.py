@@ -269,8 +269,8 @@ def _checked(part: ActionPart, actions: Any, rows: int) -> Any:
     if values.shape != shape or kind not in "iubf":
         raise ValueError(f"{name}: expected shape {shape}, got {values.shape} of {values.dtype}")
     if part.sizes:
-        flat = values.reshape(rows, -1)
-        if (flat < part.low).any() or (flat > part.high).any():
+        low, high = (side.reshape(part.shape) for side in (part.low, part.high))
+        if (values < low).any() or (values > high).any():
             raise ValueError(
                 f"{name}: expected {_said(part.low)} to {_said(part.high)}, got {values.tolist()}"
             )

@@ -161,12 +161,15 @@ class _Played:
 def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
     """Play `steps` random steps, or until the environment raises or breaks the step format."""
     played = _Played()
+    before = env.action_space
+    before.seed(seed)
     length, total = 0, 0.0
     try:
         obs, _ = played.timed(env.reset, seed=seed)
         fingerprint = _fingerprint(obs)
         space = env.action_space  # the one that counts: reset may have replaced it
-        space.seed(seed)
+        if space is not before:
+            space.seed(seed)
         played.problems += _obs_problems(env.observation_space, obs, "reset()")
         for _ in range(steps):
             result = played.timed(env.step, space.sample())

@@ -227,6 +227,7 @@ def vector_of(space: spaces.Space[Any], actions: Any) -> list[Any]:
         array[row] = action
     codec = ActionCodec(space)
     vector = ActionVector(codec)
+    assert vector.state_dict() == {}  # models have the weights that they always had
     assert codec.zeros(2, torch.device("cpu")).shape[1:] == flat(array).shape[1:]
     return [[round(x, 3) for x in row] for row in vector(torch.as_tensor(flat(array))).tolist()]
 
@@ -258,6 +259,15 @@ def test_flat_actions_come_back_as_they_were() -> None:
     for space in map(SPACES.__getitem__, ("box (2, 2)", "multi binary", "nested", "from -1")):
         actions = ActionCodec(space).sample(np.random.default_rng(0), 6)
         assert np.array_equal(stored(flat(actions), actions.dtype), actions)
+
+
+def test_plain_spaces_draw_the_numbers_that_they_always_drew() -> None:
+    counted = ActionCodec(SPACES["discrete"]).sample(np.random.default_rng(3), 7)
+    assert np.array_equal(counted, np.random.default_rng(3).integers(0, 3, 7))
+    low, high = np.full(2, -2, np.float32), np.full(2, 2, np.float32)
+    drawn = ActionCodec(SPACES["box"]).sample(np.random.default_rng(3), 7)
+    uniform = np.random.default_rng(3).uniform(low, high, (7, 2)).astype(np.float32)
+    assert np.array_equal(drawn, uniform) and drawn.dtype == np.float32
 
 
 def test_random_choices_and_numbers_fill_their_space() -> None:
@@ -293,9 +303,20 @@ def test_a_dream_takes_batched_actions_as_gymnasium_gives_them(name: str) -> Non
         assert rows.tolist() == batched.tolist()
 
 
-@pytest.mark.parametrize("name", ["multi discrete", "box (2, 2)"])
-def test_an_agent_trains_in_dreams_and_is_judged(name: str, tmp_path: Path) -> None:
-    config = tiny.config(tmp_path / "run", env=env_of(name).model_dump(), env_steps=64)
+@pytest.mark.parametrize(
+    ("name", "agent", "algorithm"),
+    [
+        ("multi discrete", "dream", "ppo"),
+        ("box (2, 2)", "dream", "ppo"),
+        ("from -1", "dream", "q"),
+        ("from 5", "model_free", "ppo"),
+    ],
+)
+def test_an_agent_trains_and_is_judged(
+    name: str, agent: str, algorithm: str, tmp_path: Path
+) -> None:
+    changes: Any = {"env": env_of(name).model_dump(), "policy": {"algorithm": algorithm}}
+    config = tiny.config(tmp_path / "run", agent=agent, env_steps=64, **changes)
     result = train(config)
     assert result["env_steps"] == 64 and len(result["eval"]["returns"]) == 3
     run = open_run(tmp_path / "run")

@@ -8,6 +8,7 @@ from envs.counting import length_for, read_action, read_length, read_step
 from mbrl.acting import RandomPolicy
 from mbrl.collect import Collector, next_incarnation
 from mbrl.config.schema import CollectSettings
+from mbrl.errors import ConfigError
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
 
@@ -238,8 +239,8 @@ def test_random_policy_is_uniform_and_repeats_with_its_seed():
     drawn = box.act(np.zeros((500, 1)), None)
     assert drawn.dtype == np.float32 and drawn.shape == (500, 2)
     assert (drawn[:, 0] <= 0).all() and drawn[:, 1].max() > 4
-    with pytest.raises(ValueError, match="Discrete or Box"):
-        RandomPolicy(spaces.MultiBinary(2), 0).act(np.zeros((1, 1)), None)
+    with pytest.raises(ConfigError, match="expected actions of Discrete"):
+        RandomPolicy(spaces.Text(2), 0)
 
 
 def test_memory_is_stored_with_the_row_that_shows_it(store):

@@ -39,6 +39,7 @@ OBS = gym.spaces.Box(0, 1, (5, 5, 2), np.uint8)
 ACTIONS = gym.spaces.Discrete(2)
 
 steps_seen = 0
+taken: set[int] = set()  # by `FromFive`
 
 
 class Lamp(gym.Env[Any, Any]):
@@ -172,16 +173,17 @@ def test_packed_episodes_keep_endings_and_running_episodes() -> None:
     assert unpack_episodes({}, OBS, ACTIONS) == []
 
 
+class FromFive(Lamp):
+    """Counts its actions from 5."""
+
+    action_space = gym.spaces.Discrete(2, start=5)
+
+    def step(self, action: Any) -> Any:
+        taken.add(int(action))
+        return super().step(int(action) - 5)
+
+
 def test_choices_that_start_elsewhere_reach_the_environment_as_it_counts_them() -> None:
-    taken = set()
-
-    class FromFive(Lamp):
-        action_space = gym.spaces.Discrete(2, start=5)
-
-        def step(self, action: Any) -> Any:
-            taken.add(int(action))
-            return super().step(int(action) - 5)
-
     agent = ModelFree("ppo", PPO, FromFive, OBS, FromFive.action_space, seed=0)
     try:
         agent.learn(256)
