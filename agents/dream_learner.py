@@ -58,7 +58,7 @@ class TensorEnv(Protocol):
     Attributes:
         num_envs: N, constant.
         obs_dim: F, features per observation.
-        action_space: gymnasium Discrete or Box, of one environment.
+        action_space: of one environment, one that `agents.heads` knows.
         device: where observations come from and actions must be.
     """
 
@@ -82,7 +82,8 @@ class TensorEnv(Protocol):
         """Step all environments once, without resets.
 
         Args:
-            action: (N,) int64 for Discrete, counted from 0; for Box (N, *shape) float32.
+            action: as `agents.heads.Head.to_env` gives them: (N,) int64 for Discrete, (N, *shape)
+                float32 for Box.
 
         Returns:
             obs (N, F), the state arrived in; reward (N,) for the action; continue probability (N,)
@@ -129,7 +130,7 @@ class Recording:
     """
 
     obs: Tensor  # (K + 1, N, F), before each step and after the last
-    action: Tensor  # (K, N) int64, of a Discrete space
+    action: Tensor  # (K, N) int64, raw, of a Discrete space
     reward: Tensor  # (K, N)
     continue_prob: Tensor  # (K, N), 0 where a step ended the episode, else 1
     valid: Tensor  # (K, N) bool; all others are padding, or come before the piece that is new

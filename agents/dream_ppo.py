@@ -57,7 +57,7 @@ class DreamPPO:
         Args:
             settings: how they learn; `dreams` is up to the environment.
             obs_dim: F, features per observation.
-            action_space: Discrete or Box.
+            action_space: one that `agents.heads` knows.
             seed: of the first weights and of the actions in dreams.
             num_learners: 0 learns in this process, without Ray; n > 0 starts n Ray actors.
             device: a torch device. On GPUs every learner has one of its own: this process' learner

@@ -22,7 +22,8 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor, nn
 
 from agents.dream_learner import WEIGHT, DreamPPOLearner, PolicyLearningError
-from agents.modules import VALUE_LOGITS, CategoricalHead, LatentModule, mlp
+from agents.heads import CategoricalHead
+from agents.modules import VALUE_LOGITS, LatentModule, mlp
 
 SMALLEST_UNIT = 0.1
 """The network counts in no smaller unit: before any reward all that returns show is noise."""

@@ -30,7 +30,7 @@ from ray.rllib.core.rl_module.apis.target_network_api import TargetNetworkAPI
 from ray.tune.registry import register_env
 
 from agents.baselines import BASELINES, Baseline
-from agents.modules import make_head
+from agents.heads import make_head
 from agents.settings import Settings
 from agents.state import State, adam_of, load_adam, pack_episodes, unpack_episodes, weights_of
 
@@ -48,6 +48,33 @@ class CountSteps(gym.Wrapper[Any, Any, Any, Any]):
         """Step and count."""
         self.steps += 1
         return super().step(action)
+
+
+def counted_from_zero(space: gym.Space[Any]) -> gym.Space[Any]:
+    """The actions as RLlib draws them: it knows no choices that start elsewhere.
+
+    Raises:
+        ValueError: its algorithms cannot choose such actions.
+    """
+    one_axis = len(space.shape or ()) == 1
+    if isinstance(space, gym.spaces.Discrete):
+        return gym.spaces.Discrete(int(space.n))
+    if isinstance(space, gym.spaces.MultiDiscrete) and one_axis:
+        return gym.spaces.MultiDiscrete(space.nvec)
+    if isinstance(space, gym.spaces.Box) and one_axis and space.dtype.kind == "f":  # type: ignore[union-attr]
+        return space
+    raise ValueError(
+        f"expected Discrete actions, or one axis of a MultiDiscrete or of a Box of floats, for "
+        f"RLlib's algorithms, got {space}; use agent=dream, or an env.factory that flattens them"
+    )
+
+
+def _shifted(env: gym.Env[Any, Any], from_zero: gym.Space[Any]) -> gym.Env[Any, Any]:
+    """The environment with choices that are counted from zero; itself if they are."""
+    start = np.asarray(getattr(env.action_space, "start", 0))
+    if not start.any():
+        return env
+    return gym.wrappers.TransformAction(env, lambda action: action + start, from_zero)
 
 
 def _count(env_runner: Any) -> int:
@@ -128,7 +155,7 @@ class ModelFree:
             settings: of that kind.
             env_creator: makes one environment; travels to the env runners.
             observation_space: of that environment; a Box of shape (H, W, C) or (F,).
-            action_space: of that environment, a Discrete or Box.
+            action_space: of that environment, a Discrete, a MultiDiscrete or a Box.
             seed: for RLlib, which seeds its process-wide generators and environments with it.
             num_env_runners: 0 samples in this process.
 
@@ -141,9 +168,11 @@ class ModelFree:
             raise ValueError(
                 f"expected a Discrete action space for {kind}, got {action_space}; use ppo"
             )
+        from_zero = counted_from_zero(action_space)
         self.kind, self.settings, self.seed = kind, settings, seed
-        self._baseline, self._env_creator = baseline, env_creator
-        self._spaces, self._num_env_runners = (observation_space, action_space), num_env_runners
+        self._baseline, self._action_space = baseline, action_space
+        self._env_creator = env_creator
+        self._spaces, self._num_env_runners = (observation_space, from_zero), num_env_runners
         self._algo: Algorithm | None = None
         self._build(steps_done=0, version=0)
 
@@ -154,8 +183,8 @@ class ModelFree:
         for chatty in ("ray.rllib", "ray.tune"):  # notices about API stacks and slow set-up
             logging.getLogger(chatty).setLevel(logging.ERROR)
         config = self._baseline.config(self.settings, steps_done)
-        name, creator = f"reverie-{next(_names)}", self._env_creator
-        register_env(name, lambda _: CountSteps(creator()))
+        name, creator, actions = f"reverie-{next(_names)}", self._env_creator, self._spaces[1]
+        register_env(name, lambda _: CountSteps(_shifted(creator(), actions)))
         config.environment(name, observation_space=self._spaces[0], action_space=self._spaces[1])
         config.env_runners(num_env_runners=self._num_env_runners)
         # A resumed run must not replay the episodes it has already seen.
@@ -205,7 +234,7 @@ class ModelFree:
             self._baseline,
             self.settings,
             copy.deepcopy(self._module()),
-            self._spaces[1],
+            self._action_space,
             self.version,
             (self.seed + self.version) % 2**31,
         )
@@ -268,7 +297,7 @@ def saved_policy(
     """
     baseline = BASELINES[state["kind"]]
     spec = baseline.config(settings, 0).get_multi_rl_module_spec(
-        spaces={DEFAULT_MODULE_ID: (observation_space, action_space)}
+        spaces={DEFAULT_MODULE_ID: (observation_space, counted_from_zero(action_space))}
     )
     with torch.random.fork_rng(devices=[]):
         module = spec.build()[DEFAULT_MODULE_ID]

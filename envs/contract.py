@@ -15,8 +15,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 
+from envs.actions import assumed, parts_of
 from envs.errors import EnvError
 from envs.images import is_image
 from envs.make import make_env
@@ -48,6 +49,7 @@ class EnvReport:
     episode_returns: tuple[float, ...]  # summed rewards of each finished episode
     problems: tuple[str, ...]  # promises that the environment broke
     limits: tuple[str, ...]  # what Reverie cannot handle, and the way out
+    notes: tuple[str, ...] = ()  # what Reverie assumes, and how to tell it better
 
     @property
     def ok(self) -> bool:
@@ -94,6 +96,7 @@ def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvRe
             episode_returns=tuple(first.returns),
             problems=tuple(problems[:MOST_PROBLEMS]),
             limits=describe_limits(env),
+            notes=tuple(f"{sentence}." for sentence in [assumed(env)] if sentence),
         )
     finally:
         env.close()  # type: ignore[no-untyped-call]
@@ -133,6 +136,7 @@ def format_report(report: EnvReport) -> str:
         ("episodes", episodes),
         *(("problem", sentence) for sentence in report.problems),
         *(("limit", sentence) for sentence in report.limits),
+        *(("note", sentence) for sentence in report.notes),
         ("verdict", "ready" if report.ok else "see problems and limits above"),
     ]
     return "\n".join(f"{label:<13}{text}" for label, text in rows)
@@ -159,14 +163,18 @@ class _Played:
 def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
     """Play `steps` random steps, or until the environment raises or breaks the step format."""
     played = _Played()
-    env.action_space.seed(seed)
+    before = env.action_space
+    before.seed(seed)
     length, total = 0, 0.0
     try:
         obs, _ = played.timed(env.reset, seed=seed)
         fingerprint = _fingerprint(obs)
+        space = env.action_space  # the one that counts: reset may have replaced it
+        if space is not before:
+            space.seed(seed)
         played.problems += _obs_problems(env.observation_space, obs, "reset()")
         for _ in range(steps):
-            result = played.timed(env.step, env.action_space.sample())
+            result = played.timed(env.step, space.sample())
             problems = _step_problems(env.observation_space, result)
             played.problems += [text for text in problems if text not in played.problems]
             if not isinstance(result, tuple) or len(result) != 5:
@@ -181,6 +189,9 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
                 played.returns.append(total)
                 length, total = 0, 0.0
                 obs, _ = played.timed(env.reset, seed=seed + len(played.lengths))
+                if env.action_space != space:
+                    played.problems.append(f"Its actions changed to {env.action_space} in a reset.")
+                    break
                 fingerprint = _chained(fingerprint, obs)
     except Exception as error:
         step = len(played.trace)
@@ -278,20 +289,8 @@ def _limit_of_observations(space: gym.Space[Any]) -> str:
 
 def _limit_of_actions(space: gym.Space[Any]) -> str:
     """What we cannot handle about actions, or nothing."""
-    if isinstance(space, Discrete) and space.start == 0:
-        return ""
-    if isinstance(space, Discrete):
-        got = f"counted from {space.start}"
-        way = "we count from 0, so shift them with gymnasium.wrappers.TransformAction"
-    elif not isinstance(space, Box):
-        got = type(space).__name__
-        way = "we handle one Discrete or one Box, so flatten them with a wrapper"
-    elif len(space.shape) != 1 or space.dtype not in (np.float32, np.float64):
-        got = f"{space.dtype} arrays of shape {space.shape}"
-        way = "we handle vectors of floats, so reshape them"
-    elif not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        got = "without finite bounds"
-        way = "we need them, so rescale with gymnasium.wrappers.RescaleAction"
-    else:
-        return ""
-    return f"Actions are {got}; {way} in an env.factory"
+    try:
+        parts_of(space)
+    except EnvError as error:
+        return f"Actions: {error}"
+    return ""

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 
 from envs.errors import EnvError
-from envs.spaces import Space, parts_of
+from envs.spaces import Space, members_of
 
 Turn = Callable[[Any], Any]
 
@@ -140,7 +140,7 @@ class FewerValues(gym.Wrapper[Any, Any, Any, Any]):
 def _fewer(space: Space, values: int) -> Space | None:
     """A space whose images of whole numbers have so many values; None if nothing changes."""
     if isinstance(space, Dict | Tuple):
-        parts = parts_of(space)
+        parts = members_of(space)
         changed = {key: _fewer(part, values) for key, part in parts.items()}
         if not any(changed.values()):
             return None
@@ -186,7 +186,7 @@ def prepare_images(
 
 def _holds_image(space: Space) -> bool:
     if isinstance(space, Dict | Tuple):
-        return any(map(_holds_image, parts_of(space).values()))
+        return any(map(_holds_image, members_of(space).values()))
     return is_image(space)
 
 
@@ -194,7 +194,7 @@ def _prepared(space: Space, image_size: int | None, grayscale: bool) -> tuple[Sp
     """The space of prepared observations, and what prepares one; None if there is nothing to do."""
     if isinstance(space, Dict | Tuple):
         parts = {
-            key: _prepared(part, image_size, grayscale) for key, part in parts_of(space).items()
+            key: _prepared(part, image_size, grayscale) for key, part in members_of(space).items()
         }
         turns = {key: turn for key, (_, turn) in parts.items() if turn is not None}
         if not turns:

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
+from envs.actions import with_bounds
 from envs.errors import EnvError
 from envs.families import FAMILIES, PLAIN, family_of
 from envs.images import FewerValues, prepare_images
@@ -23,7 +24,8 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
     """Build the environment that the settings name.
 
     Images come as (H, W, C), grey ones with a channel axis of 1; other observations, and all
-    rewards and actions, are left as they are.
+    rewards and actions, are left as they are. An action space without finite bounds gets those of
+    `settings.action_bound`.
 
     Raises:
         EnvError: there is no such id (the message names the nearest ones) or factory, a package is
@@ -37,7 +39,8 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
             env = family_of(settings.id).make(settings.id, settings.kwargs, **applied)
         if settings.image_values is not None:
             env = FewerValues(env, settings.image_values)
-        return env if settings.observe is None else Observed(env, settings.observe)
+        if settings.observe is not None:
+            env = Observed(env, settings.observe)
     except EnvError:
         raise
     except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
@@ -47,6 +50,7 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
             f"cannot make {settings.name} with kwargs {settings.kwargs}: "
             f"{type(error).__name__}: {error}"
         ) from error
+    return with_bounds(env, settings.action_bound)
 
 
 def _from_factory(

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from envs.errors import EnvError
 from envs.images import is_image
-from envs.spaces import Leaf
+from envs.spaces import Leaf, choices_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,16 +115,11 @@ class Promise:
 
 def _bounds(leaf: Leaf) -> tuple[Array, Array]:
     """The least and the largest value of each entry; finite ones for floats without bounds."""
-    if isinstance(leaf, Discrete):
-        start = int(leaf.start)
-        return np.asarray(start), np.asarray(start + int(leaf.n) - 1)
-    if isinstance(leaf, MultiDiscrete):
-        starts = np.asarray(leaf.start)
-        return starts, starts + np.asarray(leaf.nvec) - 1
-    if isinstance(leaf, MultiBinary):
-        return np.zeros(leaf.shape, np.int8), np.ones(leaf.shape, np.int8)
-    least, most = _limits(np.dtype(leaf.dtype))
-    return np.maximum(leaf.low, least), np.minimum(leaf.high, most)
+    if isinstance(leaf, Box):
+        least, most = _limits(np.dtype(leaf.dtype))
+        return np.maximum(leaf.low, least), np.minimum(leaf.high, most)
+    sizes, starts = choices_of(leaf)
+    return starts.astype(leaf.dtype), (starts + sizes - 1).astype(leaf.dtype)
 
 
 def _limits(dtype: np.dtype[Any]) -> tuple[Any, Any]:

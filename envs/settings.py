@@ -64,6 +64,13 @@ class EnvSettings(BaseModel):
     noop_max: int | None = Field(
         None, ge=0, description="most idle frames at the start of an episode (ALE only)"
     )
+    action_bound: float = Field(
+        1.0,
+        gt=0.0,
+        lt=1e9,
+        description="where the numbers of an action are taken to end if their Box has no finite "
+        "bounds: from -action_bound to action_bound",
+    )
     ram: bool = Field(
         False,
         description="keep the console's memory with every frame, as labels for measuring; no model "

@@ -1,21 +1,29 @@
-"""What a space is made of: named columns, each with one leaf.
+"""What a space is made of: leaves, each with the keys that lead to it and a column of its own.
 
-In: any gymnasium space, and values of it. Out: the leaves by the name of their column, and the
-values of the leaves in the same order. Box, Discrete, MultiDiscrete and MultiBinary are leaves;
-Dict and Tuple are taken apart, nested ones too. It refuses what has no fixed size, and knows
-nothing of what the numbers mean.
+In: any gymnasium space, of observations or actions, and values of it. Out: the leaves by their keys
+or by the name of their column, and the values of the leaves in the same order. Box, Discrete,
+MultiDiscrete and MultiBinary are leaves; Dict and Tuple are taken apart, nested ones too. It
+refuses what has no fixed size, and knows nothing of what the numbers mean.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from numpy.typing import NDArray
 
 from envs.errors import EnvError
 
-Leaf = Box | Discrete[Any] | MultiDiscrete | MultiBinary
+Choices = Discrete[Any] | MultiDiscrete | MultiBinary
+"""A leaf whose entries are categories."""
+
+Leaf = Box | Choices
 """A space whose values are one array of a fixed shape."""
+
+Path = tuple[Any, ...]
+"""Keys that lead to a leaf; empty where the space is a leaf itself."""
 
 Space = gym.Space[Any]
 
@@ -24,19 +32,35 @@ def columns_of_space(space: Space, name: str = "obs") -> dict[str, Leaf]:
     """The leaves by column: `obs`, or `obs.<key>`, `obs.<outer>.<inner>`, `obs.0` of a Tuple.
 
     Raises:
-        EnvError: a leaf has no fixed size (Text, Graph, Sequence, OneOf), two have one name, or
+        EnvError: as in `leaves_of`.
+    """
+    return {column_at(name, path): leaf for path, leaf in leaves_of(space, name).items()}
+
+
+def leaves_of(space: Space, name: str) -> dict[Path, Leaf]:
+    """The leaves by the keys that lead to them, in gymnasium's order.
+
+    Args:
+        space: of what there is.
+        name: the column of the whole, "obs" or "actions".
+
+    Raises:
+        EnvError: a leaf has no fixed size (Text, Graph, Sequence, OneOf), two have one column, or
             there is none.
     """
-    found: dict[str, Leaf] = {}
+    found: dict[Path, Leaf] = {}
     unfit: dict[str, Space] = {}
-    for column, leaf in _walk(space, name):
-        if column in found or column in unfit:
+    columns: set[str] = set()
+    for path, leaf in _walk(space, ()):
+        column = column_at(name, path)
+        if column in columns:
             raise EnvError(
                 f"expected names that differ once the keys are joined by dots, got {column} twice "
                 f"in {space}; rename a key in an env.factory"
             )
+        columns.add(column)
         if isinstance(leaf, Box | Discrete | MultiDiscrete | MultiBinary):
-            found[column] = leaf
+            found[path] = leaf
         else:
             unfit[column] = leaf
     if unfit or not found:
@@ -44,29 +68,44 @@ def columns_of_space(space: Space, name: str = "obs") -> dict[str, Leaf]:
     return found
 
 
-def _walk(space: Space, name: str) -> Iterator[tuple[str, Space]]:
-    """Every part that is neither a Dict nor a Tuple, by its column."""
+def _walk(space: Space, path: Path) -> Iterator[tuple[Path, Space]]:
+    """Every part that is neither a Dict nor a Tuple, by its path."""
     if isinstance(space, Dict | Tuple):
-        for key, part in parts_of(space).items():
-            yield from _walk(part, f"{name}.{key}")
+        for key, part in members_of(space).items():
+            yield from _walk(part, (*path, key))
     else:
-        yield name, space
+        yield path, space
 
 
-def parts_of(space: Dict | Tuple) -> dict[Any, Space]:
+def column_at(name: str, path: Path) -> str:
+    """The column of the leaf that a path leads to."""
+    return ".".join((name, *map(str, path)))
+
+
+def choices_of(leaf: Choices) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many values each entry of a leaf has, and which is its least; both of its shape."""
+    if isinstance(leaf, MultiBinary):
+        return np.full(leaf.shape, 2), np.zeros(leaf.shape, np.int64)
+    sizes = leaf.n if isinstance(leaf, Discrete) else leaf.nvec
+    return np.asarray(sizes, np.int64), np.asarray(leaf.start, np.int64)
+
+
+def members_of(space: Dict | Tuple) -> dict[Any, Space]:
     """The parts of one level by key, those of a Tuple by their number."""
     return dict(space.spaces if isinstance(space, Dict) else enumerate(space.spaces))
 
 
-def _unfit(space: Space, name: str, found: dict[str, Leaf], unfit: dict[str, Space]) -> str:
+def _unfit(space: Space, name: str, found: dict[Path, Leaf], unfit: dict[str, Space]) -> str:
     """What to say of parts that cannot be stored."""
     kinds = "Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of them"
     if not unfit:
         return f"expected {kinds}, got nothing in {space}"
     parts = [f"{type(part).__name__} at {column}" for column, part in unfit.items()]
     way = "convert it in an env.factory"
-    if found and name == "obs":
-        way = f"drop it with env.observe: [{', '.join(key[len(name) + 1 :] for key in found)}]"
+    if name == "actions":
+        way = "choose among finitely many in an env.factory"
+    elif found:
+        way = f"drop it with env.observe: [{', '.join('.'.join(map(str, key)) for key in found)}]"
     return f"expected {kinds}, got {', '.join(parts)}; {way}"
 
 
@@ -105,7 +144,7 @@ def part_at(space: Space, path: str) -> tuple[tuple[Any, ...], Space] | None:
     """
     if not isinstance(space, Dict | Tuple):
         return None
-    for key, part in parts_of(space).items():
+    for key, part in members_of(space).items():
         name = str(key)
         if path == name:
             return (key,), part
@@ -118,6 +157,6 @@ def names_in(space: Space) -> list[str]:
     """All that `part_at` finds in a Dict or a Tuple."""
     found = []
     if isinstance(space, Dict | Tuple):
-        for key, part in parts_of(space).items():
+        for key, part in members_of(space).items():
             found += [str(key), *(f"{key}.{name}" for name in names_in(part))]
     return found

@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
+from envs.actions import ActionPart, assumed, parts_of, stored_type, to_step
 from envs.errors import EnvError
 from envs.make import make_env
 from envs.promises import Promise
@@ -67,7 +67,8 @@ class VectorEnv:
     Attributes:
         num_envs: E.
         single_observation_space: of one environment.
-        single_action_space: of one environment, a Discrete starting at 0 or a Box.
+        single_action_space: of one environment; after the first reset, which may have replaced it.
+        assumed: what is assumed of the actions, in one sentence, or "".
         restarts: environments made anew after a crash, since the start.
         columns: the current observations by column, `obs` alone unless the space is a Dict or a
             Tuple; never changed afterwards, so safe to keep.
@@ -89,19 +90,16 @@ class VectorEnv:
         """
         self._settings = settings
         self._envs: list[gym.Env[Any, Any]] = [make_env(settings)]
-        obs_space, action_space = self._envs[0].observation_space, self._envs[0].action_space
+        obs_space = self._envs[0].observation_space
         try:
             leaves = columns_of_space(obs_space)
         except EnvError as error:
-            self._refuse(f"observations: {error}")
-        if not isinstance(action_space, Box | Discrete):
-            self._refuse(f"expected a Discrete or Box action space, got {action_space}")
-        if isinstance(action_space, Discrete) and action_space.start != 0:
-            self._refuse(f"expected actions counted from 0, got {action_space}")
+            self._refuse(error)
+        self._settled = False
+        self._take_action_space(0)
         self._envs += [make_env(settings) for _ in range(num_envs - 1)]
         self.num_envs = num_envs
         self.single_observation_space: gym.Space[Any] = obs_space
-        self.single_action_space: Box | Discrete[Any] = action_space
         self.restarts = 0
         self._max_restarts = max_restarts
         self._crashes_in_a_row = 0
@@ -135,22 +133,25 @@ class VectorEnv:
             except Exception as error:
                 self._remake(index, error)
         self._place(index, obs, info)
+        self._take_action_space(index)
+        self._settled = True
         self._running[index] = True
 
     def step(self, actions: NDArray[Any]) -> VectorStep:
         """Take one step in every slot.
 
-        Actions are (E,) integers for a Discrete space, (E, A) floats for a Box; they are copied,
-        not clipped.
+        Actions are (E, ...) as `envs.actions` describes them: (E,) integers for a Discrete space,
+        (E, A) floats for a Box. They are copied, not clipped.
 
         Raises:
             EnvError: a slot was not reset, an environment keeps crashing, or it broke its promise
                 (reward not finite, observation of another shape or dtype).
-            ValueError: the actions have the wrong shape or are outside a Discrete space.
+            ValueError: the actions have the wrong shape, are not among the choices, or are not
+                whole where the environment takes whole numbers.
         """
         if not all(self._running):
             self._refuse_unreset()
-        choices = self._checked_actions(actions)
+        choices = to_step(self.single_action_space, self._parts, actions, self.num_envs)
         n, ram = self.num_envs, None if self.ram is None else self.ram.copy()
         columns = {name: np.empty_like(before) for name, before in self.columns.items()}
         step = VectorStep(
@@ -209,8 +210,7 @@ class VectorEnv:
     def replay(self, index: int, actions: Iterable[Any]) -> bool:
         """Take recorded actions in one slot, just reset with the recorded seed.
 
-        That is how a stopped run finds its open episodes again. Actions are scalars for a Discrete
-        space, rows (A,) for a Box.
+        That is how a stopped run finds its open episodes again. Actions are rows as in `step`.
 
         Returns:
             True if the episode is still open after all of them. False if it ended or crashed on the
@@ -222,8 +222,10 @@ class VectorEnv:
         if not self._running[index]:
             self._refuse_unreset()
         space, last = self.single_action_space, None
-        for action in actions:
-            choice = int(action) if isinstance(space, Discrete) else np.array(action, space.dtype)
+        shape, dtype = stored_type(space)
+        recorded = list(actions)
+        rows = np.array(recorded, dtype).reshape(len(recorded), *shape)
+        for choice in to_step(space, self._parts, rows, len(rows)):
             try:
                 obs, _, terminated, truncated, info = self._envs[index].step(choice)
             except Exception as error:
@@ -244,26 +246,25 @@ class VectorEnv:
         self._envs = []
         self._running = [False] * self.num_envs
 
-    def _checked_actions(self, actions: NDArray[Any]) -> Any:
-        """The actions as environments expect them: Python integers, or rows of a fresh array."""
-        space = self.single_action_space
-        if isinstance(space, Discrete):
-            numbers = np.asarray(actions)
-            if numbers.shape != (self.num_envs,) or numbers.dtype.kind not in "iu":
-                raise ValueError(
-                    f"actions: expected ({self.num_envs},) integers, "
-                    f"got shape {numbers.shape} of {numbers.dtype}"
-                )
-            choices = numbers.tolist()
-            if min(choices) < 0 or max(choices) >= int(space.n):
-                raise ValueError(f"actions: expected 0 to {int(space.n) - 1}, got {choices}")
-            return choices
-        rows = np.array(actions, dtype=space.dtype)
-        if rows.shape != (self.num_envs, *space.shape):
-            raise ValueError(
-                f"actions: expected shape {(self.num_envs, *space.shape)}, got {rows.shape}"
+    def _take_action_space(self, index: int) -> None:
+        """Take over slot `index`'s action space, which a first reset may replace, but no later one.
+
+        Raises:
+            EnvError: it has parts that nobody can choose, or it changed.
+        """
+        space = self._envs[index].action_space
+        if self._settled and space != self.single_action_space:
+            raise EnvError(
+                f"{self._where(index)}: expected the actions {self.single_action_space} in every "
+                f"episode, got {space}; one policy cannot choose among actions that change"
             )
-        return rows
+        if not self._settled:
+            try:
+                self._parts: tuple[ActionPart, ...] = parts_of(space)
+            except EnvError as error:
+                self._refuse(error)
+            self.single_action_space: gym.Space[Any] = space
+            self.assumed = assumed(self._envs[index])
 
     def _remake(self, index: int, error: Exception) -> None:
         """Replace a crashed environment, or give up after too many crashes in a row."""
@@ -332,12 +333,10 @@ class VectorEnv:
         except (TypeError, ValueError) as error:
             raise EnvError(f"{self._where(index)}: {error}") from error
 
-    def _refuse(self, reason: str) -> NoReturn:
-        """Refuse a space; `envs.contract` tells the user more."""
+    def _refuse(self, error: EnvError) -> NoReturn:
+        """Refuse a space."""
         self._envs[0].close()  # type: ignore[no-untyped-call]
-        raise EnvError(
-            f"{self._settings.name}: {reason}; `mbrl check-env` says what can be done about it"
-        )
+        raise EnvError(f"{self._settings.name}: {error}") from error
 
     def _refuse_unreset(self) -> NoReturn:
         waiting = [i for i, running in enumerate(self._running) if not running]

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from agents.numerics import restore_generator
+from mbrl.actions import ActionCodec, flat, stored
 from mbrl.episode import Obs
 from mbrl.streams import Array, mapped
 from mbrl.world_model.latent import Latent
@@ -25,7 +26,7 @@ class ActsOnFeatures(Protocol):
     def act(
         self, features: torch.Tensor, *, explore: bool, generator: torch.Generator | None
     ) -> torch.Tensor:
-        """Features (N, F) to actions (N, ...)."""
+        """Features (N, F) to flat actions (N, ...), on the CPU."""
         ...
 
 
@@ -41,6 +42,7 @@ class ActingPolicy(Protocol):
         """Choose one action per slot: observations of E slots, is_first (E,) to actions (E, ...).
 
         Observations are as `mbrl.streams` says: an array (E, *shape), or a dict of them by column.
+        Actions are stored ones, as `mbrl.actions` calls them.
         """
         ...
 
@@ -58,46 +60,39 @@ class RandomPolicy:
     ) -> None:
         """Draw from `action_space` with a stream of its own; None takes a new action every step."""
         self.version = 0
-        self.space, self.repeat = action_space, repeat
+        self.codec, self.repeat = ActionCodec(action_space), repeat
         self.rng = np.random.default_rng(seed)
         self.reset(0)
 
     def reset(self, num_envs: int) -> None:
         """Hold no action any more."""
         self.left = np.zeros(num_envs, np.int64)  # steps that each slot's action is still held for
-        self.held: Array = np.zeros(0)
+        self.held = np.zeros((num_envs, *self.codec.shape), self.codec.dtype)
 
     def act(self, obs: Obs, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
-        """Uniform over a Discrete space or a bounded Box."""
+        """Uniform over the choices, and between the bounds of a Box."""
         count = len(is_first)
-        drawn = self._draw(count)
+        drawn = self.codec.sample(self.rng, count)
         if self.repeat is None:
             return drawn
-        if len(self.held) != count:
-            self.left, self.held = np.zeros(count, np.int64), drawn
+        if len(self.left) != count:
+            self.reset(count)
         new = (self.left <= 0) | is_first
         lengths = self.rng.zipf(self.repeat, count)
-        self.held = np.where(new.reshape(-1, *[1] * (drawn.ndim - 1)), drawn, self.held)
+        drawn[~new] = self.held[~new]
+        self.held = drawn
         self.left = np.where(new, lengths, self.left) - 1
-        return self.held
-
-    def _draw(self, count: int) -> Array:
-        if isinstance(self.space, spaces.Discrete):
-            return self.rng.integers(0, int(self.space.n), count)
-        if isinstance(self.space, spaces.Box):
-            size = (count, *self.space.shape)
-            return self.rng.uniform(self.space.low, self.space.high, size).astype(np.float32)
-        raise ValueError(f"expected a Discrete or Box action space, got {self.space}")
+        return drawn
 
     def state_dict(self) -> dict[str, Any]:
         """The random stream and what is held."""
         stream = self.rng.bit_generator.state
-        return {"stream": stream, "left": self.left, "held": self.held}
+        return {"stream": stream, "left": self.left, "held": flat(self.held)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
         self.rng.bit_generator.state = state["stream"]
-        self.left, self.held = state["left"], state["held"]
+        self.left, self.held = state["left"], stored(state["held"], self.codec.dtype)
 
 
 class LatentPolicy:
@@ -113,6 +108,7 @@ class LatentPolicy:
     ) -> None:
         """Act with the network that `newest` returns, on the CPU, on features made on `device`."""
         self.version, self.action_space = 0, action_space
+        self.codec = ActionCodec(action_space)
         self.world_model, self.newest, self.device = world_model, newest, device
         self.generator = torch.Generator(device).manual_seed(seed)
         self.action_generator = torch.Generator().manual_seed(seed + 1)
@@ -121,9 +117,7 @@ class LatentPolicy:
     def reset(self, num_envs: int) -> None:
         """Start every slot from the empty latent."""
         self.latent = self.world_model.initial(num_envs, self.device)
-        shape = self.action_space.shape or ()
-        dtype = torch.int64 if isinstance(self.action_space, spaces.Discrete) else torch.float32
-        self.prev_action = torch.zeros(num_envs, *shape, dtype=dtype, device=self.device)
+        self.prev_action = self.codec.zeros(num_envs, self.device)
 
     @torch.no_grad()
     def act(self, obs: Obs, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
@@ -136,9 +130,10 @@ class LatentPolicy:
             self.generator,
         ).latent
         features = self.world_model.features(self.latent).cpu()
-        action = self.newest().act(features, explore=explore, generator=self.action_generator)
-        self.prev_action = action.to(self.device)
-        return action.numpy()
+        drawn = self.newest().act(features, explore=explore, generator=self.action_generator)
+        action = self.codec.store(drawn)
+        self.prev_action = torch.as_tensor(flat(action), device=self.device)
+        return action
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Memory of the slots and the random stream; the weights are saved by their owners."""

@@ -10,6 +10,8 @@ resume the open episodes are played again, and an environment that does not come
 counted and starts a new episode instead.
 """
 
+import functools
+import logging
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -18,13 +20,17 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from envs import EnvSettings, VectorEnv, make_env
+from envs import EnvSettings, VectorEnv
+from envs.actions import stored_type
 from mbrl.acting import ActingPolicy
+from mbrl.actions import flat, stored
 from mbrl.config.schema import CollectSettings
-from mbrl.episode import CAUSED, Episode, action_type
+from mbrl.episode import CAUSED, Episode
 from mbrl.replay import ReplayStore
 from mbrl.seeding import seed
 from mbrl.streams import Array, columns_of, mapped
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Collector:
 
     def _make_columns(self, e: int, rows: int) -> dict[str, Array]:
         """Room for so many rows of every slot, by the name of the column."""
-        action_shape, action_dtype = action_type(self.vector.single_action_space)
+        action_shape, action_dtype = stored_type(self.vector.single_action_space)
         made: dict[str, Array] = {
             name: np.zeros((e, rows, *seen.shape[1:]), seen.dtype)
             for name, seen in self._seen().items()
@@ -218,7 +224,7 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """Where every slot is: enough to play its open episode again."""
         none = self._columns["actions"][0, :0]
-        joined = [np.concatenate([none, *slot.actions]) for slot in self.slots]
+        joined = [flat(np.concatenate([none, *slot.actions])) for slot in self.slots]
         return {
             "incarnation": self.incarnation,
             "slots": [{**vars(s), "actions": a} for s, a in zip(self.slots, joined, strict=True)],
@@ -231,7 +237,7 @@ class Collector:
         self.incarnation = state["incarnation"]
         dtype = self._columns["actions"].dtype
         for i, saved in enumerate(state["slots"]):
-            self.slots[i] = _Slot(**{**saved, "actions": [np.asarray(saved["actions"], dtype)]})
+            self.slots[i] = _Slot(**{**saved, "actions": [stored(saved["actions"], dtype)]})
             self._opened_s[i] = time.monotonic()
             _, reset_seed = self._episode(i, saved["episode"])
             self.vector.reset(i, reset_seed)
@@ -277,7 +283,21 @@ def next_incarnation(store: ReplayStore, index: int) -> int:
 
 
 def spaces_of(env: EnvSettings) -> tuple[spaces.Space[np.ndarray], spaces.Space[np.ndarray]]:
-    """Observation and action space of an environment, which is made and closed to see them."""
-    probe = make_env(env)
-    probe.close()  # type: ignore[no-untyped-call]
-    return probe.observation_space, probe.action_space
+    """Observation and action space of an environment, which is made, reset and closed to see them.
+
+    What is assumed of its actions is warned of, once.
+    """
+    probe = VectorEnv(env, 1)
+    try:
+        probe.reset(0, seed=0)
+        if probe.assumed:
+            _warn(f"{env.name}: {probe.assumed}")
+        return probe.single_observation_space, probe.single_action_space
+    finally:
+        probe.close()
+
+
+@functools.cache
+def _warn(sentence: str) -> None:
+    """Say it once in this process."""
+    _log.warning("%s", sentence)

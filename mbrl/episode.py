@@ -37,9 +37,9 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
+from mbrl.actions import flat
 from mbrl.errors import ReplayError
 from mbrl.streams import Array as Array
 from mbrl.streams import columns_of, is_obs, mapped, obs_of
@@ -96,7 +96,8 @@ class Episode:
         t0: index in the episode of row 0.
         obs: (n, *obs_shape), as the environment gave it (images: H W C); or a dict of such arrays
             by column, `obs.<key>`.
-        actions: (n,) int64 for a discrete space, (n, A) float32 for a Box.
+        actions: (n, ...), what the environment was given, as `envs.actions` describes it: (n,)
+            int64 of a Discrete, (n, A) float32 of a Box, (n,) with fields of a Dict or Tuple.
         rewards: (n,) float32, raw; what this row's action earned.
         terminateds: (n,) bool; this row's action ended the MDP.
         truncateds: (n,) bool; this row's action was the last one allowed from outside.
@@ -198,12 +199,6 @@ def joined(parts: Sequence[Episode]) -> Episode:
     return parts[-1].with_columns(rows, t0=parts[0].t0)
 
 
-def action_type(space: spaces.Space[Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of one stored action: () int64 of a Discrete space, (A,) float32 of a Box."""
-    discrete = isinstance(space, spaces.Discrete)
-    return space.shape or (), np.dtype(np.int64 if discrete else np.float32)
-
-
 def uncovered(t0: int, rows: int, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """The (start, stop) rows, ascending, of a fragment from step `t0` on that no span covers.
 
@@ -222,7 +217,8 @@ class SequenceBatch:
 
     Attributes:
         obs: (B, T, *obs_shape), the environment's dtype; or a dict of such arrays by column.
-        prev_action: (B, T) int64 or (B, T, A) float32; zero at `is_first`.
+        prev_action: (B, T, ...) flat (`mbrl.actions`): (B, T) int64 of a Discrete, (B, T, A)
+            float32 of a Box; zero at `is_first`.
         reward: (B, T) float32, received on arriving; zero at `is_first`.
         terminated: (B, T) bool; this state is terminal.
         is_first: (B, T) bool; this row does not continue the row before it.
@@ -251,7 +247,7 @@ def arrival(
 
     Args:
         obs: (B, T, *obs_shape), or a dict of such arrays; not copied, observations do not shift.
-        actions: (B, T + 1) or (B, T + 1, A), chosen in each row; column 0 is the row that precedes
+        actions: (B, T + 1, ...), stored, chosen in each row; column 0 is the row that precedes
             the sequence, here and below.
         rewards: (B, T + 1), earned by each row's action.
         terminateds: (B, T + 1), whether each row's action ended the MDP.
@@ -263,7 +259,7 @@ def arrival(
     """
     first = is_first[:, 1:]
     goes_on = ~first
-    prev_action = actions[:, :-1].copy()
+    prev_action = flat(actions[:, :-1]).copy()
     prev_action[first] = 0
     return SequenceBatch(
         obs=obs,

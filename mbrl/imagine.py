@@ -15,6 +15,8 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.actions import from_step
+from mbrl.actions import flat
 from mbrl.errors import TrainingError
 from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
@@ -131,7 +133,8 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
     def step(self, actions: Any) -> tuple[Floats, Floats, Bools, Bools, dict[str, Any]]:
         """Imagine one step of the dreams that go on, and restart those that had ended."""
         dream, ended = self.dream, self.done.copy()
-        action = torch.as_tensor(np.asarray(actions), device=dream.device)
+        stored = from_step(self.single_action_space, actions, self.num_envs)
+        action = torch.as_tensor(flat(stored), device=dream.device)
         _, reward, continue_prob, _ = dream.step(action)
         coin = torch.rand(self.num_envs, generator=dream.generator, device=dream.device)
         terminated = (coin >= continue_prob).cpu().numpy() & ~ended

@@ -20,9 +20,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from agents.numerics import restore_generator
+from envs.actions import stored_type
 from mbrl.config.schema import LearnModelSettings
 from mbrl.device import pick_device
-from mbrl.episode import SequenceBatch, action_type
+from mbrl.episode import SequenceBatch
 from mbrl.errors import TrainingError
 from mbrl.feed import feed
 from mbrl.replay import ReplayStore, SequenceSampler
@@ -102,7 +103,7 @@ class WorldModelLearner:
         self.sampler = SequenceSampler(
             capacity_steps,
             types_of(observation_space),
-            *action_type(action_space),
+            *stored_type(action_space),
             directory=ring_directory,
             holdout=holdout,
         )

@@ -32,7 +32,7 @@ class RealSteps:
         """Begin before the first step, or where `catch_up` leads.
 
         Raises:
-            ConfigError: the actions are no numbers 0, 1, ...: what a continuous policy drew is not
+            ConfigError: the actions are not counted: what a continuous policy drew is not
                 what the environment got, where its bounds cut it off.
         """
         if not isinstance(actions, spaces.Discrete):
@@ -40,6 +40,8 @@ class RealSteps:
                 f"agent: expected a Discrete action space for model_free, got {actions}; use dream "
                 "or ppo"
             )
+        self.first = int(actions.start)
+        self.last = self.first + int(actions.n) - 1
         self.store, self.context = store, config.learn_model.sequence_length
         self._seen: set[str] = set()
         self._open: dict[str, Episode] = {}  # the newest rows of episodes that go on
@@ -70,7 +72,7 @@ class RealSteps:
         )
         return Recording(
             obs=model.features(latent).transpose(0, 1),
-            action=action,
+            action=action.clamp(self.first, self.last) - self.first,  # padding has none
             reward=reward,
             continue_prob=1.0 - terminated.float(),
             valid=torch.as_tensor(valid.T.copy(), device=model.device),

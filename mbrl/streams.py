@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from envs import EnvError
 from envs.images import is_image
-from envs.spaces import Leaf, columns_of_space
+from envs.spaces import Leaf, choices_of, columns_of_space
 from mbrl.errors import ConfigError
 
 Array = NDArray[np.generic]
@@ -70,14 +70,8 @@ def _stream(column: str, leaf: Leaf) -> Stream:
     shape, dtype = tuple(leaf.shape or ()), np.dtype(leaf.dtype)
     if isinstance(leaf, spaces.Box):
         return Stream(column, "image" if is_image(leaf) else "vector", leaf, shape, dtype)
-    if isinstance(leaf, spaces.Discrete):
-        sizes, starts = np.asarray(leaf.n), np.asarray(leaf.start)
-    elif isinstance(leaf, spaces.MultiDiscrete):
-        sizes, starts = leaf.nvec, leaf.start
-    else:
-        sizes, starts = np.full(leaf.shape, 2), np.zeros(leaf.shape, int)
-    numbers = (tuple(int(one) for one in part.flat) for part in (sizes, starts))
-    return Stream(column, "categories", leaf, shape, dtype, *numbers)
+    sizes, starts = (tuple(part.reshape(-1).tolist()) for part in choices_of(leaf))
+    return Stream(column, "categories", leaf, shape, dtype, sizes, starts)
 
 
 def types_of(space: spaces.Space[Any]) -> Types:

@@ -101,8 +101,13 @@ class Crew:
         self.run, self.films = run, config.run.video
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
-        start_ray(config)
         self.observation_space, self.action_space = spaces_of(config.env)
+        if config.policy.algorithm == "q" and not isinstance(self.action_space, spaces.Discrete):
+            raise ConfigError(
+                f"policy.algorithm: expected a Discrete action space for q, got "
+                f"{self.action_space}; use policy.algorithm=ppo"
+            )
+        start_ray(config)
         both = self.observation_space, self.action_space
         self.store = ReplayStore(run.dir / "replay", config.env.name, both)
         state = run.resumed
@@ -112,11 +117,6 @@ class Crew:
         if config.learn_policy.num_learners == 0:  # dreams are where the policy learns: here
             self.learner.model.to(device)
         self.device = self.learner.model.device
-        if config.policy.algorithm == "q" and not isinstance(self.action_space, spaces.Discrete):
-            raise ConfigError(
-                f"policy.algorithm: expected a Discrete action space for q, got "
-                f"{self.action_space}; use policy.algorithm=ppo"
-            )
         self.policy = DreamPPO(
             config.policy,
             self.learner.model.feature_size,

@@ -8,6 +8,7 @@ from envs.counting import length_for, read_action, read_length, read_step
 from mbrl.acting import RandomPolicy
 from mbrl.collect import Collector, next_incarnation
 from mbrl.config.schema import CollectSettings
+from mbrl.errors import ConfigError
 from mbrl.replay import ReplayStore, SequenceSampler
 from mbrl.seeding import seed
 
@@ -239,8 +240,8 @@ def test_random_policy_is_uniform_and_repeats_with_its_seed():
     drawn = box.act(np.zeros((500, 1)), first[:500])
     assert drawn.dtype == np.float32 and drawn.shape == (500, 2)
     assert (drawn[:, 0] <= 0).all() and drawn[:, 1].max() > 4
-    with pytest.raises(ValueError, match="Discrete or Box"):
-        RandomPolicy(spaces.MultiBinary(2), 0).act(np.zeros((1, 1)), first[:1])
+    with pytest.raises(ConfigError, match="expected actions of"):
+        RandomPolicy(spaces.Text(2), 0)
 
 
 def test_random_actions_are_held_as_long_as_the_zeta_distribution_says():
@@ -261,6 +262,24 @@ def test_random_actions_are_held_as_long_as_the_zeta_distribution_says():
     resumed.load_state_dict(state)
     assert np.array_equal(resumed.act(seen, going_on), next_steps)
     assert (policy.act(seen, first) != next_steps).all()  # nothing is held beyond an episode
+
+
+def test_actions_with_parts_are_held_whole_and_resume():
+    from gymnasium import spaces
+
+    space = spaces.Dict(gear=spaces.Discrete(10**6, start=1), pull=spaces.Box(-1, 1, (2,)))
+    policy, slots = RandomPolicy(space, 0, repeat=2.0), 2000
+    first, going_on = np.ones(slots, bool), np.zeros(slots, bool)
+    before, after = policy.act({}, first), policy.act({}, going_on)
+    same = before["gear"] == after["gear"]
+    assert abs(same.mean() - (1 - 6 / np.pi**2)) < 0.04
+    assert np.array_equal((before["pull"] == after["pull"]).all(1), same)
+    resumed = RandomPolicy(space, 1, repeat=2.0)
+    resumed.load_state_dict(policy.state_dict())
+    assert np.array_equal(resumed.act({}, going_on), policy.act({}, going_on))
+    fresh = RandomPolicy(space, 1, repeat=2.0)
+    fresh.load_state_dict(RandomPolicy(space, 0, repeat=2.0).state_dict())
+    assert len(fresh.act({}, first)) == slots
 
 
 def test_memory_is_stored_with_the_row_that_shows_it(store):

@@ -115,11 +115,12 @@ def test_the_report_shows_what_the_oracle_does_by_its_seed() -> None:
         (spaces.Dict(eye=IMAGE, ear=IMAGE), MOVES, ["eye, ear, with an image among them"]),
         (spaces.Tuple([IMAGE]), MOVES, ["with an image among them"]),
         (spaces.Text(4), MOVES, ["got Text at obs; convert it"]),
-        (IMAGE, spaces.Discrete(3, start=1), ["counted from 1"]),
-        (IMAGE, spaces.MultiDiscrete([2, 3]), ["Actions are MultiDiscrete"]),
-        (IMAGE, spaces.Box(-1, 1, (2, 2)), ["float32 arrays of shape (2, 2)"]),
-        (IMAGE, spaces.Box(-np.inf, np.inf, (2,)), ["without finite bounds"]),
-        (spaces.MultiBinary(4), spaces.MultiBinary(4), ["Actions are"]),
+        (IMAGE, spaces.Dict(a=spaces.Discrete(3, start=1), b=spaces.Box(-1, 1, (2, 2))), []),
+        (IMAGE, spaces.Text(4), ["got Text at actions; choose among"]),
+        (IMAGE, spaces.Dict(say=spaces.Text(4)), ["at actions.say"]),
+        (IMAGE, spaces.Sequence(MOVES), ["got Sequence"]),
+        (spaces.Text(4), spaces.Tuple([]), ["got Text at obs", "got nothing in Tuple()"]),
+        (IMAGE, spaces.Box(-1, 1, (0,)), ["something to choose"]),
     ],
 )
 def test_limits_are_one_sentence_each(

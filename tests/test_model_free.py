@@ -39,6 +39,7 @@ OBS = gym.spaces.Box(0, 1, (5, 5, 2), np.uint8)
 ACTIONS = gym.spaces.Discrete(2)
 
 steps_seen = 0
+taken: set[int] = set()  # by `FromFive`
 
 
 class Lamp(gym.Env[Any, Any]):
@@ -170,6 +171,40 @@ def test_packed_episodes_keep_endings_and_running_episodes() -> None:
         assert torch.equal(again[name], tensor), name
     assert pack_episodes([]) == {}
     assert unpack_episodes({}, OBS, ACTIONS) == []
+
+
+class FromFive(Lamp):
+    """Counts its actions from 5."""
+
+    action_space = gym.spaces.Discrete(2, start=5)
+
+    def step(self, action: Any) -> Any:
+        taken.add(int(action))
+        return super().step(int(action) - 5)
+
+
+def test_choices_that_start_elsewhere_reach_the_environment_as_it_counts_them() -> None:
+    agent = ModelFree("ppo", PPO, FromFive, OBS, FromFive.action_space, seed=0)
+    try:
+        agent.learn(256)
+        drawn = agent.policy().act(np.zeros((64, 5, 5, 2), np.uint8), np.ones(64, bool))
+    finally:
+        agent.close()
+    assert taken == {5, 6} and set(drawn.tolist()) == {5, 6}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Box(0, 3, (2,), np.int64),
+        gym.spaces.Box(-1, 1, (2, 2)),
+        gym.spaces.MultiBinary(3),
+        gym.spaces.Dict(a=ACTIONS),
+    ],
+)
+def test_actions_that_rllib_cannot_draw_are_refused(space: gym.Space[Any]) -> None:
+    with pytest.raises(ValueError, match=r"expected Discrete actions, or one axis .* agent=dream"):
+        ModelFree("ppo", PPO, Lamp, OBS, space, seed=0)
 
 
 def test_dqn_refuses_continuous_actions() -> None:

@@ -1,4 +1,4 @@
-"""Networks and action heads: shapes, scaling, and agreement with torch's own distributions."""
+"""Networks: shapes and scaling."""
 
 from typing import Any
 
@@ -8,64 +8,9 @@ import pytest
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from agents.modules import (
-    CategoricalHead,
-    GaussianHead,
-    PixelEncoder,
-    PixelModule,
-    make_head,
-)
+from agents.modules import PixelEncoder, PixelModule
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-
-
-def categorical(logits: torch.Tensor) -> torch.distributions.Distribution:
-    return torch.distributions.Categorical(logits=logits)
-
-
-def diagonal(inputs: torch.Tensor) -> torch.distributions.Distribution:
-    normal = torch.distributions.Normal(inputs[:, :2], inputs[:, 2:].exp())
-    return torch.distributions.Independent(normal, 1)
-
-
-@pytest.mark.parametrize(
-    ("space", "reference"),
-    [(gym.spaces.Discrete(4), categorical), (gym.spaces.Box(-1, 1, (2,), np.float32), diagonal)],
-)
-def test_heads_agree_with_torch(space: gym.Space[Any], reference: Any) -> None:
-    head, inputs = make_head(space), torch.randn(6, 4).clamp(-2, 0.5)
-    action = head.sample(inputs, head.noise((6,), None))
-    expected = reference(inputs)
-    assert torch.allclose(head.log_prob(inputs, action), expected.log_prob(action), atol=1e-5)
-    assert torch.allclose(head.entropy(inputs), expected.entropy(), atol=1e-5)
-    assert torch.equal(head.mode(inputs), expected.mode)
-
-
-def test_categorical_head_samples_with_the_probabilities_it_is_given() -> None:
-    head = CategoricalHead(gym.spaces.Discrete(3))
-    p = torch.tensor([0.1, 0.3, 0.6])
-    noise = head.noise((20_000,), torch.Generator().manual_seed(0))
-    drawn = head.sample(p.log().expand(20_000, 3), noise)
-    share = torch.bincount(drawn, minlength=3) / 20_000
-    assert torch.allclose(share, p, atol=0.015)
-
-
-def test_gaussian_head_clips_and_stretches_to_the_bounds() -> None:
-    space = gym.spaces.Box(np.array([0.0, -2.0], np.float32), np.array([1.0, 4.0], np.float32))
-    got = GaussianHead(space).to_env(torch.tensor([[-5.0, 0.0], [0.5, 9.0]]))
-    assert torch.allclose(got, torch.tensor([[0.0, 1.0], [0.75, 4.0]]))
-
-
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
-        (gym.spaces.Box(-np.inf, np.inf, (1,)), "finite bounds"),
-        (gym.spaces.MultiBinary(3), "Discrete or Box"),
-    ],
-)
-def test_action_spaces_without_a_head_are_refused(space: gym.Space[Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_head(space)
 
 
 @pytest.mark.parametrize(

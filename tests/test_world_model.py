@@ -52,8 +52,8 @@ def test_discrete_actions_are_one_hot_and_continuous_ones_stay():
             ACTIONS,
             r"got obs\.a \(image\), obs\.b \(categories\); choose one with env.observe: \[a\]",
         ),
-        (IMAGE, spaces.MultiDiscrete([2, 2]), "Discrete or one-dimensional Box"),
-        (IMAGE, spaces.Box(-1, 1, (2, 2)), "Discrete or one-dimensional Box"),
+        (IMAGE, spaces.Text(3), "got Text at actions"),
+        (IMAGE, spaces.Box(-np.inf, 1, (2,)), "finite bounds"),
     ],
 )
 def test_spaces_it_cannot_model_are_refused(observation, action, message):

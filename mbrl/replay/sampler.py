@@ -174,7 +174,7 @@ class SequenceSampler:
     Args:
         capacity_steps: rows that are kept, final observations included; the oldest go first.
         obs: shape and dtype of one observation, by column, as `mbrl.streams.types_of` gives them.
-        action_shape, action_dtype: () int64 for a discrete space, (A,) float32 for a Box.
+        action_shape, action_dtype: of one stored action, as `envs.actions.stored_type` says.
         directory: on which disk the ring lives (such as /dev/shm); None for the system's temporary
             folder. Nothing is left there.
         holdout: share of the episodes, in [0, 1), that `sample` draws only if it is asked for them.

@@ -82,8 +82,9 @@ class Layout:
     Attributes:
         env_id: the environment the rows came from; "" if unknown.
         obs: the streams of an observation, in their order.
-        action_dtype: "int64" or "float32".
+        action_dtype: "int64" or "float32"; "" of a Dict or Tuple, whose parts are listed.
         action_shape: () for a discrete space, (A,) for a Box.
+        action_parts: of a Dict or Tuple, each part's name, dtype and shape.
         ram_bytes: of console memory kept with each row; 0 means that there is no such column.
         spaces: JSON of the observation and the action space (`mbrl.replay.spaces`); "" if unknown.
     """
@@ -94,12 +95,22 @@ class Layout:
     action_shape: tuple[int, ...]
     ram_bytes: int = 0
     spaces: tuple[str, str] = ("", "")
+    action_parts: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+
+    @property
+    def action_columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtype and shape of each column of actions, by its name."""
+        if not self.action_parts:
+            return {"actions": (self.action_dtype, self.action_shape)}
+        return {f"actions.{name}": (dtype, shape) for name, dtype, shape in self.action_parts}
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one uncompressed row: observation, action, reward, flags and memory."""
-        size = int(np.prod(self.action_shape, dtype=np.int64))
-        action_bytes = size * np.dtype(self.action_dtype).itemsize
+        action_bytes = sum(
+            int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            for dtype, shape in self.action_columns.values()
+        )
         obs_bytes = sum(stream.size_bytes for stream in self.obs)
         return obs_bytes + action_bytes + _ROW_EXTRA_BYTES + self.ram_bytes
 
@@ -160,10 +171,10 @@ def layout_of(
         Layout(
             env_id,
             tuple(StreamType(column, dtype.name, shape) for column, dtype, shape in obs),
-            action.name,
-            action_shape,
+            *_action_name(action, action_shape),
             ram_bytes,
             spaces,
+            _action_parts(action),
         )
         for obs, action, action_shape, ram_bytes in kinds
     }
@@ -176,10 +187,9 @@ def layout_of(
                 f"{stream.column}: expected a numeric dtype, got {stream.dtype}; convert it in the "
                 f"environment"
             )
-    if layout.action_dtype not in _ACTION_TYPES:
-        raise ReplayError(
-            f"actions: expected int64 (discrete) or float32 (Box), got {layout.action_dtype}"
-        )
+    for name, (dtype, _) in layout.action_columns.items():
+        if dtype not in _ACTION_TYPES:
+            raise ReplayError(f"{name}: expected int64 (discrete) or float32 (Box), got {dtype}")
     return layout
 
 
@@ -187,6 +197,17 @@ def _obs_kind(episode: Episode) -> tuple[tuple[str, np.dtype[Any], tuple[int, ..
     """Name, dtype and shape of each stream."""
     columns = columns_of(episode.obs).items()
     return tuple((name, rows.dtype, rows.shape[1:]) for name, rows in columns)
+
+
+def _action_name(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """Dtype and shape of an action's only column; ("", ()) if it has parts."""
+    return (dtype.name, shape) if dtype.names is None else ("", ())
+
+
+def _action_parts(dtype: np.dtype[Any]) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """Name, dtype and shape of each field."""
+    fields = [(name, dtype[name]) for name in dtype.names or ()]
+    return tuple((name, one.base.name, one.shape) for name, one in fields)
 
 
 def _ram_bytes(episode: Episode) -> int:
@@ -207,12 +228,18 @@ def describe(layouts: Iterable[Layout]) -> str:
     return " and ".join(
         sorted(
             f"[env {layout.env_id or 'unknown'}, {', '.join(map(str, layout.obs))}, "
-            f"actions {layout.action_dtype}{layout.action_shape}"
+            f"actions {_describe_actions(layout)}"
             f"{f', ram {layout.ram_bytes} bytes' if layout.ram_bytes else ''}"
             f"{''.join(f', {text}' for text in layout.spaces if text)}]"
             for layout in layouts
         )
     )
+
+
+def _describe_actions(layout: Layout) -> str:
+    if not layout.action_parts:
+        return f"{layout.action_dtype}{layout.action_shape}"
+    return ", ".join(f"{name} {dtype}{shape}" for name, dtype, shape in layout.action_parts)
 
 
 def _footer(layout: Layout, episodes: Sequence[Episode]) -> dict[str, str]:
@@ -224,11 +251,19 @@ def _footer(layout: Layout, episodes: Sequence[Episode]) -> dict[str, str]:
         "format": FORMAT,
         "env_id": layout.env_id,
         "obs": json.dumps(obs),
-        "action": json.dumps({"dtype": layout.action_dtype, "shape": layout.action_shape}),
+        "action": json.dumps(_action_words(layout)),
         "episodes": json.dumps(listed),
     }
     known = {name: text for name, text in zip(_SPACES, layout.spaces, strict=True) if text}
     return fields | known | ({"ram_bytes": str(layout.ram_bytes)} if layout.ram_bytes else {})
+
+
+def _action_words(layout: Layout) -> dict[str, Any]:
+    """What the footer says of actions: dtype and shape, or those of each part."""
+    if not layout.action_parts:
+        return {"dtype": layout.action_dtype, "shape": layout.action_shape}
+    parts = layout.action_parts
+    return {"parts": {name: {"dtype": dtype, "shape": shape} for name, dtype, shape in parts}}
 
 
 def _info(e: Episode) -> FragmentInfo:
@@ -258,19 +293,22 @@ def _parse_footer(metadata: pq.FileMetaData) -> tuple[dict[str, str], SegmentHea
                 StreamType(column, str(one["dtype"]), tuple(map(int, one["shape"])))
                 for column, one in obs.items()
             ),
-            str(action["dtype"]),
-            tuple(map(int, action["shape"])),
+            str(action.get("dtype", "")),
+            tuple(map(int, action.get("shape", ()))),
             int(fields.get("ram_bytes", "0")),
             (fields.get(_SPACES[0], ""), fields.get(_SPACES[1], "")),
+            tuple(
+                (name, str(part["dtype"]), tuple(map(int, part["shape"])))
+                for name, part in action.get("parts", {}).items()
+            ),
         )
         listed = json.loads(fields["episodes"])
         fragments = [FragmentInfo(reward_sum=entry.pop("return"), **entry) for entry in listed]
         sha256 = fields["sha256"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReplayError(f"expected a complete footer, got: {_first_line(error)}") from error
-    if not {one.dtype for one in layout.obs} <= OBS_DTYPES or (
-        layout.action_dtype not in _ACTION_TYPES
-    ):
+    actions = {dtype for dtype, _ in layout.action_columns.values()}
+    if not ({one.dtype for one in layout.obs} <= OBS_DTYPES and actions <= _ACTION_TYPES.keys()):
         raise ReplayError(f"expected a known dtype, got {describe([layout])}")
     header = SegmentHeader(version=found, layout=layout, fragments=tuple(fragments), sha256=sha256)
     return fields, header
@@ -374,17 +412,20 @@ def _stream_type(stream: StreamType, version: str) -> pa.DataType:
 
 def _schema(layout: Layout, version: str = FORMAT) -> pa.Schema:
     """The columns of a file; a null says that the row has no action."""
-    action = _ACTION_TYPES[layout.action_dtype]
+    actions = {
+        name: pa.list_(_ACTION_TYPES[dtype]) if shape else _ACTION_TYPES[dtype]
+        for name, (dtype, shape) in layout.action_columns.items()
+    }
     fields = {
         "eps_id": pa.string(),
         "t": pa.int32(),
         **{stream.column: _stream_type(stream, version) for stream in layout.obs},
-        "actions": pa.list_(action) if layout.action_shape else action,
+        **actions,
         **{name: pa.from_numpy_dtype(dtype) for name, dtype in CAUSED.items()},
         **dict.fromkeys(_STAMPS, pa.int64()),
         **({"ram": pa.binary()} if layout.ram_bytes else {}),
     }
-    null = ("actions", "rewards")
+    null = (*actions, "rewards")
     return pa.schema([pa.field(name, kind, name in null) for name, kind in fields.items()])
 
 
@@ -432,6 +473,11 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
         name: np.concatenate([getattr(episode, name) for episode in episodes])
         for name in ("actions", *CAUSED)
     }
+    actions = joined.pop("actions")
+    chosen = {f"actions.{name}": actions[name] for name in actions.dtype.names or ()} or {
+        "actions": actions
+    }
+    joined |= chosen
     if filled := [name for name, values in joined.items() if values[no_action].any()]:
         raise ReplayError(
             f"expected zeros in the final row of an episode, which has no action, got a value in "
@@ -441,7 +487,7 @@ def _table(episodes: Sequence[Episode], layout: Layout, schema: pa.Schema) -> pa
         "eps_id": pa.array([episode.eps_id for episode in episodes], pa.string()).take(number),
         "t": pa.array(t.astype(np.int32)),
         **_obs_columns(episodes, layout),
-        "actions": _action_column(joined["actions"], no_action, layout),
+        **{name: _action_column(values, no_action) for name, values in chosen.items()},
         "rewards": pa.array(joined["rewards"], mask=no_action),
         **{name: pa.array(joined[name]) for name in _NEVER_NULL},
     }
@@ -495,9 +541,9 @@ def _binary(arrays: Sequence[Array], size: int) -> pa.ChunkedArray:
     return pa.chunked_array(chunks)
 
 
-def _action_column(actions: Array, null: NDArray[np.bool_], layout: Layout) -> pa.Array:
-    kind = _ACTION_TYPES[layout.action_dtype]
-    if not layout.action_shape:
+def _action_column(actions: Array, null: NDArray[np.bool_]) -> pa.Array:
+    kind = _ACTION_TYPES[actions.dtype.name]
+    if actions.ndim == 1:
         return pa.array(actions, kind, mask=null)
     flat = actions.reshape(len(actions), -1)
     lengths = np.where(null, 0, flat.shape[1])
@@ -512,11 +558,14 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
     names = table["eps_id"].to_numpy(zero_copy_only=False)
     steps, *stamps = (table[name].to_numpy() for name in ("t", *_STAMPS))
     has_action = table["rewards"].is_valid().to_numpy()
-    if not np.array_equal(has_action, table["actions"].is_valid().to_numpy()):
-        raise ReplayError("expected null rewards exactly where actions are null, got a difference")
+    for name in layout.action_columns:
+        if not np.array_equal(has_action, table[name].is_valid().to_numpy()):
+            raise ReplayError(
+                f"expected null rewards exactly where {name} are null, got a difference"
+            )
     columns = {
         **{one.column: _read_stream(table[one.column], one) for one in layout.obs},
-        "actions": _read_actions(table["actions"], layout),
+        "actions": _read_actions(table, layout),
         "rewards": table["rewards"].fill_null(0).to_numpy(),
         **{name: table[name].to_numpy() for name in _NEVER_NULL},
     }
@@ -583,15 +632,29 @@ def _read_bytes(column: pa.ChunkedArray, size: int, what: str) -> NDArray[np.uin
     return flat.reshape(column.length(), size)
 
 
-def _read_actions(column: pa.ChunkedArray, layout: Layout) -> Array:
-    if not layout.action_shape:
+def _read_actions(table: pa.Table, layout: Layout) -> Array:
+    """All actions: of one column as it is, of several as the fields of one array."""
+    columns = {
+        name: _read_action(table[name], dtype, shape)
+        for name, (dtype, shape) in layout.action_columns.items()
+    }
+    if not layout.action_parts:
+        return columns["actions"]
+    actions: NDArray[Any] = np.empty(table.num_rows, np.dtype(list(layout.action_parts)))
+    for name, values in columns.items():
+        actions[name.removeprefix("actions.")] = values
+    return actions
+
+
+def _read_action(column: pa.ChunkedArray, dtype: str, shape: tuple[int, ...]) -> Array:
+    if not shape:
         plain: Array = column.fill_null(0).to_numpy()
-        return plain.astype(layout.action_dtype, copy=False)
-    size = int(np.prod(layout.action_shape))
+        return plain.astype(dtype, copy=False)
+    size = int(np.prod(shape))
     valid = column.is_valid().to_numpy()
     values = pa.concat_arrays([chunk.flatten() for chunk in column.chunks]).to_numpy()
     if len(values) != valid.sum() * size:
         raise ReplayError(f"expected {size} numbers per action, got another size")
-    flat = np.zeros((column.length(), size), layout.action_dtype)
+    flat = np.zeros((column.length(), size), dtype)
     flat[valid] = values.reshape(-1, size)
-    return flat.reshape(column.length(), *layout.action_shape)
+    return flat.reshape(column.length(), *shape)

@@ -10,14 +10,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from agents.model_free import saved_policy
 from envs import make_env
+from envs.actions import parts_of, stored_type, to_step
 from envs.spaces import values_of
 from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.actors import SnapshotPolicy
+from mbrl.collect import spaces_of
 from mbrl.config.changes import revive
 from mbrl.config.schema import WITH_WORLD_MODEL, Config
 from mbrl.config.yaml import parse_value
@@ -153,11 +154,12 @@ class OpenRun:
             if rows < _SEARCHED * learn.batch_size * learn.sequence_length:
                 picked.append(index)
                 rows += segments[index].rows
+        action_shape, action_dtype = stored_type(action_space)
         with SequenceSampler(
             capacity_steps=max(1, rows),
             obs=types_of(observation_space),
-            action_shape=action_space.shape or (),
-            action_dtype=np.int64 if isinstance(action_space, spaces.Discrete) else np.float32,
+            action_shape=action_shape,
+            action_dtype=action_dtype,
         ) as sampler:
             sampler.refresh(store, [segments[index].name for index in sorted(picked)])
             batch = sampler.sample(learn.batch_size, learn.sequence_length, rng)
@@ -168,9 +170,7 @@ class OpenRun:
         return DreamVectorEnv(DreamEnv(model, action_space, starts, num_envs, generator), horizon)
 
     def _spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
-        env = self.env()
-        env.close()  # type: ignore[no-untyped-call]
-        return env.observation_space, env.action_space
+        return spaces_of(self.config.env)
 
     def _state(self) -> dict[str, Any]:
         return checkpoint.load(self.dir / "checkpoints")[1]
@@ -208,8 +208,8 @@ class Agent:
             explore: sample the action, as in training, instead of taking the best.
 
         Returns:
-            For one observation what the environment's `step` takes; else (E,) int64 or (E, A)
-            float32.
+            For one observation what the environment's `step` takes; else E actions as replay holds
+            them: (E,) int64 of a Discrete, (E, A) float32 of a Box, (E,) with fields of a Dict.
 
         Raises:
             ValueError: another shape or dtype, or another E in the middle of episodes.
@@ -218,7 +218,7 @@ class Agent:
         actions = self.policy.act(batch, self._first(is_first, slots), explore)
         if not single:
             return actions
-        return int(actions[0]) if isinstance(self.action_space, spaces.Discrete) else actions[0]
+        return to_step(self.action_space, parts_of(self.action_space), actions, 1)[0]
 
     def _batch(self, obs: Any) -> tuple[Obs, int, bool]:
         """Observations of E slots, E, and whether it was a single one."""

@@ -17,8 +17,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from mbrl.actions import ActionCodec, ActionVector
 from mbrl.episode import SequenceBatch
-from mbrl.errors import ConfigError
 from mbrl.streams import mapped
 from mbrl.world_model.images import Images
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
@@ -37,6 +37,7 @@ class WorldModel(nn.Module, ABC):
     Attributes:
         feature_size: F, numbers of `features`.
         feature_map: (rows, columns, maps) if the features are flattened maps; else None.
+        action_vector: what it reads of an action, (..., A).
     """
 
     feature_size: int
@@ -54,8 +55,8 @@ class WorldModel(nn.Module, ABC):
         self.settings = settings
         self.images = Images(observation_space, settings.decoder.levels)
         self.image_shape, self.levels = self.images.shape, self.images.levels
-        self.discrete = isinstance(action_space, spaces.Discrete)
-        self.action_size = _action_size(action_space)
+        self.action_vector = ActionVector(ActionCodec(action_space))
+        self.action_size = self.action_vector.size
 
     @property
     def device(self) -> torch.device:
@@ -76,12 +77,6 @@ class WorldModel(nn.Module, ABC):
     def to_pixels(self, levels: Tensor) -> Tensor:
         """The one way out: levels (..., C, H, W) to images (..., H, W, C), each level's middle."""
         return self.images.to_pixels(levels)
-
-    def action_vector(self, action: Tensor) -> Tensor:
-        """One-hot for a discrete action (...,), the action itself for a continuous one (..., A)."""
-        if self.discrete:
-            return nn.functional.one_hot(action.long(), self.action_size).float()
-        return action.float()
 
     def inputs(self, batch: SequenceBatch) -> tuple[Tensor, Obs, Tensor]:
         """What `observe` takes of (B, T) sequences, on the model's device."""
@@ -124,7 +119,8 @@ class WorldModel(nn.Module, ABC):
         Args:
             latent: (N, ...) after the step before, of `initial` or of this method; after sequences
                 `observed.latent.last`. Ignored where `is_first`.
-            prev_action: that led to `obs`: (N,) or (N, A), (B, T) or (B, T, A). Ignored likewise.
+            prev_action: that led to `obs`, flat (`mbrl.actions`): (N, ...) or (B, T, ...). Ignored
+                likewise.
             obs: (N, H, W, C) or (B, T, H, W, C), of the space's dtype.
             is_first: (N,) or (B, T) bool.
             generator: random stream of the codes' samples.
@@ -182,14 +178,3 @@ class WorldModel(nn.Module, ABC):
         metrics as scalar tensors (nothing is synchronised), and the posterior latents (B, T, ...),
         detached, from which dreams may start.
         """
-
-
-def _action_size(space: Space) -> int:
-    """The size A of an action as a vector."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        return space.shape[0]
-    raise ConfigError(
-        f"world model: expected a Discrete or one-dimensional Box action space, got {space}"
-    )
