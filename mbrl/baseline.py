@@ -15,7 +15,7 @@ from envs import make_env
 from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.cluster import start_ray
 from mbrl.collect import spaces_of
-from mbrl.errors import ConfigError
+from mbrl.errors import ConfigError, Stopped
 from mbrl.evaluate import EvalResult, judge
 from mbrl.run.run import Run
 from mbrl.schedule import Every
@@ -31,7 +31,7 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
     if config.agent == "random":
         run.env_steps = config.env_steps
         policy = RandomPolicy(spaces[1], seed(config.seed, "random"))
-        return run.finish(_judge(run, policy, final=True))
+        return _finish(run, policy)
     start_ray(config)
     try:
         agent = ModelFree(
@@ -50,20 +50,23 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
         run.handle_signals()
         evaluations = Every(config.evaluate.every_steps, last=run.env_steps)
         checkpoints = Every(config.run.checkpoint_every_steps, last=run.env_steps)
+        owed = bool(run.resumed and run.resumed.get("owes_evaluation"))
+        if owed and run.env_steps < config.env_steps:
+            owed = not _evaluate(run, agent.policy())
         while run.env_steps < config.env_steps and not run.stopping:
             _learn(run, agent, evaluations.next(run.env_steps))
             over = run.env_steps >= config.env_steps
             if not over and evaluations.due(run.env_steps):
                 evaluations.done(run.env_steps)
-                _judge(run, agent.policy())
+                owed = not _evaluate(run, agent.policy())
             if on_iteration is not None:
                 on_iteration(run)
             if over or run.stopping or checkpoints.due(run.env_steps):
                 checkpoints.done(run.env_steps)
-                run.save({"agent": agent.get_state()})
+                run.save({"agent": agent.get_state(), "owes_evaluation": owed})
         if run.env_steps < config.env_steps:
             raise SystemExit(0)
-        return run.finish(_judge(run, agent.policy(), final=True))
+        return _finish(run, agent.policy())
     finally:
         agent.close()
 
@@ -80,8 +83,25 @@ def _learn(run: Run, agent: ModelFree, until: int) -> None:
     run.progress.update(env_steps=run.env_steps)
 
 
+def _evaluate(run: Run, policy: ActingPolicy) -> bool:
+    """Judge a policy on the way; False if a request to stop cut that short, and it is owed."""
+    try:
+        _judge(run, policy)
+    except Stopped:
+        return False
+    return True
+
+
+def _finish(run: Run, policy: ActingPolicy) -> dict[str, Any]:
+    """Judge the last policy and write the result; before it everything was saved."""
+    try:
+        return run.finish(_judge(run, policy, final=True))
+    except Stopped:
+        raise SystemExit(0) from None
+
+
 def _judge(run: Run, policy: ActingPolicy, *, final: bool = False) -> EvalResult:
     run.progress.update(phase="evaluate")
-    result = judge(policy, run.config, final=final)
+    result = judge(policy, run.config, final=final, stop=lambda: run.stopping)
     run.record_evaluation(result, run.env_steps)
     return result

@@ -30,6 +30,10 @@ AGENTS = (*WITH_WORLD_MODEL, *BASELINES, "random")
 """Who can act and learn: `agent` in a config."""
 
 
+MAX_EVALUATION_STEPS = 27_000
+"""Longest episode of an evaluation by default: Atari's 108,000 frames, at four frames per step."""
+
+
 class CollectSettings(Settings):
     """How real experience is gathered (`mbrl.collect`)."""
 
@@ -97,6 +101,11 @@ class EvaluateSettings(Settings):
     episodes: int = Field(20, ge=1, description="episodes of each evaluation")
     final_episodes: int = Field(50, ge=1, description="episodes of the last one")
     num_envs: int = Field(10, ge=1, description="environments stepped in one batch")
+    max_episode_steps: int = Field(
+        MAX_EVALUATION_STEPS,
+        ge=1,
+        description="an episode still open after so many is cut, scored by then and counted as cut",
+    )
     explore: bool = Field(False, description="sample actions instead of taking the most likely")
     seed: int = Field(1_000_000, ge=0, description="the same for all agents that are compared")
 
