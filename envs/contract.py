@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from envs.errors import EnvError
+from envs.errors import EnvError, told
 from envs.make import make_env
 from envs.settings import EnvSettings
 
@@ -182,7 +182,7 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
                 fingerprint = _chained(fingerprint, obs)
     except Exception as error:
         step = len(played.trace)
-        played.problems.append(f"At step {step} it raised {type(error).__name__}: {error}.")
+        played.problems.append(f"At step {step} it raised {told(error)}.")
     return played
 
 

@@ -7,7 +7,8 @@ and reported. It refuses to know who acts, and what an episode is used for.
 
 Crashes (any exception from the environment) and broken promises (a NaN reward, an observation of
 another shape) are different: the first can be bad luck and is survived, the second would poison the
-data and stops the run.
+data and stops the run. A new environment that fails with the same words as the two before it, each
+before its first step, is no bad luck either.
 """
 
 import logging
@@ -20,11 +21,14 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from envs.errors import EnvError
+from envs.errors import EnvError, told
 from envs.make import make_env
 from envs.settings import EnvSettings
 
 logger = logging.getLogger(__name__)
+
+HOPELESS = 3
+"""Environments of one slot that fail with the same words before their first step: then it ends."""
 
 LARGEST = float(np.finfo(np.float32).max)
 """Rewards are stored as float32; this bound refuses NaN and infinity too."""
@@ -95,6 +99,7 @@ class VectorEnv:
         self.restarts = 0
         self._max_restarts = max_restarts
         self._crashes_in_a_row = 0
+        self._stillborn: list[list[str]] = [[] for _ in range(num_envs)]
         self.obs: NDArray[Any] = np.zeros((num_envs, *obs_space.shape), obs_space.dtype)
         self.ram: NDArray[np.uint8] | None = None  # its width is known after the first reset
         self._running, self._seeds = [False] * num_envs, [0] * num_envs
@@ -111,11 +116,15 @@ class VectorEnv:
         self._started[index] = self._clock
         while True:
             try:
-                obs, info = self._envs[index].reset(seed=seed)
+                result: Any = self._envs[index].reset(seed=seed)
                 break
             except Exception as error:
                 self._remake(index, error)
-        self._place(index, obs, info)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise EnvError(
+                f"{self._where(index)}: expected (obs, dict) from reset(), got {result!r:.200}"
+            )
+        self._place(index, *result)
         self._running[index] = True
 
     def step(self, actions: NDArray[Any]) -> VectorStep:
@@ -180,6 +189,8 @@ class VectorEnv:
             ) from error
         self._check_obs(i, seen)
         step.obs[i] = seen
+        if self._stillborn[i]:
+            self._stillborn[i] = []
         return info
 
     def replay(self, index: int, actions: Iterable[Any]) -> bool:
@@ -243,14 +254,23 @@ class VectorEnv:
 
     def _remake(self, index: int, error: Exception) -> None:
         """Replace a crashed environment, or give up after too many crashes in a row."""
-        where = self._where(index)
+        where, said = self._where(index), told(error)
+        call = "step()" if self._running[index] else "reset()"
+        began = self._running[index] and self._clock > self._started[index]
         self._running[index] = False
         self.restarts += 1
         self._crashes_in_a_row += 1
         if self._crashes_in_a_row > self._max_restarts:
             raise EnvError(
                 f"{where} crashed after {self._max_restarts} restarts in a row: "
-                f"{type(error).__name__}: {error}; mend the environment, or raise max_restarts"
+                f"{said}; mend the environment, or raise max_restarts"
+            ) from error
+        self._stillborn[index] = [] if began else [*self._stillborn[index], said][-HOPELESS:]
+        if self._stillborn[index] == [said] * HOPELESS:
+            raise EnvError(
+                f"{where}: {HOPELESS} environments made one after the other failed in their first "
+                f"{call}, always with {said}; mend the environment, or give it what it needs with "
+                "env.kwargs or an env.factory"
             ) from error
         logger.warning(
             "%s crashed and is made anew (%d so far)", where, self.restarts, exc_info=error
