@@ -50,6 +50,12 @@ class EnvSettings(BaseModel):
     noop_max: int | None = Field(
         None, ge=0, description="most idle frames at the start of an episode (ALE only)"
     )
+    step_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="a step or reset that takes longer counts as a crash; needs "
+        "collect.vector=subprocess",
+    )
     ram: bool = Field(
         False,
         description="keep the console's memory with every frame, as labels for measuring; no model "

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from envs.errors import EnvError, told
 from envs.make import make_env
+from envs.process import ProcessEnv
 from envs.settings import EnvSettings
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class VectorStep:
 
 
 class VectorEnv:
-    """E single environments in this process, without autoreset.
+    """E single environments, in this process or each in one of its own, without autoreset.
 
     Every slot must be `reset` before its first step, and again after it ended or crashed.
 
@@ -71,7 +72,14 @@ class VectorEnv:
             for measuring only; None without the setting `ram`, and before the first reset.
     """
 
-    def __init__(self, settings: EnvSettings, num_envs: int, *, max_restarts: int = 10) -> None:
+    def __init__(
+        self,
+        settings: EnvSettings,
+        num_envs: int,
+        *,
+        max_restarts: int = 10,
+        subprocess: bool = False,
+    ) -> None:
         """Make the environments; nothing is reset yet.
 
         Args:
@@ -79,12 +87,14 @@ class VectorEnv:
             num_envs: E, >= 1.
             max_restarts: crashes survived in a row, that is without any episode ending properly
                 in between.
+            subprocess: give each environment a process, so that they step side by side, and one
+                that hangs (`settings.step_timeout_s`) or takes its process down is just a crash.
 
         Raises:
             EnvError: an environment cannot be made, or its spaces cannot be put in one array.
         """
-        self._settings = settings
-        self._envs: list[gym.Env[Any, Any]] = [make_env(settings)]
+        self._settings, self._subprocess = settings, subprocess
+        self._envs = [self._ready(self._make())]
         obs_space, action_space = self._envs[0].observation_space, self._envs[0].action_space
         if not isinstance(obs_space, Box):
             self._refuse("one array (a Box) per observation", obs_space)
@@ -92,7 +102,9 @@ class VectorEnv:
             self._refuse("a Discrete or Box action space", action_space)
         if isinstance(action_space, Discrete) and action_space.start != 0:
             self._refuse("actions counted from 0", action_space)
-        self._envs += [make_env(settings) for _ in range(num_envs - 1)]
+        self._envs += [self._make() for _ in range(num_envs - 1)]
+        for env in self._envs:
+            self._ready(env)
         self.num_envs = num_envs
         self.single_observation_space: Box = obs_space
         self.single_action_space: Box | Discrete[Any] = action_space
@@ -150,9 +162,14 @@ class VectorEnv:
             life_loss=np.zeros(n, bool),
             crashed=np.zeros(n, bool),
         )
+        for env, choice in zip(self._envs, choices, strict=True):
+            if isinstance(env, ProcessEnv):
+                env.begin_step(choice)
         for i, env in enumerate(self._envs):
             try:
-                result: Any = env.step(choices[i])
+                result: Any = (
+                    env.finish_step() if isinstance(env, ProcessEnv) else env.step(choices[i])
+                )
             except Exception as error:
                 self._remake(i, error)
                 step.obs[i] = self.obs[i]
@@ -279,7 +296,16 @@ class VectorEnv:
             self._envs[index].close()  # type: ignore[no-untyped-call]
         except Exception:
             logger.warning("%s could not be closed after its crash", where, exc_info=True)
-        self._envs[index] = make_env(self._settings)
+        self._envs[index] = self._ready(self._make())
+
+    def _make(self) -> gym.Env[Any, Any]:
+        """One more environment, which may not be ready yet."""
+        return ProcessEnv(self._settings) if self._subprocess else make_env(self._settings)
+
+    def _ready(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        if isinstance(env, ProcessEnv):
+            env.wait_until_ready()
+        return env
 
     def _where(self, index: int) -> str:
         """Names one slot and how to see its trouble again."""

@@ -8,13 +8,16 @@ agent is the floor of every comparison.
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import torch
 
 from agents.model_free import ModelFree
 from envs import make_env
+from envs.process import ProcessEnv
 from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.cluster import start_ray
 from mbrl.collect import spaces_of
+from mbrl.config.schema import Config
 from mbrl.errors import ConfigError, Stopped
 from mbrl.evaluate import EvalResult, judge
 from mbrl.run.run import Run
@@ -37,7 +40,7 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
         agent = ModelFree(
             config.agent,
             getattr(config, config.agent),
-            lambda: make_env(config.env),
+            lambda: _make_env(config),
             *spaces,
             seed(config.seed, "baseline"),
             num_env_runners=config.collect.num_collectors,
@@ -69,6 +72,15 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
         return _finish(run, agent.policy())
     finally:
         agent.close()
+
+
+def _make_env(config: Config) -> gym.Env[Any, Any]:
+    """One environment for RLlib; one that hangs in a process of its own ends the run."""
+    if config.collect.vector == "sync":
+        return make_env(config.env)
+    env = ProcessEnv(config.env)
+    env.wait_until_ready()
+    return env
 
 
 def _learn(run: Run, agent: ModelFree, until: int) -> None:

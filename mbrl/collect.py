@@ -67,7 +67,12 @@ class Collector:
         """
         self.settings, self.store, self.root_seed = settings, store, root_seed
         self.index, self.incarnation = index, incarnation
-        self.vector = VectorEnv(env, settings.num_envs, max_restarts=settings.max_restarts)
+        self.vector = VectorEnv(
+            env,
+            settings.num_envs,
+            max_restarts=settings.max_restarts,
+            subprocess=settings.vector == "subprocess",
+        )
         e, self.unrepeatable = settings.num_envs, 0
         self.slots = [_Slot() for _ in range(e)]
         self.is_first = np.ones(e, np.bool_)

@@ -55,6 +55,7 @@ def evaluate(
     *,
     max_episode_steps: int = MAX_EVALUATION_STEPS,
     stop: Callable[[], bool] = lambda: False,
+    subprocess: bool = False,
 ) -> EvalResult:
     """Play exactly `episodes` episodes, episode i from the seed of (root_seed, "evaluate", i).
 
@@ -69,49 +70,84 @@ def evaluate(
         explore: sample the policy's actions instead of taking the most likely.
         max_episode_steps: an episode that is still open after so many is cut.
         stop: asked before every step whether to give up.
+        subprocess: give each environment a process of its own.
 
     Raises:
         Stopped: `stop` said so.
         CollectError: an environment keeps crashing or broke its promises; an evaluation with
             missing episodes is not one.
     """
-    following = width = min(num_envs, episodes)
-    vector = VectorEnv(env, width, max_restarts=_RESTARTS)
-    seeds = [seed(root_seed, "evaluate", i) for i in range(episodes)]
-    returns, lengths = [0.0] * episodes, [0] * episodes
-    playing, cut = list(range(width)), 0
+    width = min(num_envs, episodes)
+    vector = VectorEnv(env, width, max_restarts=_RESTARTS, subprocess=subprocess)
+    course = _Course([seed(root_seed, "evaluate", i) for i in range(episodes)], width)
     try:
         for slot in range(width):
-            vector.reset(slot, seeds[slot])
+            vector.reset(slot, course.seed(slot))
         policy.reset(width)
         is_first = np.ones(width, np.bool_)
-        while any(episode >= 0 for episode in playing):
+        while course.going:
             if stop():
                 raise Stopped
             result = vector.step(policy.act(vector.obs, is_first, explore))
-            ended = result.terminateds | result.truncateds
-            for slot, episode in enumerate(playing):
+            is_first = result.terminateds | result.truncateds | result.crashed
+            for slot in range(width):
                 if result.crashed[slot]:
-                    if episode >= 0:
-                        returns[episode], lengths[episode] = 0.0, 0
-                    vector.reset(slot, seeds[max(episode, 0)])
-                elif episode >= 0:
-                    returns[episode] += float(result.rewards[slot])
-                    lengths[episode] += 1
-                    if lengths[episode] >= max_episode_steps and not ended[slot]:
-                        cut, ended[slot] = cut + 1, True
-                if ended[slot]:
-                    more = episode >= 0 and following < episodes
-                    playing[slot] = following if more else -1
-                    # a slot with nothing left to play idles on a seed that is already counted
-                    vector.reset(slot, seeds[following] if more else seeds[0])
-                    following += int(more)
-            is_first = ended | result.crashed
+                    course.begin_again(slot)
+                elif course.step(slot, float(result.rewards[slot])) >= max_episode_steps:
+                    course.cut += int(not is_first[slot])
+                    is_first[slot] = True
+                if is_first[slot]:
+                    if not result.crashed[slot]:
+                        course.turn(slot)
+                    vector.reset(slot, course.seed(slot))
     except EnvError as error:
         raise CollectError(f"evaluate: expected every episode to finish, but {error}") from error
     finally:
         vector.close()
-    return EvalResult(returns, lengths, seeds, cut)
+    return EvalResult(course.returns, course.lengths, course.seeds, course.cut)
+
+
+class _Course:
+    """Which episode each slot plays, and what every episode has scored.
+
+    A slot with nothing left to play idles on a seed that is already counted.
+    """
+
+    def __init__(self, seeds: list[int], width: int) -> None:
+        self.seeds, self.cut = seeds, 0
+        self.returns, self.lengths = [0.0] * len(seeds), [0] * len(seeds)
+        self._playing: list[int | None] = list(range(width))
+        self._following = width
+
+    @property
+    def going(self) -> bool:
+        """Whether an episode is still open."""
+        return any(episode is not None for episode in self._playing)
+
+    def seed(self, slot: int) -> int:
+        """What the slot's episode begins from."""
+        return self.seeds[self._playing[slot] or 0]
+
+    def step(self, slot: int, reward: float) -> int:
+        """Count a step; returns the steps of the slot's episode, 0 if the slot idles."""
+        episode = self._playing[slot]
+        if episode is None:
+            return 0
+        self.returns[episode] += reward
+        self.lengths[episode] += 1
+        return self.lengths[episode]
+
+    def begin_again(self, slot: int) -> None:
+        """Forget what the slot's episode has scored."""
+        episode = self._playing[slot]
+        if episode is not None:
+            self.returns[episode], self.lengths[episode] = 0.0, 0
+
+    def turn(self, slot: int) -> None:
+        """Go on to the next episode, if the slot plays and one is left."""
+        more = self._playing[slot] is not None and self._following < len(self.seeds)
+        self._playing[slot] = self._following if more else None
+        self._following += int(more)
 
 
 def judge(
@@ -137,4 +173,5 @@ def judge(
         settings.explore,
         max_episode_steps=settings.max_episode_steps,
         stop=stop,
+        subprocess=config.collect.vector == "subprocess",
     )

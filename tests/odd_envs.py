@@ -4,6 +4,7 @@ Each is one class or factory named for what is odd about it; `settings_of` makes
 of one. The observation is a picture of the step number unless the oddity is another.
 """
 
+import os
 import time
 from typing import Any
 
@@ -102,6 +103,17 @@ class OtherActionSpaceAtReset(Picture):
         return super().reset(seed=seed)
 
 
+class TextObservations(Picture):
+    """Nothing here can be modelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Text(8)
+
+    def picture(self) -> Any:
+        return "hello"
+
+
 class BareAssertion(Picture):
     """Its constructor fails without a word."""
 
@@ -142,6 +154,15 @@ class Hangs(Picture):
                 return True
         except FileExistsError:
             return False
+
+
+class DiesAt(Hangs):
+    """Step `at` takes its process down."""
+
+    def step(self, action: Any) -> Any:
+        if self.t == self.at and self._first_time():
+            os._exit(3)
+        return Picture.step(self, action)
 
 
 def limited(limit: int) -> gym.Env[Any, Any]:

@@ -43,6 +43,11 @@ class CollectSettings(Settings):
     prefill_steps: int = Field(512, ge=1, description="random steps before learning; they count")
     fragment_steps: int = Field(256, ge=1, description="a fragment is cut after this many steps")
     fragment_s: float = Field(30.0, gt=0, description="or after this many seconds")
+    vector: Literal["sync", "subprocess"] = Field(
+        "sync",
+        description="subprocess gives each environment a process: they step side by side, and one "
+        "that hangs or takes its process down is a crash. The steps are the same",
+    )
     max_restarts: int = Field(100, ge=0, description="crashes in a row before the run stops")
 
 
@@ -183,6 +188,11 @@ class Config(_AllSections):
             value = attrgetter(name)(self)
             if value % max(1, divisor):
                 raise ValueError(f"{name}: expected a multiple of {divisor} {what}, got {value}")
+        if self.env.step_timeout_s is not None and self.collect.vector != "subprocess":
+            raise ValueError(
+                "env.step_timeout_s: expected collect.vector=subprocess with it, as a step in this "
+                f"process cannot be ended, got collect.vector={self.collect.vector}"
+            )
         learners = learn.num_learners + self.learn_policy.num_learners
         if learners and self.device.startswith("cuda:") and self.device != "cuda:0":
             raise ValueError(

@@ -32,6 +32,8 @@ from mbrl.run.record import RunRecord, read_result
 
 # may differ between the command that started a run and the one that resumes it
 _FREE = ("env_steps", "run", "name", "device")
+# of sections that else may not: where environments step, and how long they may take
+_FREE_INSIDE = {"env": "step_timeout_s", "collect": "vector"}
 
 
 class Run:
@@ -106,6 +108,10 @@ class Run:
         for number, handler in self._handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self.progress.__exit__()
+        self.close()
+
+    def close(self) -> None:
+        """Finish the metrics and unlock the folder."""
         self.log.close()
         self._lock.close()
 
@@ -230,5 +236,15 @@ def changed_settings(run_dir: Path, config: Config) -> list[str]:
         return []
     old = filled(parse_value(path.read_text(encoding="utf-8")), type(config))
     new = config.model_dump(mode="json")
-    old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
-    return differences(old, new)
+    return differences(_binding(old), _binding(new))
+
+
+def _binding(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run may not change."""
+    return {
+        name: {k: v for k, v in value.items() if k != _FREE_INSIDE[name]}
+        if name in _FREE_INSIDE
+        else value
+        for name, value in tree.items()
+        if name not in _FREE
+    }
