@@ -44,7 +44,7 @@ class Watch:
 
     def __init__(self, seconds: float = math.inf) -> None:
         self.seconds, self._began = seconds, time.monotonic()
-        self._doing = ("", self._began)
+        self._doing = ("the start", self._began)
 
     def begin(self, what: str) -> None:
         """Say what is being done from now on."""

@@ -18,8 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
-
 if TYPE_CHECKING:
     from mbrl.config.schema import load_config
     from mbrl.run.open import OpenRun, open_run
@@ -88,4 +86,4 @@ def _check_siblings() -> None:
 
 
 _check_siblings()
-gymnasium.register("reverie/Dream-v0", vector_entry_point="mbrl:dream_vector_env")
+import_module("gymnasium").register("reverie/Dream-v0", vector_entry_point="mbrl:dream_vector_env")

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -78,25 +77,24 @@ def test_what_cannot_be_made_or_is_no_setting_is_an_error(
         assert sentence in capsys.readouterr().err
 
 
-def test_a_slow_environment_gets_a_sentence_and_no_verdict(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("factory", "setting", "code", "sentence"),
+    [
+        (odd_envs.Slow, "seconds=0.5", 3, "are too few to collect the 8 of one sequence"),
+        (odd_envs.Hangs, "at=3", 1, "step() of the environment has not come back for"),
+    ],
+)
+def test_a_check_ends_in_time_after_it_has_said_what_it_found(
+    factory: Any, setting: str, code: int, sentence: str
 ) -> None:
-    arguments = words(odd_envs.Slow, "env.kwargs.seconds=0.5", "--seconds", "4")
-    began = time.monotonic()
-    code, said = checked(capsys, arguments)
-    assert time.monotonic() - began < 60
-    assert code == 3 and "sequence_length" in said["note"], said
-    assert said["verdict"] == "not known, the time was over"
-
-
-def test_a_step_that_never_comes_back_ends_the_check_after_what_was_found() -> None:
-    arguments = words(odd_envs.Hangs, "env.kwargs.at=3", "--seconds", "8")
+    """In a process of its own, which a check may have to end."""
+    arguments = words(factory, f"env.kwargs.{setting}", "--seconds", "6")
     command = [sys.executable, "-m", "mbrl", *arguments]
-    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, timeout=100)
     lines = done.stdout.splitlines()
-    assert lines[1].startswith("environment  odd_envs.Hangs") or lines[0].startswith("environment")
-    assert "step() of the environment has not come back for" in lines[-2]
+    assert done.returncode == code, done.stderr
+    assert lines[0].startswith("environment  odd_envs.") and sentence in lines[-2]
+    assert lines[-1].startswith("verdict")
 
 
 def test_lines_are_said_as_soon_as_they_are_known() -> None:

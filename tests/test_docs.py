@@ -167,7 +167,8 @@ def catch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_readme_environment_works_in_check_and_training(catch: Path) -> None:
-    checked = run(catch, "-m", "mbrl", "check-env", "catch:Catch-v0", "--steps", "50")
+    checks = ("check-env", "catch:Catch-v0", "--steps", "50", "--seconds", "600")
+    checked = run(catch, "-m", "mbrl", *checks)
     assert "verdict      ready" in checked
     assert json.loads((catch / "runs/catch/result.json").read_text())["env_steps"] == 64
 
