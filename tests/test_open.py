@@ -188,9 +188,7 @@ def test_settings_come_from_a_file_a_shipped_name_or_settings_made_before(tmp_pa
 def test_gymnasium_makes_the_same_dreams_by_their_id(run: mbrl.OpenRun) -> None:
     settings: dict[str, Any] = {"num_envs": 3, "horizon": 4, "seed": 5}
     for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
-        by_id = gymnasium.make_vec(
-            "reverie/Dream-v0", run=run.dir, autoreset_mode=mode, **settings
-        )
+        by_id = gymnasium.make_vec("reverie/Dream-v0", run=run.dir, autoreset_mode=mode, **settings)
         ours = run.dream_env(**settings, autoreset_mode=mode)
         assert by_id.metadata["autoreset_mode"] is mode
         played = []
