@@ -192,15 +192,6 @@ class BoundedActions(gym.Wrapper[Any, Any, Any, Any]):
         )
 
 
-def assumed(env: gym.Env[Any, Any]) -> str:
-    """What is assumed of an environment's actions, in one sentence; "" if nothing is."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, BoundedActions):
-            return env.note
-        env = env.env
-    return ""
-
-
 def with_bounds(env: gym.Env[Any, Any], bound: float) -> gym.Env[Any, Any]:
     """The environment with an action space that has finite bounds; itself if it has one."""
     space = env.action_space

@@ -1,15 +1,17 @@
-"""check_env: does an environment keep its promises, and can Reverie use it?
+"""check_env: does an environment keep its promises?
 
 In: settings. Out: an `EnvReport` with what was seen over some steps of random play, every broken
-promise (`problems`: the environment is wrong) and every limit of ours (`limits`: the environment is
-fine, Reverie cannot handle it yet), one sentence each. `mbrl check-env` prints it. It refuses to
-repair anything.
+promise (`problems`: the environment is wrong), one sentence each. `mbrl check-env` prints it, line
+by line, and then lets the settings of a run decide what Reverie can handle (`mbrl.check_env`). It
+refuses to repair anything.
 """
 
+import copy
 import functools
+import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,18 +19,51 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from envs.actions import assumed, parts_of
-from envs.errors import EnvError
-from envs.images import is_image
-from envs.make import make_env
+from envs.errors import EnvError, told
+from envs.make import assumed, layers, make_env
 from envs.settings import EnvSettings
-from envs.spaces import columns_of_space
 
 MOST_PROBLEMS = 10
 COMPARED_STEPS = 300
+PLAYED, COMPARED = 0.3, 0.5
+"""Shares of the time after which the longest play, and the plays compared with it, end."""
+
+_SAME = {True: "same episode", False: "DIFFERENT EPISODES"}
 
 Trace = list[tuple[int, float, bool, bool]]
 """Per step, what must be equal under one seed: fingerprint, reward, terminated, truncated."""
+
+
+class Watch:
+    """How long a check may take, and what it does now, for whoever has to end one that hangs.
+
+    Attributes:
+        seconds: how long it may take.
+        doing: what is being done, in words, and for how long already.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self.seconds, self._began = seconds, time.monotonic()
+        self._doing = ("the start", self._began)
+
+    def begin(self, what: str) -> None:
+        """Say what is being done from now on."""
+        self._doing = (what, time.monotonic())
+
+    @property
+    def doing(self) -> tuple[str, float]:
+        """What is being done, in words, and for how many seconds already."""
+        what, since = self._doing
+        return what, time.monotonic() - since
+
+    def over(self, share: float = 1.0) -> bool:
+        """Whether that share of the time has passed."""
+        return time.monotonic() - self._began > share * self.seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that remain."""
+        return self._began + self.seconds - time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,39 +83,51 @@ class EnvReport:
     episode_lengths: tuple[int, ...]  # steps of each finished episode
     episode_returns: tuple[float, ...]  # summed rewards of each finished episode
     problems: tuple[str, ...]  # promises that the environment broke
-    limits: tuple[str, ...]  # what Reverie cannot handle, and the way out
-    notes: tuple[str, ...] = ()  # what Reverie assumes, and how to tell it better
+    notes: tuple[str, ...]  # what is worth knowing and is no fault
+    lines: tuple[str, ...]  # all of this, as `say` heard it
 
     @property
     def ok(self) -> bool:
-        """True if no promise is broken and nothing is beyond us."""
-        return not self.problems and not self.limits
+        """True if no promise is broken."""
+        return not self.problems
 
 
-def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvReport:
+def check_env(
+    settings: EnvSettings,
+    steps: int = 1_000,
+    seed: int = 0,
+    *,
+    watch: Watch | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> EnvReport:
     """Play `steps` random steps and look; `COMPARED_STEPS` at most are played twice more.
 
     The seed is of the first episode and of the actions; later episodes count up from it. Broken
     promises are in the report, not raised.
+
+    Args:
+        settings: which environment.
+        steps: of the longest play.
+        seed: see above.
+        watch: gets what is being done; plays end early, so that `PLAYED` and then `COMPARED` of its
+            time are kept. None: no limit.
+        say: called with each line of the report as soon as it is known.
 
     Raises:
         EnvError: the environment cannot be made at all, or `steps` is not positive.
     """
     if steps < 1:
         raise EnvError(f"check-env --steps: expected at least 1, got {steps}")
-    env, copy = make_env(settings), make_env(settings)
-    compared = min(steps, COMPARED_STEPS)
+    watch, lines = watch or Watch(), _Lines(say)
+    lines.row("environment", settings.name)
+    watch.begin("the constructor of the environment")
+    env, other_env = make_env(settings), make_env(settings)
     try:
-        first = _play(env, seed, steps)
-        reused = _play(env, seed, compared)
-        second = _play(copy, seed, compared)
-        problems = list(dict.fromkeys(first.problems + reused.problems + second.problems))
-        expected = first.trace[:compared]
-        others = {"two copies with one seed": second, "a used environment after reset": reused}
-        for who, other in others.items():
-            if other.trace != expected:
-                problems.append(_difference(who, expected, other.trace))
-        rewards = [reward for _, reward, _, _ in first.trace] or [float("nan")]
+        lines.about(settings, env)
+        first = _play(env, seed, steps, watch, PLAYED)
+        lines.played(first, steps)
+        lines.found(first.problems)
+        same, same_reused = _compared(env, other_env, seed, first, lines, watch)
         return EnvReport(
             name=settings.name,
             applied=settings.applied(),
@@ -88,93 +135,168 @@ def check_env(settings: EnvSettings, steps: int = 1_000, seed: int = 0) -> EnvRe
             action_space=str(env.action_space),
             wrappers=_chain(env),
             steps=len(first.trace),
-            steps_per_second=len(first.trace) / max(first.seconds, 1e-9),
-            same_in_two_copies=second.trace == expected,
-            same_after_reuse=reused.trace == expected,
-            reward_range=(min(rewards), max(rewards)),
+            steps_per_second=first.steps_per_second,
+            same_in_two_copies=same,
+            same_after_reuse=same_reused,
+            reward_range=first.reward_range,
             episode_lengths=tuple(first.lengths),
             episode_returns=tuple(first.returns),
-            problems=tuple(problems[:MOST_PROBLEMS]),
-            limits=describe_limits(env),
-            notes=tuple(f"{sentence}." for sentence in [assumed(env)] if sentence),
+            problems=tuple(lines.problems),
+            notes=tuple(lines.notes),
+            lines=tuple(lines.said),
         )
     finally:
         env.close()  # type: ignore[no-untyped-call]
-        copy.close()  # type: ignore[no-untyped-call]
+        other_env.close()  # type: ignore[no-untyped-call]
 
 
-def describe_limits(env: gym.Env[Any, Any]) -> tuple[str, ...]:
-    """What Reverie cannot handle about an environment that `make_env` made, and the way out.
+def _compared(
+    env: gym.Env[Any, Any],
+    other: gym.Env[Any, Any],
+    seed: int,
+    first: "_Played",
+    lines: "_Lines",
+    watch: Watch,
+) -> tuple[bool, bool]:
+    """Whether another environment, and the used one after a reset, play the first play again."""
+    steps = min(len(first.trace), COMPARED_STEPS)
+    reused = _play(env, seed, steps, watch, (PLAYED + COMPARED) / 2)
+    second = _play(other, seed, steps, watch, COMPARED)
+    lines.found(reused.problems + second.problems)
+    same = lines.compared("two copies with one seed", first, second)
+    same_reused = lines.compared("a used environment after reset", first, reused)
+    lines.row("same seed", _SAME[same])
+    lines.row("after reuse", _SAME[same_reused])
+    return same, same_reused
 
-    At most one sentence is about observations and one about actions.
-    """
-    sentences = (_limit_of_observations(env.observation_space), _limit_of_actions(env.action_space))
-    return tuple(f"{sentence}." for sentence in sentences if sentence)
+
+def row(label: str, text: str) -> str:
+    """One line of a report."""
+    return f"{label:<13}{text}"
 
 
-def format_report(report: EnvReport) -> str:
-    """The report as lines for a terminal, without a final newline."""
-    lengths = report.episode_lengths
-    smallest, largest = report.reward_range
-    episodes = "none ended"
-    if lengths:
-        episodes = (
-            f"{len(lengths)} ended, {min(lengths)} to {max(lengths)} steps, "
-            f"mean return {np.mean(report.episode_returns):.3g} at random"
-        )
-    same = {True: "same episode", False: "DIFFERENT EPISODES"}
-    rows = [
-        ("environment", report.name),
-        ("settings", ", ".join(f"{name}={value}" for name, value in report.applied.items())),
-        ("observations", report.observation_space),
-        ("actions", report.action_space),
-        ("wrappers", " < ".join(report.wrappers)),
-        ("speed", f"{report.steps_per_second:,.0f} steps/s over {report.steps:,} steps"),
-        ("same seed", same[report.same_in_two_copies]),
-        ("after reuse", same[report.same_after_reuse]),
-        ("rewards", "none seen" if np.isnan(smallest) else f"{smallest:g} to {largest:g}"),
-        ("episodes", episodes),
-        *(("problem", sentence) for sentence in report.problems),
-        *(("limit", sentence) for sentence in report.limits),
-        *(("note", sentence) for sentence in report.notes),
-        ("verdict", "ready" if report.ok else "see problems and limits above"),
-    ]
-    return "\n".join(f"{label:<13}{text}" for label, text in rows)
+class _Lines:
+    """The lines of a report, said one by one, and what is wrong among them, each once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.said: list[str] = []
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self._say = say
+
+    def row(self, label: str, text: str) -> None:
+        """Say one."""
+        self.said.append(row(label, text))
+        self._say(self.said[-1])
+
+    def about(self, settings: EnvSettings, env: gym.Env[Any, Any]) -> None:
+        """What is known before the first step."""
+        applied = ", ".join(f"{name}={value}" for name, value in settings.applied().items())
+        self.row("settings", applied)
+        self.row("observations", str(env.observation_space))
+        self.row("actions", str(env.action_space))
+        self.row("wrappers", " < ".join(_chain(env)))
+        if sentence := assumed(env):
+            self.note(f"{sentence}.")
+
+    def played(self, first: "_Played", steps: int) -> None:
+        """What the longest play showed."""
+        done, pace = len(first.trace), first.steps_per_second
+        self.row("speed", f"{pace:,.0f} steps/s over {done:,} steps")
+        lengths, episodes = first.lengths, "none ended"
+        if lengths:
+            episodes = (
+                f"{len(lengths)} ended, {min(lengths)} to {max(lengths)} steps, "
+                f"mean return {np.mean(first.returns):.3g} at random"
+            )
+        self.row("episodes", episodes)
+        smallest, largest = first.reward_range
+        self.row("rewards", f"{smallest:g} to {largest:g}" if done else "none seen")
+        if first.cut:
+            self.note(
+                f"It is slow: {done:,} of {steps:,} steps in the time there was, {pace:.3g} steps "
+                "per second; --seconds gives it more."
+            )
+        elif not lengths and done == steps and not first.problems:
+            self.note(
+                f"No episode ended in {done:,} steps; an evaluation cuts one that is still open "
+                "after evaluate.max_episode_steps."
+            )
+
+    def compared(self, who: str, first: "_Played", other: "_Played") -> bool:
+        """Whether a second play is the beginning of the first; one that is not is a problem."""
+        compared = min(len(first.trace), COMPARED_STEPS)
+        expected = first.trace[: len(other.trace) if other.cut else compared]
+        if other.trace != expected:
+            self.found([_difference(who, expected, other.trace)])
+        return other.trace == expected
+
+    def note(self, text: str) -> None:
+        """Say what is no fault."""
+        self.notes.append(text)
+        self.row("note", text)
+
+    def found(self, problems: Iterable[str]) -> None:
+        """Say what is wrong, unless it was said before or enough was."""
+        for text in problems:
+            if text not in self.problems and len(self.problems) < MOST_PROBLEMS:
+                self.problems.append(text)
+                self.row("problem", text)
 
 
 @dataclass
 class _Played:
     """One random play."""
 
+    watch: Watch
     trace: Trace = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0  # in the environment itself
+    cut: bool = False  # its time was over
 
-    def timed(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    @property
+    def steps_per_second(self) -> float:
+        """Of the environment itself."""
+        return len(self.trace) / max(self.seconds, 1e-9)
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """Smallest and largest seen; (nan, nan) if none was."""
+        rewards = [reward for _, reward, _, _ in self.trace] or [math.nan]
+        return min(rewards), max(rewards)
+
+    def timed(self, what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What a method of the environment returns."""
+        self.watch.begin(f"{what} of the environment")
         begin = time.perf_counter()
         result = call(*args, **kwargs)
         self.seconds += time.perf_counter() - begin
         return result
 
 
-def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
-    """Play `steps` random steps, or until the environment raises or breaks the step format."""
-    played = _Played()
-    before = env.action_space
-    before.seed(seed)
+def _play(
+    env: gym.Env[Any, Any], seed: int, steps: int, watch: Watch | None = None, share: float = 1.0
+) -> _Played:
+    """Play `steps` random steps, or until the environment raises or breaks the step format.
+
+    It ends early when that share of the watch's time is over. Actions are drawn from a copy of the
+    action space after the first reset, which may have replaced it; a later one must not.
+    """
+    played = _Played(watch or Watch())
     length, total = 0, 0.0
     try:
-        obs, _ = played.timed(env.reset, seed=seed)
+        obs, _ = played.timed("reset()", env.reset, seed=seed)
         fingerprint = _fingerprint(obs)
-        space = env.action_space  # the one that counts: reset may have replaced it
-        if space is not before:
-            space.seed(seed)
+        space = copy.deepcopy(env.action_space)
+        space.seed(seed)
         played.problems += _obs_problems(env.observation_space, obs, "reset()")
         for _ in range(steps):
-            result = played.timed(env.step, space.sample())
+            if played.watch.over(share):
+                played.cut = True
+                break
+            result = played.timed("step()", env.step, space.sample())
             problems = _step_problems(env.observation_space, result)
             played.problems += [text for text in problems if text not in played.problems]
             if not isinstance(result, tuple) or len(result) != 5:
@@ -188,14 +310,16 @@ def _play(env: gym.Env[Any, Any], seed: int, steps: int) -> _Played:
                 played.lengths.append(length)
                 played.returns.append(total)
                 length, total = 0, 0.0
-                obs, _ = played.timed(env.reset, seed=seed + len(played.lengths))
+                obs, _ = played.timed("reset()", env.reset, seed=seed + len(played.lengths))
                 if env.action_space != space:
-                    played.problems.append(f"Its actions changed to {env.action_space} in a reset.")
+                    played.problems.append(
+                        f"reset() changed the action space from {space} to {env.action_space}."
+                    )
                     break
                 fingerprint = _chained(fingerprint, obs)
     except Exception as error:
         step = len(played.trace)
-        played.problems.append(f"At step {step} it raised {type(error).__name__}: {error}.")
+        played.problems.append(f"At step {step} it raised {told(error)}.")
     return played
 
 
@@ -263,34 +387,4 @@ def _difference(who: str, expected: Trace, got: Trace) -> str:
 
 def _chain(env: gym.Env[Any, Any]) -> tuple[str, ...]:
     """Class names from the outermost wrapper to the environment."""
-    names = []
-    while isinstance(env, gym.Wrapper):
-        names.append(type(env).__name__)
-        env = env.env
-    return (*names, type(env).__name__)
-
-
-def _limit_of_observations(space: gym.Space[Any]) -> str:
-    """What we cannot handle about observations, or nothing."""
-    try:
-        leaves = columns_of_space(space)
-    except EnvError as error:
-        return f"Observations: {error}"
-    images = [column for column, leaf in leaves.items() if is_image(leaf)]
-    if images and list(leaves) != ["obs"]:
-        names = [column.partition(".")[2] for column in leaves]
-        return (
-            f"Observations are {', '.join(names)}, with an image among them; the world model reads "
-            f"one image, or vectors and categories, so choose with env.observe (the baselines read "
-            f"all of them)"
-        )
-    return ""
-
-
-def _limit_of_actions(space: gym.Space[Any]) -> str:
-    """What we cannot handle about actions, or nothing."""
-    try:
-        parts_of(space)
-    except EnvError as error:
-        return f"Actions: {error}"
-    return ""
+    return tuple(type(layer).__name__ for layer in layers(env))

@@ -7,13 +7,15 @@ game: a family's own file does, and everything else goes to gymnasium or to the 
 import contextlib
 import difflib
 import importlib
+import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
-from envs.actions import with_bounds
-from envs.errors import EnvError
+from envs.actions import BoundedActions, with_bounds
+from envs.errors import EnvError, told
 from envs.families import FAMILIES, PLAIN, family_of
 from envs.images import FewerValues, prepare_images
 from envs.observe import Observed
@@ -29,28 +31,106 @@ def make_env(settings: EnvSettings) -> gym.Env[Any, Any]:
 
     Raises:
         EnvError: there is no such id (the message names the nearest ones) or factory, a package is
-            missing, or the constructor fails.
+            missing, the constructor fails, `reset` does not take what gymnasium's does, a limit on
+            steps cannot be kept, or the observations have no such parts or images.
     """
-    applied = settings.applied()
+    env = _made(settings)
     try:
-        if settings.factory is not None:
-            env = _from_factory(settings.factory, settings.kwargs, **applied)
-        else:
-            env = family_of(settings.id).make(settings.id, settings.kwargs, **applied)
+        _check_reset(settings.name, env)
+        if settings.max_episode_steps is not None:
+            _check_limit(settings.name, env, settings.max_episode_steps)
         if settings.image_values is not None:
             env = FewerValues(env, settings.image_values)
         if settings.observe is not None:
             env = Observed(env, settings.observe)
     except EnvError:
+        env.close()  # type: ignore[no-untyped-call]
         raise
-    except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
-        raise EnvError(_unknown(settings.name, error)) from error
-    except Exception as error:
-        raise EnvError(
-            f"cannot make {settings.name} with kwargs {settings.kwargs}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     return with_bounds(env, settings.action_bound)
+
+
+def _made(settings: EnvSettings) -> gym.Env[Any, Any]:
+    applied = settings.applied()
+    try:
+        if settings.factory is not None:
+            return _from_factory(settings.factory, settings.kwargs, **applied)
+        return family_of(settings.id).make(settings.id, settings.kwargs, **applied)
+    except EnvError:
+        raise
+    except ModuleNotFoundError as error:
+        raise EnvError(
+            f"cannot make {settings.name}: {error}; install it, or run from the folder that holds "
+            "it"
+        ) from error
+    except Exception as error:
+        known = settings.id is None or _spec_of(settings.id) is not None
+        if isinstance(error, gym.error.UnregisteredEnv) and not known:
+            raise EnvError(_unknown(settings.name)) from error
+        if settings.id is not None and _is_vector_only(settings.id):
+            raise EnvError(_vector_only(settings.id)) from error
+        raise EnvError(
+            f"cannot make {settings.name} with kwargs {settings.kwargs}: {told(error)}"
+        ) from error
+
+
+def _spec_of(env_id: str) -> Any:
+    """What gymnasium knows of an id, or None; its leading `module:` has been imported."""
+    return gym.registry.get(env_id.rpartition(":")[2])
+
+
+def _is_vector_only(env_id: str) -> bool:
+    spec = _spec_of(env_id)
+    return spec is not None and spec.entry_point is None and spec.vector_entry_point is not None
+
+
+def _vector_only(env_id: str) -> str:
+    return (
+        f"{env_id}: expected an id that makes single environments, got one with a vector entry "
+        "point only; every episode here starts from a seed of its own, which such a vector cannot "
+        "do. Register an entry_point too, or write an env.factory that makes one environment"
+    )
+
+
+def layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
+    """An environment's wrappers, the outermost first, and the environment itself last."""
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+    yield env
+
+
+def assumed(env: gym.Env[Any, Any]) -> str:
+    """What is assumed of an environment's actions, in one sentence; "" if nothing is."""
+    bounded = (layer for layer in layers(env) if isinstance(layer, BoundedActions))
+    return next((layer.note for layer in bounded), "")
+
+
+def _check_reset(name: str, env: gym.Env[Any, Any]) -> None:
+    """Refuse a `reset` that gymnasium's wrappers, which pass both words on, could not call."""
+    for layer in layers(env):
+        try:
+            given = inspect.signature(layer.reset).parameters
+        except ValueError:  # written in C, and says nothing
+            continue
+        kinds = {parameter.kind for parameter in given.values()}
+        missing = [word for word in ("seed", "options") if word not in given]
+        if missing and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise EnvError(
+                f"{name}: expected reset(*, seed=None, options=None), as gymnasium has it, got "
+                f"{type(layer).__name__}.reset({', '.join(map(str, given.values()))}); add "
+                f"{' and '.join(missing)}"
+            )
+
+
+def _check_limit(name: str, env: gym.Env[Any, Any], asked: int) -> None:
+    """Refuse a limit on steps that a smaller one inside the environment would undercut."""
+    for layer in layers(env):
+        if isinstance(layer, TimeLimit) and layer._max_episode_steps < asked:
+            raise EnvError(
+                f"env.max_episode_steps: expected at most {layer._max_episode_steps}, at which "
+                f"{name} cuts its episodes by a TimeLimit of its own, got {asked}; raise the limit "
+                "inside it, or leave the setting out"
+            )
 
 
 def _from_factory(
@@ -93,11 +173,9 @@ def nearest_ids(env_id: str, count: int = 3) -> list[str]:
     return list(dict.fromkeys(known for name in near for known in by_name[name]))[:count]
 
 
-def _unknown(name: str, error: Exception) -> str:
-    """What to say about an id or a factory that does not exist."""
-    if isinstance(error, ModuleNotFoundError):
-        return f"cannot make {name}: {error}; install it, or run from the folder that holds it"
-    near = nearest_ids(name)
+def _unknown(name: str) -> str:
+    """What to say about an id that does not exist."""
+    near = [known for known in nearest_ids(name, 4) if known != name.rpartition(":")[2]][:3]
     hint = f"the nearest known ids are {', '.join(near)}" if near else "no known id looks like it"
     return (
         f"unknown environment {name!r}: {hint}; for an environment of your own write module:Id "

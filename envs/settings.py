@@ -71,6 +71,12 @@ class EnvSettings(BaseModel):
         description="where the numbers of an action are taken to end if their Box has no finite "
         "bounds: from -action_bound to action_bound",
     )
+    step_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="a step or reset that takes longer counts as a crash; needs "
+        "collect.vector=subprocess",
+    )
     ram: bool = Field(
         False,
         description="keep the console's memory with every frame, as labels for measuring; no model "

@@ -7,7 +7,8 @@ and reported. It refuses to know who acts, and what an episode is used for.
 
 Crashes (any exception from the environment) and broken promises (a NaN reward, an observation of
 another shape) are different: the first can be bad luck and is survived, the second would poison the
-data and stops the run; `envs.promises` says which.
+data and stops the run; `envs.promises` says which. A new environment that fails with the same words
+as the two before it, each before its first step, is no bad luck either.
 """
 
 import logging
@@ -19,14 +20,18 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.actions import ActionPart, assumed, parts_of, stored_type, to_step
-from envs.errors import EnvError
-from envs.make import make_env
+from envs.actions import ActionPart, parts_of, stored_type, to_step
+from envs.errors import EnvError, told
+from envs.make import assumed, make_env
+from envs.process import ProcessEnv
 from envs.promises import Promise
 from envs.settings import EnvSettings
 from envs.spaces import columns_of_space, values_of
 
 logger = logging.getLogger(__name__)
+
+HOPELESS = 3
+"""Environments of one slot that fail with the same words before their first step: then it ends."""
 
 LARGEST = float(np.finfo(np.float32).max)
 """Rewards are stored as float32; this bound refuses NaN and infinity too."""
@@ -60,7 +65,7 @@ class VectorStep:
 
 
 class VectorEnv:
-    """E single environments in this process, without autoreset.
+    """E single environments, in this process or each in one of its own, without autoreset.
 
     Every slot must be `reset` before its first step, and again after it ended or crashed.
 
@@ -76,7 +81,14 @@ class VectorEnv:
             for measuring only; None without the setting `ram`, and before the first reset.
     """
 
-    def __init__(self, settings: EnvSettings, num_envs: int, *, max_restarts: int = 10) -> None:
+    def __init__(
+        self,
+        settings: EnvSettings,
+        num_envs: int,
+        *,
+        max_restarts: int = 10,
+        subprocess: bool = False,
+    ) -> None:
         """Make the environments; nothing is reset yet.
 
         Args:
@@ -84,12 +96,14 @@ class VectorEnv:
             num_envs: E, >= 1.
             max_restarts: crashes survived in a row, that is without any episode ending properly
                 in between.
+            subprocess: give each environment a process, so that they step side by side, and one
+                that hangs (`settings.step_timeout_s`) or takes its process down is just a crash.
 
         Raises:
             EnvError: an environment cannot be made, or its spaces cannot be put in one array.
         """
-        self._settings = settings
-        self._envs: list[gym.Env[Any, Any]] = [make_env(settings)]
+        self._settings, self._subprocess = settings, subprocess
+        self._envs = [self._ready(self._make())]
         obs_space = self._envs[0].observation_space
         try:
             leaves = columns_of_space(obs_space)
@@ -97,12 +111,15 @@ class VectorEnv:
             self._refuse(error)
         self._settled = False
         self._take_action_space(0)
-        self._envs += [make_env(settings) for _ in range(num_envs - 1)]
+        self._envs += [self._make() for _ in range(num_envs - 1)]
+        for env in self._envs:
+            self._ready(env)
         self.num_envs = num_envs
         self.single_observation_space: gym.Space[Any] = obs_space
         self.restarts = 0
         self._max_restarts = max_restarts
         self._crashes_in_a_row = 0
+        self._stillborn: list[list[str]] = [[] for _ in range(num_envs)]
         self._promises = [Promise(column, leaf) for column, leaf in leaves.items()]
         self._in_parts = list(leaves) != ["obs"]
         self.columns: dict[str, NDArray[Any]] = {
@@ -128,11 +145,15 @@ class VectorEnv:
         self._started[index] = self._clock
         while True:
             try:
-                obs, info = self._envs[index].reset(seed=seed)
+                result: Any = self._envs[index].reset(seed=seed)
                 break
             except Exception as error:
                 self._remake(index, error)
-        self._place(index, obs, info)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise EnvError(
+                f"{self._where(index)}: expected (obs, dict) from reset(), got {result!r:.200}"
+            )
+        self._place(index, *result)
         self._take_action_space(index)
         self._settled = True
         self._running[index] = True
@@ -162,9 +183,14 @@ class VectorEnv:
             life_loss=np.zeros(n, bool),
             crashed=np.zeros(n, bool),
         )
+        for env, choice in zip(self._envs, choices, strict=True):
+            if isinstance(env, ProcessEnv):
+                env.begin_step(choice)
         for i, env in enumerate(self._envs):
             try:
-                result: Any = env.step(choices[i])
+                result: Any = (
+                    env.finish_step() if isinstance(env, ProcessEnv) else env.step(choices[i])
+                )
             except Exception as error:
                 self._remake(i, error)
                 for name, before in self.columns.items():
@@ -205,6 +231,8 @@ class VectorEnv:
                 f"got {result!r:.200}"
             ) from error
         self._write(i, seen, columns)
+        if self._stillborn[i]:
+            self._stillborn[i] = []
         return info
 
     def replay(self, index: int, actions: Iterable[Any]) -> bool:
@@ -264,18 +292,28 @@ class VectorEnv:
             except EnvError as error:
                 self._refuse(error)
             self.single_action_space: gym.Space[Any] = space
-            self.assumed = assumed(self._envs[index])
+            env = self._envs[index]
+            self.assumed = env.assumed if isinstance(env, ProcessEnv) else assumed(env)
 
     def _remake(self, index: int, error: Exception) -> None:
         """Replace a crashed environment, or give up after too many crashes in a row."""
-        where = self._where(index)
+        where, said = self._where(index), told(error)
+        call = "step()" if self._running[index] else "reset()"
+        began = self._running[index] and self._clock > self._started[index]
         self._running[index] = False
         self.restarts += 1
         self._crashes_in_a_row += 1
         if self._crashes_in_a_row > self._max_restarts:
             raise EnvError(
                 f"{where} crashed after {self._max_restarts} restarts in a row: "
-                f"{type(error).__name__}: {error}; mend the environment, or raise max_restarts"
+                f"{said}; mend the environment, or raise max_restarts"
+            ) from error
+        self._stillborn[index] = [] if began else [*self._stillborn[index], said][-HOPELESS:]
+        if self._stillborn[index] == [said] * HOPELESS:
+            raise EnvError(
+                f"{where}: {HOPELESS} environments made one after the other failed in their first "
+                f"{call}, always with {said}; mend the environment, or give it what it needs with "
+                "env.kwargs or an env.factory"
             ) from error
         logger.warning(
             "%s crashed and is made anew (%d so far)", where, self.restarts, exc_info=error
@@ -284,7 +322,16 @@ class VectorEnv:
             self._envs[index].close()  # type: ignore[no-untyped-call]
         except Exception:
             logger.warning("%s could not be closed after its crash", where, exc_info=True)
-        self._envs[index] = make_env(self._settings)
+        self._envs[index] = self._ready(self._make())
+
+    def _make(self) -> gym.Env[Any, Any]:
+        """One more environment, which may not be ready yet."""
+        return ProcessEnv(self._settings) if self._subprocess else make_env(self._settings)
+
+    def _ready(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        if isinstance(env, ProcessEnv):
+            env.wait_until_ready()
+        return env
 
     def _where(self, index: int) -> str:
         """Names one slot and how to see its trouble again."""

@@ -6,8 +6,9 @@ From Python:
     run = mbrl.open_run("runs/quickstart")
     action = run.agent().act(observation)
 
-Importing the package only checks that the import names `agents` and `envs`, which other projects
-use too, lead to ours; everything heavy loads at its first use.
+Importing the package checks that the import names `agents` and `envs`, which other projects use
+too, lead to ours, and tells gymnasium of the dreams (`reverie/Dream-v0`); everything heavy loads at
+its first use.
 """
 
 import logging
@@ -55,6 +56,15 @@ def quiet_libraries() -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
+def dream_vector_env(num_envs: int, run: Path | str, **settings: Any) -> Any:
+    """What `gymnasium.make_vec("reverie/Dream-v0", num_envs=N, run=folder)` makes.
+
+    `settings` are the other arguments of `OpenRun.dream_env`, such as `horizon`.
+    """
+    quiet_libraries()
+    return import_module("mbrl.run.open").open_run(run).dream_env(num_envs, **settings)
+
+
 def _check_siblings() -> None:
     home = Path(__file__).resolve().parent.parent
     for name in ("agents", "envs"):
@@ -76,3 +86,4 @@ def _check_siblings() -> None:
 
 
 _check_siblings()
+import_module("gymnasium").register("reverie/Dream-v0", vector_entry_point="mbrl:dream_vector_env")

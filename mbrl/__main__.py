@@ -1,6 +1,7 @@
 """The `mbrl` command: parse, load the config, call one function, print errors as one paragraph."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -43,16 +44,34 @@ def _parser(studies: bool = True) -> argparse.ArgumentParser:
     train.add_argument(
         "--print-config", action="store_true", help="print the resolved config and stop"
     )
-    train.add_argument("--check", action="store_true", help="check the config and stop")
+    train.add_argument(
+        "--check",
+        action="store_true",
+        help="check the config, make its environment once, and stop",
+    )
     train.set_defaults(call=_train)
 
     _add_compare(commands)
 
     check = commands.add_parser(
-        "check-env", help="what an environment is, and whether we can use it"
+        "check-env",
+        help="what an environment is, and whether we can use it",
+        description="Play at random, look for broken promises, then collect a little and train "
+        "two updates with the settings given. Says each thing as soon as it is known.",
+        epilog="exit codes: 0 ready; 1 problems or limits; 2 it cannot be made, or a setting is "
+        "wrong; 3 the time was over before a verdict",
     )
-    check.add_argument("id", help="a gymnasium id, module:Id, or a config file with an env section")
+    check.add_argument(
+        "words",
+        nargs="+",
+        metavar="id | config | key=value",
+        help="a gymnasium id, module:Id, or a config as `train` takes it; then settings, such as "
+        "env.kwargs.level=3",
+    )
     check.add_argument("--steps", type=int, default=1000, help="steps to try; default: 1000")
+    check.add_argument(
+        "--seconds", type=float, default=60.0, help="that all of it may take; default: 60"
+    )
     check.set_defaults(call=_check_env)
 
     replay = commands.add_parser("replay", help="look into a replay store")
@@ -145,6 +164,9 @@ def _train(options: argparse.Namespace) -> None:
 
     config = load(options.config, options.overrides)
     if options.check:
+        from envs import make_env
+
+        make_env(config.env).close()  # type: ignore[no-untyped-call]
         print(f"{options.config}: fine")
         return
     if options.print_config:
@@ -200,17 +222,23 @@ def _bench(options: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def _check_env(options: argparse.Namespace) -> None:
-    from envs.contract import check_env, format_report
-    from envs.settings import EnvSettings
+def _check_env(options: argparse.Namespace) -> int:
+    from mbrl.config import file as config_file
+    from mbrl.config.schema import Config, load
 
-    if options.id.endswith((".yaml", ".yml")):
-        from mbrl.config.schema import load
-
-        settings = load(options.id).env
+    first, *overrides = options.words
+    if "=" in first:
+        config = config_file.load(Config, overrides=options.words)
+    elif first.endswith((".yaml", ".yml")) or config_file.find_config(first).is_file():
+        config = load(first, overrides)
     else:
-        settings = EnvSettings(id=options.id)
-    print(format_report(check_env(settings, steps=options.steps)))
+        config = config_file.load(Config, overrides=[f"env.id={json.dumps(first)}", *overrides])
+    if options.seconds <= 0:
+        raise ConfigError(f"check-env --seconds: expected more than 0, got {options.seconds:g}")
+    quiet_libraries()
+    from mbrl.check_env import check
+
+    return check(config, options.steps, options.seconds, lambda line: print(line, flush=True))
 
 
 def _replay_stats(options: argparse.Namespace) -> None:

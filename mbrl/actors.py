@@ -31,6 +31,8 @@ from mbrl.world_model.model import WorldModel
 State = dict[str, Any]
 Space = spaces.Space[np.ndarray]
 
+STOP_PATIENCE_S = 10.0
+"""How long a run that was asked to stop still waits for evaluations in actors."""
 RESTART_TIMEOUT_S = 600.0
 """How long a dead collector may take to come back before the run gives up."""
 
@@ -222,7 +224,11 @@ class Evaluations:
     def begin(
         self, world_model: WorldModel, policy: DreamPPO, acting: Callable[[str, int], LatentPolicy]
     ) -> None:
-        """Judge these weights; `acting` makes the policy that does so in this process."""
+        """Judge these weights; `acting` makes the policy that does so in this process.
+
+        Raises:
+            Stopped: the run was asked to stop in the middle of it.
+        """
         config, index = self.run.config, self.run.env_steps
         self.run.progress.update(phase="evaluate")
         if self.remote:
@@ -230,18 +236,43 @@ class Evaluations:
             promise = ray.remote(num_cpus=0)(evaluate_snapshot).remote(config, weights, index)
             self.begun.append((index, promise))
         else:
-            self.begun.append((index, judge(acting("evaluate", index), config)))
+            here = acting("evaluate", index)
+            self.begun.append((index, judge(here, config, stop=lambda: self.run.stopping)))
 
     def record(self, wait: bool) -> None:
-        """Record those that are done, up to the first that is not; or wait for all."""
+        """Record those that are done, up to the first that is not; or wait for all.
+
+        A run that was asked to stop waits `STOP_PATIENCE_S` at most; what is not done then is left
+        out of the curve, and said.
+        """
         while self.begun:
             env_steps, result = self.begun[0]
             if self.remote:
-                if not (wait or ray.wait([result], timeout=0)[0]):
+                if not self._done(result, wait):
+                    if wait:
+                        self._give_up()
                     return
                 result = ray.get(result)
             self.run.record_evaluation(result, env_steps)
             self.begun.pop(0)
+
+    def _done(self, promise: Any, wait: bool) -> bool:
+        """Whether an evaluation in an actor is over, with `wait` after waiting for it."""
+        patience_s = STOP_PATIENCE_S
+        while not ray.wait([promise], timeout=1.0 if wait else 0)[0]:
+            patience_s -= float(self.run.stopping)
+            if not wait or patience_s < 0:
+                return False
+        return True
+
+    def _give_up(self) -> None:
+        """End the evaluations that are still at work."""
+        for env_steps, promise in self.begun:
+            ray.cancel(promise, force=True)
+            self.run.progress.print(
+                f"the evaluation at {env_steps:,} steps was not over and is left out of the curve"
+            )
+        self.begun = []
 
 
 # -- weights on the move --------------------------------------------------------------------------
@@ -279,5 +310,6 @@ class SnapshotPolicy:
 def evaluate_snapshot(config: Config, weights: State, index: int) -> EvalResult:
     """Judge a snapshot in whatever process this runs in."""
     torch.set_num_threads(1)
-    policy = SnapshotPolicy(config, *spaces_of(config.env), seed(config.seed, "evaluate", index))
+    both = spaces_of(config.env, config.collect.vector == "subprocess")
+    policy = SnapshotPolicy(config, *both, seed(config.seed, "evaluate", index))
     return judge(policy.load(weights), config)

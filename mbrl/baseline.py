@@ -13,10 +13,12 @@ import torch
 
 from agents.model_free import ModelFree
 from envs import make_env
+from envs.process import ProcessEnv
 from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.cluster import start_ray
 from mbrl.collect import spaces_of
-from mbrl.errors import ConfigError
+from mbrl.config.schema import Config
+from mbrl.errors import ConfigError, Stopped
 from mbrl.evaluate import EvalResult, judge
 from mbrl.flat_observations import FlatObservations, FlatPolicy, FlattenedEnv
 from mbrl.run.run import Run
@@ -29,11 +31,11 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
     config = run.config
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    spaces = spaces_of(config.env)
+    spaces = spaces_of(config.env, config.collect.vector == "subprocess")
     flat = FlatObservations.where_needed(spaces[0])
 
     def make() -> gym.Env[Any, Any]:
-        env = make_env(config.env)
+        env = _make_env(config)
         return env if flat is None else FlattenedEnv(env, flat)
 
     def newest() -> ActingPolicy:
@@ -42,7 +44,7 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
     if config.agent == "random":
         run.env_steps = config.env_steps
         policy = RandomPolicy(spaces[1], seed(config.seed, "random"))
-        return run.finish(_judge(run, policy, final=True))
+        return _finish(run, policy)
     start_ray(config)
     try:
         agent = ModelFree(
@@ -62,22 +64,34 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
         run.handle_signals()
         evaluations = Every(config.evaluate.every_steps, last=run.env_steps)
         checkpoints = Every(config.run.checkpoint_every_steps, last=run.env_steps)
+        owed = bool(run.resumed and run.resumed.get("owes_evaluation"))
+        if owed and run.env_steps < config.env_steps:
+            owed = not _evaluate(run, agent.policy())
         while run.env_steps < config.env_steps and not run.stopping:
             _learn(run, agent, evaluations.next(run.env_steps))
             over = run.env_steps >= config.env_steps
             if not over and evaluations.due(run.env_steps):
                 evaluations.done(run.env_steps)
-                _judge(run, newest())
+                owed = not _evaluate(run, newest())
             if on_iteration is not None:
                 on_iteration(run)
             if over or run.stopping or checkpoints.due(run.env_steps):
                 checkpoints.done(run.env_steps)
-                run.save({"agent": agent.get_state()})
+                run.save({"agent": agent.get_state(), "owes_evaluation": owed})
         if run.env_steps < config.env_steps:
             raise SystemExit(0)
-        return run.finish(_judge(run, newest(), final=True))
+        return _finish(run, newest())
     finally:
         agent.close()
+
+
+def _make_env(config: Config) -> gym.Env[Any, Any]:
+    """One environment for RLlib; one that hangs in a process of its own ends the run."""
+    if config.collect.vector == "sync":
+        return make_env(config.env)
+    env = ProcessEnv(config.env)
+    env.wait_until_ready()
+    return env
 
 
 def _learn(run: Run, agent: ModelFree, until: int) -> None:
@@ -92,8 +106,25 @@ def _learn(run: Run, agent: ModelFree, until: int) -> None:
     run.progress.update(env_steps=run.env_steps)
 
 
+def _evaluate(run: Run, policy: ActingPolicy) -> bool:
+    """Judge a policy on the way; False if a request to stop cut that short, and it is owed."""
+    try:
+        _judge(run, policy)
+    except Stopped:
+        return False
+    return True
+
+
+def _finish(run: Run, policy: ActingPolicy) -> dict[str, Any]:
+    """Judge the last policy and write the result; before it everything was saved."""
+    try:
+        return run.finish(_judge(run, policy, final=True))
+    except Stopped:
+        raise SystemExit(0) from None
+
+
 def _judge(run: Run, policy: ActingPolicy, *, final: bool = False) -> EvalResult:
     run.progress.update(phase="evaluate")
-    result = judge(policy, run.config, final=final)
+    result = judge(policy, run.config, final=final, stop=lambda: run.stopping)
     run.record_evaluation(result, run.env_steps)
     return result

@@ -79,7 +79,12 @@ class Collector:
         """
         self.settings, self.store, self.root_seed = settings, store, root_seed
         self.index, self.incarnation = index, incarnation
-        self.vector = VectorEnv(env, settings.num_envs, max_restarts=settings.max_restarts)
+        self.vector = VectorEnv(
+            env,
+            settings.num_envs,
+            max_restarts=settings.max_restarts,
+            subprocess=settings.vector == "subprocess",
+        )
         e, self.unrepeatable = settings.num_envs, 0
         self.slots = [_Slot() for _ in range(e)]
         self.is_first = np.ones(e, np.bool_)
@@ -282,12 +287,14 @@ def next_incarnation(store: ReplayStore, index: int) -> int:
     return max((int(rank or 0) + 1 for name, rank in writers if name == f"c{index}"), default=0)
 
 
-def spaces_of(env: EnvSettings) -> tuple[spaces.Space[np.ndarray], spaces.Space[np.ndarray]]:
+def spaces_of(
+    env: EnvSettings, subprocess: bool = False
+) -> tuple[spaces.Space[np.ndarray], spaces.Space[np.ndarray]]:
     """Observation and action space of an environment, which is made, reset and closed to see them.
 
-    What is assumed of its actions is warned of, once.
+    What is assumed of its actions is warned of, once. It may be made in a process of its own.
     """
-    probe = VectorEnv(env, 1)
+    probe = VectorEnv(env, 1, subprocess=subprocess)
     try:
         probe.reset(0, seed=0)
         if probe.assumed:

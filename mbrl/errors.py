@@ -10,6 +10,10 @@ class MbrlError(Exception):
     """Base of everything the framework raises on purpose."""
 
 
+class Stopped(Exception):
+    """No error: work was left half done because the run was asked to stop, and has no result."""
+
+
 class ConfigError(MbrlError):
     """A setting is unknown, of the wrong type, out of range, or contradicts another."""
 

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
@@ -91,11 +92,13 @@ class DreamEnv:
 
 
 class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
-    """The gymnasium face of a dream, with NEXT_STEP autoreset.
+    """The gymnasium face of a dream.
 
     A dream terminates when a coin with the model's continue probability says so and is truncated
-    after `horizon` steps. The step after either is the reset: its action is ignored and its reward
-    is zero.
+    after `horizon` steps. What follows is up to the autoreset mode, as in gymnasium: with NEXT_STEP
+    the step after either is the reset, whose action is ignored and whose reward is zero; with
+    SAME_STEP the same step already shows the next dream's start, and `final_obs` of the infos where
+    the last one ended; with DISABLED the dreams that ended must be reset with a `reset_mask`.
 
     Attributes:
         feature_map: (rows, columns, maps) if an observation is flattened maps, as in the grid
@@ -107,8 +110,21 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
         "render_modes": [],
     }
 
-    def __init__(self, dream: DreamEnv, horizon: int) -> None:
+    def __init__(
+        self,
+        dream: DreamEnv,
+        horizon: int,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    ) -> None:
+        """Dream on; a mode may be given by its value, such as "SameStep".
+
+        Raises:
+            ValueError: there is no such mode.
+        """
         self.dream, self.horizon = dream, horizon
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        modes = {"autoreset_mode": self.autoreset_mode}
+        self.metadata = {**self.metadata, **modes}  # type: ignore[misc]
         self.num_envs = dream.num_envs
         self.feature_map = dream.world_model.feature_map
         self.single_observation_space = spaces.Box(-np.inf, np.inf, (dream.obs_dim,), np.float32)
@@ -118,20 +134,41 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
         self.action_space = batch(self.single_action_space, self.num_envs)
         self.age = np.zeros(self.num_envs, np.int64)
         self.done = np.zeros(self.num_envs, np.bool_)
+        self._begun = False
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats, dict[str, Any]]:
-        """Start N new dreams; a seed, of several the first, makes all of them repeatable."""
+        """Start new dreams: all N, or those that `options["reset_mask"]`, (N,) bool, picks.
+
+        A seed, of several the first, makes all that follows repeatable.
+
+        Raises:
+            ValueError: the mask is of another kind or picks nothing.
+            ResetNeeded: the very first reset leaves dreams out.
+        """
+        mask = np.ones(self.num_envs, np.bool_)
+        if options is not None and "reset_mask" in options:
+            mask = self._checked(options["reset_mask"])
+        if not (self._begun or mask.all()):
+            raise ResetNeeded("Cannot reset some of the dreams before all of them were reset")
         number = seed[0] if isinstance(seed, list) else seed
         super().reset(seed=number)
         if number is not None:
             self.dream.generator.manual_seed(number)
-        self.age[:], self.done[:] = 0, False
-        return self.dream.reset().cpu().numpy(), {}
+        self._restart(mask)
+        return self._features(), {}
 
     def step(self, actions: Any) -> tuple[Floats, Floats, Bools, Bools, dict[str, Any]]:
-        """Imagine one step of the dreams that go on, and restart those that had ended."""
+        """Imagine one step of the dreams that go on, and restart those whose turn it is.
+
+        Raises:
+            ResetNeeded: there was no reset yet, or with DISABLED a dream that ended was not reset.
+        """
+        disabled = self.autoreset_mode is AutoresetMode.DISABLED
+        if not self._begun or (disabled and self.done.any()):
+            which = np.flatnonzero(self.done).tolist() if self._begun else "all"
+            raise ResetNeeded(f"Cannot call env.step() before env.reset() of the dreams: {which}")
         dream, ended = self.dream, self.done.copy()
         stored = from_step(self.single_action_space, actions, self.num_envs)
         action = torch.as_tensor(flat(stored), device=dream.device)
@@ -139,12 +176,42 @@ class DreamVectorEnv(gymnasium.vector.VectorEnv[Floats, Any, Any]):
         coin = torch.rand(self.num_envs, generator=dream.generator, device=dream.device)
         terminated = (coin >= continue_prob).cpu().numpy() & ~ended
         rewards = np.where(ended, np.float32(0), reward.cpu().numpy()).astype(np.float32)
-        if ended.any():
-            going = dream.latent
-            dream.reset()
-            restart = torch.as_tensor(ended, device=dream.device)
-            dream.latent = Latent.where(restart, dream.latent, going)
-        self.age = np.where(ended, 0, self.age + 1)
+        self.age += 1
+        self._restart(ended)
         truncated = (self.age >= self.horizon) & ~terminated & ~ended
         self.done = terminated | truncated
-        return dream.features.cpu().numpy(), rewards, terminated, truncated, {}
+        obs, infos = self._features(), dict[str, Any]()
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self.done.any():
+            for i in np.flatnonzero(self.done).tolist():
+                infos = self._add_info(infos, {"final_obs": obs[i], "final_info": {}}, i)
+            self._restart(self.done)
+            obs = self._features()
+        return obs, rewards, terminated, truncated, infos
+
+    def _features(self) -> Floats:
+        return self.dream.features.cpu().numpy()
+
+    def _restart(self, mask: Bools) -> None:
+        """Draw new starts for the dreams that the mask picks, if any."""
+        if not mask.any():
+            return
+        dream = self.dream
+        going = dream.latent
+        dream.reset()
+        if not mask.all():
+            picked = torch.as_tensor(mask, device=dream.device)
+            dream.latent = Latent.where(picked, dream.latent, going)
+        self.age = np.where(mask, 0, self.age)
+        self.done = self.done & ~mask
+        self._begun = True
+
+    def _checked(self, mask: Any) -> Bools:
+        """A reset mask, refused unless it is (N,) bool and picks at least one dream."""
+        good = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
+        if not good or mask.shape != (self.num_envs,) or not mask.any():
+            got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else repr(mask)
+            raise ValueError(
+                f"reset_mask: expected a numpy array ({self.num_envs},) of bool with at least one "
+                f"True, got {got:.100}"
+            )
+        return mask

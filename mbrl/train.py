@@ -26,7 +26,7 @@ from mbrl.cluster import start_ray
 from mbrl.collect import Receipt, spaces_of
 from mbrl.config.schema import WITH_WORLD_MODEL, Config, load_config
 from mbrl.device import pick_device
-from mbrl.errors import ConfigError, TrainingError
+from mbrl.errors import ConfigError, Stopped, TrainingError
 from mbrl.evaluate import EvalResult, judge
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import RemoteLearners, WorldModelLearner
@@ -70,6 +70,8 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
             more = run.env_steps < config.env_steps
             if more:
                 crew.begin_collecting()
+                crew.make_up()
+                more = not run.stopping
             while more:
                 receipts = crew.collect()
                 replay = crew.refresh_replay()
@@ -81,6 +83,7 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
                 crew.publish()
                 crew.log(receipts, model_metrics, policy_metrics)
                 crew.evaluate(last=run.env_steps >= config.env_steps)
+                more = more and not run.stopping
                 if crew.checkpoints_every.due(run.env_steps) or not more:
                     crew.save(replay)
                 if on_iteration is not None:
@@ -88,6 +91,8 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
             if run.stopping and run.env_steps < config.env_steps:
                 raise SystemExit(0)
             return run.finish(crew.final_evaluation())
+        except Stopped:  # in the last evaluation, before which everything was saved
+            raise SystemExit(0) from None
         finally:
             crew.close()
 
@@ -101,7 +106,9 @@ class Crew:
         self.run, self.films = run, config.run.video
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
-        self.observation_space, self.action_space = spaces_of(config.env)
+        self.observation_space, self.action_space = spaces_of(
+            config.env, config.collect.vector == "subprocess"
+        )
         if config.policy.algorithm == "q" and not isinstance(self.action_space, spaces.Discrete):
             raise ConfigError(
                 f"policy.algorithm: expected a Discrete action space for q, got "
@@ -135,6 +142,7 @@ class Crew:
         self.evaluations_every = Every(config.evaluate.every_steps)
         self.checkpoints_every = Every(config.run.checkpoint_every_steps)
         self.evaluations = Evaluations(run)
+        self.owes_evaluation = False
         self.real_steps = (
             RealSteps(self.store, config, self.action_space)
             if config.agent == "model_free"
@@ -241,21 +249,36 @@ class Crew:
     def evaluate(self, last: bool) -> None:
         """If it is time: judge the newest weights on the real environment, and film the dream.
 
-        With Ray collectors the evaluation runs beside training and is recorded when it is done.
+        With Ray collectors the evaluation runs beside training and is recorded when it is done. One
+        that a request to stop cuts short is owed: the next process makes up for it.
         """
         due = self.evaluations_every.due(self.run.env_steps)
         if due and not last:
-            self.evaluations_every.done(self.run.env_steps)
-            self.evaluations.begin(self.learner.model, self.policy, self.latent_policy)
+            self._begin_evaluation()
         if due or last:
             self._film()
-        self.evaluations.record(wait=last or not self.config.collect.num_collectors)
+        self.evaluations.record(wait=last or not self.evaluations.remote)
+
+    def make_up(self) -> None:
+        """Evaluate the weights that an earlier process was stopped at, if it owes that."""
+        if self.owes_evaluation:
+            self._begin_evaluation()
+            self._film()
+            self.evaluations.record(wait=not self.evaluations.remote)
+
+    def _begin_evaluation(self) -> None:
+        self.evaluations_every.done(self.run.env_steps)
+        try:
+            self.evaluations.begin(self.learner.model, self.policy, self.latent_policy)
+            self.owes_evaluation = False
+        except Stopped:
+            self.owes_evaluation = True
 
     def final_evaluation(self) -> EvalResult:
         """The last evaluation, in this process, with `final_episodes`."""
         self.run.progress.update(phase="evaluate")
         policy = self.latent_policy("evaluate", self.run.env_steps)
-        result = judge(policy, self.config, final=True)
+        result = judge(policy, self.config, final=True, stop=lambda: self.run.stopping)
         self.run.record_evaluation(result, self.run.env_steps)
         return result
 
@@ -303,6 +326,7 @@ class Crew:
             "credits": [self.updates.state_dict(), self.rounds.state_dict()],
             "marks": [self.evaluations_every.state_dict(), self.checkpoints_every.state_dict()],
             "collectors": self.collectors.state_dict(),
+            "owes_evaluation": self.owes_evaluation,
         }
 
     def _restore(self, state: State) -> None:
@@ -318,6 +342,7 @@ class Crew:
         for every, mark in zip(boundaries, state["marks"], strict=True):
             every.load_state_dict(mark)
         self.collectors.load_state_dict(state["collectors"])
+        self.owes_evaluation = bool(state.get("owes_evaluation", False))
         if self.real_steps is not None:
             self.real_steps.catch_up(self.random_until or self.run.env_steps)
 
@@ -357,13 +382,16 @@ class Crew:
 
     def _film(self) -> None:
         """Film the dream; a picture that cannot be drawn is told of once, and ends no run."""
-        if not self.films:
+        if not self.films or self.run.stopping:
             return
         self.run.progress.update(phase="film the dream")
         path = self.run.dir / "videos" / f"dream-{self.run.env_steps:09d}.mp4"
         generator = torch.Generator(self.device).manual_seed(seed(self.config.seed, "video"))
+        model, store = self.learner.model, self.store
         try:
-            write_dream_video(path, self.learner.model, self.store, generator, self.device)
+            write_dream_video(path, model, store, generator, self.device, lambda: self.run.stopping)
+        except Stopped:
+            return
         except Exception:
             self.films = False
             logger.warning("the dream could not be filmed; the run goes on without", exc_info=True)

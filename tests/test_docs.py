@@ -167,9 +167,21 @@ def catch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_readme_environment_works_in_check_and_training(catch: Path) -> None:
-    checked = run(catch, "-m", "mbrl", "check-env", "catch:Catch-v0", "--steps", "50")
+    checks = ("check-env", "catch:Catch-v0", "--steps", "50", "--seconds", "600")
+    checked = run(catch, "-m", "mbrl", *checks)
     assert "verdict      ready" in checked
     assert json.loads((catch / "runs/catch/result.json").read_text())["env_steps"] == 64
+
+
+CLIENTS = ("gymnasium", "stable_baselines3", "torch", "ray")
+
+
+@pytest.mark.parametrize("library", CLIENTS)
+def test_other_libraries_train_in_the_dream_of_a_run(catch: Path, library: str) -> None:
+    pytest.importorskip(library, reason=f"{library} is no dependency; docs/clients.md says so")
+    code = dict(zip(CLIENTS, blocks(TEXTS["docs/clients.md"], "python"), strict=True))[library]
+    (catch / f"{library}_client.py").write_text(code)
+    assert run(catch, f"{library}_client.py").strip()
 
 
 @pytest.mark.skipif(not hasattr(mbrl, "open_run"), reason="needs mbrl.open_run")

@@ -6,6 +6,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from odd_envs import (
+    VECTOR_ONLY,
+    BareAssertion,
+    ResetWithoutOptions,
+    ResetWithoutSeed,
+    limited,
+    settings_of,
+)
 from pydantic import ValidationError
 from stream_envs import Scripted
 
@@ -281,3 +289,42 @@ def test_importing_envs_imports_no_game_and_no_learning_library() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            settings_of(ResetWithoutSeed),
+            r"expected reset\(\*, seed=None, options=None\).* add seed$",
+        ),
+        (settings_of(ResetWithoutOptions), r"got ResetWithoutOptions.reset\(seed.*; add options$"),
+        (
+            settings_of(limited, limit=5, max_episode_steps=9),
+            "env.max_episode_steps: expected at most 5, at which odd_envs.limited cuts",
+        ),
+        (EnvSettings(id=VECTOR_ONLY), "got one with a vector entry point only"),
+        (
+            settings_of(BareAssertion),
+            r"AssertionError without a reason, at odd_envs.py:\d+: assert self.length is None",
+        ),
+    ],
+)
+def test_an_environment_that_cannot_keep_our_promises_is_one_sentence(
+    settings: EnvSettings, message: str
+) -> None:
+    with pytest.raises(EnvError, match=message):
+        make_env(settings)
+
+
+def test_a_limit_that_an_environment_keeps_is_taken() -> None:
+    env = make_env(settings_of(limited, limit=5, max_episode_steps=3))
+    env.reset(seed=0)
+    assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+
+
+def test_an_unknown_id_inside_a_known_one_is_not_said_of_the_known_one() -> None:
+    gym.register("reverie-tests/Outer-v0", entry_point=lambda: gym.make("Inner-v0"))
+    with pytest.raises(EnvError, match=r"cannot make reverie-tests/Outer.*NameNotFound") as got:
+        make_env(EnvSettings(id="reverie-tests/Outer-v0"))
+    assert "nearest" not in str(got.value)

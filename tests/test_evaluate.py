@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from odd_envs import Endless, Picture, settings_of
 
 from envs import EnvSettings
 from envs.counting import CountingEnv, length_for, read_step
-from mbrl.errors import CollectError
+from mbrl.errors import CollectError, Stopped
 from mbrl.evaluate import EvalResult, evaluate
 from mbrl.seeding import seed
 
@@ -23,6 +24,22 @@ class Parity:
         self.explored.add(explore)
         assert is_first.tolist() == [read_step(frame) == 0 for frame in obs]
         return np.array([read_step(frame) % 4 for frame in obs])
+
+
+class Still:
+    """Does nothing, and remembers when the first slot's episode was at its first step."""
+
+    version = 0
+
+    def __init__(self):
+        self.firsts = []
+
+    def reset(self, num_envs):
+        pass
+
+    def act(self, obs, is_first, explore=True):
+        self.firsts.append(bool(is_first[0]))
+        return np.zeros(len(obs), int)
 
 
 def counting(**kwargs):
@@ -84,3 +101,25 @@ def test_an_episode_that_crashed_is_played_again_from_its_seed(monkeypatch):
     assert crashed
     assert result.lengths == lengths_of(3, 4)
     assert result.returns == [n * (n + 1) / 2 for n in result.lengths]
+
+
+def test_an_episode_that_never_ends_is_cut_scored_and_counted():
+    result = evaluate(Still(), settings_of(Endless), 3, 0, 2, max_episode_steps=7)
+    assert (result.returns, result.lengths, result.cut) == ([7.0] * 3, [7] * 3, 3)
+    assert result.as_dict()["cut"] == 3
+    ended = evaluate(Still(), settings_of(Picture, length=7), 3, 0, 2, max_episode_steps=7)
+    assert ended.lengths == [7] * 3 and ended.cut == 0
+
+
+def test_after_a_cut_the_next_episode_begins_anew():
+    """Of three episodes in one slot each is first once, at its first step."""
+    policy = Still()
+    evaluate(policy, settings_of(Endless), 3, 0, 1, max_episode_steps=2)
+    assert policy.firsts == [True, False] * 3
+
+
+def test_an_evaluation_looks_at_every_step_whether_to_stop():
+    policy = Still()
+    with pytest.raises(Stopped):
+        evaluate(policy, settings_of(Endless), 3, 0, 2, stop=lambda: len(policy.firsts) >= 5)
+    assert len(policy.firsts) == 5

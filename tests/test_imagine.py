@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from agents.dream_learner import ShareableTensorEnv
@@ -136,6 +137,66 @@ def test_vector_passes_through_gymnasiums_own_wrappers(vector):
         *_, info = wrapped.step(np.zeros(4, np.int64))
     assert info["episode"]["r"].tolist() == [24.0] * 4  # 7 + 8 + 9
     assert info["episode"]["l"].tolist() == [3] * 4
+
+
+def test_vector_in_the_same_step_mode_shows_the_next_start_and_where_the_last_ended():
+    vector = DreamVectorEnv(dream(LAST - 3), horizon=100, autoreset_mode="SameStep")
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert DreamVectorEnv.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    vector.reset(seed=1)
+    seen = [vector.step(np.ones(4, np.int64)) for _ in range(5)]
+    assert [obs[0, 1] for obs, *_ in seen] == [7, 8, 6, 7, 8]  # 9 is the end, 6 the next start
+    assert [reward[0] for _, reward, *_ in seen] == [7, 8, 9, 7, 8]
+    assert [bool(step[2][0]) for step in seen] == [False, False, True, False, False]
+    assert [set(step[4]) for step in seen[:2]] == [set(), set()]
+    infos = seen[2][4]
+    assert [final[1] for final in infos["final_obs"]] == [9] * 4
+    assert infos["_final_obs"].all() and "final_info" in infos
+
+
+def test_vector_truncated_in_the_same_step_mode_gives_the_final_observation_too():
+    vector = DreamVectorEnv(dream(0), horizon=2, autoreset_mode=AutoresetMode.SAME_STEP)
+    vector.reset(seed=1)
+    _, (obs, _, terminated, truncated, infos) = [vector.step(np.zeros(4, int)) for _ in range(2)]
+    assert truncated.all() and not terminated.any()
+    assert obs[:, 1].tolist() == [0] * 4
+    assert [final[1] for final in infos["final_obs"]] == [2] * 4
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_vector_resets_only_what_the_mask_picks(mode):
+    vector = DreamVectorEnv(dream(0), horizon=8, autoreset_mode=mode)
+    vector.reset(seed=1)
+    for _ in range(3):
+        vector.step(np.zeros(4, int))
+    mask = np.array([True, False, False, True])
+    obs, _ = vector.reset(options={"reset_mask": mask})
+    assert obs[:, 1].tolist() == [0, 3, 3, 0]
+    assert vector.step(np.zeros(4, int))[0][:, 1].tolist() == [1, 4, 4, 1]
+    for _ in range(4):
+        *_, truncated, _ = vector.step(np.zeros(4, int))
+    assert truncated.tolist() == [False, True, True, False]  # the horizon is each dream's own
+
+
+@pytest.mark.parametrize("mask", [[True] * 4, np.ones(4), np.ones(3, bool), np.zeros(4, bool)])
+def test_vector_refuses_another_mask(vector, mask):
+    vector.reset()
+    with pytest.raises(ValueError, match=r"reset_mask: expected a numpy array \(4,\) of bool"):
+        vector.reset(options={"reset_mask": mask})
+
+
+def test_vector_asks_for_the_reset_it_needs(vector):
+    with pytest.raises(ResetNeeded):
+        vector.step(np.zeros(4, int))
+    with pytest.raises(ResetNeeded):
+        vector.reset(options={"reset_mask": np.array([True, False, False, False])})
+    by_hand = DreamVectorEnv(dream(0), horizon=1, autoreset_mode="Disabled")
+    by_hand.reset()
+    by_hand.step(np.zeros(4, int))
+    with pytest.raises(ResetNeeded, match=r"\[0, 1, 2, 3\]"):
+        by_hand.step(np.zeros(4, int))
+    by_hand.reset(options={"reset_mask": by_hand.done})
+    assert by_hand.step(np.zeros(4, int))[0][:, 1].tolist() == [1] * 4
 
 
 @pytest.mark.filterwarnings("ignore:.*already in registry")  # RLlib registers its wrapper anew

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
@@ -149,7 +150,7 @@ def test_train_is_called_the_same_before_and_after_its_module_is_imported(tmp_pa
     code = f"""
 import json, sys
 import mbrl
-light = sorted({{"torch", "ray", "numpy"}} & sys.modules.keys())
+light = sorted({{"torch", "ray"}} & sys.modules.keys())
 from mbrl.errors import ConfigError
 said = []
 def refused(call):
@@ -182,3 +183,17 @@ def test_settings_come_from_a_file_a_shipped_name_or_settings_made_before(tmp_pa
     for start in (mine, tmp_path / "mine.yaml"):
         with pytest.raises(ConfigError, match=r"override 'seed': seed: expected .* got -1"):
             mbrl.load_config(start, seed=-1)
+
+
+def test_gymnasium_makes_the_same_dreams_by_their_id(run: mbrl.OpenRun) -> None:
+    settings: dict[str, Any] = {"num_envs": 3, "horizon": 4, "seed": 5}
+    for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
+        by_id = gymnasium.make_vec("reverie/Dream-v0", run=run.dir, autoreset_mode=mode, **settings)
+        ours = run.dream_env(**settings, autoreset_mode=mode)
+        assert by_id.metadata["autoreset_mode"] is mode
+        played = []
+        for dreams in (by_id, ours):
+            obs = [dreams.reset()[0]]
+            obs += [dreams.step(np.zeros(3, int))[0] for _ in range(6)]
+            played.append(np.stack(obs))
+        assert np.array_equal(*played)

@@ -15,6 +15,7 @@ import torch
 from tiny import config
 
 from mbrl.errors import ConfigError, MbrlError
+from mbrl.evaluate import judge
 from mbrl.run import checkpoint
 from mbrl.run.run import Run
 from mbrl.train import train
@@ -102,6 +103,62 @@ def test_stop_and_resume_equals_never_stopped(
     assert not (tmp_path / "run/result.json").exists()
     train(settings)
     assert_same_run(never_stopped, tmp_path / "run")
+
+
+def stop_inside(monkeypatch: pytest.MonkeyPatch, module: str, after_steps: int = 3) -> None:
+    """The next evaluation that a module asks for gets a SIGTERM in its midst."""
+
+    def judged(policy: Any, config: Any, *, stop: Callable[[], bool], **more: Any) -> Any:
+        seen: list[None] = []
+
+        def count() -> bool:
+            seen.append(None)
+            if len(seen) == after_steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return stop()
+
+        monkeypatch.setattr(module, judge)
+        return judge(policy, config, stop=count, **more)
+
+    monkeypatch.setattr(module, judged)
+
+
+@pytest.mark.parametrize(
+    ("module", "env_steps"), [("mbrl.actors.judge", 32), ("mbrl.train.judge", 96)]
+)
+def test_a_run_stopped_inside_an_evaluation_makes_up_for_it(
+    never_stopped: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    env_steps: int,
+) -> None:
+    stop_inside(monkeypatch, module)
+    settings = config(tmp_path / "run")
+    with pytest.raises(SystemExit) as stopped:
+        train(settings)
+    assert stopped.value.code == 0
+    steps, state = checkpoint.load(tmp_path / "run/checkpoints")
+    assert steps == env_steps and state["owes_evaluation"] == (steps < 96)
+    assert not (tmp_path / "run/result.json").exists()
+    train(settings)
+    assert_same_run(never_stopped, tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore:.*Overriding environment", "ignore::DeprecationWarning:ray")
+def test_a_baseline_stopped_inside_an_evaluation_makes_up_for_it(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"batch_steps": 32, "minibatch_size": 16, "epochs": 1, "num_envs": 2, "dense": 16}
+    settings = config(tmp_path / "run", agent="ppo", ppo=small, env_steps=64)
+    for _ in range(2):  # the second time while it makes up for the first
+        stop_inside(monkeypatch, "mbrl.baseline.judge")
+        with pytest.raises(SystemExit):
+            train(settings)
+        steps, state = checkpoint.load(tmp_path / "run/checkpoints")
+        assert 32 <= steps < 64 and state["owes_evaluation"]
+    curve = train(settings)["curve"]
+    assert len(curve) == 2 and curve[0][0] == steps and curve[1][0] >= 64
 
 
 def test_a_grid_and_q_learning_resume_as_if_never_stopped(tmp_path: Path) -> None:

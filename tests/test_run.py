@@ -52,8 +52,10 @@ world_model:
 NOW = "name: old\nenv: {id: MinAtar/Breakout-v1}\nworld_model: {decoder: {kind: deconv}}\n"
 
 
-def write(folder: Path, tree: dict[str, Any]) -> None:
-    (folder / "config.yaml").write_text(yaml.dump(tree), encoding="utf-8")
+def write(folder: Path, settings: str | dict[str, Any]) -> None:
+    text = settings if isinstance(settings, str) else yaml.dump(settings)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    (folder / "metrics.jsonl").write_text("{}\n")  # it has done something
 
 
 def dumped(folder: Path) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     """What YAML 1.1 takes for a boolean, a date or a text is none of them in ours."""
     env = {"kwargs": {"mode": "on", "day": "2020-01-01", "rate": 1e-5, "code": "012"}}
     made = config(tmp_path, env=env)
-    (tmp_path / "config.yaml").write_text(config_file.dump(made), encoding="utf-8")
+    write(tmp_path, config_file.dump(made))
     assert changed_settings(tmp_path, made) == []
 
 
@@ -97,7 +99,7 @@ def test_budget_and_folder_may_change(tmp_path: Path) -> None:
 
 def test_an_old_run_goes_on_where_removed_settings_had_no_effect(tmp_path: Path) -> None:
     (tmp_path / "now.yaml").write_text(NOW)
-    (tmp_path / "config.yaml").write_text(BEGUN_LONG_AGO)
+    write(tmp_path, BEGUN_LONG_AGO)
     now = load(tmp_path / "now.yaml")
     assert changed_settings(tmp_path, now) == []
     assert revive(yaml.safe_load(BEGUN_LONG_AGO), Config) == now

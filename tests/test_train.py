@@ -207,6 +207,28 @@ def test_environments_that_crash_are_counted_and_all_real_steps_too(tmp_path: Pa
     assert stored_steps(tmp_path / "run") == lines[-1]["env_steps"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"policy": {"algorithm": "q"}},  # refused while everyone is built
+        {"env": {"id": None, "factory": "odd_envs.StepAlwaysFails"}},  # and at the first step
+        {"agent": "dqn"},
+    ],
+)
+def test_a_refused_run_leaves_no_claim_on_its_folder(
+    ray_session: None, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    right = {"env": {"id": None, "factory": f"{__name__}.Slider"}, "env_steps": 32}
+    with pytest.raises((ConfigError, EnvError)):
+        train(config(tmp_path / "run", **{**right, **wrong}))
+    assert (tmp_path / "run/config.yaml").exists()
+    assert train(config(tmp_path / "run", **right))["env_steps"] == 32
+    (made_by,) = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert made_by
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        train(config(tmp_path / "run", **right, learn_model={"lr": 0.5}))
+
+
 def test_a_policy_that_cannot_learn_is_a_plain_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from odd_envs import (
+    ResetFailsTwice,
+    ResetNeedsOptions,
+    ResetOfOldGym,
+    StepAlwaysFails,
+    settings_of,
+)
 from stream_envs import Scripted
 
 from envs import EnvError, EnvSettings, VectorEnv
@@ -350,3 +357,46 @@ def test_memory_of_another_kind_is_refused(
     with pytest.raises(EnvError, match=message):
         vector.reset(0, seed=1)
         vector.step(np.zeros((1, 2)))
+
+
+def played(settings: EnvSettings, steps: int = 20) -> VectorEnv:
+    """One slot after some steps, reset after each crash as a collector does."""
+    vector = VectorEnv(settings, 1, max_restarts=100)
+    vector.reset(0, seed=0)
+    for _ in range(steps):
+        step = vector.step(np.zeros(1, int))
+        if (step.crashed | step.terminateds)[0]:
+            vector.reset(0, seed=0)
+    return vector
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (ResetNeedsOptions, r"failed in their first reset\(\), always with ValueError: choose a"),
+        (StepAlwaysFails, r"failed in their first step\(\), always with ValueError: no such joint"),
+        (ResetOfOldGym, r"expected \(obs, dict\) from reset\(\), got array"),
+    ],
+)
+def test_what_fails_the_same_way_from_the_start_is_not_tried_again_and_again(
+    factory: Any, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(EnvError, match=message):
+        played(settings_of(factory))
+    assert len(caplog.records) <= 2
+
+
+def test_a_reset_that_fails_at_first_is_tried_again() -> None:
+    ResetFailsTwice.failures = 2
+    assert played(settings_of(ResetFailsTwice)).restarts == 2
+
+
+def test_first_steps_that_fail_now_and_then_are_bad_luck() -> None:
+    vector = counting(1, max_restarts=100)
+    for _ in range(5):
+        vector._envs[0].step = None  # type: ignore[assignment, method-assign]
+        assert vector.step(np.zeros(1, int)).crashed[0]
+        vector.reset(0, seed=0)
+        assert not vector.step(np.zeros(1, int)).crashed[0]
+        vector.reset(0, seed=0)
+    assert vector.restarts == 5

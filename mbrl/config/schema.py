@@ -30,6 +30,10 @@ AGENTS = (*WITH_WORLD_MODEL, *BASELINES, "random")
 """Who can act and learn: `agent` in a config."""
 
 
+MAX_EVALUATION_STEPS = 27_000
+"""Longest episode of an evaluation by default: Atari's 108,000 frames, at four frames per step."""
+
+
 class CollectSettings(Settings):
     """How real experience is gathered (`mbrl.collect`)."""
 
@@ -48,6 +52,11 @@ class CollectSettings(Settings):
     )
     fragment_steps: int = Field(256, ge=1, description="a fragment is cut after this many steps")
     fragment_s: float = Field(30.0, gt=0, description="or after this many seconds")
+    vector: Literal["sync", "subprocess"] = Field(
+        "sync",
+        description="subprocess gives each environment a process: they step side by side, and one "
+        "that hangs or takes its process down is a crash. The steps are the same",
+    )
     max_restarts: int = Field(100, ge=0, description="crashes in a row before the run stops")
 
 
@@ -112,6 +121,11 @@ class EvaluateSettings(Settings):
     episodes: int = Field(20, ge=1, description="episodes of each evaluation")
     final_episodes: int = Field(50, ge=1, description="episodes of the last one")
     num_envs: int = Field(10, ge=1, description="environments stepped in one batch")
+    max_episode_steps: int = Field(
+        MAX_EVALUATION_STEPS,
+        ge=1,
+        description="an episode still open after so many is cut, scored by then and counted as cut",
+    )
     explore: bool = Field(False, description="sample actions instead of taking the most likely")
     seed: int = Field(1_000_000, ge=0, description="the same for all agents that are compared")
 
@@ -189,6 +203,11 @@ class Config(_AllSections):
             value = attrgetter(name)(self)
             if value % max(1, divisor):
                 raise ValueError(f"{name}: expected a multiple of {divisor} {what}, got {value}")
+        if self.env.step_timeout_s is not None and self.collect.vector != "subprocess":
+            raise ValueError(
+                "env.step_timeout_s: expected collect.vector=subprocess with it, as a step in this "
+                f"process cannot be ended, got collect.vector={self.collect.vector}"
+            )
         learners = learn.num_learners + self.learn_policy.num_learners
         if learners and self.device.startswith("cuda:") and self.device != "cuda:0":
             raise ValueError(

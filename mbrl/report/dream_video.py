@@ -8,6 +8,7 @@ cannot copy an object the code does not hold.
 
 import colorsys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from envs.minatar import COLOURS, frame_to_rgb
 from mbrl.episode import Array, Episode, SequenceBatch, arrived, joined
+from mbrl.errors import Stopped
 from mbrl.replay import ReplayStore
 from mbrl.report.video import dream_grid, write_video
 from mbrl.world_model.images import Images
@@ -24,6 +26,7 @@ from mbrl.world_model.latent import Latent
 from mbrl.world_model.model import WorldModel
 
 _SEARCHED_ROWS = 20_000  # the newest, or a few more
+_DRAWN_AT_ONCE = 64  # frames, after which it looks whether to stop: large ones take a minute
 
 
 def to_rgb(frames: Array, low: float = 0, span: float = 255) -> NDArray[np.uint8]:
@@ -107,14 +110,19 @@ def imagine_open_loop(
     context: int,
     generator: torch.Generator,
     device: torch.device,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Array, Array]:
     """Reconstructions and dream frames of real sequences (B, T).
 
-    The dream has seen `context` rows before it closes its eyes.
+    The dream has seen `context` rows before it closes its eyes. `stop` is asked now and then
+    whether to give up.
 
     Returns:
         Two arrays (B, T, H, W, C) of the space's dtype. The first `context` frames of the dream are
         the reconstructions.
+
+    Raises:
+        Stopped: `stop` said so.
     """
     count, length = batch.shape
     obs = torch.as_tensor(batch.obs, device=device)
@@ -136,8 +144,12 @@ def imagine_open_loop(
         torch.stack([latent.hidden for latent in posterior + dream[context:]]),
         torch.stack([latent.code for latent in posterior + dream[context:]]),
     )
-    frames = world_model.decode(both.flatten(), generator).unflatten(0, (-1, count))
-    frames = frames.transpose(0, 1).cpu().numpy()
+    drawn, flat = [], both.flatten()
+    for first in range(0, len(flat.hidden), _DRAWN_AT_ONCE):
+        if stop():
+            raise Stopped
+        drawn.append(world_model.decode(flat[first : first + _DRAWN_AT_ONCE], generator))
+    frames = torch.cat(drawn).unflatten(0, (-1, count)).transpose(0, 1).cpu().numpy()
     reconstruction, dream_frames = frames[:, :length], frames[:, length:]
     return reconstruction, np.concatenate([reconstruction[:, :context], dream_frames], 1)
 
@@ -148,6 +160,7 @@ def write_dream_video(
     store: ReplayStore,
     generator: torch.Generator,
     device: torch.device,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Path | None:
     """Film a few of the newest sequences, their reconstructions and dreams.
 
@@ -156,6 +169,9 @@ def write_dream_video(
     Returns:
         The path, or None if the model sees no images, or replay holds no sequence longer than the
         context.
+
+    Raises:
+        Stopped: `stop`, asked now and then, said so; there is no file.
     """
     images = getattr(world_model, "images", None)
     if not isinstance(images, Images):
@@ -165,7 +181,7 @@ def write_dream_video(
     batch = newest_sequences(store, count, length)
     if batch is None or batch.shape[1] <= context:
         return None
-    reconstruction, dream = imagine_open_loop(world_model, batch, context, generator, device)
+    reconstruction, dream = imagine_open_loop(world_model, batch, context, generator, device, stop)
     scale = max(1, 160 // max(images.shape[1:]))
     real, rebuilt, dreamt = (
         to_rgb(np.asarray(clip), images.low, images.span)

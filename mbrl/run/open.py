@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from numpy.typing import ArrayLike, NDArray
 
 from agents.model_free import saved_policy
@@ -121,7 +122,13 @@ class OpenRun:
             policy = policy if flat is None else FlatPolicy(policy, flat)
         return Agent(policy, observation_space, action_space)
 
-    def dream_env(self, num_envs: int = 8, horizon: int = 15, seed: int = 0) -> DreamVectorEnv:
+    def dream_env(
+        self,
+        num_envs: int = 8,
+        horizon: int = 15,
+        seed: int = 0,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    ) -> DreamVectorEnv:
         """The world model of the newest checkpoint as an environment, without pixels.
 
         Dreams begin at the latents of real rows, as many as an update of the world model replays,
@@ -131,9 +138,11 @@ class OpenRun:
             num_envs: N, dreams side by side.
             horizon: steps after which a dream is truncated.
             seed: of the starts and of the dreams.
+            autoreset_mode: what follows the end of a dream, as in gymnasium.
 
         Returns:
-            One with NEXT_STEP autoreset; observations are the features (N, F) that the policy sees.
+            An environment whose observations are the features (N, F) that the policy sees.
+            `gymnasium.make_vec("reverie/Dream-v0", num_envs=N, run=folder)` gives the same.
 
         Raises:
             MbrlError: the run has no world model, no replay or no checkpoint yet.
@@ -167,7 +176,8 @@ class OpenRun:
         before = model.initial(learn.batch_size, torch.device("cpu"))
         observed = model.observe(before, *model.inputs(batch), generator)
         starts = observed.latent.flatten()[alive]
-        return DreamVectorEnv(DreamEnv(model, action_space, starts, num_envs, generator), horizon)
+        dream = DreamEnv(model, action_space, starts, num_envs, generator)
+        return DreamVectorEnv(dream, horizon, autoreset_mode)
 
     def _spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
         return spaces_of(self.config.env)

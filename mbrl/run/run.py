@@ -4,8 +4,9 @@
                 result.json  report.html
 
 The same command on the same folder resumes; a different config on it is refused, except for
-settings that only say when to stop or where to show progress. The folder is locked while a run is
-at work.
+settings that only say when to stop or where to show progress. A run that was refused, or died,
+before it left anything holds no claim: the next one starts its folder anew. The folder is locked
+while a run is at work.
 """
 
 import json
@@ -31,6 +32,8 @@ from mbrl.run.record import RunRecord, read_result
 
 # may differ between the command that started a run and the one that resumes it
 _FREE = ("env_steps", "run", "name", "device")
+# of sections that else may not: where environments step, and how long they may take
+_FREE_INSIDE = {"env": "step_timeout_s", "collect": "vector"}
 
 
 class Run:
@@ -105,6 +108,10 @@ class Run:
         for number, handler in self._handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self.progress.__exit__()
+        self.close()
+
+    def close(self) -> None:
+        """Finish the metrics and unlock the folder."""
         self.log.close()
         self._lock.close()
 
@@ -145,13 +152,19 @@ class Run:
             "eval/std": result.std,
             "eval/episodes": episodes,
             "eval/length": steps / episodes,
+            "eval/cut": result.cut,
             "eval/returns": result.returns,
         }
         self.log.write("eval", env_steps, metrics)
         self.progress.update(eval_mean=result.mean)
+        limit = self.config.evaluate.max_episode_steps
+        cut = (
+            f"; {result.cut} did not end and were cut after {limit:,} steps "
+            "(evaluate.max_episode_steps)"
+        )
         self.progress.print(
             f"{env_steps:>9,} steps  return {result.mean:.2f} ± {result.std:.2f} "
-            f"({episodes} episodes, {self.log.wall_time_s:.0f} s)"
+            f"({episodes} episodes, {self.log.wall_time_s:.0f} s{cut if result.cut else ''})"
         )
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -191,22 +204,47 @@ class Run:
             return
         write_atomically(self.dir / "config.yaml", config_file.dump(self.config))
         path = self.dir / "provenance.json"
-        made_by = json.loads(path.read_text()) if path.exists() else []
+        goes_on = path.exists() and _has_work(self.dir)
+        made_by = json.loads(path.read_text()) if goes_on else []
         now = {**provenance.provenance(), "device": self.config.device}
         if now not in made_by:
             write_atomically(path, json.dumps([*made_by, now], indent=1))
 
 
+def _has_work(run_dir: Path) -> bool:
+    """Whether a run left something here that one with other settings would mix up or lose.
+
+    That is experience, a line of metrics, a checkpoint or a result.
+    """
+    metrics = run_dir / "metrics.jsonl"
+    return (
+        (run_dir / "result.json").exists()
+        or (metrics.exists() and metrics.stat().st_size > 0)
+        or bool(checkpoint.steps(run_dir / "checkpoints"))
+        or any((run_dir / "replay" / "data").glob("*.parquet"))
+    )
+
+
 def changed_settings(run_dir: Path, config: Config) -> list[str]:
-    """Settings in which a run folder differs from `config`; none if it is new.
+    """Settings in which a run folder differs from `config`; none if it holds no work yet.
 
     What may change between a run and its continuation (budget, device, where things go) does not
     count, and a setting that did not exist yet counts with its default.
     """
     path = run_dir / "config.yaml"
-    if not path.exists():
+    if not path.exists() or not _has_work(run_dir):
         return []
     old = filled(parse_value(path.read_text(encoding="utf-8")), type(config))
     new = config.model_dump(mode="json")
-    old, new = ({k: v for k, v in one.items() if k not in _FREE} for one in (old, new))
-    return differences(old, new)
+    return differences(_binding(old), _binding(new))
+
+
+def _binding(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run may not change."""
+    return {
+        name: {k: v for k, v in value.items() if k != _FREE_INSIDE[name]}
+        if name in _FREE_INSIDE
+        else value
+        for name, value in tree.items()
+        if name not in _FREE
+    }
