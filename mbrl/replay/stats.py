@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from mbrl.episode import uncovered
-from mbrl.replay.segment import NO_LAYOUT, FragmentInfo, Layout, SegmentHeader, StreamType
+from mbrl.replay.layout import NO_LAYOUT, Layout, StreamType
+from mbrl.replay.segment import FragmentInfo, SegmentHeader
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,14 +23,12 @@ from typing import TypeVar
 
 from mbrl.episode import Episode, joined, uncovered
 from mbrl.errors import ReplayError
+from mbrl.replay.layout import Layout, describe, layout_of
 from mbrl.replay.segment import (
-    Layout,
     SegmentHeader,
     SegmentVersionError,
     decode_segment,
-    describe,
     encode_segment,
-    layout_of,
     read_header,
 )
 from mbrl.replay.spaces import Space, space_from_json, space_to_json
