@@ -3,9 +3,10 @@
 from mbrl.world_model.flat import FlatWorldModel
 from mbrl.world_model.grid.model import GridWorldModel
 from mbrl.world_model.model import Space, WorldModel
+from mbrl.world_model.vectors.model import VectorWorldModel
 from mbrl.world_model.settings import WorldModelSettings
 
-LAYOUTS: dict[str, type[WorldModel]] = {"flat": FlatWorldModel, "grid": GridWorldModel}
+LAYOUTS: dict[str, type[WorldModel]] = {"flat": FlatWorldModel, "grid": GridWorldModel, "vectors": VectorWorldModel}
 """World models by the name that `world_model.layout` gives."""
 
 

@@ -170,13 +170,35 @@ class GridSettings(Settings):
     prior_layers: int = Field(1, ge=1, description="gated layers of the prior's stacks")
 
 
+class VectorSettings(Settings):
+    """The vectors layout: numbers and categories as they are."""
+
+    hidden: int = Field(64, ge=1, description="D, numbers of the state h")
+    width: int = Field(128, ge=1, description="width of the hidden layers")
+    members: int = Field(
+        3, ge=1, description="networks of the ensemble: dreams spread where they disagree"
+    )
+    components: int = Field(
+        4,
+        ge=1,
+        description="outcomes that a member tells apart; in each of them numbers and categories "
+        "are independent",
+    )
+    shows: Literal["both", "code"] = Field(
+        "both",
+        description="what policies see: code and state, or the code alone, which does not move "
+        "while the state is learnt, but must say all that matters",
+    )
+
+
 class WorldModelSettings(Settings):
     """A world model; in the grid layout only `grid`, `heads`, `bf16` and `decoder.levels` count."""
 
-    layout: Literal["flat", "grid"] = Field(
+    layout: Literal["flat", "grid", "vectors"] = Field(
         "flat", description="code and state are vectors, or maps over the frame's cells"
     )
     grid: GridSettings = GridSettings()
+    vectors: VectorSettings = VectorSettings()
     encoder: Annotated[EncoderSettings, ENCODERS] = NormalisedSettings()
     code: Annotated[CodeSettings, CODES] = CategoricalSettings()
     hidden: int = Field(256, ge=1, description="D, size of the RNN state h")
