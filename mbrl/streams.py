@@ -1,7 +1,7 @@
 """What an observation is made of: named streams, each of one kind.
 
 An observation is one array, or a dict of arrays by column where the environment gives a Dict or a
-Tuple; nested ones are flattened to `obs.a.b`. What turns values into inputs is the model's business.
+Tuple; nested ones are flattened to `obs.a.b`. What makes inputs of values is the model's business.
 """
 
 from collections.abc import Iterator, Mapping

@@ -138,7 +138,9 @@ class HeadSettings(Settings):
     reward_bins: int = Field(
         41, ge=3, description="bins of the two-hot reward; odd, so that 0 is a bin"
     )
-    reward_limit: float = Field(20.0, gt=0, description="largest |reward| the bins reach")
+    reward_limit: float = Field(
+        20.0, gt=0, description="|reward| to which the bins reach at first; larger ones widen them"
+    )
     reward_weight: float = Field(1.0, ge=0, description="weight of the reward's loss")
     continue_weight: float = Field(1.0, ge=0, description="weight of the continue flag's loss")
 
@@ -192,10 +194,16 @@ class VectorSettings(Settings):
 
 
 class WorldModelSettings(Settings):
-    """A world model; in the grid layout only `grid`, `heads`, `bf16` and `decoder.levels` count."""
+    """A world model; `grid` and `vectors` are of these layouts, which share `heads` alone.
 
-    layout: Literal["flat", "grid", "vectors"] = Field(
-        "flat", description="code and state are vectors, or maps over the frame's cells"
+    Grid also reads `bf16` and `decoder.levels`.
+    """
+
+    layout: Literal["auto", "flat", "grid", "vectors"] = Field(
+        "auto",
+        description="of images, code and state are vectors (flat), or maps over the frame's cells "
+        "(grid); of numbers and categories the code is what was observed (vectors); auto is flat "
+        "for an image and vectors for all else",
     )
     grid: GridSettings = GridSettings()
     vectors: VectorSettings = VectorSettings()

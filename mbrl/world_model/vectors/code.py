@@ -223,7 +223,9 @@ class StreamCode(nn.Module):
                 f"{', '.join(others)}; name the columns to keep in env.observe"
             )
         if not self.size:
-            raise ConfigError("world_model: expected an observation, got a space with nothing in it")
+            raise ConfigError(
+                "world_model: expected an observation, got a space with nothing in it"
+            )
         if sum(self.sizes) > MOST_CATEGORIES:
             raise ConfigError(
                 f"world_model.layout: vectors: expected at most {MOST_CATEGORIES} values of all "

@@ -1,7 +1,7 @@
 """The state of the vectors layout: a GRU over what was seen and done.
 
-h_t = f(h_{t-1}, z_{t-1}, a_{t-1}). Only what depends on h loops over time; what comes from codes and
-actions is made for all rows at once before the loop. What is not linear is normalised before.
+h_t = f(h_{t-1}, z_{t-1}, a_{t-1}). Only what depends on h loops over time; what comes from codes
+and actions is made for all rows at once before the loop.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """The vectors world model: what was observed is the code, and all of learning is what comes next.
 
-Numbers and categories of any number of streams are one row (`code`). A recurrent state (`dynamics`)
-remembers what a row does not show. The prior (`prior`) foresees the next row from the state, the row
-and the action; reward and continue heads see the row arrived in beside them.
+Numbers and categories of any number of streams are one row (`code`). A recurrent state
+(`dynamics`) remembers what a row does not show. The prior (`prior`) foresees the next row from the
+state, the row and the action; reward and continue heads see the row arrived in beside them.
 
 All of it is float32: what rounds to three digits cannot foresee a pole that balances.
 """
@@ -220,9 +220,7 @@ class VectorWorldModel(WorldModel):
         numbers = self.code.normalised(code)
         self.changes.update((numbers[1:] - numbers[:-1])[~is_first[1:]])
 
-    def _follow(
-        self, latent: Latent, action: Tensor, code: Tensor, is_first: Tensor
-    ) -> _Rows:
+    def _follow(self, latent: Latent, action: Tensor, code: Tensor, is_first: Tensor) -> _Rows:
         """What was before the rows of sequences, time first as all arguments but the latent.
 
         Args:

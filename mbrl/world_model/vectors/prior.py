@@ -3,7 +3,7 @@
 Each member is a small network that says a mixture of K components. In a component every number is a
 Gaussian and every category a softmax of its own; the mixture makes them depend on one another. The
 ensemble is a mixture too: a dreamt row is of one member, drawn anew at every step (PETS, Chua et
-al., arXiv:1805.12114), so that where members disagree, which is where data is scarce, dreams spread.
+al., arXiv:1805.12114), so where members disagree, which is where data is scarce, dreams spread.
 
 A number's Gaussian is over its change in running deviations of that change. Both units are the
 number's own, so no number drowns another, whatever the environment's units are.
@@ -119,9 +119,7 @@ class VectorPrior(nn.Module):
         category = padded.log_softmax(-1) if self.sizes else padded
         return Mixture(weight.squeeze(-1).log_softmax(-1), mean, log_std, category)
 
-    def score(
-        self, context: Tensor, change: Tensor, unit: Tensor, category: Tensor
-    ) -> Score:
+    def score(self, context: Tensor, change: Tensor, unit: Tensor, category: Tensor) -> Score:
         """How well contexts (R, F) foresee what came.
 
         What is minimised is each member's negative log-likelihood, as expectation maximisation has
@@ -137,9 +135,7 @@ class VectorPrior(nn.Module):
         """
         found = self(context.expand(self.members, -1, -1))
         away = (change / unit).unsqueeze(1) - found.mean  # (E, R, K, M)
-        numbers = (
-            0.5 * (away * (-found.log_std).exp()).square() + found.log_std + 0.5 * LOG_2_PI
-        )
+        numbers = 0.5 * (away * (-found.log_std).exp()).square() + found.log_std + 0.5 * LOG_2_PI
         index = category.view(1, len(category), 1, -1, 1).expand(*found.category.shape[:-1], 1)
         categories = -found.category.gather(-1, index).squeeze(-1)  # (E, R, K, C)
         joint = numbers.sum(-1) + categories.sum(-1) - found.weight  # (E, R, K)
@@ -156,9 +152,7 @@ class VectorPrior(nn.Module):
             choice=-(share.squeeze(-1) * found.weight).sum((0, 2)),
         )
 
-    def sample(
-        self, context: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, context: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Draw changes (N, M) and categories (N, C) of contexts (N, F), each of one member."""
         rows, device = len(context), context.device
         order = torch.randperm(rows, generator=generator, device=device)
