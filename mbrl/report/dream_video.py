@@ -19,7 +19,7 @@ from mbrl.episode import SAMPLED, Array, Episode, SequenceBatch, arrival
 from mbrl.replay import ReplayStore
 from mbrl.report.video import dream_grid, write_video
 from mbrl.world_model.latent import Latent
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.model import ImageWorldModel, WorldModel
 
 _SEARCHED_ROWS = 20_000  # the newest, or a few more
 
@@ -126,8 +126,10 @@ def write_dream_video(
     Small frames are cheap to sample and get more and longer sequences than large ones.
 
     Returns:
-        The path, or None if replay holds no sequence longer than the context.
+        The path, or None if there are no images, or no sequence longer than the context in replay.
     """
+    if not isinstance(world_model, ImageWorldModel):
+        return None
     small = max(world_model.image_shape[1:]) <= 16
     count, length, context = (4, 40, 6) if small else (3, 20, 5)
     batch = newest_sequences(store, count, length)

@@ -12,7 +12,6 @@ number's own, so no number drowns another, whatever the environment's units are.
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -100,8 +99,10 @@ class VectorPrior(nn.Module):
             self.out.weight *= 0.1
         # where each category's values are among all; the place after the last is no value
         place = torch.full((len(sizes), max(sizes, default=0)), self.values)
-        for row, (end, count) in enumerate(zip(np.cumsum(sizes), sizes, strict=True)):
-            place[row, :count] = torch.arange(int(end) - count, int(end))
+        start = 0
+        for row, count in enumerate(sizes):
+            place[row, :count] = torch.arange(start, start + count)
+            start += count
         self.register_buffer("place", place, persistent=False)
 
     def forward(self, context: Tensor) -> Mixture:
