@@ -80,7 +80,7 @@ def seen(model, obs, action=None):
     return model.observe(start, action, torch.as_tensor(obs), first).latent
 
 
-# -- observations and their code --------------------------------------------------------------------
+# -- observations and their code ----------------------------------------------------------------
 
 
 def test_what_is_not_an_image_gets_the_vectors_layout():
@@ -125,7 +125,9 @@ def test_one_stream_is_a_plain_array_and_float64_keeps_its_digits():
 
 
 def test_integers_come_back_whole_and_within_their_bounds():
-    space = spaces.Box(np.array([0, np.iinfo(np.int64).min]), np.iinfo(np.int64).max, dtype=np.int64)
+    space = spaces.Box(
+        np.array([0, np.iinfo(np.int64).min]), np.iinfo(np.int64).max, dtype=np.int64
+    )
     code = StreamCode(streams_of(space))
     found = code.unpack(torch.tensor([[2.6, 1e30], [-4.0, -1e30]], dtype=torch.float64))
     assert found.dtype == torch.int64
