@@ -96,7 +96,7 @@ class VectorPrior(nn.Module):
         outputs = self.components * (1 + 2 * numbers + self.values)
         self.out = EnsembleLinear(self.members, size, outputs)
         with torch.no_grad():  # at first everything stays as it is, for all members
-            self.out.weight *= 0.1
+            self.out.weight.mul_(0.1)
         # where each category's values are among all; the place after the last is no value
         place = torch.full((len(sizes), max(sizes, default=0)), self.values)
         start = 0
