@@ -32,7 +32,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor, nn
 
 from agents.modules import VALUE_LOGITS, LatentModule
-from agents.numerics import precision, restore_generator, two_hot_cross_entropy
+from agents.numerics import precision, restore_generator, two_hot_cross_entropy, widened
 from agents.returns import ReturnScale, arrival_weight, lambda_return, percentile_range
 from agents.settings import ALGORITHMS, DreamPolicySettings
 from agents.state import State, adam_of, load_adam, weights_of
@@ -293,6 +293,7 @@ class DreamPPOLearner(PPOTorchLearner):
             lam = lam * nn.functional.pad(weight[:, 1:], (0, 1))
         target = lambda_return(rollout.reward.T, continue_prob, value, settings.gamma, lam)
         self._update_return_scale(known(target))
+        self._widen_critic(known(target))
         advantage = target - value[:, :-1]
         if settings.advantage == "return_scale":
             advantage = advantage / self.return_scale.scale
@@ -333,6 +334,14 @@ class DreamPPOLearner(PPOTorchLearner):
                 f"{self.rounds}; look at the rewards the environment gives"
             )
         self.return_scale.update(low, high)
+
+    def _widen_critic(self, target: Tensor) -> None:
+        """Let a twohot critic's bins reach to the largest return so far: none is clipped."""
+        if len(bins := self.latent_module.bins):
+            largest = target.abs().amax()
+            if self.distributed:
+                torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+            bins.copy_(widened(bins, largest))
 
     def _create_iterator_if_necessary(
         self, *, training_data: Any, num_epochs: int, minibatch_size: int, **kwargs: Any
@@ -412,6 +421,7 @@ class DreamPPOLearner(PPOTorchLearner):
                 "generator": self.generator.get_state(),
                 "return_scale": self.return_scale.get_state(),
                 "rounds": self.rounds,
+                "value_bins": self.latent_module.bins.clone(),
             },
         }
 
@@ -423,6 +433,8 @@ class DreamPPOLearner(PPOTorchLearner):
         restore_generator(self.generator, own["generator"])
         self.return_scale.set_state(own["return_scale"])
         self.rounds = int(own["rounds"])
+        if "value_bins" in own:  # older checkpoints have those that the settings say
+            self.latent_module.bins.copy_(own["value_bins"])
 
     # RLlib logs a dozen values through its metrics logger for every minibatch, which takes longer
     # than a small network's gradient. The sums in `_add` replace them, once per call.

@@ -77,6 +77,21 @@ def symlog_bins(count: int, limit: float) -> Tensor:
     return symexp(torch.linspace(-edge, edge, count, dtype=torch.float64)).float()
 
 
+def widened(bins: Tensor, largest: Tensor) -> Tensor:
+    """Bins (V,) as `symlog_bins` made them, that reach at least to `largest` (), a magnitude.
+
+    The limit doubles as often as it takes; bins that reach far enough stay as they are, to the bit.
+    Nothing is copied to the host. What is not finite counts as the largest float32.
+    """
+    most = torch.finfo(torch.float32).max
+    limit, largest = bins[-1].double(), largest.double().nan_to_num(0.0, most, most)
+    doubled = limit * torch.exp2(torch.ceil(torch.log2(largest / limit)))
+    edge = symlog(torch.maximum(doubled, largest).clamp_max(most))
+    even = torch.linspace(-1, 1, len(bins), dtype=torch.float64, device=bins.device)
+    wider = symexp(even * edge).clamp(-most, most).float()
+    return torch.where(largest > limit, wider, bins)
+
+
 def two_hot_cross_entropy(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy between softmax(logits) and the two-hot code of a scalar.
 

@@ -66,7 +66,10 @@ class DreamPolicySettings(Settings):
     )
     value_bins: int = Field(63, ge=3, description="bins of the twohot critic, odd")
     value_limit: float = Field(
-        1e4, gt=0, description="largest return, by magnitude, that the twohot critic can say"
+        1e4,
+        gt=0,
+        description="return, by magnitude, to which the twohot critic reaches at first; larger "
+        "ones widen it",
     )
     advantage: Literal["return_scale", "batch", "none"] = Field(
         "return_scale",

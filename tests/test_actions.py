@@ -80,7 +80,7 @@ def test_replay_holds_exactly_what_the_environment_was_given(
     receipt = collector.collect(24, policy, 0)
     assert receipt.steps == len(odd_actions.given) == 24 and receipt.env_restarts == 0
     by_slot = [odd_actions.given[slot::2] for slot in range(2)]
-    episodes = list(store.episodes())
+    episodes = list(store.fragments())
     found = []
     for episode in episodes:
         found += [recorded(episode.actions, row) for row in range(episode.steps)]
@@ -337,7 +337,11 @@ def test_a_stopped_run_with_nested_actions_resumes_exactly(tmp_path: Path) -> No
         if run.env_steps == 48:  # in the middle of episodes
             run.request_stop()
 
-    changes: Any = {"env": env_of("nested").model_dump(), "env_steps": 96}
+    changes: Any = {
+        "env": env_of("nested").model_dump(),
+        "env_steps": 96,
+        "collect": {"repeat": 2.0},
+    }
     train(tiny.config(tmp_path / "never", **changes))
     with pytest.raises(SystemExit):
         train(tiny.config(tmp_path / "run", **changes), on_iteration=stop)

@@ -119,6 +119,18 @@ def test_policy_goes_to_the_better_end_and_values_it_right(critic: str, reward: 
         assert value[2].item() == pytest.approx(0.9 * reward, rel=0.1)
 
 
+def test_a_critic_says_returns_beyond_its_limit_and_remembers_how_wide_it_is() -> None:
+    narrow = changed(value_limit=10.0)
+    agent, other = new_agent(settings=narrow), new_agent(settings=narrow)
+    for one in agent._each(lambda learner: learner.latent_module.bins):
+        assert one[-1] == 10
+    agent.learn(Corridor(64, reward=1e6), rounds=1)
+    other.set_state(agent.get_state())
+    for one in (agent, other):
+        (bins,) = one._each(lambda learner: learner.latent_module.bins)
+        assert 5e5 < bins[-1] < 4e6
+
+
 def test_features_that_are_maps_go_through_a_convolution() -> None:
     agent = new_agent(settings=changed(maps=8), feature_map=(1, 5, 1))
     agent.learn(Corridor(128), rounds=60)

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from agents import numerics
-from agents.numerics import symexp, symlog, symlog_bins, two_hot_cross_entropy, two_hot_mean
+from agents.numerics import (
+    symexp,
+    symlog,
+    symlog_bins,
+    two_hot_cross_entropy,
+    two_hot_mean,
+    widened,
+)
 from mbrl.run import provenance
 
 CPU = torch.device("cpu")
@@ -127,3 +134,19 @@ def test_the_mean_is_the_target_where_the_cross_entropy_is_least() -> None:
         two_hot_cross_entropy(logits, target, bins).sum().backward()
         optimizer.step()
     torch.testing.assert_close(two_hot_mean(logits, bins), target, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("largest", "limit"),
+    [(0.0, 20), (20.0, 20), (20.5, 40), (160.0, 160), (161.0, 320), (math.nan, 20)],
+)
+def test_bins_double_until_they_reach_the_largest(largest, limit):
+    bins = symlog_bins(41, 20.0)
+    wider = widened(bins, torch.tensor(largest))
+    torch.testing.assert_close(wider, symlog_bins(41, float(limit)), atol=1e-6, rtol=1e-5)
+    assert limit > 20 or torch.equal(wider, bins)
+
+
+def test_bins_reach_to_the_largest_float_and_no_farther():
+    wider = widened(symlog_bins(41, 20.0), torch.tensor(math.inf))
+    assert wider.isfinite().all() and wider[-1] == torch.finfo(torch.float32).max

@@ -58,7 +58,7 @@ def test_discrete_actions_are_one_hot_and_continuous_ones_stay():
 )
 def test_spaces_it_cannot_model_are_refused(observation, action, message):
     with pytest.raises(ConfigError, match=message):
-        make(observation, action)
+        make(observation, action, layout="flat")
 
 
 def test_more_levels_than_pixel_values_are_refused():

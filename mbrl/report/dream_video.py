@@ -21,9 +21,8 @@ from mbrl.episode import Array, Episode, SequenceBatch, arrived, joined
 from mbrl.errors import Stopped
 from mbrl.replay import ReplayStore
 from mbrl.report.video import dream_grid, write_video
-from mbrl.world_model.images import Images
 from mbrl.world_model.latent import Latent
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.model import ImageWorldModel, WorldModel
 
 _SEARCHED_ROWS = 20_000  # the newest, or a few more
 _DRAWN_AT_ONCE = 64  # frames, after which it looks whether to stop: large ones take a minute
@@ -173,9 +172,9 @@ def write_dream_video(
     Raises:
         Stopped: `stop`, asked now and then, said so; there is no file.
     """
-    images = getattr(world_model, "images", None)
-    if not isinstance(images, Images):
+    if not isinstance(world_model, ImageWorldModel):
         return None
+    images = world_model.images
     small = max(images.shape[1:]) <= 16
     count, length, context = (4, 40, 6) if small else (3, 20, 5)
     batch = newest_sequences(store, count, length)

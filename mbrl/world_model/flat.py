@@ -21,12 +21,12 @@ from mbrl.world_model.encoder import Encoder, Seen
 from mbrl.world_model.heads import Heads
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
 from mbrl.world_model.losses import free_nats, soft_free_nats, weighted_sum
-from mbrl.world_model.model import Metrics, Space, WorldModel
+from mbrl.world_model.model import ImageWorldModel, Metrics, Space
 from mbrl.world_model.normalise import mean_of_ranks
 from mbrl.world_model.settings import CODES, ENCODERS, WorldModelSettings
 
 
-class FlatWorldModel(WorldModel):
+class FlatWorldModel(ImageWorldModel):
     """Code (..., Z) and state (..., D) are vectors."""
 
     kl_weight: Tensor

@@ -1,12 +1,14 @@
-"""What every world model is: four methods, and how frames and actions come in and out.
+"""What every world model is: four methods, and how observations and actions come in and out.
 
 `loss` trains all of it on real sequences; `observe` follows real environments, one step or whole
 sequences at a time; `imagine_step` rolls the prior without observations; `decode` makes pictures.
 The model knows nothing of policies, of replay or of where its batches come from. The time
 convention is `SequenceBatch`'s, the symbols of shapes are in `mbrl.world_model`.
 
-The layout says what code and state are: maps (`mbrl.world_model.grid`) or vectors
-(`mbrl.world_model.flat`). Nobody outside knows which is used; `mbrl.world_model.layouts` builds it.
+The layout says what code and state are: of images maps (`mbrl.world_model.grid`) or vectors
+(`mbrl.world_model.flat`), both an `ImageWorldModel`; of numbers and categories the observation
+itself (`mbrl.world_model.vectors`). Nobody outside knows which is used, but for who draws pictures;
+`mbrl.world_model.layouts` builds it.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from mbrl.actions import ActionCodec, ActionVector
 from mbrl.episode import SequenceBatch
-from mbrl.streams import mapped
+from mbrl.streams import Stream, mapped, streams_of
 from mbrl.world_model.images import Images
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
 from mbrl.world_model.settings import WorldModelSettings
@@ -32,9 +34,10 @@ Space = spaces.Space[np.ndarray]
 
 
 class WorldModel(nn.Module, ABC):
-    """Joint model of frames, rewards and endings: p(x, r, c | z, h) p(z | h) with q(z | x).
+    """Joint model of observations, rewards and endings: p(x, r, c | z, h) p(z | h) with q(z | x).
 
     Attributes:
+        streams: what observations are made of.
         feature_size: F, numbers of `features`.
         feature_map: (rows, columns, maps) if the features are flattened maps; else None.
         action_vector: what it reads of an action, (..., A).
@@ -53,8 +56,7 @@ class WorldModel(nn.Module, ABC):
         """
         super().__init__()
         self.settings = settings
-        self.images = Images(observation_space, settings.decoder.levels)
-        self.image_shape, self.levels = self.images.shape, self.images.levels
+        self.streams: tuple[Stream, ...] = streams_of(observation_space)
         self.action_vector = ActionVector(ActionCodec(action_space))
         self.action_size = self.action_vector.size
 
@@ -70,14 +72,6 @@ class WorldModel(nn.Module, ABC):
 
     # -- conversions ------------------------------------------------------------------------------
 
-    def to_levels(self, obs: Tensor) -> Tensor:
-        """The one way in: images (..., H, W, C) to integer levels (..., C, H, W) in [0, V)."""
-        return self.images.to_levels(obs)
-
-    def to_pixels(self, levels: Tensor) -> Tensor:
-        """The one way out: levels (..., C, H, W) to images (..., H, W, C), each level's middle."""
-        return self.images.to_pixels(levels)
-
     def inputs(self, batch: SequenceBatch) -> tuple[Tensor, Obs, Tensor]:
         """What `observe` takes of (B, T) sequences, on the model's device."""
         prev_action, is_first = (
@@ -89,7 +83,7 @@ class WorldModel(nn.Module, ABC):
 
     def doubt(self, batch: SequenceBatch) -> str:
         """One sentence if a (B, T) batch shows that the model cannot see, else nothing."""
-        return self.images.doubt(self.inputs(batch)[1])
+        return ""
 
     # -- the four methods -------------------------------------------------------------------------
 
@@ -121,7 +115,8 @@ class WorldModel(nn.Module, ABC):
                 `observed.latent.last`. Ignored where `is_first`.
             prev_action: that led to `obs`, flat (`mbrl.actions`): (N, ...) or (B, T, ...). Ignored
                 likewise.
-            obs: (N, H, W, C) or (B, T, H, W, C), of the space's dtype.
+            obs: (N, *shape) or (B, T, *shape) as the environment gives them, by column if they are
+                several.
             is_first: (N,) or (B, T) bool.
             generator: random stream of the codes' samples.
 
@@ -145,17 +140,17 @@ class WorldModel(nn.Module, ABC):
         """Advance N dreams by one step; `mode` takes the prior's mode instead of a sample."""
 
     @abstractmethod
-    def decode(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor:
-        """Free-running samples of p(x | z, h): latents (N, ...) to images (N, H, W, C)."""
+    def decode(self, latent: Latent, generator: torch.Generator | None = None) -> Obs:
+        """Free-running samples of p(x | z, h): latents (N, ...) to observations (N, *shape)."""
 
     def initialise(self, batch: SequenceBatch, generator: torch.Generator | None = None) -> None:
         """Set what depends on data, from a first (B, T) batch, before the first update."""
 
     @abstractmethod
     def frame_nats(
-        self, obs: Tensor, latent: Latent, generator: torch.Generator | None = None
+        self, obs: Obs, latent: Latent, generator: torch.Generator | None = None
     ) -> Tensor:
-        """-log p(x | z, h) of frames (N, H, W, C) given latents (N, ...): (N,) nats.
+        """-log p(x | z, h) of observations (N, *shape) given latents (N, ...): (N,) nats.
 
         Squared error is summed over intensities in [0, 1]; a flow's bound draws from `generator`.
         """
@@ -178,3 +173,37 @@ class WorldModel(nn.Module, ABC):
         metrics as scalar tensors (nothing is synchronised), and the posterior latents (B, T, ...),
         detached, from which dreams may start.
         """
+
+
+class ImageWorldModel(WorldModel):
+    """A world model of images (H, W, C).
+
+    Attributes:
+        images: how they become levels, and back.
+        image_shape: (C, H, W).
+        levels: V, levels of a pixel in the model.
+    """
+
+    def __init__(
+        self, observation_space: Space, action_space: Space, settings: WorldModelSettings
+    ) -> None:
+        """As `WorldModel`."""
+        super().__init__(observation_space, action_space, settings)
+        self.images = Images(observation_space, settings.decoder.levels)
+        self.image_shape, self.levels = self.images.shape, self.images.levels
+
+    def to_levels(self, obs: Tensor) -> Tensor:
+        """The one way in: images (..., H, W, C) to integer levels (..., C, H, W) in [0, V)."""
+        return self.images.to_levels(obs)
+
+    def to_pixels(self, levels: Tensor) -> Tensor:
+        """The one way out: levels (..., C, H, W) to images (..., H, W, C), each level's middle."""
+        return self.images.to_pixels(levels)
+
+    def doubt(self, batch: SequenceBatch) -> str:
+        """As `WorldModel`."""
+        return self.images.doubt(self.inputs(batch)[1])
+
+    @abstractmethod
+    def decode(self, latent: Latent, generator: torch.Generator | None = None) -> Tensor:
+        """As `WorldModel`: images (N, H, W, C)."""

@@ -17,6 +17,14 @@ def mean_of_ranks(mean: Tensor) -> Tensor:
     return mean
 
 
+def max_of_ranks(largest: Tensor) -> Tensor:
+    """A batch's largest value, over all ranks if several learners work together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        largest = largest.clone()
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return largest
+
+
 def follow(running: Tensor, newest: Tensor, batches: Tensor, slowest: float) -> None:
     """Move a running statistic in place towards that of the newest batch, of this rank alone.
 

@@ -138,7 +138,9 @@ class HeadSettings(Settings):
     reward_bins: int = Field(
         41, ge=3, description="bins of the two-hot reward; odd, so that 0 is a bin"
     )
-    reward_limit: float = Field(20.0, gt=0, description="largest |reward| the bins reach")
+    reward_limit: float = Field(
+        20.0, gt=0, description="|reward| to which the bins reach at first; larger ones widen them"
+    )
     reward_weight: float = Field(1.0, ge=0, description="weight of the reward's loss")
     continue_weight: float = Field(1.0, ge=0, description="weight of the continue flag's loss")
 
@@ -170,13 +172,41 @@ class GridSettings(Settings):
     prior_layers: int = Field(1, ge=1, description="gated layers of the prior's stacks")
 
 
-class WorldModelSettings(Settings):
-    """A world model; in the grid layout only `grid`, `heads`, `bf16` and `decoder.levels` count."""
+class VectorSettings(Settings):
+    """The vectors layout: numbers and categories as they are."""
 
-    layout: Literal["flat", "grid"] = Field(
-        "flat", description="code and state are vectors, or maps over the frame's cells"
+    hidden: int = Field(64, ge=1, description="D, numbers of the state h")
+    width: int = Field(128, ge=1, description="width of the hidden layers")
+    members: int = Field(
+        3, ge=1, description="networks of the ensemble: dreams spread where they disagree"
+    )
+    components: int = Field(
+        4,
+        ge=1,
+        description="outcomes that a member tells apart; in each of them numbers and categories "
+        "are independent",
+    )
+    shows: Literal["both", "code"] = Field(
+        "both",
+        description="what policies see: code and state, or the code alone, which does not move "
+        "while the state is learnt, but must say all that matters",
+    )
+
+
+class WorldModelSettings(Settings):
+    """A world model; `grid` and `vectors` are of these layouts, which share `heads` alone.
+
+    Grid also reads `bf16` and `decoder.levels`.
+    """
+
+    layout: Literal["auto", "flat", "grid", "vectors"] = Field(
+        "auto",
+        description="of images, code and state are vectors (flat), or maps over the frame's cells "
+        "(grid); of numbers and categories the code is what was observed (vectors); auto is flat "
+        "for an image and vectors for all else",
     )
     grid: GridSettings = GridSettings()
+    vectors: VectorSettings = VectorSettings()
     encoder: Annotated[EncoderSettings, ENCODERS] = NormalisedSettings()
     code: Annotated[CodeSettings, CODES] = CategoricalSettings()
     hidden: int = Field(256, ge=1, description="D, size of the RNN state h")

@@ -37,7 +37,7 @@ from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Ram
 from mbrl.studies.fidelity.objects import Images, Scene, distance, median, object_scores
 from mbrl.world_model.latent import Latent
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.model import ImageWorldModel, WorldModel
 
 Rows = NDArray[np.int64]
 
@@ -103,7 +103,7 @@ def rally_lengths(visible: NDArray[np.bool_]) -> Rows:
 
 
 def drift(
-    model: WorldModel,
+    model: ImageWorldModel,
     scene: Scene | None,
     frames: Frames,
     seed: int,

@@ -15,7 +15,7 @@ from torch import Tensor
 from mbrl.seeding import seed as derive
 from mbrl.studies.fidelity.frames import Frames
 from mbrl.world_model.latent import Latent, Observed
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.model import ImageWorldModel, WorldModel
 
 BURN_IN = 16  # rows observed before anything is measured
 LENGTH = 64  # rows of a window, burn-in included
@@ -103,7 +103,7 @@ def decoded(
     return np.concatenate(parts)
 
 
-def quantised(model: WorldModel, images: NDArray[np.generic]) -> NDArray[np.uint8]:
+def quantised(model: ImageWorldModel, images: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Images as the decoder can draw them at best: through its intensity levels and back."""
     parts = torch.as_tensor(images).split(ROWS_PER_BATCH)
     return np.concatenate([model.to_pixels(model.to_levels(part)).numpy() for part in parts])

@@ -26,7 +26,7 @@ from mbrl.studies.fidelity.information import ageing, information, strangers
 from mbrl.studies.fidelity.objects import Images, Scene, object_scores
 from mbrl.studies.fidelity.probes import EPOCHS
 from mbrl.studies.trial import plain
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.model import ImageWorldModel
 
 FEWEST_RECALLED = 20  # frames, of every object, for a median of its distances to be printed
 
@@ -46,7 +46,7 @@ class Sizes:
 
 @torch.no_grad()
 def measure(
-    model: WorldModel,
+    model: ImageWorldModel,
     game: Game,
     train: Frames,
     held_out: Frames,
@@ -99,7 +99,7 @@ def _clock(spent: dict[str, float], part: str) -> Iterator[None]:
 
 
 def _samples(
-    model: WorldModel, scene: Scene | None, held_out: Frames, seed: int, count: int
+    model: ImageWorldModel, scene: Scene | None, held_out: Frames, seed: int, count: int
 ) -> dict[str, Any]:
     """Free-running samples of held-out frames: what they show of objects, pixels, and time."""
     followed = follow(model, held_out, count, seed, "objects", keep_every=8)
@@ -149,7 +149,7 @@ def _distances(objects: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def _readout(
-    model: WorldModel, game: Game, train: Frames, held_out: Frames, seed: int, sizes: Sizes
+    model: ImageWorldModel, game: Game, train: Frames, held_out: Frames, seed: int, sizes: Sizes
 ) -> dict[str, Any]:
     """Probes, regressions and nuisances."""
     reading, rows = readout.read(model, train, held_out, seed, sizes.fitted, sizes.scored)

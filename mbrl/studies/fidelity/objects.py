@@ -32,7 +32,7 @@ from mbrl.replay import ReplayStore
 from mbrl.studies.fidelity.follow import quantised, rng_of
 from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Bools, Floats, Game, Ram, SceneObject
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.model import ImageWorldModel
 
 Images = NDArray[np.uint8]
 
@@ -351,7 +351,7 @@ class Backdrops:
 class Scene:
     """Detectors of all objects of a game, for drawings of one model."""
 
-    def __init__(self, model: WorldModel, game: Game, train: Frames, seed: int) -> None:
+    def __init__(self, model: ImageWorldModel, game: Game, train: Frames, seed: int) -> None:
         """Fit on random training frames; a ValueError as in `fit_detector`."""
         texture = texture_byte(game)
         rows = _rows(rng_of(seed, "scene"), train.memory, texture)

@@ -20,7 +20,7 @@ from mbrl.studies.fidelity.frames import Frames
 from mbrl.studies.fidelity.games import Game
 from mbrl.studies.fidelity.objects import Images
 from mbrl.studies.panels import sheet
-from mbrl.world_model.model import WorldModel
+from mbrl.world_model.model import ImageWorldModel
 
 SAMPLES, STRIPS = 6, 3
 SCALE = 4  # enlarges every pixel on a sheet
@@ -49,7 +49,7 @@ class Pictures:
         np.savez_compressed(path, **vars(self))
 
 
-def draw(model: WorldModel, frames: Frames, game: Game, path: Path) -> Pictures:
+def draw(model: ImageWorldModel, frames: Frames, game: Game, path: Path) -> Pictures:
     """Draw samples and dreams of chosen moments of held-out rows; write them to `path` (.npz)."""
     generator = stream(_SEED, "pictures", model.device)
     starts = _stills(frames, game)

@@ -4,7 +4,7 @@ How the budget counts and what a signal does: `mbrl.studies.training`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from mbrl.replay import ReplayStore
 from mbrl.studies import training
@@ -18,6 +18,7 @@ from mbrl.studies.fidelity.supervised import SupervisedTraining, supervised_repo
 from mbrl.studies.fidelity.trial import Trial
 from mbrl.studies.training import Tree
 from mbrl.studies.world_model import LINES, WorldModelTraining
+from mbrl.world_model.model import ImageWorldModel
 from mbrl.world_model.settings import NormalisedSettings
 
 FRAMES_SEED = 0
@@ -50,7 +51,7 @@ def _model_world(trial: Trial) -> Tree | None:
     game, stores = GAMES[trial.game], frames_of(trial)
     require_backdrops(game, *stores)
     world = WorldModelTraining(trial, trial.config(), stores[0])
-    model = world.learner.model
+    model = cast(ImageWorldModel, world.learner.model)  # as games show images
 
     def measured() -> Mapping[str, Any]:
         train, held_out = load_frames(stores[0]), load_frames(stores[1])

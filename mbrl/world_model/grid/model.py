@@ -21,13 +21,13 @@ from mbrl.world_model.grid.prior import CodeFrequency, IndependentPrior, JointPr
 from mbrl.world_model.heads import Heads
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
 from mbrl.world_model.losses import weighted_sum
-from mbrl.world_model.model import Metrics, Space, WorldModel
+from mbrl.world_model.model import ImageWorldModel, Metrics, Space
 from mbrl.world_model.settings import WorldModelSettings
 
 POOLED = 16  # maps that the heads pool over
 
 
-class GridWorldModel(WorldModel):
+class GridWorldModel(ImageWorldModel):
     """Codes are (..., g, w) int64, -1 where nothing is known; states are (..., g, w, D) float32."""
 
     def __init__(
