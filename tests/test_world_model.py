@@ -52,7 +52,12 @@ def test_discrete_actions_are_one_hot_and_continuous_ones_stay():
 )
 def test_spaces_it_cannot_model_are_refused(observation, action, message):
     with pytest.raises(ConfigError, match=message):
-        make(observation, action)
+        make(observation, action, layout="flat")
+
+
+def test_images_of_few_values_have_a_level_for_each():
+    assert make(spaces.Box(0, 10, (8, 8, 1), np.uint8)).levels == 11
+    assert make(spaces.Box(0, 255, (8, 8, 1), np.uint8)).levels == 16
 
 
 def test_more_levels_than_pixel_values_are_refused():
