@@ -43,8 +43,8 @@ def overview(games: Mapping[str, Any]) -> str:
     for name, game in games.items():
         for arm, beside in game["beside"].items():
             about = game["runs"][arm]
-            shares = [value(beside["least_of_best"].get(step), 2) for step in STEPS[1:]]
-            heads = [value(beside["heads"].get(name), 3) for name in ("goes_on", "ends")]
+            shares = [value(beside["least_of_best"].get(step), 2) for step in ("1", "10")]
+            heads = [value(beside["heads"].get(name), 3) for name in ("goes_on", "ends", "paid")]
             rows.append(
                 [
                     name.replace("_", " "),
@@ -54,7 +54,7 @@ def overview(games: Mapping[str, Any]) -> str:
                     *heads,
                 ]
             )
-    head = ["game", "arm", "picture", "share of best, 1", "5", "10", "goes on", "at an ending"]
+    head = ["game", "arm", "picture", "share of best, 1", "10", "goes on", "at an ending", "paid"]
     return markdown_table(head, rows).rstrip("\n")
 
 

@@ -159,6 +159,7 @@ def catch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "catch.yaml").write_text(config)
     small = (
         "env_steps=64 collect.prefill_steps=32 collect.steps_per_iteration=32 policy.dreams=16 "
+        "collect.until_reward=false "
         "learn_model.batch_size=4 learn_model.train_ratio=32 learn_policy.dream_ratio=10 "
         "evaluate.final_episodes=2 run.video=false run.tensorboard=false world_model.bf16=false"
     )

@@ -222,6 +222,33 @@ def test_the_kl_of_the_loss_is_the_rate_of_the_rows_that_are_foreseen():
     torch.testing.assert_close(static, torch.full((18,), cells * float(np.log(known))))
 
 
+def test_rewards_and_endings_follow_from_codes_before_and_after_alone(monkeypatch):
+    model = grid()
+    model.train()
+    model.loss(random_batch())
+    torch.nn.init.normal_(model.heads.out.weight)
+    model.eval()
+    after = torch.randint(model.book.known, (3, *model.grid))
+    monkeypatch.setattr(model.prior, "sample", lambda *_: after)
+    before = torch.randint(model.book.known, (3, *model.grid))
+    hidden = torch.randn(2, 3, *model.grid, model.settings.grid.hidden)
+    action = torch.zeros(3, dtype=torch.int64)
+    one, other = (model.imagine_step(Latent(h, before), action) for h in hidden)
+    assert torch.equal(one.reward, other.reward)
+    assert torch.equal(one.continue_prob, other.continue_prob)
+    elsewhere = model.imagine_step(Latent(hidden[0], before.flip(0)), action)
+    assert not torch.allclose(one.continue_prob, elsewhere.continue_prob)
+
+
+def test_an_event_looks_the_same_at_every_place_inside_a_frame():
+    events = grid().events
+    cell = torch.zeros(2, 7, 7, events.look.in_channels // 2)
+    cell[0, 2, 2] = cell[1, 4, 3] = torch.rand(cell.shape[-1])
+    seen = events(torch.zeros_like(cell), cell)
+    assert torch.allclose(seen[0], seen[1], atol=1e-6)
+    assert not torch.allclose(seen[0], events(cell, torch.zeros_like(cell))[0])
+
+
 def test_features_are_the_patches_and_the_state_of_each_cell():
     model, batch = grid(), random_batch()
     model.train().loss(batch)

@@ -210,6 +210,8 @@ def test_a_model_that_moves_as_the_game_does_is_right_and_a_copy_only_at_first()
         "goes_on": 0.5,
         "ends": 0.5,
         "endings": 2.0,
+        "paid": 0.25,  # every step pays; of the first episode those from row 16 on, then from 8
+        "payments": 44.0 + 52.0,
         "reward_error": 0.75,
         "reward_error_of_none": 1.0,
     }
@@ -235,11 +237,11 @@ def test_episodes_played_again_meet_every_row_and_clones_without_chance_are_perf
 # Trials
 
 
-def test_arms_differ_in_layout_and_prior_and_a_run_has_192_rows_for_each_step(
+def test_arms_differ_in_layout_and_prior_and_a_run_has_96_rows_for_each_step(
     tmp_path: Path,
 ) -> None:
     trial = make_trial(tmp_path, steps=4096, updates=None, overrides=())
-    assert trial.ends_after == 4096 * 192 / (32 * 32) == trial.settings()["updates"]
+    assert trial.ends_after == 4096 * 96 / (32 * 32) == trial.settings()["updates"]
     assert trial.new_steps == 4 * 4096
     models = {arm: make_trial(tmp_path, arm=arm, overrides=()).config().world_model for arm in ARMS}
     layouts = {arm: (m.layout, m.grid.prior) for arm, m in models.items()}

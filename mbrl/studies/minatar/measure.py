@@ -216,23 +216,39 @@ def head_report(
     """What the heads say after one dreamt step, on new episodes.
 
     `goes_on`: mean probability of going on where the episode did (the windows); `ends`: where it
-    ended, over all of `endings` endings. `reward_error`: mean |expected - real| reward in the
-    windows; `reward_error_of_none`: what predicting no reward gets.
+    ended, over all of `endings` endings. `paid`: the reward expected where one came, as a share of
+    it, over all of `payments` such steps; NaN if there are none, as `ends`. `reward_error`: mean
+    |expected - real| reward in the windows; `reward_error_of_none`: what predicting none gets.
     """
     real = frames.reward[starts + 1].astype(np.float64)
-    ended = np.flatnonzero(frames.terminated & (ages(frames) >= SEEN))
-    before = ended[ended >= BURN_IN] - 1
-    ends = math.nan
-    if len(before):
-        dreams = roll_out(model, frames, before - (BURN_IN - 1), (1,), seed, "minatar/endings")
+    ends, paid = math.nan, math.nan
+    endings, payments = (
+        _rows_before(frames, frames.terminated),
+        _rows_before(frames, frames.reward),
+    )
+    if len(endings):
+        dreams = roll_out(model, frames, endings - (BURN_IN - 1), (1,), seed, "minatar/endings")
         ends = float(dreams.continue_prob[:, 0].mean())
+    if len(payments):
+        dreams = roll_out(model, frames, payments - (BURN_IN - 1), (1,), seed, "minatar/payments")
+        earned = np.abs(frames.reward[payments + 1])
+        sign = np.sign(frames.reward[payments + 1])
+        paid = float((dreams.reward[:, 0] * sign).sum() / earned.sum())
     return {
         "goes_on": float(going.mean()),
         "ends": ends,
-        "endings": float(len(before)),
+        "endings": float(len(endings)),
+        "paid": paid,
+        "payments": float(len(payments)),
         "reward_error": float(np.abs(rewards - real).mean()),
         "reward_error_of_none": float(np.abs(real).mean()),
     }
+
+
+def _rows_before(frames: Frames, marked: NDArray[Any]) -> Rows:
+    """The rows before those that are marked (N,), if enough of their episode was seen."""
+    found = np.flatnonzero((marked != 0) & (ages(frames) >= SEEN))
+    return found[found >= BURN_IN] - 1
 
 
 @torch.no_grad()

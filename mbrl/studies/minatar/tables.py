@@ -18,6 +18,7 @@ MAIN = (
     *(Column(f"share of best, {step}", f"least_of_best/{step}") for step in STEPS[1:]),
     Column("goes on", "heads/goes_on", 3),
     Column("at an ending", "heads/ends", 3),
+    Column("reward where it pays", "heads/paid"),
     Column("reward error", "heads/reward_error", 3),
     Column("of predicting none", "heads/reward_error_of_none", 3),
 )

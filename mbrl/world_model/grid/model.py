@@ -2,7 +2,7 @@
 
 The code z of a cell is its patch of pixels (`codebook`), so that pictures need no training at all,
 and all of learning goes into what comes next: a convolutional state (`dynamics`), a prior over the
-next cells that is PixelCNN's (`prior`), and reward and continue heads that pool over the cells.
+next cells that is PixelCNN's (`prior`), and what rewards and endings are known by (`events`).
 """
 
 import math
@@ -16,7 +16,8 @@ from agents.numerics import autocast
 from mbrl.episode import SequenceBatch
 from mbrl.errors import ConfigError
 from mbrl.world_model.grid.codebook import PatchCodebook
-from mbrl.world_model.grid.dynamics import CellConv, GridDynamics, pooled
+from mbrl.world_model.grid.dynamics import GridDynamics
+from mbrl.world_model.grid.events import Events
 from mbrl.world_model.grid.prior import CodeFrequency, IndependentPrior, JointPrior
 from mbrl.world_model.heads import Heads
 from mbrl.world_model.latent import ImaginedStep, Latent, Observed
@@ -24,7 +25,7 @@ from mbrl.world_model.losses import weighted_sum
 from mbrl.world_model.model import ImageWorldModel, Metrics, Space
 from mbrl.world_model.settings import WorldModelSettings
 
-POOLED = 16  # maps that the heads pool over
+EVENTS = 16  # detectors of what rewards and endings are known by
 
 
 class GridWorldModel(ImageWorldModel):
@@ -62,8 +63,8 @@ class GridWorldModel(ImageWorldModel):
             if own.prior == "joint"
             else IndependentPrior(*parts, own.prior_maps)
         )
-        self.pool = CellConv(own.hidden + own.embedding, POOLED)
-        self.heads = Heads(2 * POOLED, settings.heads)
+        self.events = Events(own.embedding, EVENTS)
+        self.heads = Heads(2 * EVENTS, settings.heads)
         maps = self.book.size + (own.hidden if own.shows == "both" else 0)
         self.feature_map = (*self.grid, maps)
         self.feature_size = math.prod(self.feature_map)
@@ -150,7 +151,7 @@ class GridWorldModel(ImageWorldModel):
             hidden = self.dynamics.step(latent.hidden, inputs)
             context = self.dynamics.context(hidden, before)
             code = self.prior.sample(context, embed, uniform)
-            reward, continue_prob = self.heads.predict(self._pooled(context, embed(code)))
+            reward, continue_prob = self.heads.predict(self.events(before, embed(code)))
         return ImaginedStep(Latent(hidden, code), reward, continue_prob)
 
     @torch.no_grad()
@@ -199,7 +200,7 @@ class GridWorldModel(ImageWorldModel):
             now, before = embedded
             context = self.dynamics.context(hidden.flatten(0, 1), before)  # (T * B, g, w, D)
             nats, prior_loss = self.prior.nats(context, code.flatten(0, 1), now)
-            happened = self._pooled(context, now).unflatten(0, obs.shape[:2])
+            happened = self.events(before, now).unflatten(0, obs.shape[:2])
             reward_loss, continue_loss = self.heads.loss(happened, reward, terminated)
         share = foreseen.float().mean().clamp_min(1e-6)
         weight = foreseen / share  # (T, B), of mean 1
@@ -263,11 +264,6 @@ class GridWorldModel(ImageWorldModel):
         )
         hidden = self.dynamics.sequence(latent.hidden, gates.unflatten(0, is_first.shape), is_first)
         return hidden, (now.flatten(0, 1), before.flatten(0, 1))
-
-    def _pooled(self, context: Tensor, embedded: Tensor) -> Tensor:
-        """What happened on arriving at codes (N, g, w, E): (N, 2 * POOLED), wherever it was."""
-        maps = torch.cat([context.to(embedded.dtype), embedded], -1)
-        return pooled(functional.silu(self.pool(maps)))
 
 
 def _embedder(table: Tensor) -> Callable[[Tensor], Tensor]:
