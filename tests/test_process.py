@@ -46,6 +46,25 @@ def test_steps_in_other_processes_are_the_same_steps() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [("Replacing", {}), ("OddActions", {"actions": "no bounds"})],
+)
+def test_the_actions_that_count_and_what_is_assumed_of_them_come_along(
+    name: str, kwargs: dict[str, Any]
+) -> None:
+    settings = EnvSettings(factory=f"odd_actions.{name}", kwargs=kwargs)
+    both = []
+    for subprocess in (False, True):
+        vector = VectorEnv(settings, 1, subprocess=subprocess)
+        try:
+            vector.reset(0, 0)
+            both.append((vector.single_action_space, vector.assumed))
+        finally:
+            vector.close()
+    assert both[0] == both[1] and bool(both[0][1]) == bool(kwargs)
+
+
+@pytest.mark.parametrize(
     ("factory", "said"),
     [
         (Hangs, r"TimeoutError: step\(\) has not returned within 2 s \(env.step_timeout_s\)"),
