@@ -16,7 +16,7 @@ def test_pong_collects_trains_and_dreams(tmp_path: Path) -> None:
         "run.threads=1",
         "env.max_episode_steps=40",
         "env_steps=96",
-        "collect={num_envs: 2, prefill_steps: 64, steps_per_iteration: 32}",
+        "collect={num_envs: 2, prefill_steps: 64, steps_per_iteration: 32, until_reward: false}",
         "learn_model={train_ratio: 2, batch_size: 2, sequence_length: 16}",
         "learn_policy.dream_ratio=4",
         "policy={dreams: 16, horizon: 4, minibatch_size: 32}",
