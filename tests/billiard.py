@@ -106,7 +106,7 @@ class Oracle(torch.nn.Module):
     nat with the right code and 11 with another one, whatever the state.
     """
 
-    high = 255
+    images = SimpleNamespace(span=255)
 
     def __init__(self, *parts):
         super().__init__()
