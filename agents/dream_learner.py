@@ -421,7 +421,7 @@ class DreamPPOLearner(PPOTorchLearner):
                 "generator": self.generator.get_state(),
                 "return_scale": self.return_scale.get_state(),
                 "rounds": self.rounds,
-                "value_bins": self.latent_module.bins.clone(),
+                "value_bins": self.latent_module.bins.detach().cpu().clone(),
             },
         }
 

@@ -66,7 +66,7 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
         checkpoints = Every(config.run.checkpoint_every_steps, last=run.env_steps)
         owed = bool(run.resumed and run.resumed.get("owes_evaluation"))
         if owed and run.env_steps < config.env_steps:
-            owed = not _evaluate(run, agent.policy())
+            owed = not _evaluate(run, newest())
         while run.env_steps < config.env_steps and not run.stopping:
             _learn(run, agent, evaluations.next(run.env_steps))
             over = run.env_steps >= config.env_steps

@@ -95,6 +95,8 @@ class Images:
 
         All pixels fall into one level, or a grid of symbols uses few of the values it declares.
         """
+        if not obs.is_floating_point():  # torch finds no least of the larger unsigned types
+            obs = obs.to(torch.int64)
         least, most = obs.min().item(), obs.max().item()
         seen = f"values from {least:g} to {most:g}, of {self.low:g} to {self.low + self.span:g}"
         levels = self.to_levels(obs)
