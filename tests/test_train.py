@@ -271,6 +271,7 @@ def test_the_shipped_world_models_2018_config_learns_and_acts(tmp_path: Path) ->
     """Its own model, on Pong's own images; only the counts are small."""
     small = (
         *("env_steps=96", "collect.num_envs=2", "collect.prefill_steps=64"),
+        "collect.until_reward=false",
         *("collect.steps_per_iteration=32", "collect.num_collectors=0", "run.threads=1"),
         *("learn_model.train_ratio=4", "learn_model.batch_size=4", "learn_model.num_learners=0"),
         *("learn_policy.dream_ratio=8", "learn_policy.num_learners=0", "policy.dreams=16"),
@@ -343,14 +344,16 @@ def test_a_killed_collector_is_restarted_and_no_step_is_lost_or_counted_twice(
 ) -> None:
     begin, killed = RemoteCollectors.begin, []
 
-    def begin_and_kill(collectors: RemoteCollectors, steps: int, env_steps_total: int) -> None:
+    def begin_and_kill(
+        collectors: RemoteCollectors, steps: int, env_steps_total: int, at_random: bool
+    ) -> None:
         pid = 0
         if env_steps_total == 48 and not killed:
             pid = int(ray.get(collectors.actors[0].pid.remote()))
             killed.append(pid)
         if pid and not in_its_fragment:
             os.kill(pid, signal.SIGKILL)
-        begin(collectors, steps, env_steps_total)
+        begin(collectors, steps, env_steps_total, at_random)
         if pid and in_its_fragment:
             os.kill(pid, signal.SIGKILL)
 
