@@ -443,7 +443,9 @@ def _episodes(table: pa.Table, header: SegmentHeader) -> Iterator[Episode]:
 def _read_stream(column: pa.ChunkedArray, stream: StreamType) -> Array:
     """All values of a stream as (rows, *shape)."""
     if pa.types.is_list(column.type):
-        return _read_lists(column, stream.size, stream.column).reshape(column.length(), *stream.shape)
+        return _read_lists(column, stream.size, stream.column).reshape(
+            column.length(), *stream.shape
+        )
     if not pa.types.is_binary(column.type):
         return column.to_numpy(zero_copy_only=False)
     dtype = np.dtype(stream.dtype)
