@@ -73,9 +73,9 @@ class DreamPPO:
             num_gpus_per_learner=int(place.type != "cpu"),
             local_gpu_idx=place.index or 0,
         )
-        self._group = config.build_learner_group(rl_module_spec=spec)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # first, as it refuses what it cannot act in
             self._acting: LatentModule = spec.build()
+        self._group = config.build_learner_group(rl_module_spec=spec)
         self._stale = True
         self.version = 0
 

@@ -285,4 +285,5 @@ def _leaf_heads(space: gym.Space[Any]) -> list[ChoicesHead | GaussianHead]:
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     device = generator.device if generator else "cpu"
     uniform = torch.rand(*shape, generator=generator, device=device)
+    uniform.clamp_min_(torch.finfo(uniform.dtype).tiny)  # 0 would be noise without an end
     return uniform.log_().neg_().log_().neg_()

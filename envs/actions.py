@@ -183,7 +183,7 @@ class BoundedActions(gym.Wrapper[Any, Any, Any, Any]):
         raise AttributeError("the action space is the environment's own")
 
     @property
-    def note(self) -> str:
+    def assumed(self) -> str:
         """What is assumed, in one sentence."""
         ours = self.action_space
         return (

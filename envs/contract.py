@@ -6,6 +6,7 @@ by line, and then lets the settings of a run decide what Reverie can handle (`mb
 refuses to repair anything.
 """
 
+import contextlib
 import copy
 import functools
 import math
@@ -17,11 +18,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
 
 from envs.errors import EnvError, told
-from envs.make import assumed, layers, make_env
+from envs.make import assumed, layers
+from envs.process import make_one
+from envs.promises import Promise
 from envs.settings import EnvSettings
+from envs.spaces import columns_of_space, values_of
 
 MOST_PROBLEMS = 10
 COMPARED_STEPS = 300
@@ -97,6 +100,7 @@ def check_env(
     steps: int = 1_000,
     seed: int = 0,
     *,
+    apart: bool = False,
     watch: Watch | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> EnvReport:
@@ -109,6 +113,7 @@ def check_env(
         settings: which environment.
         steps: of the longest play.
         seed: see above.
+        apart: give the environments a process each.
         watch: gets what is being done; plays end early, so that `PLAYED` and then `COMPARED` of its
             time are kept. None: no limit.
         say: called with each line of the report as soon as it is known.
@@ -121,7 +126,7 @@ def check_env(
     watch, lines = watch or Watch(), _Lines(say)
     lines.row("environment", settings.name)
     watch.begin("the constructor of the environment")
-    env, other_env = make_env(settings), make_env(settings)
+    env, other_env = (make_one(settings, apart) for _ in range(2))
     try:
         lines.about(settings, env)
         first = _play(env, seed, steps, watch, PLAYED)
@@ -160,7 +165,8 @@ def _compared(
 ) -> tuple[bool, bool]:
     """Whether another environment, and the used one after a reset, play the first play again."""
     steps = min(len(first.trace), COMPARED_STEPS)
-    reused = _play(env, seed, steps, watch, (PLAYED + COMPARED) / 2)
+    # one that raised may be of no more use
+    reused = first if first.raised else _play(env, seed, steps, watch, (PLAYED + COMPARED) / 2)
     second = _play(other, seed, steps, watch, COMPARED)
     lines.found(reused.problems + second.problems)
     same = lines.compared("two copies with one seed", first, second)
@@ -255,6 +261,7 @@ class _Played:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0  # in the environment itself
     cut: bool = False  # its time was over
+    raised: bool = False  # the environment raised, or was lost
 
     @property
     def steps_per_second(self) -> float:
@@ -291,13 +298,14 @@ def _play(
         fingerprint = _fingerprint(obs)
         space = copy.deepcopy(env.action_space)
         space.seed(seed)
-        played.problems += _obs_problems(env.observation_space, obs, "reset()")
+        promised = _Promised(env.observation_space)
+        played.problems += promised.problems(obs, "reset()")
         for _ in range(steps):
             if played.watch.over(share):
                 played.cut = True
                 break
             result = played.timed("step()", env.step, space.sample())
-            problems = _step_problems(env.observation_space, result)
+            problems = _step_problems(promised, result)
             played.problems += [text for text in problems if text not in played.problems]
             if not isinstance(result, tuple) or len(result) != 5:
                 break
@@ -317,20 +325,21 @@ def _play(
                     )
                     break
                 fingerprint = _chained(fingerprint, obs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        played.raised = True
         step = len(played.trace)
         played.problems.append(f"At step {step} it raised {told(error)}.")
     return played
 
 
-def _step_problems(space: gym.Space[Any], result: Any) -> list[str]:
+def _step_problems(promised: "_Promised", result: Any) -> list[str]:
     """Promises of `step` that one result breaks."""
     if not isinstance(result, tuple) or len(result) != 5:
         return [
             f"step() must return (obs, reward, terminated, truncated, info), got {result!r:.100}."
         ]
     obs, reward, terminated, truncated, info = result
-    problems = _obs_problems(space, obs, "step()")
+    problems = promised.problems(obs, "step()")
     if np.ndim(reward) != 0 or not np.issubdtype(np.asarray(reward).dtype, np.number):
         problems.append(f"The reward must be one number, got {reward!r:.100}.")
     elif not np.isfinite(reward):
@@ -343,21 +352,27 @@ def _step_problems(space: gym.Space[Any], result: Any) -> list[str]:
     return problems
 
 
-def _obs_problems(space: gym.Space[Any], obs: Any, source: str) -> list[str]:
-    """How an observation differs from its space."""
-    obs = np.asarray(obs) if isinstance(obs, np.generic) else obs  # of a Box without axes
-    if not isinstance(space, Box) or not isinstance(obs, np.ndarray):
-        if not isinstance(space, Box) and space.contains(obs):
+class _Promised:
+    """What is promised of observations, asked where every run asks it: `envs.promises`."""
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self._space = space
+        self._parts: list[Promise] | None = None  # of a space that a run refuses in its own words
+        with contextlib.suppress(EnvError):
+            self._parts = [Promise(*named) for named in columns_of_space(space).items()]
+
+    def problems(self, obs: Any, source: str) -> list[str]:
+        """How an observation breaks it; that it is out of a Box's bounds is logged, as in a run."""
+        if self._parts is None:
             return []
-        return [f"{source} returned a {type(obs).__name__} that is not in the observation space."]
-    if obs.shape != space.shape or obs.dtype != space.dtype:
-        return [
-            f"{source} must return observations of shape {space.shape} and dtype "
-            f"{space.dtype}, got {obs.shape} and {obs.dtype}."
-        ]
-    if not space.contains(obs):
-        return [f"{source} returned an observation outside the bounds of its space."]
-    return []
+        try:
+            for part, value in zip(self._parts, values_of(self._space, obs), strict=True):
+                part.watch(part.checked(value)[None], lambda _: source)
+        except (TypeError, ValueError) as error:
+            return [f"{source}: {error}."]
+        except EnvError as error:
+            return [f"{error}."]
+        return []
 
 
 def _fingerprint(obs: Any) -> int:

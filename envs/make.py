@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
-from envs.actions import BoundedActions, with_bounds
+from envs.actions import with_bounds
 from envs.errors import EnvError, told
 from envs.families import FAMILIES, PLAIN, family_of
 from envs.images import FewerValues, prepare_images
@@ -101,8 +101,7 @@ def layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
 
 def assumed(env: gym.Env[Any, Any]) -> str:
     """What is assumed of an environment's actions, in one sentence; "" if nothing is."""
-    bounded = (layer for layer in layers(env) if isinstance(layer, BoundedActions))
-    return next((layer.note for layer in bounded), "")
+    return next((one.assumed for one in layers(env) if hasattr(one, "assumed")), "")
 
 
 def _check_reset(name: str, env: gym.Env[Any, Any]) -> None:

@@ -30,6 +30,19 @@ START_TIMEOUT_S = 300.0
 _LOOKS_S = 1.0  # between looks of a process whether its parent is still there
 
 
+def make_one(settings: EnvSettings, apart: bool) -> gym.Env[Any, Any]:
+    """What `make_env` makes, here or `apart`, in a process of its own.
+
+    Raises:
+        EnvError: it cannot be made.
+    """
+    if not apart:
+        return make_env(settings)
+    env = ProcessEnv(settings)
+    env.wait_until_ready()
+    return env
+
+
 class ProcessEnv(gym.Env[Any, Any]):
     """One environment elsewhere; the process starts at once, and the first call waits for it.
 
@@ -56,7 +69,10 @@ class ProcessEnv(gym.Env[Any, Any]):
         """
         if not self._ready:
             self._asked, self._since = "its constructor", time.monotonic()
-            self.observation_space, *rest = self._answer(START_TIMEOUT_S)
+            try:
+                self.observation_space, *rest = self._answer(START_TIMEOUT_S)
+            except OSError as error:  # too slow, or dead
+                raise EnvError(f"cannot make {self._settings.name}: {error}") from error
             self.action_space, self.assumed = rest
             self._ready = True
 
@@ -101,9 +117,8 @@ class ProcessEnv(gym.Env[Any, Any]):
         left = None if timeout_s is None else max(0.0, self._since + timeout_s - time.monotonic())
         if not self._pipe.poll(left):
             self._process.kill()
-            raise TimeoutError(
-                f"{self._asked} has not returned within {timeout_s:g} s (env.step_timeout_s)"
-            )
+            limit = "env.step_timeout_s" if self._ready else "the limit for making one"
+            raise TimeoutError(f"{self._asked} has not returned within {timeout_s:g} s ({limit})")
         try:
             kind, value = self._pipe.recv()
         except (EOFError, OSError):

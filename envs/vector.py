@@ -87,7 +87,7 @@ class VectorEnv:
         num_envs: int,
         *,
         max_restarts: int = 10,
-        subprocess: bool = False,
+        apart: bool = False,
     ) -> None:
         """Make the environments; nothing is reset yet.
 
@@ -96,13 +96,13 @@ class VectorEnv:
             num_envs: E, >= 1.
             max_restarts: crashes survived in a row, that is without any episode ending properly
                 in between.
-            subprocess: give each environment a process, so that they step side by side, and one
+            apart: give each environment a process, so that they step side by side, and one
                 that hangs (`settings.step_timeout_s`) or takes its process down is just a crash.
 
         Raises:
             EnvError: an environment cannot be made, or its spaces cannot be put in one array.
         """
-        self._settings, self._subprocess = settings, subprocess
+        self._settings, self._apart = settings, apart
         self._envs = [self._ready(self._make())]
         obs_space = self._envs[0].observation_space
         try:
@@ -292,8 +292,7 @@ class VectorEnv:
             except EnvError as error:
                 self._refuse(error)
             self.single_action_space: gym.Space[Any] = space
-            env = self._envs[index]
-            self.assumed = env.assumed if isinstance(env, ProcessEnv) else assumed(env)
+            self.assumed = assumed(self._envs[index])
 
     def _remake(self, index: int, error: Exception) -> None:
         """Replace a crashed environment, or give up after too many crashes in a row."""
@@ -326,7 +325,7 @@ class VectorEnv:
 
     def _make(self) -> gym.Env[Any, Any]:
         """One more environment, which may not be ready yet."""
-        return ProcessEnv(self._settings) if self._subprocess else make_env(self._settings)
+        return ProcessEnv(self._settings) if self._apart else make_env(self._settings)
 
     def _ready(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         if isinstance(env, ProcessEnv):

@@ -310,6 +310,6 @@ class SnapshotPolicy:
 def evaluate_snapshot(config: Config, weights: State, index: int) -> EvalResult:
     """Judge a snapshot in whatever process this runs in."""
     torch.set_num_threads(1)
-    both = spaces_of(config.env, config.collect.vector == "subprocess")
+    both = spaces_of(config.env, config.collect.apart)
     policy = SnapshotPolicy(config, *both, seed(config.seed, "evaluate", index))
     return judge(policy.load(weights), config)

@@ -12,12 +12,10 @@ import gymnasium as gym
 import torch
 
 from agents.model_free import ModelFree
-from envs import make_env
-from envs.process import ProcessEnv
+from envs.process import make_one
 from mbrl.acting import ActingPolicy, RandomPolicy
 from mbrl.cluster import start_ray
 from mbrl.collect import spaces_of
-from mbrl.config.schema import Config
 from mbrl.errors import ConfigError, Stopped
 from mbrl.evaluate import EvalResult, judge
 from mbrl.flat_observations import FlatObservations, FlatPolicy, FlattenedEnv
@@ -31,11 +29,11 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
     config = run.config
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    spaces = spaces_of(config.env, config.collect.vector == "subprocess")
+    spaces = spaces_of(config.env, config.collect.apart)
     flat = FlatObservations.where_needed(spaces[0])
 
     def make() -> gym.Env[Any, Any]:
-        env = _make_env(config)
+        env = make_one(config.env, config.collect.apart)
         return env if flat is None else FlattenedEnv(env, flat)
 
     def newest() -> ActingPolicy:
@@ -83,15 +81,6 @@ def train(run: Run, on_iteration: Callable[[Run], None] | None = None) -> dict[s
         return _finish(run, newest())
     finally:
         agent.close()
-
-
-def _make_env(config: Config) -> gym.Env[Any, Any]:
-    """One environment for RLlib; one that hangs in a process of its own ends the run."""
-    if config.collect.vector == "sync":
-        return make_env(config.env)
-    env = ProcessEnv(config.env)
-    env.wait_until_ready()
-    return env
 
 
 def _learn(run: Run, agent: ModelFree, until: int) -> None:

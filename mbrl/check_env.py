@@ -69,15 +69,17 @@ def check(config: Config, steps: int, seconds: float, say: Say) -> Verdict:
         tempfile.TemporaryDirectory(prefix="reverie-check-") as folder,
         _guarded(watch, say, Path(folder)),
     ):
-        report = check_env(config.env, steps, config.seed, watch=watch, say=say)
+        apart = config.collect.apart
+        report = check_env(config.env, steps, config.seed, apart=apart, watch=watch, say=say)
         verdict = Verdict.PROBLEMS if report.problems else Verdict.READY
         try:
             _rehearse(config, Path(folder), report, watch, say)
         except NoTimeError as late:
             say(row("note", f"{late}; --seconds gives it more."))
             verdict = verdict or Verdict.NO_TIME
-        except (MbrlError, EnvError, ValueError) as error:
-            say(row("refused", str(error)))
+        except (MbrlError, EnvError, ValueError, SystemExit) as error:
+            ended = isinstance(error, SystemExit)
+            say(row("refused", "the environment ends its process" if ended else str(error)))
             verdict = Verdict.PROBLEMS
         say(row("verdict", _WORDS[verdict]))
         return verdict
@@ -114,7 +116,7 @@ def _rehearse(config: Config, folder: Path, report: EnvReport, watch: Watch, say
         EnvError, MbrlError, ValueError: a run would be refused as well.
     """
     if config.agent not in WITH_WORLD_MODEL:
-        VectorEnv(config.env, 1).close()  # what evaluates it
+        VectorEnv(config.env, 1, apart=config.collect.apart).close()  # what evaluates it
         say(row("training", f"not tried: RLlib, not we, trains agent={config.agent}"))
         return
     run = Run(_small(config, folder, report.steps_per_second, watch))
@@ -163,7 +165,7 @@ def _small(config: Config, folder: Path, pace: float, watch: Watch) -> Config:
 def _learn(crew: Crew, watch: Watch, say: Say) -> None:
     """Random steps, updates of the world model, and one step with the policy."""
     collect = crew.config.collect
-    watch.begin("step() of the environment")
+    watch.begin(f"collecting {collect.prefill_steps} steps")
     crew.collectors.begin(collect.prefill_steps, 0, at_random=True)
     (receipt,) = crew.collect()
     crew.refresh_replay()
@@ -179,7 +181,7 @@ def _learn(crew: Crew, watch: Watch, say: Say) -> None:
             )
         )
     crew.publish()
-    watch.begin("step() of the environment")
+    watch.begin("a step with the policy")
     crew.collectors.begin(collect.num_envs, receipt.steps, at_random=False)
     crew.collect()
     say(row("policy", f"{crew.config.policy.algorithm} has acted on what the model sees"))

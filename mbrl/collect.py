@@ -83,7 +83,7 @@ class Collector:
             env,
             settings.num_envs,
             max_restarts=settings.max_restarts,
-            subprocess=settings.vector == "subprocess",
+            apart=settings.apart,
         )
         e, self.unrepeatable = settings.num_envs, 0
         self.slots = [_Slot() for _ in range(e)]
@@ -96,7 +96,9 @@ class Collector:
         length = settings.fragment_steps + 1
         self._columns = self._make_columns(e, length)
         # the same memory with all slots in one axis, where one index is faster than two
-        self._flat = {name: c.reshape(-1, *c.shape[2:]) for name, c in self._columns.items()}
+        self._flat = {
+            name: c.reshape(e * length, *c.shape[2:]) for name, c in self._columns.items()
+        }
         self._starts = np.arange(e) * length
 
     def _make_columns(self, e: int, rows: int) -> dict[str, Array]:
@@ -288,13 +290,14 @@ def next_incarnation(store: ReplayStore, index: int) -> int:
 
 
 def spaces_of(
-    env: EnvSettings, subprocess: bool = False
+    env: EnvSettings, apart: bool = False
 ) -> tuple[spaces.Space[np.ndarray], spaces.Space[np.ndarray]]:
     """Observation and action space of an environment, which is made, reset and closed to see them.
 
-    What is assumed of its actions is warned of, once. It may be made in a process of its own.
+    What is assumed of its actions is warned of, once. `apart` makes it in a process of its own, as
+    `CollectSettings.apart` says for a run.
     """
-    probe = VectorEnv(env, 1, subprocess=subprocess)
+    probe = VectorEnv(env, 1, apart=apart)
     try:
         probe.reset(0, seed=0)
         if probe.assumed:

@@ -55,7 +55,7 @@ def evaluate(
     *,
     max_episode_steps: int = MAX_EVALUATION_STEPS,
     stop: Callable[[], bool] = lambda: False,
-    subprocess: bool = False,
+    apart: bool = False,
 ) -> EvalResult:
     """Play exactly `episodes` episodes, episode i from the seed of (root_seed, "evaluate", i).
 
@@ -70,7 +70,7 @@ def evaluate(
         explore: sample the policy's actions instead of taking the most likely.
         max_episode_steps: an episode that is still open after so many is cut.
         stop: asked before every step whether to give up.
-        subprocess: give each environment a process of its own.
+        apart: give each environment a process of its own.
 
     Raises:
         Stopped: `stop` said so.
@@ -78,7 +78,7 @@ def evaluate(
             missing episodes is not one.
     """
     width = min(num_envs, episodes)
-    vector = VectorEnv(env, width, max_restarts=_RESTARTS, subprocess=subprocess)
+    vector = VectorEnv(env, width, max_restarts=_RESTARTS, apart=apart)
     course = _Course([seed(root_seed, "evaluate", i) for i in range(episodes)], width)
     try:
         for slot in range(width):
@@ -173,5 +173,5 @@ def judge(
         settings.explore,
         max_episode_steps=settings.max_episode_steps,
         stop=stop,
-        subprocess=config.collect.vector == "subprocess",
+        apart=config.collect.apart,
     )

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 
 from agents.dream_ppo import DreamPPO, PolicyLearningError, Recording
 from agents.numerics import restore_generator
@@ -106,16 +105,9 @@ class Crew:
         self.run, self.films = run, config.run.video
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
-        self.observation_space, self.action_space = spaces_of(
-            config.env, config.collect.vector == "subprocess"
-        )
-        if config.policy.algorithm == "q" and not isinstance(self.action_space, spaces.Discrete):
-            raise ConfigError(
-                f"policy.algorithm: expected a Discrete action space for q, got "
-                f"{self.action_space}; use policy.algorithm=ppo"
-            )
+        both = spaces_of(config.env, config.collect.apart)
+        self.observation_space, self.action_space = both
         start_ray(config)
-        both = self.observation_space, self.action_space
         self.store = ReplayStore(run.dir / "replay", config.env.name, both)
         state = run.resumed
         self.store.restore(state["replay"]["pins"] if state else [])
@@ -124,15 +116,18 @@ class Crew:
         if config.learn_policy.num_learners == 0:  # dreams are where the policy learns: here
             self.learner.model.to(device)
         self.device = self.learner.model.device
-        self.policy = DreamPPO(
-            config.policy,
-            self.learner.model.feature_size,
-            self.action_space,
-            seed(config.seed, "policy"),
-            num_learners=config.learn_policy.num_learners,
-            device=str(device),
-            feature_map=self.learner.model.feature_map,
-        )
+        try:
+            self.policy = DreamPPO(
+                config.policy,
+                self.learner.model.feature_size,
+                self.action_space,
+                seed(config.seed, "policy"),
+                num_learners=config.learn_policy.num_learners,
+                device=str(device),
+                feature_map=self.learner.model.feature_map,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self.dream_generator = torch.Generator(self.device).manual_seed(seed(config.seed, "dream"))
         learn, policy = config.learn_model, config.policy
         self.updates = Ratio(learn.train_ratio, lot=learn.batch_size * learn.sequence_length)
@@ -155,7 +150,7 @@ class Crew:
         )
         if state is not None:
             self._restore(state)
-            self.publish()
+        self.publish()
 
     def begin_collecting(self) -> None:
         """Ask for the next fragment, of random actions until there is something to learn from."""

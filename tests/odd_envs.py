@@ -170,6 +170,31 @@ class DiesAt(Hangs):
         return Picture.step(self, action)
 
 
+class DiesAtBirth(Picture):
+    """Its constructor takes the process down."""
+
+    def __init__(self) -> None:
+        os._exit(3)
+
+
+class Leaves(Picture):
+    """A step asks Python to end, and says that all is well."""
+
+    def step(self, action: Any) -> Any:
+        raise SystemExit(0)
+
+
+class OutOfBounds(Picture):
+    """Measurements beyond the bounds that are declared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def picture(self) -> Any:
+        return np.array([self.t, -self.t], np.float32)
+
+
 def limited(limit: int) -> gym.Env[Any, Any]:
     """Never ends by itself, but the factory cuts it."""
     return TimeLimit(Endless(), limit)

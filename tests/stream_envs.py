@@ -30,6 +30,7 @@ SPACES: dict[str, gym.Space[Any]] = {
     "choices": MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [2, -3]]),
     "bits": MultiBinary(5),
     "planes of bits": MultiBinary((2, 3)),
+    "nothing": Dict(a=Box(0, 1, (0,), np.float32), b=Discrete(2)),
     "dict": Dict(a=Box(-1, 1, (2,), np.float32), b=Discrete(3)),
     "tuple": Tuple([Discrete(2), Box(0, 1, (2,), np.float64)]),
     "nested": NESTED,

@@ -351,5 +351,5 @@ def test_a_stopped_run_with_nested_actions_resumes_exactly(tmp_path: Path) -> No
 
 def test_values_of_actions_need_one_discrete_space(tmp_path: Path) -> None:
     changes: Any = {"env": env_of("multi discrete").model_dump(), "policy": {"algorithm": "q"}}
-    with pytest.raises(ConfigError, match=r"expected a Discrete action space for q, got Multi"):
+    with pytest.raises(ConfigError, match=r"algorithm=q: expected a Discrete action space, got Mu"):
         train(tiny.config(tmp_path / "run", **changes))

@@ -49,6 +49,13 @@ def test_a_sound_environment_is_trained_on_with_the_settings_given(
         (odd_envs.TextObservations, (), "refused", "Text"),
         (odd_envs.Picture, ("world_model.decoder.levels=9",), "refused", "expected at most 2"),
         (odd_envs.StepAlwaysFails, (), "problem", "At step 0 it raised ValueError: no such joint"),
+        (odd_envs.Leaves, (), "problem", "At step 0 it raised SystemExit: 0"),
+        (
+            odd_envs.DiesAt,
+            ("env.kwargs.at=3", "collect.vector=subprocess"),
+            "problem",
+            "At step 3 it raised ConnectionError: the environment's process died in step()",
+        ),
         (odd_envs.OtherActionSpaceAtReset, (), "problem", r"from Discrete(2) to Discrete(3)"),
     ],
 )
@@ -116,6 +123,14 @@ def test_lines_are_said_as_soon_as_they_are_known() -> None:
 
 def test_a_new_but_equal_action_space_at_reset_is_no_problem() -> None:
     assert check_env(odd_envs.settings_of(odd_envs.NewActionSpaceAtReset), steps=50).problems == ()
+
+
+def test_measurements_out_of_bounds_are_told_of_and_no_problem(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As in a run, which stores them."""
+    assert check_env(odd_envs.settings_of(odd_envs.OutOfBounds), steps=50).problems == ()
+    assert "expected obs within Box(-1.0, 1.0, (2,), float32), got 2.0" in caplog.text
 
 
 def test_an_environment_that_never_ends_is_noted_and_no_problem() -> None:

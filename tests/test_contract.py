@@ -70,9 +70,9 @@ def test_a_sound_env_has_no_problems() -> None:
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ("reset shape", r"reset\(\) must return observations of shape \(8, 8, 3\).*got \(8, 8\)"),
-        ("dtype", r"step\(\) must return observations of .* dtype uint8, got .* float32"),
-        ("kind", r"step\(\) returned a list that is not in the observation space"),
+        ("reset shape", r"reset\(\): expected observations of shape \(8, 8, 3\).*got \(8, 8\)"),
+        ("dtype", r"step\(\): expected observations of .* dtype uint8 .* got .* float32"),
+        ("kind", r"step\(\): expected observations of .* got \(2,\)"),
         ("nan", "The reward must be finite, got nan"),
         ("vector reward", "The reward must be one number"),
         ("flag", "terminated must be a bool, got int"),

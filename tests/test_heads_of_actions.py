@@ -36,6 +36,15 @@ def test_heads_agree_with_torch(space: spaces.Space[Any], reference: Any) -> Non
     assert torch.equal(head.mode(inputs), expected.mode)
 
 
+def test_a_single_choice_is_taken_whatever_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.rand` gives exactly 0 now and then."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.zeros(shape))
+    head = make_head(spaces.MultiDiscrete([1, 3]))
+    noise = head.noise((5,), None)
+    assert noise.isfinite().all()
+    assert head.sample(torch.zeros(5, 4), noise)[:, 0].tolist() == [0] * 5
+
+
 def test_the_parts_of_a_mixture_are_independent_so_that_log_probabilities_add_up() -> None:
     space = spaces.Dict(gear=GEARS, keys=spaces.MultiDiscrete([2, 4]), steer=STEER)
     head, inputs = make_head(space), torch.randn(5, 3 + 6 + 4).clamp(-2, 0.5)

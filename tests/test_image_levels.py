@@ -30,6 +30,8 @@ def box(low: float, high: float, shape: tuple[int, ...], dtype: type = np.uint8)
         (box(0, 32, (64, 64, 1)), 16, False),
         (box(0, 255, (7, 7, 3)), 256, True),
         (box(0, 255, (12, 11, 3)), 16, False),
+        (box(0, 99, (12, 12, 1), np.uint16), 16, False),
+        (box(0, 99, (12, 12, 1), np.uint64), 16, False),
         (box(0, 1, (9, 9, 1), np.float32), 16, False),
     ],
 )
@@ -48,6 +50,7 @@ def test_levels_follow_the_space(space: spaces.Box, levels: int, exact: bool) ->
     assert torch.equal(images.to_levels(back), found)
     shares = images.intensities(obs)
     assert shares.dtype == torch.float32 and shares.min() >= 0 and shares.max() <= 1
+    assert "sees nothing, as all pixels" in images.doubt(torch.as_tensor(space.low)[None])
 
 
 def test_floats_are_cut_into_equal_levels() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from odd_envs import DiesAt, Hangs, ResetWithoutSeed, settings_of
+from odd_envs import DiesAt, DiesAtBirth, Hangs, ResetWithoutSeed, settings_of
 from tiny import config
 
 from envs import EnvError, EnvSettings, VectorEnv
@@ -34,8 +34,8 @@ def played(vector: VectorEnv, steps: int) -> list[tuple[Any, ...]]:
 
 def test_steps_in_other_processes_are_the_same_steps() -> None:
     both = []
-    for subprocess in (False, True):
-        vector = VectorEnv(COUNTING, 2, subprocess=subprocess)
+    for apart in (False, True):
+        vector = VectorEnv(COUNTING, 2, apart=apart)
         try:
             both.append(played(vector, 12))
         finally:
@@ -54,8 +54,8 @@ def test_the_actions_that_count_and_what_is_assumed_of_them_come_along(
 ) -> None:
     settings = EnvSettings(factory=f"odd_actions.{name}", kwargs=kwargs)
     both = []
-    for subprocess in (False, True):
-        vector = VectorEnv(settings, 1, subprocess=subprocess)
+    for apart in (False, True):
+        vector = VectorEnv(settings, 1, apart=apart)
         try:
             vector.reset(0, 0)
             both.append((vector.single_action_space, vector.assumed))
@@ -75,7 +75,7 @@ def test_a_hang_and_a_death_are_crashes_and_the_others_go_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, factory: Any, said: str
 ) -> None:
     settings = settings_of(factory, at=3, once=str(tmp_path / "was here"))
-    vector = VectorEnv(settings.model_copy(update={"step_timeout_s": 2.0}), 2, subprocess=True)
+    vector = VectorEnv(settings.model_copy(update={"step_timeout_s": 2.0}), 2, apart=True)
     try:
         crashed = np.array([step[3] for step in played(vector, 8)])
     finally:
@@ -84,9 +84,15 @@ def test_a_hang_and_a_death_are_crashes_and_the_others_go_on(
     assert re.search(said, caplog.text)
 
 
+def test_a_constructor_that_takes_its_process_down_is_refused_here() -> None:
+    died = r"cannot make odd_envs.DiesAtBirth: .* died in its constructor, exit code 3"
+    with pytest.raises(EnvError, match=died):
+        VectorEnv(settings_of(DiesAtBirth), 1, apart=True)
+
+
 def test_what_cannot_be_made_there_is_refused_here() -> None:
     with pytest.raises(EnvError, match=r"odd_envs.ResetWithoutSeed.*add seed"):
-        VectorEnv(settings_of(ResetWithoutSeed), 1, subprocess=True)
+        VectorEnv(settings_of(ResetWithoutSeed), 1, apart=True)
 
 
 def test_closing_does_not_wait_for_a_step_that_hangs() -> None:
@@ -132,5 +138,5 @@ def test_an_evaluation_ends_a_hang_too(tmp_path: Path) -> None:
 
     settings = settings_of(Hangs, at=2, once=str(tmp_path / "was here"))
     settings = settings.model_copy(update={"step_timeout_s": 2.0})
-    result = evaluate(Still(), settings, 2, 0, 1, subprocess=True)
+    result = evaluate(Still(), settings, 2, 0, 1, apart=True)
     assert result.lengths == [6, 6]

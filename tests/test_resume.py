@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import config
+from tiny import BREAKOUT, config
 
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.evaluate import judge
@@ -20,6 +20,7 @@ from mbrl.run import checkpoint
 from mbrl.run.run import Run
 from mbrl.train import train
 
+NESTED = {"id": None, "factory": "stream_envs.Sampled", "kwargs": {"space": "nested"}}
 TIMINGS = ("wall_time_s", "_per_s", "rollout_s", "update_s")
 
 
@@ -146,11 +147,12 @@ def test_a_run_stopped_inside_an_evaluation_makes_up_for_it(
 
 
 @pytest.mark.filterwarnings("ignore:.*Overriding environment", "ignore::DeprecationWarning:ray")
+@pytest.mark.parametrize("env", [BREAKOUT, NESTED])
 def test_a_baseline_stopped_inside_an_evaluation_makes_up_for_it(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: dict[str, Any]
 ) -> None:
     small = {"batch_steps": 32, "minibatch_size": 16, "epochs": 1, "num_envs": 2, "dense": 16}
-    settings = config(tmp_path / "run", agent="ppo", ppo=small, env_steps=64)
+    settings = config(tmp_path / "run", agent="ppo", ppo=small, env_steps=64, env=env)
     for _ in range(2):  # the second time while it makes up for the first
         stop_inside(monkeypatch, "mbrl.baseline.judge")
         with pytest.raises(SystemExit):

@@ -354,6 +354,7 @@ def test_a_killed_collector_is_restarted_and_no_step_is_lost_or_counted_twice(
         if pid and not in_its_fragment:
             os.kill(pid, signal.SIGKILL)
         begin(collectors, steps, env_steps_total, at_random)
+        assert (collectors.weights_in_use is None) == at_random == (env_steps_total == 0)
         if pid and in_its_fragment:
             os.kill(pid, signal.SIGKILL)
 

@@ -59,6 +59,11 @@ class CollectSettings(Settings):
     )
     max_restarts: int = Field(100, ge=0, description="crashes in a row before the run stops")
 
+    @property
+    def apart(self) -> bool:
+        """Whether each environment gets a process of its own."""
+        return self.vector == "subprocess"
+
 
 class ReplaySettings(Settings):
     """What is kept and what is sampled (`mbrl.replay`)."""
@@ -99,7 +104,8 @@ class LearnModelSettings(Settings):
         0.0,
         ge=0,
         lt=1,
-        description="share of the sequences, at least, in which a reward other than 0 arrives",
+        description="share of the sequences, at least, in which a reward other than 0 arrives; "
+        "dreams start from these sequences too",
     )
     train_dynamics: bool = Field(
         True,

@@ -180,7 +180,7 @@ class OpenRun:
         return DreamVectorEnv(dream, horizon, autoreset_mode)
 
     def _spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
-        return spaces_of(self.config.env)
+        return spaces_of(self.config.env, self.config.collect.apart)
 
     def _state(self) -> dict[str, Any]:
         return checkpoint.load(self.dir / "checkpoints")[1]

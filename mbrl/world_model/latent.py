@@ -74,6 +74,16 @@ class Observed:
     the grid layout the codes (..., 2, g, w), those before and those of the row."""
 
 
+def time_first(part: Tensor, single: bool) -> Tensor:
+    """Sequences (B, T, ...) as (T, B, ...); a `single` step (N, ...) as a sequence of one row."""
+    return part.unsqueeze(0) if single else part.transpose(0, 1)
+
+
+def batch_first(part: Tensor, single: bool) -> Tensor:
+    """The inverse of `time_first`."""
+    return part[0] if single else part.transpose(0, 1)
+
+
 @dataclass(frozen=True)
 class ImaginedStep:
     """One imagined step: where it led, what it paid, and the probability of going on; (N, ...)."""

@@ -20,7 +20,7 @@ from mbrl.world_model.grid.dynamics import GridDynamics
 from mbrl.world_model.grid.events import Events
 from mbrl.world_model.grid.prior import CodeFrequency, IndependentPrior, JointPrior
 from mbrl.world_model.heads import Heads
-from mbrl.world_model.latent import ImaginedStep, Latent, Observed
+from mbrl.world_model.latent import ImaginedStep, Latent, Observed, batch_first, time_first
 from mbrl.world_model.losses import weighted_sum
 from mbrl.world_model.model import ImageWorldModel, Metrics, Space
 from mbrl.world_model.settings import WorldModelSettings
@@ -111,22 +111,17 @@ class GridWorldModel(ImageWorldModel):
     ) -> Observed:
         """As `WorldModel`; nothing is drawn."""
         single = is_first.ndim == 1
-        if single:  # time first: one step is a sequence of one row
-            prev_action, obs, is_first = (one.unsqueeze(0) for one in (prev_action, obs, is_first))
-        else:
-            prev_action, obs, is_first = (
-                part.transpose(0, 1) for part in (prev_action, obs, is_first)
-            )
+        parts = prev_action, obs, is_first
+        prev_action, obs, is_first = (time_first(part, single) for part in parts)
         code = self._codes(obs)
         with autocast(obs.device, self.settings.bf16):
             hidden, _ = self._follow(latent, prev_action, code, is_first)
         before = torch.cat([latent.code.unsqueeze(0), code[:-1]])
         before = torch.where(is_first[..., None, None], -1, before)
         posterior = torch.stack([before, code], -3)  # (T, N, 2, g, w)
-        if single:
-            return Observed(Latent(hidden[0], code[0]), posterior[0])
-        latent = Latent(hidden.transpose(0, 1), code.transpose(0, 1))
-        return Observed(latent, posterior.transpose(0, 1))
+        parts = hidden, code, posterior
+        hidden, code, posterior = (batch_first(part, single) for part in parts)
+        return Observed(Latent(hidden, code), posterior)
 
     @torch.no_grad()
     def imagine_step(

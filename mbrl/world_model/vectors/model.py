@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mbrl.episode import SequenceBatch
 from mbrl.world_model.heads import Heads
-from mbrl.world_model.latent import ImaginedStep, Latent, Observed
+from mbrl.world_model.latent import ImaginedStep, Latent, Observed, batch_first, time_first
 from mbrl.world_model.losses import weighted_sum
 from mbrl.world_model.model import Metrics, Obs, Space, WorldModel
 from mbrl.world_model.settings import WorldModelSettings
@@ -91,16 +91,12 @@ class VectorWorldModel(WorldModel):
         """As `WorldModel`; nothing is drawn."""
         single = is_first.ndim == 1
         parts = self.action_vector(prev_action), self.code.pack(obs, is_first.ndim), is_first
-        # time first; one step is a sequence of one row
-        action, code, is_first = (
-            part.unsqueeze(0) if single else part.transpose(0, 1) for part in parts
-        )
+        action, code, is_first = (time_first(part, single) for part in parts)
         rows = self._follow(latent, action, code, is_first)
         posterior = torch.cat([rows.before, code, rows.context.to(code.dtype)], -1)
-        if single:
-            return Observed(Latent(rows.hidden[0], code[0]), posterior[0])
-        latent = Latent(rows.hidden.transpose(0, 1), code.transpose(0, 1))
-        return Observed(latent, posterior.transpose(0, 1))
+        parts = rows.hidden, code, posterior
+        hidden, code, posterior = (batch_first(part, single) for part in parts)
+        return Observed(Latent(hidden, code), posterior)
 
     @torch.no_grad()
     def imagine_step(
