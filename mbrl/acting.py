@@ -1,7 +1,8 @@
 """Who chooses actions in a real environment: what a Collector and `evaluate` ask of a policy.
 
-`RandomPolicy` gathers the first data; `LatentPolicy` acts on (z, h). Baselines bring an object of
-their own, so that every agent is collected and evaluated by the same code.
+`RandomPolicy` gathers the first data; `LatentPolicy` acts on (z, h); `Explorers` lets the first act
+in some slots of the second. Baselines bring an object of their own, so that every agent is
+collected and evaluated by the same code.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,8 @@ class ActsOnFeatures(Protocol):
 class ActingPolicy(Protocol):
     """Acts for E environment slots at once and keeps whatever memory it needs, slot by slot."""
 
-    version: int
+    @property
+    def version(self) -> int: ...  # noqa: D102
 
     def reset(self, num_envs: int) -> None:
         """Forget everything and prepare for that many slots."""
@@ -132,8 +134,12 @@ class LatentPolicy:
         features = self.world_model.features(self.latent).cpu()
         drawn = self.newest().act(features, explore=explore, generator=self.action_generator)
         action = self.codec.store(drawn)
-        self.prev_action = torch.as_tensor(flat(action), device=self.device)
+        self.took(action)
         return action
+
+    def took(self, action: Array) -> None:
+        """Take these actions (E, ...) for those that were taken, whoever chose them."""
+        self.prev_action = torch.as_tensor(flat(action), device=self.device)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Memory of the slots and the random stream; the weights are saved by their owners."""
@@ -154,3 +160,70 @@ class LatentPolicy:
         self.prev_action = state["prev_action"].to(self.device)
         restore_generator(self.generator, state["generator"])
         restore_generator(self.action_generator, state["action_generator"])
+
+
+class Explorers:
+    """A policy, and random actions in a share of the slots for as long as these earn more.
+
+    A policy that has not found out what pays never shows the world model how it comes about, and
+    stays as it is: of Freeway's 4,096 first steps one would be paid. How to explore is each slot's
+    own (Horgan et al., arXiv:1803.00933). What the policy earns per step is a mean over the last
+    fragments, ten or so; random actions do not change, so theirs is over all that were taken.
+    """
+
+    def __init__(self, policy: LatentPolicy, random: RandomPolicy, share: float) -> None:
+        """Let `random` act in the first slots, a share of them, and `policy` in the others."""
+        self.policy, self.random, self.share = policy, random, share
+        self.earned = {"policy": np.zeros(2), "random": np.zeros(2)}  # rewards, steps
+
+    @property
+    def version(self) -> int:
+        """The policy's."""
+        return self.policy.version
+
+    @property
+    def exploring(self) -> bool:
+        """Whether a step at random earned more than one of the policy."""
+        (policy, steps), (random, random_steps) = self.earned["policy"], self.earned["random"]
+        return bool(random * steps > policy * random_steps)
+
+    def tell(self, rewards: Array, steps: int, at_random: int) -> None:
+        """Count what a fragment earned.
+
+        Args:
+            rewards: (E,) of each slot, summed.
+            steps: of each slot.
+            at_random: so many slots, the first, acted at random.
+        """
+        count = len(rewards)
+        self.earned["random"] += (rewards[:at_random].sum(), at_random * steps)
+        if at_random < count:
+            self.earned["policy"] *= 0.9
+            self.earned["policy"] += (rewards[at_random:].sum(), (count - at_random) * steps)
+
+    def slots(self, count: int) -> int:
+        """How many of so many slots act at random now."""
+        return round(self.share * count) if self.exploring else 0
+
+    def reset(self, num_envs: int) -> None:
+        """Forget everything but what was earned."""
+        self.policy.reset(num_envs)
+        self.random.reset(self.slots(num_envs))
+
+    def act(self, obs: Any, is_first: NDArray[np.bool_], explore: bool = True) -> Array:
+        """As `ActingPolicy`; the policy follows all slots, whoever acts."""
+        action = self.policy.act(obs, is_first, explore)
+        if at_random := self.slots(len(is_first)):
+            action = action.copy()
+            action[:at_random] = self.random.act(obs, is_first[:at_random], explore)
+            self.policy.took(action)
+        return action
+
+    def state_dict(self) -> dict[str, Any]:
+        """Memory of the policy and what both earned; `random` is saved by its owner."""
+        return {"policy": self.policy.state_dict(), "earned": self.earned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self.policy.load_state_dict(state["policy"])
+        self.earned = {name: both.copy() for name, both in state["earned"].items()}

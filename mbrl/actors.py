@@ -17,7 +17,7 @@ from gymnasium import spaces
 from agents.dream_ppo import DreamPPO
 from agents.modules import LatentModule, latent_spec
 from envs import EnvError
-from mbrl.acting import LatentPolicy, RandomPolicy
+from mbrl.acting import Explorers, LatentPolicy, RandomPolicy
 from mbrl.collect import Collector, Receipt, next_incarnation, spaces_of
 from mbrl.config.schema import Config
 from mbrl.errors import CollectError, MbrlError
@@ -44,10 +44,10 @@ class LocalCollectors:
 
     def __init__(self, run: Run, store: ReplayStore, policy: LatentPolicy) -> None:
         self.collector = _collector(run.config, store, 0)
-        self.policy = policy
         self.random = RandomPolicy(
             policy.action_space, seed(run.config.seed, "prefill"), run.config.collect.repeat
         )
+        self.policy = explorers(run.config, policy, self.random)
         self.begun = (0, 0, False)
 
     def begin(self, steps: int, env_steps_total: int, at_random: bool) -> None:
@@ -56,30 +56,36 @@ class LocalCollectors:
 
     def finish(self) -> list[Receipt]:
         """Collect it."""
-        steps, total, at_random = self.begun
-        return [self.collector.collect(steps, self.random if at_random else self.policy, total)]
+        return [collect(self.collector, self.policy, *self.begun)]
 
     def publish(self, world_model: WorldModel, policy: DreamPPO) -> None:
         """The acting policy shares the learners' weights; only the version is news."""
-        self.policy.version = policy.version
+        self.policy.policy.version = policy.version
 
     def state_dict(self) -> State:
         """The collector's slots and the memory of who acts."""
-        memory = self.policy.state_dict() if self.collector.policy is self.policy else None
-        random = self.random.state_dict() if self.collector.policy is self.random else None
-        return {"collector": self.collector.state_dict(), "policy": memory, "random": random}
+        return {
+            "collector": self.collector.state_dict(),
+            "acts": self.collector.policy is self.policy,
+            "policy": self.policy.state_dict(),
+            "random": self.random.state_dict(),
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Continue exactly where `state_dict` was taken, if it was in this process."""
         if not state:
             return
         self.collector.load_state_dict(state["collector"])
-        if state["policy"] is not None:
+        if "acts" not in state:  # of a checkpoint from before there were explorers
+            acts, memory = state["policy"] is not None, state["policy"]
+            state = {**state, "acts": acts}
+            if acts:
+                self.policy.policy.load_state_dict(memory)
+        else:
             self.policy.load_state_dict(state["policy"])
-            self.collector.policy = self.policy
         if state.get("random") is not None:
             self.random.load_state_dict(state["random"])
-            self.collector.policy = self.random
+        self.collector.policy = self.policy if state["acts"] else self.random
 
     def close(self) -> None:
         """Close the environments."""
@@ -98,7 +104,8 @@ class CollectorActor:
         actions = self.collector.vector.single_action_space
         own = seed(config.seed, "prefill", *stream)
         self.random = RandomPolicy(actions, own, config.collect.repeat)
-        self.policy = SnapshotPolicy(config, seen, actions, seed(config.seed, "act", *stream))
+        self.snapshots = SnapshotPolicy(config, seen, actions, seed(config.seed, "act", *stream))
+        self.policy = explorers(config, self.snapshots.acting, self.random)
 
     def pid(self) -> int:
         """The process id, for tests that end this process."""
@@ -106,8 +113,28 @@ class CollectorActor:
 
     def collect(self, steps: int, env_steps_total: int, weights: State | None) -> Receipt:
         """Collect with these weights, or at random if there are none yet."""
-        policy = self.random if weights is None else self.policy.load(weights)
-        return self.collector.collect(steps, policy, env_steps_total)
+        if weights is not None:
+            self.snapshots.load(weights)
+        return collect(self.collector, self.policy, steps, env_steps_total, weights is None)
+
+
+def explorers(config: Config, policy: LatentPolicy, random: RandomPolicy) -> Explorers:
+    """The policy, with random actions beside it as the settings say."""
+    # what learns from its own steps cannot use those of others
+    share = 0.0 if config.agent == "model_free" else config.collect.explore
+    return Explorers(policy, random, share)
+
+
+def collect(
+    collector: Collector, policy: Explorers, steps: int, env_steps_total: int, at_random: bool
+) -> Receipt:
+    """Collect a fragment, at random or with the policy, which is told what was earned."""
+    count = collector.settings.num_envs
+    explored = count if at_random else policy.slots(count)
+    acting = policy.random if at_random else policy
+    receipt = collector.collect(steps, acting, env_steps_total)
+    policy.tell(np.asarray(receipt.earned), receipt.steps // count, explored)
+    return receipt
 
 
 def _collector(config: Config, store: ReplayStore, index: int) -> Collector:

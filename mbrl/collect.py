@@ -43,6 +43,7 @@ class Receipt:
     unrepeatable: int  # open episodes that could not be played again on resume, so far
     seconds: float
     rewarded: bool = False  # whether any step gave a reward other than 0
+    earned: tuple[float, ...] = ()  # by each environment: all its rewards
 
 
 _Cut = tuple[dict[str, Array], dict[str, Any]]
@@ -159,9 +160,15 @@ class Collector:
         ]
         self.store.commit(fragments, self.writer, total)
         seconds = time.monotonic() - began
-        rewarded = any(fragment.columns["rewards"].any() for fragment in fragments)
+        earned = [[columns["rewards"] for columns, _ in slot] for slot in cuts]
         return Receipt(
-            taken, returns, self.vector.restarts, self.unrepeatable, seconds, bool(rewarded)
+            taken,
+            returns,
+            self.vector.restarts,
+            self.unrepeatable,
+            seconds,
+            rewarded=any(bool(rewards.any()) for slot in earned for rewards in slot),
+            earned=tuple(sum(float(r.sum(dtype=np.float64)) for r in slot) for slot in earned),
         )
 
     def _step(self, policy: ActingPolicy, cuts: list[list[_Cut]], returns: list[float]) -> int:

@@ -50,6 +50,13 @@ class CollectSettings(Settings):
         description="a random action is held for n steps with probability ~ n ** -repeat; "
         "default: for one",
     )
+    explore: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of environments that act at random, while that earns more than the "
+        "policy; not with agent=model_free, which learns from what its policy did",
+    )
     fragment_steps: int = Field(256, ge=1, description="a fragment is cut after this many steps")
     fragment_s: float = Field(30.0, gt=0, description="or after this many seconds")
     vector: Literal["sync", "subprocess"] = Field(
