@@ -74,11 +74,7 @@ def _parser(studies: bool = True) -> argparse.ArgumentParser:
     )
     check.set_defaults(call=_check_env)
 
-    replay = commands.add_parser("replay", help="look into a replay store")
-    actions = replay.add_subparsers(dest="action", required=True)
-    stats = actions.add_parser("stats", help="print what is there")
-    stats.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
-    stats.set_defaults(call=_replay_stats)
+    _add_replay(commands)
 
     bench = commands.add_parser("bench", help="studies of the world model's parts")
     if studies:
@@ -87,6 +83,25 @@ def _parser(studies: bool = True) -> argparse.ArgumentParser:
         add_studies(bench)
         bench.set_defaults(call=_bench)
     return parser
+
+
+def _add_replay(commands: Any) -> None:
+    replay = commands.add_parser("replay", help="look into a replay store, export it, import one")
+    actions = replay.add_subparsers(dest="action", required=True)
+    stats = actions.add_parser("stats", help="print what is there")
+    stats.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
+    stats.set_defaults(call=_replay_stats)
+    export = actions.add_parser("export", help="write the episodes that ended for others to read")
+    export.add_argument("dir", type=Path, help="a replay folder, or the run folder around it")
+    export.add_argument("--to", choices=["minari"], required=True, help="the format")
+    export.set_defaults(call=_replay_export)
+    load = actions.add_parser("import", help="write others' episodes as a new replay folder")
+    load.add_argument("--from", choices=["minari"], required=True, dest="source", help="the format")
+    load.add_argument("--out", type=Path, required=True, help="the new replay folder")
+    load.set_defaults(call=_replay_import)
+    for one in (export, load):
+        one.add_argument("--id", required=True, help="of the Minari dataset, as breakout/dream-v0")
+        one.add_argument("--root", type=Path, help="folder of datasets; default: Minari's own")
 
 
 def _add_compare(commands: Any) -> None:
@@ -244,8 +259,27 @@ def _check_env(options: argparse.Namespace) -> int:
 def _replay_stats(options: argparse.Namespace) -> None:
     from mbrl.replay import ReplayStore, format_stats
 
-    folder = options.dir / "replay" if (options.dir / "replay").is_dir() else options.dir
-    print(format_stats(ReplayStore(folder).stats()))
+    print(format_stats(ReplayStore(_replay_folder(options.dir)).stats()))
+
+
+def _replay_folder(folder: Path) -> Path:
+    """The replay folder of a run's folder; any other is one itself."""
+    return folder / "replay" if (folder / "replay").is_dir() else folder
+
+
+def _replay_export(options: argparse.Namespace) -> None:
+    from mbrl.replay import ReplayStore
+    from mbrl.replay.minari_dataset import export
+
+    written, left = export(ReplayStore(_replay_folder(options.dir)), options.id, options.root)
+    open_ = f"; {left} that had not ended are left out" if left else ""
+    print(f"{options.id}: {written} episodes{open_}")
+
+
+def _replay_import(options: argparse.Namespace) -> None:
+    from mbrl.replay.minari_dataset import load
+
+    print(f"{options.out}: {load(options.id, options.out, options.root)} episodes")
 
 
 if __name__ == "__main__":

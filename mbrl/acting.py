@@ -221,7 +221,8 @@ class Explorers:
 
     def state_dict(self) -> dict[str, Any]:
         """Memory of the policy and what both earned; `random` is saved by its owner."""
-        return {"policy": self.policy.state_dict(), "earned": self.earned}
+        earned = {name: both.copy() for name, both in self.earned.items()}
+        return {"policy": self.policy.state_dict(), "earned": earned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
