@@ -30,6 +30,7 @@ from mbrl.evaluate import EvalResult, judge
 from mbrl.imagine import DreamEnv
 from mbrl.learn_model import RemoteLearners, WorldModelLearner
 from mbrl.real_steps import RealSteps
+from mbrl.recorded import take_over
 from mbrl.replay import ReplayStore
 from mbrl.report.dream_video import write_dream_video
 from mbrl.run.run import Run
@@ -66,7 +67,7 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
         crew = Crew(run)
         run.handle_signals()
         try:
-            more = run.env_steps < config.env_steps
+            more = run.env_steps < crew.target
             if more:
                 crew.begin_collecting()
                 crew.make_up()
@@ -74,20 +75,20 @@ def train(config: Config, on_iteration: Callable[[Run], None] | None = None) -> 
             while more:
                 receipts = crew.collect()
                 replay = crew.refresh_replay()
-                more = run.env_steps < config.env_steps and not run.stopping
+                more = run.env_steps < crew.target and not run.stopping
                 if more:
                     crew.begin_collecting()
                 model_metrics, starts = crew.learn_model(receipts)
                 policy_metrics = crew.learn_policy(starts, receipts)
                 crew.publish()
                 crew.log(receipts, model_metrics, policy_metrics)
-                crew.evaluate(last=run.env_steps >= config.env_steps)
+                crew.evaluate(last=run.env_steps >= crew.target)
                 more = more and not run.stopping
                 if crew.checkpoints_every.due(run.env_steps) or not more:
                     crew.save(replay)
                 if on_iteration is not None:
                     on_iteration(run)
-            if run.stopping and run.env_steps < config.env_steps:
+            if run.stopping and run.env_steps < crew.target:
                 raise SystemExit(0)
             return run.finish(crew.final_evaluation())
         except Stopped:  # in the last evaluation, before which everything was saved
@@ -134,6 +135,7 @@ class Crew:
         self.rounds = Ratio(config.learn_policy.dream_ratio, lot=policy.dreams * policy.horizon)
         # the env steps up to which actions were random; None: they still are
         self.random_until: int | None = None
+        self.recorded = 0  # so many of the first env steps
         self.evaluations_every = Every(config.evaluate.every_steps)
         self.checkpoints_every = Every(config.run.checkpoint_every_steps)
         self.evaluations = Evaluations(run)
@@ -150,10 +152,22 @@ class Crew:
         )
         if state is not None:
             self._restore(state)
+        elif config.replay.init_from is not None:
+            self.recorded, rewarded = take_over(config.replay.init_from, self.store)
+            if rewarded or not config.collect.until_reward:
+                self.random_until = 0  # what is recorded was done for a reason, or no matter
+        self.run.progress.aim(self.target)
         self.publish()
+
+    @property
+    def target(self) -> int:
+        """Env steps at which the run ends: those of its settings, and all that are recorded."""
+        return max(self.config.env_steps, self.recorded)
 
     def begin_collecting(self) -> None:
         """Ask for the next fragment, of random actions until there is something to learn from."""
+        if self.run.env_steps < self.recorded:
+            return
         self.collectors.begin(self.next_steps(), self.run.env_steps, self.random_until is None)
 
     def next_steps(self) -> int:
@@ -161,11 +175,13 @@ class Crew:
         if self.run.env_steps == 0:
             return self.config.collect.prefill_steps
         width = self.config.collectors * self.config.collect.num_envs
-        left = self.config.env_steps - self.run.env_steps
+        left = self.target - self.run.env_steps
         return max(0, min(self.config.collect.steps_per_iteration, -(-left // width) * width))
 
     def collect(self) -> list[Receipt]:
         """Wait for the fragment that was begun, and count its steps."""
+        if self.run.env_steps < self.recorded:
+            return self._count_recorded()
         self.run.progress.update(phase="collect")
         receipts = self.collectors.finish()
         steps = sum(receipt.steps for receipt in receipts)
@@ -176,6 +192,15 @@ class Crew:
         self.run.spend(collected_steps=steps)
         self.run.progress.update(env_steps=self.run.env_steps)
         return receipts
+
+    def _count_recorded(self) -> list[Receipt]:
+        """The next piece of what is recorded, as if it had been collected just now."""
+        left = self.recorded - self.run.env_steps
+        steps = min(left, self.config.collect.steps_per_iteration)
+        self.run.env_steps += steps
+        self.run.spend(recorded_steps=steps)
+        self.run.progress.update(env_steps=self.run.env_steps)
+        return [Receipt(steps, [], 0, 0, 0.0)]
 
     def refresh_replay(self) -> State:
         """Take new segments into the rings; returns which segments the learners now stand on.
@@ -284,7 +309,7 @@ class Crew:
             "collect/env_restarts": sum(receipt.env_restarts for receipt in receipts),
             "collect/actor_restarts": self.collectors.actor_restarts,
             "collect/unrepeatable": sum(receipt.unrepeatable for receipt in receipts),
-            "collect/steps_per_s": sum(r.steps / max(r.seconds, 1e-9) for r in receipts),
+            "collect/steps_per_s": sum(r.steps / r.seconds for r in receipts if r.seconds),
             "replay/quarantined": self.store.quarantined,
             "replay/rows_trained": self.run.budget.get("replayed_rows", 0),
             "policy/version": self.policy.version,
@@ -318,6 +343,7 @@ class Crew:
             "policy": self.policy.get_state(),
             "dream_generator": self.dream_generator.get_state(),
             "random_until": self.random_until,
+            "recorded": self.recorded,
             "credits": [self.updates.state_dict(), self.rounds.state_dict()],
             "marks": [self.evaluations_every.state_dict(), self.checkpoints_every.state_dict()],
             "collectors": self.collectors.state_dict(),
@@ -330,6 +356,7 @@ class Crew:
         self.policy.set_state(state["policy"])
         prefill = self.config.collect.prefill_steps  # a checkpoint of before had no more
         self.random_until = state.get("random_until", prefill + self.config.collect.num_envs)
+        self.recorded = int(state.get("recorded", 0))
         restore_generator(self.dream_generator, state["dream_generator"])
         for ratio, credit in zip((self.updates, self.rounds), state["credits"], strict=True):
             ratio.load_state_dict(credit)

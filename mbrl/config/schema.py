@@ -75,6 +75,11 @@ class CollectSettings(Settings):
 class ReplaySettings(Settings):
     """What is kept and what is sampled (`mbrl.replay`)."""
 
+    init_from: Path | None = Field(
+        None,
+        description="a run or replay folder whose steps are the run's first env steps, in place of "
+        "random ones; with env_steps no more than those, or 0, the run learns offline",
+    )
     capacity_steps: int = Field(1_000_000, ge=1, description="newest steps that are sampled from")
     ring_dir: Path | None = Field(
         None, description="folder of the memory-mapped ring; default: the system's temporary one"
@@ -166,7 +171,9 @@ class _OurSections(Settings):
     seed: int = Field(0, ge=0, description="root of every random stream of the run")
     agent: str = Field("dream", description="who acts and learns")
     env: EnvSettings
-    env_steps: int = Field(10_000, ge=1, description="real environment steps, prefill included")
+    env_steps: int = Field(
+        10_000, ge=0, description="real environment steps, prefill or replay.init_from included"
+    )
     device: str = Field("auto", pattern=DEVICES, description="auto takes a GPU if there is one")
     run: RunSettings = RunSettings()
     collect: CollectSettings = CollectSettings()
@@ -227,6 +234,13 @@ class Config(_AllSections):
                 f"device: expected cuda with num_learners, as Ray gives each learner its GPU, got "
                 f"{self.device}; choose GPUs with CUDA_VISIBLE_DEVICES"
             )
+        if self.replay.init_from is not None and self.agent != "dream":
+            raise ValueError(
+                f"replay.init_from: expected agent=dream, as all others learn from steps of their "
+                f"own, got agent={self.agent}"
+            )
+        if self.env_steps == 0 and self.replay.init_from is None:
+            raise ValueError("env_steps: expected 1 or more without replay.init_from, got 0")
         if self.agent not in WITH_WORLD_MODEL:
             return self
         if self.agent == "model_free" and self.learn_policy.num_learners:
@@ -249,7 +263,7 @@ class Config(_AllSections):
                 f"rows) or more for every collect.steps_per_iteration, and for prefill_steps, "
                 f"got {owed:g} rows; raise the ratio or those steps"
             )
-        if self.collect.prefill_steps > self.env_steps:
+        if self.replay.init_from is None and self.collect.prefill_steps > self.env_steps:
             raise ValueError(
                 f"collect.prefill_steps: expected at most env_steps = {self.env_steps}, "
                 f"got {self.collect.prefill_steps}"

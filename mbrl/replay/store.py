@@ -247,6 +247,14 @@ class ReplayStore:
         observations, actions = map(space_from_json, layout.spaces)
         return observations, actions
 
+    @property
+    def expected_spaces(self) -> tuple[Space, Space] | None:
+        """Observation and action space that this object was given; None if none were."""
+        if not all(self._spaces):
+            return None
+        observations, actions = map(space_from_json, self._spaces)
+        return observations, actions
+
     def pin(self, names: Sequence[str]) -> list[str]:
         """Record that the checkpoint needs these segments and no others: they are not evicted.
 

@@ -55,6 +55,10 @@ class Progress:
         else:
             self._say_plain()
 
+    def aim(self, total_steps: int) -> None:
+        """Expect another number of env steps than was said at first."""
+        self._total = total_steps
+
     def update(
         self,
         *,
