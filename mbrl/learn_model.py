@@ -9,7 +9,7 @@ count of replayed rows, never a time.
 import copy
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from mbrl.world_model.latent import Latent
 from mbrl.world_model.layouts import make_world_model
 from mbrl.world_model.model import Metrics, WorldModel
 from mbrl.world_model.settings import WorldModelSettings
+from mbrl.world_model.transfer import Taken, take_over
 
 Space = spaces.Space[np.ndarray]
 logger = logging.getLogger(__name__)
@@ -107,6 +108,10 @@ class WorldModelLearner:
             directory=ring_directory,
             holdout=holdout,
         )
+
+    def begin_with(self, weights: Mapping[str, Tensor], anew: Sequence[str]) -> Taken:
+        """Take over what fits of another model; see `mbrl.world_model.transfer`."""
+        return take_over(self.model, weights, anew)
 
     def refresh(self, order: Sequence[str] | None = None) -> int:
         """Take new segments into the ring, on resume those it had in `order`; the rows in it."""
@@ -271,6 +276,14 @@ class RemoteLearners:
 
     def _pull(self) -> None:
         self.model.load_state_dict(ray.get(self.actors[0].model_state.remote()))
+
+    def begin_with(self, weights: Mapping[str, Tensor], anew: Sequence[str]) -> Taken:
+        """As `WorldModelLearner.begin_with`, on every rank."""
+        taken: list[Taken] = ray.get(
+            [one.begin_with.remote(dict(weights), anew) for one in self.actors]
+        )
+        self._pull()
+        return taken[0]
 
     def refresh(self, order: Sequence[str] | None = None) -> int:
         """As `WorldModelLearner.refresh`, on every rank; rows in rank 0's ring."""

@@ -33,6 +33,7 @@ from mbrl.real_steps import RealSteps
 from mbrl.recorded import take_over
 from mbrl.replay import ReplayStore
 from mbrl.report.dream_video import write_dream_video
+from mbrl.run.open import open_run
 from mbrl.run.run import Run
 from mbrl.schedule import Every, Ratio
 from mbrl.seeding import seed
@@ -152,12 +153,22 @@ class Crew:
         )
         if state is not None:
             self._restore(state)
-        elif config.replay.init_from is not None:
+        else:
+            self._begin()
+        self.run.progress.aim(self.target)
+        self.publish()
+
+    def _begin(self) -> None:
+        """What a run begins with that another left behind."""
+        config, before = self.config, self.config.world_model.init_from
+        if before is not None:
+            weights = open_run(before).world_model_weights()
+            taken = self.learner.begin_with(weights, config.world_model.init_anew)
+            self.run.progress.print(f"world model of {before}: {taken}")
+        if config.replay.init_from is not None:
             self.recorded, rewarded = take_over(config.replay.init_from, self.store)
             if rewarded or not config.collect.until_reward:
                 self.random_until = 0  # what is recorded was done for a reason, or no matter
-        self.run.progress.aim(self.target)
-        self.publish()
 
     @property
     def target(self) -> int:

@@ -179,6 +179,20 @@ class OpenRun:
         dream = DreamEnv(model, action_space, starts, num_envs, generator)
         return DreamVectorEnv(dream, horizon, autoreset_mode)
 
+    def world_model_weights(self) -> dict[str, torch.Tensor]:
+        """Weights of the newest checkpoint's world model, on the CPU, by their names.
+
+        Raises:
+            MbrlError: the run has no world model, or no checkpoint yet.
+        """
+        if self.config.agent not in WITH_WORLD_MODEL:
+            raise MbrlError(
+                f"{self.dir}: expected a run with a world model (agent=dream), got "
+                f"agent={self.config.agent}"
+            )
+        weights: dict[str, torch.Tensor] = self._state()["learner"]["model"]
+        return weights
+
     def _spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
         return spaces_of(self.config.env, self.config.collect.apart)
 

@@ -4,6 +4,7 @@ Encoders, codes and decoders come in kinds: a new one is a file with its class a
 `ENCODERS`, `CODES` or `decoders.settings.DECODERS`.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -205,6 +206,14 @@ class WorldModelSettings(Settings):
         "(grid); of numbers and categories the code is what was observed (vectors); auto is flat "
         "for an image and vectors for all else",
     )
+    init_from: Path | None = Field(
+        None,
+        description="run folder whose newest world model this one begins with: each part that fits "
+        "is taken over, all others start anew, and the log says which",
+    )
+    init_anew: tuple[str, ...] = Field(
+        (), description="parts that start anew all the same, such as `heads` for another reward"
+    )
     grid: GridSettings = GridSettings()
     vectors: VectorSettings = VectorSettings()
     encoder: Annotated[EncoderSettings, ENCODERS] = NormalisedSettings()
@@ -228,6 +237,8 @@ class WorldModelSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "WorldModelSettings":
+        if self.init_anew and self.init_from is None:
+            raise ValueError("init_anew needs init_from: without it every part starts anew")
         if self.layout == "grid" and (self.posterior == "recurrent" or not self.joint):
             raise ValueError(
                 "layout: grid has neither posterior: recurrent nor joint: false; they are of "
