@@ -18,6 +18,7 @@ from mbrl.studies.arms import listed
 from mbrl.studies.options import SUBJECT, add_options
 from mbrl.studies.study import Study
 from mbrl.studies.trial import command_line
+from mbrl.studies.worlds import study as worlds
 
 STUDIES = {
     "fidelity": (
@@ -38,6 +39,8 @@ class _StudyParser(argparse.ArgumentParser):
     study: str
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.study not in STUDIES:
+            return super().parse_known_args(args, namespace)
         study = study_of(self.study, args or ())
         self.description = study.description
         self.epilog = listed(study.trial.known_arms)
@@ -53,6 +56,9 @@ def add_studies(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="study", required=True, parser_class=_StudyParser)
     for name, (_, line) in STUDIES.items():
         commands.add_parser(name, help=line).study = name
+    table = commands.add_parser("worlds", help="which environments can be trained on: a table")
+    table.study = "worlds"
+    worlds.add_options(table)
 
 
 def study_of(name: str, words: Sequence[str] = ()) -> Study[Any]:
@@ -63,6 +69,8 @@ def study_of(name: str, words: Sequence[str] = ()) -> Study[Any]:
 
 def bench(given: Mapping[str, Any]) -> list[str]:
     """Run the study that a command names; one sentence for each trial that failed."""
+    if given["study"] == "worlds":
+        return worlds.command(given)
     return study_of(given["study"], given["words"]).bench(given)
 
 
