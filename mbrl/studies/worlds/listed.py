@@ -71,7 +71,7 @@ FOREIGN = [
 ]
 
 ODD = [
-    World(name, "odd", {"factory": "mbrl.studies.worlds.odd:make", "kwargs": {"name": name}})
+    World(name, "odd", {"factory": "mbrl.studies.worlds.odd.make", "kwargs": {"name": name}})
     for name in ODDITIES
 ]
 
