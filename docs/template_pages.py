@@ -19,6 +19,7 @@ from typing import Any
 
 import generalisation_page
 import jinja2
+import worlds_page
 from settings_page import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -409,6 +410,8 @@ def render(template: Path, origin: Origin) -> str:
         files=files,
         symbols=symbols,
         generalisation=lambda: generalisation_page.numbers(origin),
+        worlds=worlds_page,
+        worlds_origin=lambda: origin(worlds_page.content(), worlds_page.FILE, DOCS / "worlds.md"),
     )
     return MARK + wrap(made)
 

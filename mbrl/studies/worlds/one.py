@@ -80,8 +80,7 @@ def columns(
     config = settings_of(env, folder / "run", steps)
     verdict = check(config, steps=200, seconds=120, say=said.append)
     if verdict is not Verdict.READY:
-        told = [" ".join(line.split()) for line in said if line.startswith(("problem", "limit"))]
-        note("check", f"refused: {'; '.join(told) or said[-1]}")
+        note("check", f"refused: {_reason(said)}")
         return
     note("check", "ok")
     result = train(config)
@@ -96,6 +95,13 @@ def columns(
     whole = more["env_steps"] >= steps + 128 and after[: len(before)] == before
     note("resume", _agree(whole, f"{len(before)} fragments became {len(after)}"))
     note("export", exported(folder))
+
+
+def _reason(said: list[str]) -> str:
+    """Why an environment is refused, of what `check-env` said."""
+    split = [line.split(maxsplit=1) for line in said]
+    wrong = [text for label, text in split if label in ("refused", "problem")]
+    return "; ".join(wrong or [text for label, text in split if label == "note"])
 
 
 def _agree(fine: bool, otherwise: str) -> str:
