@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 
 from envs.errors import EnvError
+from envs.extras import install
 from envs.family import Family, make_plain
 
 
@@ -35,7 +36,7 @@ def import_box2d() -> None:
             importlib.import_module("pygame")
     except ImportError as error:
         raise EnvError(
-            f"expected the packages box2d and pygame, got {error!r}; pip install box2d pygame-ce"
+            f"expected the packages box2d and pygame, got {error!r}; {install('box2d')}"
         ) from error
 
 

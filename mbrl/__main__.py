@@ -74,6 +74,9 @@ def _parser(studies: bool = True) -> argparse.ArgumentParser:
     )
     check.set_defaults(call=_check_env)
 
+    envs = commands.add_parser("envs", help="list the environments that are installed")
+    envs.set_defaults(call=_envs)
+
     _add_replay(commands)
 
     bench = commands.add_parser("bench", help="studies of the world model's parts")
@@ -126,8 +129,8 @@ def _add_compare(commands: Any) -> None:
     )
     compare.add_argument(
         "--agents",
-        default="dream,ppo",
-        help="comma-separated; the first is the one whose steps are compared; default: dream,ppo",
+        help="comma-separated; the first is the one whose steps are compared; default: dream, and "
+        "every baseline that can act in the games",
     )
     compare.add_argument(
         "--variant",
@@ -213,7 +216,7 @@ def _compare(options: argparse.Namespace) -> None:
         configs,
         [word for word in options.words if "=" in word],
         games=options.games.split(",") if options.games else (),
-        agents=options.agents.split(","),
+        agents=options.agents.split(",") if options.agents else None,
         variants=options.variant,
         seeds=options.seeds,
         env_steps=options.env_steps,
@@ -254,6 +257,14 @@ def _check_env(options: argparse.Namespace) -> int:
     from mbrl.check_env import check
 
     return check(config, options.steps, options.seconds, lambda line: print(line, flush=True))
+
+
+def _envs(options: argparse.Namespace) -> None:
+    from envs.installed import lines
+
+    quiet_libraries()
+    for line in lines():
+        print(line)
 
 
 def _replay_stats(options: argparse.Namespace) -> None:

@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from rich.console import Console
 from rich.table import Table
 
+from agents.baselines import BASELINES
 from mbrl.cluster import available_cores
+from mbrl.collect import spaces_of
 from mbrl.config.schema import AGENTS, Config, load
 from mbrl.config.yaml import parse_value
 from mbrl.errors import ConfigError, MbrlError
@@ -79,7 +82,7 @@ def compare(
     overrides: Sequence[str] = (),
     *,
     games: Sequence[str] = (),
-    agents: Sequence[str] = ("dream", "ppo"),
+    agents: Sequence[str] | None = None,
     variants: Sequence[str] = (),
     seeds: int = 3,
     env_steps: Budgets = None,
@@ -93,7 +96,8 @@ def compare(
         config_paths: the config that all runs share, or several, each of another game.
         overrides: `key=value` for all runs.
         games: environment ids that take the place of the one config's.
-        agents: names out of `AGENTS`; the first is the one whose steps are compared.
+        agents: names out of `AGENTS`; the first is the one whose steps are compared. None: the
+            dream, and every baseline that can act in all the games.
         variants: `name=settings` with spaces between the settings. Each is an arm of its own: the
             first agent, or the one that `agent=` in it says, with these settings.
         seeds: how many; they are 0 .. seeds - 1.
@@ -112,6 +116,7 @@ def compare(
     paths = [config_paths] if isinstance(config_paths, Path) else list(config_paths)
     if seeds < 1 or jobs < 1:
         raise ConfigError(f"compare: expected 1 seed and job or more, got {seeds} and {jobs}")
+    agents = fitting(paths, overrides, games) if agents is None else agents
     arms = _with_budgets(_arms(agents, variants), env_steps)
     folder, played = _games(paths, overrides, games, arms[0], out)
     planned = [
@@ -131,6 +136,18 @@ def compare(
 
 
 # -- what is to be run ----------------------------------------------------------------------------
+
+
+def fitting(
+    paths: Sequence[Path], overrides: Sequence[str] = (), ids: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The dream, and the baselines that can act in every one of the games."""
+    words = [[*overrides, f"env.id={one}"] for one in ids] or [list(overrides)]
+    configs = [load(path, more) for path in paths for more in words]
+    chosen = [spaces_of(config.env, config.collect.apart)[1] for config in configs]
+    discrete = all(isinstance(space, spaces.Discrete) for space in chosen)
+    fit = (name for name, found in BASELINES.items() if discrete or not found.discrete_only)
+    return ("dream", *fit)
 
 
 def _arms(agents: Sequence[str], variants: Sequence[str]) -> list[Arm]:

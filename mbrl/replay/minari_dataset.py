@@ -64,12 +64,7 @@ def export(store: ReplayStore, dataset_id: str, root: Path | None = None) -> tup
     if not any(episode.ended for episode in store.episodes()):
         raise ReplayError(f"{store.directory}: expected an episode that ended, got none")
     observations, actions = both
-    keys = {str(key) for space in both for path in _paths(space) for key in path}
-    if slashed := sorted(key for key in keys if "/" in key):
-        raise ReplayError(
-            f"expected keys without a slash, got {', '.join(slashed)}: in HDF5 it divides names; "
-            f"rename them in an env.factory"
-        )
+    _refuse_slashes(both)
     stamps: list[dict[str, Any]] = []
     left_out: list[str] = []
 
@@ -87,17 +82,36 @@ def export(store: ReplayStore, dataset_id: str, root: Path | None = None) -> tup
             )
             yield minari.data_collector.EpisodeBuffer(**_fields(episode, observations, actions))
 
+    dataset = _create(minari, dataset_id, buffers(), both, layout.env_id)
+    dataset.storage.update_episode_metadata(stamps)
+    dataset.storage.update_metadata({"reverie": [layout.env_id, *layout.spaces]})
+    return len(stamps), len(left_out)
+
+
+def _refuse_slashes(both: tuple[Space, Space]) -> None:
+    keys = {str(key) for space in both for path in _paths(space) for key in path}
+    if slashed := sorted(key for key in keys if "/" in key):
+        raise ReplayError(
+            f"expected keys without a slash, got {', '.join(slashed)}: in HDF5 it divides names; "
+            f"rename them in an env.factory"
+        )
+
+
+def _create(
+    minari: Any, dataset_id: str, buffers: Iterator[Any], both: tuple[Space, Space], env_id: str
+) -> Any:
+    """A new dataset of these episodes, whole or not at all."""
     folder = minari.storage.get_dataset_path(dataset_id)
     known = folder.exists()
     try:
         with warnings.catch_warnings():  # who the author is, is the user's to add
             warnings.filterwarnings("ignore", _ADVICE, UserWarning)
-            dataset = minari.create_dataset_from_buffers(
+            return minari.create_dataset_from_buffers(
                 dataset_id,
-                buffers(),
-                observation_space=observations,
-                action_space=actions,
-                description=f"Recorded by Reverie in {layout.env_id or 'an unknown environment'}.",
+                buffers,
+                observation_space=both[0],
+                action_space=both[1],
+                description=f"Recorded by Reverie in {env_id or 'an unknown environment'}.",
                 jpeg_encoding=False,
             )
     except BaseException as error:
@@ -106,9 +120,6 @@ def export(store: ReplayStore, dataset_id: str, root: Path | None = None) -> tup
         if isinstance(error, ValueError | TypeError | NotImplementedError):
             raise ReplayError(f"{dataset_id}: Minari does not take it: {error}") from error
         raise
-    dataset.storage.update_episode_metadata(stamps)
-    dataset.storage.update_metadata({"reverie": [layout.env_id, *layout.spaces]})
-    return len(stamps), len(left_out)
 
 
 def load(dataset_id: str, out: Path, root: Path | None = None) -> int:
