@@ -157,7 +157,9 @@ def _small(config: Config, folder: Path, pace: float, watch: Watch) -> Config:
             update={"dir": folder, "video": False, "tensorboard": False, "wandb": False}
             | {"mlflow": False, "ray_address": None}
         ),
-        "replay": config.replay.model_copy(update={"ring_dir": None, "holdout": 0.0}),
+        "replay": config.replay.model_copy(
+            update={"ring_dir": None, "holdout": 0.0, "init_from": None}
+        ),
     }
     return config.model_copy(update=parts)
 

@@ -32,6 +32,11 @@ def take_over(source: Path, store: ReplayStore) -> tuple[int, bool]:
         ReplayError: there are none, or of other spaces than the run's.
     """
     recording = ReplayStore(source / "replay" if (source / "replay").is_dir() else source)
+    if store.directory.resolve() in (source.resolve(), (source / "replay").resolve()):
+        raise ReplayError(
+            f"replay.init_from: expected the folder of another run, got this run's own, {source}; "
+            "give this one a name or run.dir of its own"
+        )
     layout = recording.layout()
     if layout is None:
         raise ReplayError(

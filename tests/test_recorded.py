@@ -76,6 +76,8 @@ def test_steps_of_its_own_follow_those_that_are_recorded(before: Path, tmp_path:
 def test_what_cannot_be_begun_with_is_said_in_a_sentence(before: Path, tmp_path: Path) -> None:
     with pytest.raises(ReplayError, match=r"expected a run folder or a replay folder with steps"):
         train(config(tmp_path / "one", replay={"init_from": tmp_path}))
+    with pytest.raises(ReplayError, match="expected the folder of another run, got this run's own"):
+        train(config(tmp_path / "own", replay={"init_from": tmp_path / "own"}))
     other = {"id": "MinAtar/Asterix-v1"}
     with pytest.raises(ReplayError, match=r"replay.init_from: expected steps of Box.*got Box"):
         train(config(tmp_path / "two", env=other, replay={"init_from": before}))
