@@ -246,7 +246,6 @@ class DreamPPOLearner(PPOTorchLearner):
                 _no_metrics_reduce=True,
             )
             self._end_round()
-            self._refresh()
             steps += batch.env_steps()
             rollout_s += middle - start
             update_s += time.perf_counter() - middle
@@ -265,9 +264,6 @@ class DreamPPOLearner(PPOTorchLearner):
     def _end_round(self) -> None:
         """What there is to do after the gradient steps of a round."""
         self.rounds += 1
-
-    def _refresh(self) -> None:
-        """Make the networks half new, if it is time; the same on every learner."""
         every = self.settings.refresh_every
         if every is not None and self.rounds % every == 0:
             shrink_and_perturb(self.latent_module, self.seed * 1_000_003 + self.rounds)

@@ -178,42 +178,6 @@ def test_what_acts_is_the_running_mean_of_the_rounds() -> None:
     assert torch.equal(module.acting(torch.eye(5)), module._greedy(mean_values))
 
 
-def test_all_weights_but_those_that_act_move_half_way_to_new_ones_every_so_many_rounds() -> None:
-    agent = new_agent(settings=changed(algorithm="q", refresh_every=3))
-    plain = new_agent(settings=changed(algorithm="q"))
-    for one in (agent, plain):
-        one.learn(Corridor(128), rounds=2)
-    assert_equal_weights(agent, plain)
-    for one in (agent, plain):
-        one.learn(Corridor(128), rounds=1)
-    moved, learnt, first = (
-        one.get_weights() for one in (agent, plain, new_agent(settings=changed(algorithm="q")))
-    )
-    for name, weight in learnt.items():
-        now = moved[name]
-        if name == "critic.3.weight":  # it starts at zero, so it shrinks
-            assert torch.allclose(torch.as_tensor(now), torch.as_tensor(weight) / 2)
-        elif name == "critic.0.weight":  # half of what is learnt, and half of what is new
-            rest = torch.as_tensor(now) - torch.as_tensor(weight) / 2
-            new = torch.as_tensor(first[name]).std() / 2
-            assert float(rest.std()) == pytest.approx(float(new), rel=0.3)
-        elif name.startswith("steady"):
-            assert torch.equal(torch.as_tensor(now), torch.as_tensor(weight))
-    saved = copy.deepcopy(agent.get_state())
-    assert not saved["adam"]  # Adam starts anew
-    again = new_agent(settings=changed(algorithm="q", refresh_every=3))
-    again.set_state(saved)
-    for one in (agent, again):
-        one.learn(Corridor(128), rounds=4)
-    assert_equal_weights(agent, again)
-
-
-def assert_equal_weights(one: DreamPPO, two: DreamPPO) -> None:
-    theirs = two.get_weights()
-    for name, weight in one.get_weights().items():
-        assert torch.equal(torch.as_tensor(weight), torch.as_tensor(theirs[name])), name
-
-
 def test_q_learning_of_continuous_actions_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a Discrete action space"):
         DreamPPO(changed(algorithm="q"), 1, Aim.action_space, seed=0)

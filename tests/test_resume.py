@@ -166,8 +166,7 @@ def test_a_baseline_stopped_inside_an_evaluation_makes_up_for_it(
 def test_a_grid_and_q_learning_resume_as_if_never_stopped(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "world_model": {"layout": "grid", "grid": {"hidden": 8, "prior_maps": 4}},
-        "policy": {"algorithm": "q", "maps": 4, "autocast": True, "refresh_every": 3},
-        "collect": {"repeat": 2.0, "explore": 0.5},
+        "policy": {"algorithm": "q", "maps": 4, "autocast": True},
     }
     train(config(tmp_path / "whole", **changes))
     stopped = config(tmp_path / "run", **changes)
