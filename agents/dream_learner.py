@@ -31,7 +31,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor, nn
 
-from agents.modules import VALUE_LOGITS, LatentModule, shrink_and_perturb
+from agents.modules import VALUE_LOGITS, LatentModule
 from agents.numerics import precision, restore_generator, two_hot_cross_entropy, widened
 from agents.returns import ReturnScale, arrival_weight, lambda_return, percentile_range
 from agents.settings import ALGORITHMS, DreamPolicySettings
@@ -264,11 +264,6 @@ class DreamPPOLearner(PPOTorchLearner):
     def _end_round(self) -> None:
         """What there is to do after the gradient steps of a round."""
         self.rounds += 1
-        every = self.settings.refresh_every
-        if every is not None and self.rounds % every == 0:
-            shrink_and_perturb(self.latent_module, self.seed * 1_000_003 + self.rounds)
-            for _, optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID):
-                optimizer.state.clear()
 
     def _check_weights(self) -> None:
         """A finite loss may still have a gradient that is not; nothing is saved after that."""

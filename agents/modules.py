@@ -31,14 +31,12 @@ VALUE_LOGITS = "value_logits"
 """Key of the critic's raw output (N, bins) or (N, 1) in what `forward_train` returns."""
 
 
-class ZeroLinear(nn.Linear):
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer that starts at zero, so that the first policy is uniform."""
-
-    def reset_parameters(self) -> None:
-        """Zeros; random numbers are drawn as for any linear layer."""
-        super().reset_parameters()
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -47,28 +45,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     for width in hidden:
         layers += [nn.Linear(inputs, width), nn.LayerNorm(width), nn.SiLU()]
         inputs = width
-    return nn.Sequential(*layers, ZeroLinear(inputs, outputs))
-
-
-@torch.no_grad()
-def shrink_and_perturb(module: nn.Module, seed: int) -> None:
-    """Move what is learnt of linear layers, convolutions and norms half-way to first weights.
-
-    The process-wide generator is left as it was.
-
-    Source: Ash & Adams, arXiv:1910.08475; between rounds of learning as in Schwarzer et al.,
-    arXiv:2305.19452.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for layer in module.modules():
-            learnt = [p for p in layer.parameters(recurse=False) if p.requires_grad]
-            if not (learnt and isinstance(layer, nn.Linear | nn.Conv2d | nn.LayerNorm)):
-                continue
-            before = [weight.clone() for weight in learnt]
-            layer.reset_parameters()
-            for weight, old in zip(learnt, before, strict=True):
-                weight.lerp_(old, 0.5)
+    return nn.Sequential(*layers, zero_linear(inputs, outputs))
 
 
 class MapTorso(nn.Module):
@@ -262,8 +239,8 @@ class PixelModule(TorchRLModule, ValueFunctionAPI):
         dense = int(self.model_config["dense"])
         self.head = make_head(self.action_space)
         self.encoder = PixelEncoder(self.observation_space, dense)
-        self.actor = ZeroLinear(dense, self.head.inputs)
-        self.critic = ZeroLinear(dense, 1)
+        self.actor = zero_linear(dense, self.head.inputs)
+        self.critic = zero_linear(dense, 1)
 
     def policy(self, obs: Tensor) -> Tensor:
         """Inputs of the action head, (N, head.inputs)."""

@@ -44,12 +44,6 @@ class DreamPolicySettings(Settings):
         description="share of the running mean of networks, which acts, that each round keeps; "
         "algorithm q only",
     )
-    refresh_every: int | None = Field(
-        None,
-        ge=1,
-        description="rounds after which all weights move half-way to new ones (shrink and "
-        "perturb), as what learnt from few rewards at first learns worse later; null: never",
-    )
     horizon: int = Field(15, ge=1, description="K, imagined steps per dream")
     dreams: int = Field(512, ge=1, description="N, dreams per round, over all learners together")
     epochs: int = Field(2, ge=1, description="passes over the N*K rows of a round")
