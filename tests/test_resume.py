@@ -167,6 +167,7 @@ def test_a_grid_and_q_learning_resume_as_if_never_stopped(tmp_path: Path) -> Non
     changes: dict[str, Any] = {
         "world_model": {"layout": "grid", "grid": {"hidden": 8, "prior_maps": 4}},
         "policy": {"algorithm": "q", "maps": 4, "autocast": True},
+        "collect": {"repeat": 2.0, "explore": 0.5},
     }
     train(config(tmp_path / "whole", **changes))
     stopped = config(tmp_path / "run", **changes)
