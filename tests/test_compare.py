@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from mbrl.__main__ import _budgets, main
-from mbrl.compare import compare
+from mbrl.compare import compare, fitting
 from mbrl.config import file as config_file
+from mbrl.config.file import find_config
 from mbrl.config.schema import load
 from mbrl.errors import ConfigError, MbrlError
 from mbrl.report.comparison import summarise
@@ -54,6 +55,13 @@ def write_run(folder: Path, agent: str, seed: int, curve: list[list[float]]) -> 
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "config.yaml").write_text(f"agent: {agent}")
     return RunRecord.read(folder)
+
+
+def test_without_names_every_baseline_that_can_act_is_compared() -> None:
+    control = find_config("control")
+    assert fitting([control], ["env.id=CartPole-v1"]) == ("dream", "ppo", "dqn")
+    assert fitting([control], ["env.id=Pendulum-v1"]) == ("dream", "ppo")
+    assert fitting([control], ids=["CartPole-v1", "Pendulum-v1"]) == ("dream", "ppo")
 
 
 def test_compare_runs_what_is_missing_and_keeps_what_is_done(config: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 import mbrl
 from envs.settings import EnvSettings
 from mbrl.__main__ import _parser
-from mbrl.compare import Arm, _arms
+from mbrl.compare import Arm, _arms, fitting
 from mbrl.config import file as config_file
 from mbrl.config.file import find_config
 from mbrl.config.schema import Config, load
@@ -27,6 +27,7 @@ from mbrl.report.video import write_video
 from mbrl.studies.arms import choose
 from mbrl.studies.bench import study_of
 from mbrl.studies.flows.trial import FlowStudySettings
+from mbrl.studies.worlds.listed import WORLDS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))  # scripts, in no package
@@ -209,9 +210,7 @@ def shown_commands() -> list[str]:
         spans = re.findall(r"`([^`\n]+)`", text)
         lines = [line for block in blocks(text, r"\w*") for line in block.splitlines()]
         for line in (*spans, *lines):
-            match = re.search(
-                r"\bmbrl (train|compare|check-env|replay stats|bench (?:fidelity|flow)) [^#]*", line
-            )
+            match = re.search(r"\bmbrl (train|compare|check-env|replay \w+|bench (?:fidelity|flow|worlds)) [^#]*", line)
             if match and not re.search(r"\b(CONFIG|ID|DIR|N|GAME)\b|…|=\.\.\.", match[0]):
                 found.add(" ".join(match[0].replace("$PWD", "/folder").split()))
     return sorted(found)
@@ -227,10 +226,15 @@ def test_shown_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
         overrides = [word for word in words if "=" in word]
         arms = [Arm(name="", agent="dream")]
         if options.command == "compare":
-            arms = _arms(options.agents.split(","), options.variant)
+            paths = [find_config(name) for name in names]
+            agents = options.agents.split(",") if options.agents else fitting(paths, overrides)
+            arms = _arms(agents, options.variant)
         for name, arm in product(names, arms):
             load(find_config(name), [*arm.words, *overrides])
-    if options.command == "bench":
+    if options.command == "bench" and options.study == "worlds":
+        known = {world.name for worlds in WORLDS.values() for world in worlds}
+        assert set(options.names) <= known
+    elif options.command == "bench":
         study = study_of(options.study, options.words)
         choose(options.arms, study.trial.known_arms)
         settings = [word for word in options.words if "=" in word]
