@@ -40,7 +40,7 @@ def counts(odd: bool) -> dict[str, int]:
     rows = [row for row in rows if "installed" not in row]
     values = [[row[name] for name in COLUMNS if name in row] for row in rows]
     failed = sum(any(v.startswith("failed") for v in one) for one in values)
-    refused = sum(one[0].startswith("refused") for one in values)
+    refused = sum(any(v.startswith("refused") for v in one) for one in values)
     return {
         "all": len(rows),
         "fine": len(rows) - failed - refused,

@@ -194,7 +194,7 @@ def main(path: str) -> None:
         columns(asked["env"], file.parent, asked["steps"], note)
     except (MbrlError, EnvError) as error:
         column = next(name for name in COLUMNS if name not in found)
-        word = "refused" if column == "check" else "failed"
+        word = "refused" if column in ("check", "train") else "failed"  # they begin nothing
         note(column, f"{word}: {error}")
 
 
