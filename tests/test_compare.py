@@ -105,7 +105,10 @@ def test_summary_gives_every_seed_its_interval_and_the_mean_curve(tmp_path: Path
         ({"variants": ["x='seed=3"]}, "--variant x: No closing quotation"),
         ({"variants": ["x=policy.horizn=3"]}, "did you mean policy.horizon"),
         ({"seeds": 0}, "expected 1 seed and job or more, got 0 and 1"),
-        ({"env_steps": {"dqn": 9}}, "--env-steps: expected steps of dream, ppo, got some of dqn"),
+        (
+            {"agents": ["dream", "ppo"], "env_steps": {"dqn": 9}},
+            "--env-steps: expected steps of dream, ppo, got some of dqn",
+        ),
         ({"games": ["reverie/Counting-v0"] * 2}, "games and configs of different names"),
     ],
 )
