@@ -210,7 +210,10 @@ def shown_commands() -> list[str]:
         spans = re.findall(r"`([^`\n]+)`", text)
         lines = [line for block in blocks(text, r"\w*") for line in block.splitlines()]
         for line in (*spans, *lines):
-            match = re.search(r"\bmbrl (train|compare|check-env|replay \w+|bench (?:fidelity|flow|worlds)) [^#]*", line)
+            match = re.search(
+                r"\bmbrl (train|compare|check-env|replay \w+|bench (?:fidelity|flow|worlds)) [^#]*",
+                line,
+            )
             if match and not re.search(r"\b(CONFIG|ID|DIR|N|GAME)\b|…|=\.\.\.", match[0]):
                 found.add(" ".join(match[0].replace("$PWD", "/folder").split()))
     return sorted(found)
