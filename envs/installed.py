@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import gymnasium as gym
 
-from envs.extras import EXTRAS, Extra
+from envs.extras import EXTRAS, Extra, install
 from envs.families import FAMILIES
 
 SHOWN = 8
@@ -15,9 +15,9 @@ SHOWN = 8
 
 def lines() -> Iterator[str]:
     """What is installed, with its ids, and what is not, with the command that mends it."""
-    for extra in EXTRAS.values():
+    for name, extra in EXTRAS.items():
         if missing := [m for m in extra.modules if importlib.util.find_spec(m) is None]:
-            yield f"{extra.name}: not installed ({', '.join(missing)}); pip install {extra.pip}"
+            yield f"{extra.name}: not installed ({', '.join(missing)}); {install(name)}"
             continue
         ids = _ids(extra)
         shown = ", ".join(ids[:SHOWN])
@@ -36,7 +36,7 @@ def _ids(extra: Extra) -> list[str]:
             importlib.import_module(extra.prefix.rstrip(":"))
     newest: dict[str, tuple[int, str]] = {}
     for id_, spec in gym.registry.items():
-        if id_.removeprefix("popgym:").startswith(extra.ids):
+        if id_.startswith(extra.ids):
             known = (spec.version or 0, f"{extra.prefix}{id_}")
             newest[spec.name] = max(known, newest.get(spec.name, known))
     return sorted(named for _, named in newest.values())

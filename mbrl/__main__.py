@@ -269,20 +269,17 @@ def _envs(options: argparse.Namespace) -> None:
 
 def _replay_stats(options: argparse.Namespace) -> None:
     from mbrl.replay import ReplayStore, format_stats
+    from mbrl.replay.store import replay_folder
 
-    print(format_stats(ReplayStore(_replay_folder(options.dir)).stats()))
-
-
-def _replay_folder(folder: Path) -> Path:
-    """The replay folder of a run's folder; any other is one itself."""
-    return folder / "replay" if (folder / "replay").is_dir() else folder
+    print(format_stats(ReplayStore(replay_folder(options.dir)).stats()))
 
 
 def _replay_export(options: argparse.Namespace) -> None:
     from mbrl.replay import ReplayStore
     from mbrl.replay.minari_dataset import export
+    from mbrl.replay.store import replay_folder
 
-    written, left = export(ReplayStore(_replay_folder(options.dir)), options.id, options.root)
+    written, left = export(ReplayStore(replay_folder(options.dir)), options.id, options.root)
     open_ = f"; {left} that had not ended are left out" if left else ""
     print(f"{options.id}: {written} episodes{open_}")
 

@@ -23,6 +23,7 @@ from mbrl.config.schema import Config
 from mbrl.errors import CollectError, MbrlError
 from mbrl.evaluate import EvalResult, judge
 from mbrl.replay import ReplayStore
+from mbrl.replay.store import replay_folder
 from mbrl.run.run import Run
 from mbrl.seeding import seed
 from mbrl.world_model.layouts import make_world_model
@@ -140,6 +141,8 @@ def collect(
 def _collector(config: Config, store: ReplayStore, index: int) -> Collector:
     """A collector that plays other episodes than those of its index who wrote here before."""
     incarnation = next_incarnation(store, index)
+    if (before := config.replay.init_from) is not None:  # nor those that are recorded
+        incarnation = max(incarnation, next_incarnation(ReplayStore(replay_folder(before)), index))
     return Collector(config.env, config.collect, store, config.seed, index, incarnation)
 
 

@@ -5,21 +5,21 @@ pieces like those a run collects, so that budgets, curves and checkpoints stay w
 is recorded are the run's first env steps. With no others the run learns offline.
 """
 
-from collections.abc import Iterator
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
-from mbrl.episode import Episode
 from mbrl.errors import ReplayError
 from mbrl.replay import ReplayStore
+from mbrl.replay.store import in_segments, replay_folder
 
 WRITER = "recorded"
-SEGMENT_ROWS = 16_384
-"""A segment is committed after so many rows."""
 
 
 def take_over(source: Path, store: ReplayStore) -> tuple[int, bool]:
     """Copy a run's or a store's steps, in the order of their time, into a new store.
+
+    Episodes get new names: those of a run follow from its seed, and this run may have the same.
 
     Args:
         source: a replay folder, or the run folder around it.
@@ -31,7 +31,7 @@ def take_over(source: Path, store: ReplayStore) -> tuple[int, bool]:
     Raises:
         ReplayError: there are none, or of other spaces than the run's.
     """
-    recording = ReplayStore(source / "replay" if (source / "replay").is_dir() else source)
+    recording = ReplayStore(replay_folder(source))
     if store.directory.resolve() in (source.resolve(), (source / "replay").resolve()):
         raise ReplayError(
             f"replay.init_from: expected the folder of another run, got this run's own, {source}; "
@@ -50,25 +50,12 @@ def take_over(source: Path, store: ReplayStore) -> tuple[int, bool]:
             f"them, got {theirs[0]} and {theirs[1]} in {source}; set env as the recording has it"
         )
     total, rewarded = 0, False
-    for fragments in _batches(recording.fragments()):
+    for fragments in in_segments(recording.fragments()):
         counted = []
         for fragment in fragments:
             total += fragment.steps
             rewarded = rewarded or bool(fragment.rewards.any())
-            counted.append(replace(fragment, env_steps_total=total))
+            name = str(uuid.uuid5(uuid.NAMESPACE_OID, f"recorded/{fragment.eps_id}"))
+            counted.append(replace(fragment, eps_id=name, env_steps_total=total))
         store.commit(counted, WRITER, total)
     return total, rewarded
-
-
-def _batches(fragments: Iterator[Episode]) -> Iterator[list[Episode]]:
-    """Fragments in the same order, enough for a segment at a time."""
-    batch: list[Episode] = []
-    rows = 0
-    for fragment in fragments:
-        batch.append(fragment)
-        rows += fragment.rows
-        if rows >= SEGMENT_ROWS:
-            yield batch
-            batch, rows = [], 0
-    if batch:
-        yield batch

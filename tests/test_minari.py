@@ -157,7 +157,7 @@ def test_what_cannot_be_exchanged_is_said_and_nothing_is_written(
     export(store, "thing-v0", root)
     with pytest.raises(ReplayError, match="already exists"):
         export(store, "thing-v0", root)
-    for name in ("../../thing-v0", "/tmp/thing-v0", "no version"):
+    for name in ("../../thing-v0", "/thing-v0", "no version"):
         with pytest.raises(ReplayError, match="expected the name of a dataset"):
             export(store, name, root)
         with pytest.raises(ReplayError, match="expected the name of a dataset"):

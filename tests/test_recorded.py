@@ -22,10 +22,12 @@ def before(tmp_path_factory: Any) -> Path:
 
 
 def rows_of(folder: Path) -> list[Any]:
-    """What is in replay, but for when it was counted."""
+    """What is in replay, but for when it was counted; episodes by the order they come in."""
+    fragments = list(ReplayStore(folder / "replay").fragments())
+    number = {name: i for i, name in enumerate(dict.fromkeys(e.eps_id for e in fragments))}
     return [
-        (e.eps_id, e.t0, e.policy_version, {name: c.tobytes() for name, c in e.columns.items()})
-        for e in ReplayStore(folder / "replay").fragments()
+        (number[e.eps_id], e.t0, e.policy_version, [c.tobytes() for c in e.columns.values()])
+        for e in fragments
     ]
 
 
@@ -65,12 +67,27 @@ def test_steps_of_its_own_follow_those_that_are_recorded(before: Path, tmp_path:
     result = train(config(tmp_path / "run", **changes))
     assert result["env_steps"] == 128
     assert (result["budget"]["recorded_steps"], result["budget"]["collected_steps"]) == (96, 32)
-    mine = rows_of(tmp_path / "run")
-    assert mine[: len(rows_of(before))] == rows_of(before)
+    mine, theirs = rows_of(tmp_path / "run"), rows_of(before)
+    assert mine[: len(theirs)] == theirs
+    assert len(mine) > len(theirs)
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     versions = [json.loads(line).get("policy/version") for line in lines]
     assert max(v for v in versions if v is not None) > 0  # no random prefill in between
-    assert all(version > 0 for _, _, version, _ in mine[len(rows_of(before)) :])
+    assert all(version > 0 for _, _, version, _ in mine[len(theirs) :])
+
+
+def test_episodes_of_the_same_seed_are_kept_apart_from_those_that_are_recorded(
+    before: Path, tmp_path: Path
+) -> None:
+    """Names and seeds of episodes follow from the run's seed, which is the same in all three."""
+    folders = [before, tmp_path / "two", tmp_path / "three"]
+    for number, folder in enumerate(folders[1:]):
+        changes: Any = {"env_steps": 160 + 64 * number}
+        train(config(folder, replay={"init_from": folders[number]}, **changes))
+        store = ReplayStore(folder / "replay")
+        steps = sum(fragment.steps for fragment in store.fragments())
+        assert steps == sum(info.steps for info in store.segments()) == 160 + 64 * number
+        assert {info.writer for info in store.segments()} == {"recorded", f"c0r{number + 1}"}
 
 
 def test_what_cannot_be_begun_with_is_said_in_a_sentence(before: Path, tmp_path: Path) -> None:

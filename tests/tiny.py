@@ -5,16 +5,8 @@ from typing import Any
 
 from mbrl.config.kinds import without_unknown
 from mbrl.config.schema import Config
+from mbrl.studies.worlds.one import MODEL as MODEL
 from mbrl.world_model.settings import WorldModelSettings
-
-MODEL_TREE: dict[str, Any] = {
-    "hidden": 24,
-    "prior_hidden": 16,
-    "code": {"groups": 4, "classes": 6},
-    "encoder": {"channels": (4, 8), "hidden": 24},
-    "decoder": {"channels": 4, "layers": 1, "map_channels": 4, "hidden": 16},
-    "heads": {"hidden": 16},
-}
 
 BREAKOUT = {"id": "MinAtar/Breakout-v1"}
 QUIET = {"video": False, "tensorboard": False, "threads": 1}
@@ -22,7 +14,7 @@ QUIET = {"video": False, "tensorboard": False, "threads": 1}
 
 def model_settings(**changes: Any) -> WorldModelSettings:
     """A world model of a few thousand weights; nested changes are merged."""
-    return WorldModelSettings(**without_unknown(merged(MODEL_TREE, changes), WorldModelSettings))
+    return WorldModelSettings(**without_unknown(merged(MODEL, changes), WorldModelSettings))
 
 
 def config(run_dir: Path, **changes: Any) -> Config:
@@ -32,7 +24,7 @@ def config(run_dir: Path, **changes: Any) -> Config:
         "env": BREAKOUT,
         "env_steps": 96,
         "device": "cpu",
-        "world_model": MODEL_TREE,
+        "world_model": MODEL,
         "collect": dict(
             num_envs=2,
             steps_per_iteration=16,

@@ -27,11 +27,8 @@ from envs.spaces import Space, column_at, leaves_of, members_of
 from mbrl.episode import Episode
 from mbrl.errors import ReplayError
 from mbrl.replay.spaces import space_from_json
-from mbrl.replay.store import ReplayStore
+from mbrl.replay.store import ReplayStore, in_segments
 from mbrl.streams import Array, columns_of
-
-SEGMENT_ROWS = 16_384
-"""An import commits a segment after so many rows."""
 
 WRITER = "import"
 
@@ -151,17 +148,17 @@ def load(dataset_id: str, out: Path, root: Path | None = None) -> int:
     except EnvError as error:
         raise ReplayError(f"{dataset_id}: {error}") from error
     store = ReplayStore(out, env_id, (observations, actions))
-    total = count = rows = 0
-    batch: list[Episode] = []
+    total = count = 0
     metadata = dataset.storage.get_episode_metadata(dataset.episode_indices)
-    for recorded, stamps in zip(dataset.iterate_episodes(), metadata, strict=True):
-        total += len(recorded.rewards)
-        batch.append(_episode(recorded, stamps, total, observations, actions))
-        count, rows = count + 1, rows + batch[-1].rows
-        if rows >= SEGMENT_ROWS:
-            store.commit(batch, WRITER, total)
-            batch, rows = [], 0
-    if batch:
+
+    def episodes() -> Iterator[Episode]:
+        nonlocal total
+        for recorded, stamps in zip(dataset.iterate_episodes(), metadata, strict=True):
+            total += len(recorded.rewards)
+            yield _episode(recorded, stamps, total, observations, actions)
+
+    for batch in in_segments(episodes()):
+        count += len(batch)
         store.commit(batch, WRITER, total)
     return count
 

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +36,7 @@ from mbrl.replay.stats import ReplayStats, summarise
 from mbrl.run import durable
 from mbrl.streams import types_of
 
+SEGMENT_ROWS = 16_384  # of a segment that is made of many episodes at once
 STALE_AFTER_S = 3600.0  # no writer needs an hour for one file
 
 _T = TypeVar("_T")
@@ -242,18 +243,12 @@ class ReplayStore:
     def spaces(self) -> tuple[Space, Space] | None:
         """Observation and action space; None if the store is empty, or of version 1."""
         layout = self.layout()
-        if layout is None or not all(layout.spaces):
-            return None
-        observations, actions = map(space_from_json, layout.spaces)
-        return observations, actions
+        return None if layout is None else _both(layout.spaces)
 
     @property
     def expected_spaces(self) -> tuple[Space, Space] | None:
         """Observation and action space that this object was given; None if none were."""
-        if not all(self._spaces):
-            return None
-        observations, actions = map(space_from_json, self._spaces)
-        return observations, actions
+        return _both(self._spaces)
 
     def pin(self, names: Sequence[str]) -> list[str]:
         """Record that the checkpoint needs these segments and no others: they are not evicted.
@@ -420,6 +415,33 @@ class ReplayStore:
         if durable.move(self.data / name, self.directory / "bad"):
             self.quarantined += 1
             _log.warning("replay file %s moved to bad/ and ignored: %s", name, reason)
+
+
+def replay_folder(folder: Path) -> Path:
+    """The replay folder of a run's folder; any other folder is one itself."""
+    return folder / "replay" if (folder / "replay").is_dir() else folder
+
+
+def in_segments(episodes: Iterable[Episode]) -> Iterator[list[Episode]]:
+    """Many episodes in the same order, enough for one segment at a time."""
+    batch: list[Episode] = []
+    rows = 0
+    for episode in episodes:
+        batch.append(episode)
+        rows += episode.rows
+        if rows >= SEGMENT_ROWS:
+            yield batch
+            batch, rows = [], 0
+    if batch:
+        yield batch
+
+
+def _both(texts: tuple[str, str]) -> tuple[Space, Space] | None:
+    """Two spaces of their JSON; None if one is unknown."""
+    if not all(texts):
+        return None
+    observations, actions = map(space_from_json, texts)
+    return observations, actions
 
 
 def _from_the_start(parts: Sequence[Episode]) -> Episode | None:
